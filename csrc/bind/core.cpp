@@ -1,0 +1,243 @@
+#include "core/core.hpp"
+
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+
+#include "abi/vramx.h"
+#include "base/error.hpp"
+#include "bind/bind.hpp"
+#include "core/current.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace vramx::bind {
+
+namespace {
+
+using Unlocked = nb::call_guard<nb::gil_scoped_release>;
+
+/// Memory as Python holds it: giving it back may wait for a lock that another thread holds while it
+/// waits for the interpreter's.
+struct Held {
+  explicit Held(std::shared_ptr<Memory> of) : memory(std::move(of)) {}
+  ~Held() {
+    const nb::gil_scoped_release unlocked;
+    memory.reset();
+  }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+
+  std::shared_ptr<Memory> memory;
+};
+
+using Ranges = std::vector<std::pair<Address, Bytes>>;
+using Copies = std::vector<std::tuple<Address, Address, Bytes>>;
+
+std::vector<Copy> copies_of(const Copies& given) {
+  std::vector<Copy> copies;
+  copies.reserve(given.size());
+  for (const auto& [device, program, size] : given) copies.push_back({device, program, size});
+  return copies;
+}
+
+Blocks blocks_of(Core& core, const Ranges& ranges) {
+  Blocks all;
+  for (const auto& [start, size] : ranges) {
+    for (const BlockId id : core.residency().blocks_of({start, size})) {
+      if (std::find(all.begin(), all.end(), id) == all.end()) all.push_back(id);
+    }
+  }
+  return all;
+}
+
+/// The interface of numpy and torch to foreign memory: a flat run of bytes that can be written.
+nb::dict array_interface(const Held& held) {
+  const Range range = held.memory->range();
+  nb::dict interface;
+  interface["shape"] = nb::make_tuple(range.size);
+  interface["typestr"] = "|u1";
+  interface["data"] = nb::make_tuple(range.start, false);
+  interface["strides"] = nb::none();
+  interface["version"] = 3;
+  return interface;
+}
+
+void bind_memory(nb::module_& module) {
+  nb::class_<Held>(module, "Memory")
+      .def_prop_ro("address", [](const Held& held) { return held.memory->range().start; })
+      .def_prop_ro("nbytes", [](const Held& held) { return held.memory->range().size; })
+      .def_prop_ro("__array_interface__", &array_interface)
+      .def_prop_ro("__cuda_array_interface__", &array_interface);
+}
+
+}  // namespace
+
+void core(nb::module_& module) {
+  bind_memory(module);
+
+  nb::class_<Core>(module, "Core")
+      .def(nb::new_([](std::shared_ptr<Device> device, Bytes budget, Bytes block,
+                       nb::object policy, bool bring_ahead, bool threaded, Bytes host_limit) {
+             const MakePolicy make = policy_from(std::move(policy));
+             const nb::gil_scoped_release unlocked;
+             return std::make_shared<Core>(std::move(device),
+                                           Settings{.budget = budget,
+                                                    .block = block,
+                                                    .host_limit = host_limit,
+                                                    .bring_ahead = bring_ahead,
+                                                    .threaded = threaded},
+                                           make);
+           }),
+           "device"_a, "budget"_a, "block"_a, "policy"_a, "bring_ahead"_a, "threaded"_a,
+           "host_limit"_a)
+      .def(
+          "reserve",
+          [](Core& core, const std::vector<Bytes>& sizes, Use use) {
+            std::vector<std::shared_ptr<Memory>> memories;
+            {
+              const nb::gil_scoped_release unlocked;
+              memories = core.reserve(sizes, use);
+            }
+            nb::list held;
+            for (auto& memory : memories) {
+              held.append(nb::cast(new Held(std::move(memory)), nb::rv_policy::take_ownership));
+            }
+            return held;
+          },
+          "sizes"_a, "use"_a, nb::sig("def reserve(self, sizes: list[int], use: Use) -> list[Memory]"))
+      .def(
+          "empty",
+          [](Core& core, Bytes size, Stream stream) {
+            const nb::gil_scoped_release unlocked;
+            return new Held(core.empty(size, stream, python_signals()));
+          },
+          "size"_a, "stream"_a, nb::rv_policy::take_ownership)
+      .def(
+          "store", [](Core& core, const Copies& copies) { core.store(copies_of(copies)); },
+          "copies"_a, Unlocked(), "Copies (device, program, size) into the host copies.")
+      .def(
+          "load", [](Core& core, const Copies& copies) { core.load(copies_of(copies)); },
+          "copies"_a, Unlocked(), "Copies (device, program, size) out of the host copies.")
+      .def(
+          "define",
+          [](Core& core, const Ranges& ranges) {
+            return core.residency().define(blocks_of(core, ranges));
+          },
+          "ranges"_a, Unlocked())
+      .def(
+          "undefine", [](Core& core, GroupId group) { core.residency().undefine(group); },
+          "group"_a, Unlocked())
+      .def(
+          "guess",
+          [](Core& core, const std::vector<GroupId>& order) { core.residency().guess(order); },
+          "order"_a, Unlocked())
+      .def(
+          "acquire",
+          [](Core& core, GroupId group, Stream stream) {
+            static const Poll poll = python_signals();
+            core.residency().acquire(group, stream, poll);
+          },
+          "group"_a, "stream"_a, Unlocked())
+      .def(
+          "release",
+          [](Core& core, GroupId group, Stream stream) {
+            core.residency().release(group, stream);
+          },
+          "group"_a, "stream"_a, Unlocked())
+      .def(
+          "take",
+          [](Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) {
+            core.residency().take(blocks_of(core, ranges), stream, held_by_thread,
+                                  python_signals());
+          },
+          "ranges"_a, "stream"_a, "held_by_thread"_a, Unlocked())
+      .def(
+          "give",
+          [](Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) {
+            core.residency().give(blocks_of(core, ranges), stream, held_by_thread);
+          },
+          "ranges"_a, "stream"_a, "held_by_thread"_a, Unlocked())
+      .def(
+          "owned",
+          [](Core& core, const Ranges& ranges) {
+            Ranges owned;
+            for (const auto& [start, size] : ranges) {
+              if (core.residency().owns({start, size})) owned.emplace_back(start, size);
+            }
+            return owned;
+          },
+          "ranges"_a, "Those of the ranges that lie in this core's memory.")
+      .def(
+          "leased",
+          [](Core& core, const Ranges& ranges) {
+            return core.residency().leased(blocks_of(core, ranges));
+          },
+          "ranges"_a, Unlocked())
+      .def(
+          "on_card",
+          [](Core& core, const Ranges& ranges) {
+            return core.residency().on_card(blocks_of(core, ranges));
+          },
+          "ranges"_a, Unlocked())
+      .def(
+          "prefetch",
+          [](Core& core, const Ranges& ranges) {
+            core.residency().prefetch(blocks_of(core, ranges));
+          },
+          "ranges"_a, Unlocked())
+      .def(
+          "evict",
+          [](Core& core, const Ranges& ranges) {
+            core.residency().evict(blocks_of(core, ranges), python_signals());
+          },
+          "ranges"_a, Unlocked())
+      .def(
+          "advise",
+          [](Core& core, const Ranges& ranges, Advice advice) {
+            core.residency().advise(blocks_of(core, ranges), advice, python_signals());
+          },
+          "ranges"_a, "advice"_a, Unlocked())
+      .def(
+          "written",
+          [](Core& core, const Ranges& ranges) {
+            core.residency().written(blocks_of(core, ranges));
+          },
+          "ranges"_a, Unlocked())
+      .def(
+          "set_budget",
+          [](Core& core, Bytes budget) {
+            return core.residency().set_budget(budget, python_signals());
+          },
+          "budget"_a, Unlocked())
+      .def(
+          "stats", [](Core& core) { return core.residency().stats(); }, Unlocked())
+      .def_prop_ro("scratch_on_host",
+                   [](Core& core) { return core.residency().scratch_on_host(); })
+      .def(
+          "trim", [](Core& core) { core.scratch().trim(); }, Unlocked())
+      .def(
+          "enter", [](Core& core) { vramx::enter(core.shared_from_this()); },
+          "This thread's framework allocations are served by this core.")
+      .def(
+          "leave", [](Core& core) { vramx::leave(core); })
+      .def(
+          "close", [](Core& core) { core.close(python_signals()); }, Unlocked());
+
+  module.def(
+      "set_process_core",
+      [](std::shared_ptr<Core> core) { set_process_core(std::move(core)); },
+      nb::arg("core").none(), "Serves threads that entered no session.");
+  module.def("last_failure", [] { return last_failure(); },
+             "Why this thread's last framework allocation failed, or an empty text.");
+  module.attr("MALLOC") = reinterpret_cast<std::uintptr_t>(&vramx_malloc);  // NOLINT
+  module.attr("FREE") = reinterpret_cast<std::uintptr_t>(&vramx_free);      // NOLINT
+  module.attr("RECORD_STREAM") = reinterpret_cast<std::uintptr_t>(&vramx_record_stream);  // NOLINT
+}
+
+}  // namespace vramx::bind

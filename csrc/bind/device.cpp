@@ -1,0 +1,70 @@
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#include "bind/bind.hpp"
+#include "device/managed.hpp"
+#include "device/simulated.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace vramx::bind {
+
+void device(nb::module_& module) {
+  nb::enum_<Use>(module, "Use").value("WEIGHTS", Use::weights).value("SCRATCH", Use::scratch);
+  nb::enum_<Operation>(module, "Operation")
+      .value("RESERVE", Operation::reserve)
+      .value("BRING", Operation::bring)
+      .value("LEAVE", Operation::leave)
+      .value("EXPOSE", Operation::expose);
+
+  nb::class_<Device>(module, "Device")
+      .def_prop_ro("name", [](const Device& d) { return d.facts().name; })
+      .def_prop_ro("kind", [](const Device& d) { return d.facts().kind; })
+      .def_prop_ro("ordinal", [](const Device& d) { return d.facts().ordinal; })
+      .def_prop_ro("uuid", [](const Device& d) { return d.facts().uuid; })
+      .def_prop_ro("capacity", [](const Device& d) { return d.facts().capacity; })
+      .def_prop_ro("granule", [](const Device& d) { return d.facts().granule; })
+      .def_prop_ro("reads_over_link", [](const Device& d) { return d.facts().reads_over_link; })
+      .def_prop_ro("asynchronous", [](const Device& d) { return d.facts().asynchronous; })
+      .def_prop_ro("free_bytes", &Device::free_bytes);
+
+  nb::class_<ManagedDevice, Device>(module, "ManagedDevice")
+      .def(nb::init<const std::string&, int>(), "driver"_a, "ordinal"_a,
+           nb::call_guard<nb::gil_scoped_release>());
+  module.def("set_managed_limit", &set_managed_limit, "limit"_a,
+             "Caps the managed bytes of this process; returns the previous cap.");
+  module.def("managed_bytes", &managed_bytes);
+
+  nb::class_<SimulatedDevice, Device>(module, "SimulatedDevice")
+      .def(
+          "__init__",
+          [](SimulatedDevice* self, Bytes capacity, double to_card, double to_host,
+             double latency, unsigned lanes, Bytes granule, Bytes host_memory,
+             bool reads_over_link, bool check_drops) {
+            new (self) SimulatedDevice({.capacity = capacity,
+                                        .to_card = to_card,
+                                        .to_host = to_host,
+                                        .latency = latency,
+                                        .lanes = lanes,
+                                        .granule = granule,
+                                        .host_memory = host_memory,
+                                        .reads_over_link = reads_over_link,
+                                        .check_drops = check_drops});
+          },
+          "capacity"_a, "to_card"_a, "to_host"_a, "latency"_a, "lanes"_a, "granule"_a,
+          "host_memory"_a, "reads_over_link"_a, "check_drops"_a)
+      .def("compute", &SimulatedDevice::compute, "seconds"_a, "stream"_a = 0)
+      .def("fail", &SimulatedDevice::fail, "operation"_a, "nth"_a)
+      .def("hold", &SimulatedDevice::hold)
+      .def("let_go", &SimulatedDevice::let_go)
+      .def_prop_ro("now", &SimulatedDevice::now)
+      .def_prop_ro("stalled", &SimulatedDevice::stalled)
+      .def_prop_ro("peak_on_card", &SimulatedDevice::peak_on_card)
+      .def_prop_ro("on_card", &SimulatedDevice::on_card)
+      .def_prop_ro("moved_in", &SimulatedDevice::moved_in)
+      .def_prop_ro("moved_out", &SimulatedDevice::moved_out);
+  module.attr("POISON") = static_cast<int>(poison);
+}
+
+}  // namespace vramx::bind

@@ -1,0 +1,71 @@
+#include "policy/policy.hpp"
+
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "base/error.hpp"
+#include "bind/bind.hpp"
+
+namespace nb = nanobind;
+
+namespace vramx::bind {
+
+namespace {
+
+/// A policy written in Python. The residency calls it from any thread, without the interpreter's lock.
+class PythonPolicy final : public Policy {
+ public:
+  explicit PythonPolicy(nb::object policy) : policy_(std::move(policy)) {}
+  ~PythonPolicy() override {
+    const nb::gil_scoped_acquire gil;
+    policy_.reset();
+  }
+  PythonPolicy(const PythonPolicy&) = delete;
+  PythonPolicy& operator=(const PythonPolicy&) = delete;
+
+  void arrived(BlockId block) override { tell("arrived", block); }
+  void touched(BlockId block) override { tell("touched", block); }
+  void left(BlockId block) override { tell("left", block); }
+
+  std::optional<BlockId> victim(const MayLeave& may_leave) const override {
+    const nb::gil_scoped_acquire gil;
+    const nb::object chosen = policy_.attr("victim")(
+        nb::cpp_function([&may_leave](BlockId block) { return may_leave(block); }));
+    if (chosen.is_none()) return std::nullopt;
+    return nb::cast<BlockId>(chosen);
+  }
+
+ private:
+  void tell(const char* what, BlockId block) {
+    const nb::gil_scoped_acquire gil;
+    policy_.attr(what)(block);
+  }
+
+  nb::object policy_;
+};
+
+}  // namespace
+
+MakePolicy policy_from(nb::object given) {
+  if (nb::isinstance<nb::str>(given)) {
+    return [name = nb::cast<std::string>(given)](const Future& future) {
+      return make_policy(name, future);
+    };
+  }
+  for (const char* method : {"arrived", "touched", "left", "victim"}) {
+    if (!nb::hasattr(given, method)) {
+      throw BadConfig(std::string("a policy object has the methods arrived, touched, left and "
+                                  "victim; this one has no ") +
+                      method);
+    }
+  }
+  return [given](const Future&) -> std::unique_ptr<Policy> {
+    return std::make_unique<PythonPolicy>(given);
+  };
+}
+
+void policy(nb::module_& module) {
+  module.def("policy_names", &policy_names, "The names of the native policies, sorted.");
+}
+
+}  // namespace vramx::bind

@@ -1,0 +1,114 @@
+#include "core/core.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include "base/error.hpp"
+#include "pool/packer.hpp"
+
+namespace vramx {
+
+namespace {
+
+constexpr Bytes largest_arena = GiB;
+constexpr Bytes copied_at_once = 4 * MiB;
+constexpr unsigned most_threads = 12;
+
+/// Carries out copies in pieces on several threads: one thread fills fresh memory at a third of
+/// what the memory takes.
+void copy_all(const std::vector<Copy>& copies, const std::function<void(const Copy&)>& one) {
+  std::vector<Copy> pieces;
+  for (const Copy& copy : copies) {
+    for (Bytes at = 0; at < copy.size; at += copied_at_once) {
+      pieces.push_back({copy.device + at, copy.program + at,
+                        std::min(copied_at_once, copy.size - at)});
+    }
+  }
+  std::atomic<std::size_t> next{0};
+  std::exception_ptr error;
+  std::mutex mutex;
+  const auto work = [&] {
+    try {
+      for (std::size_t i = next++; i < pieces.size(); i = next++) one(pieces[i]);
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      error = std::current_exception();
+      next = pieces.size();
+    }
+  };
+  const std::size_t threads = std::min<std::size_t>(
+      {most_threads, std::max(1U, std::thread::hardware_concurrency()), pieces.size()});
+  std::vector<std::thread> team;
+  for (std::size_t i = 1; i < threads; ++i) team.emplace_back(work);
+  work();
+  for (auto& thread : team) thread.join();
+  if (error) std::rethrow_exception(error);
+}
+
+}  // namespace
+
+Memory::Memory(std::shared_ptr<Core> core, std::shared_ptr<Arena> arena, Range range)
+    : core_(std::move(core)), arena_(std::move(arena)), range_(range) {}
+
+Memory::Memory(std::shared_ptr<Core> core, Range range) : core_(std::move(core)), range_(range) {}
+
+Memory::~Memory() {
+  if (!arena_) core_->scratch().free(range_.start);
+}
+
+Core::Core(std::shared_ptr<Device> device, Settings settings, const MakePolicy& make_policy)
+    : device_(std::move(device)),
+      residency_(std::make_shared<Residency>(device_, settings, make_policy)),
+      scratch_(device_, residency_, settings.block),
+      block_(settings.block) {}
+
+std::vector<std::shared_ptr<Memory>> Core::reserve(const std::vector<Bytes>& sizes, Use use) {
+  const Packing packing = pack(sizes, device_->facts().granule, std::max(largest_arena, block_));
+  std::vector<std::shared_ptr<Arena>> arenas;
+  for (const Bytes size : packing.arenas) {
+    arenas.push_back(std::make_shared<Arena>(device_, residency_, size, use, false));
+  }
+  std::vector<std::shared_ptr<Memory>> memories;
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const auto& [arena, offset] = packing.placements[i];
+    memories.push_back(std::make_shared<Memory>(
+        shared_from_this(), arenas[arena], Range{arenas[arena]->range().start + offset, sizes[i]}));
+  }
+  return memories;
+}
+
+std::shared_ptr<Memory> Core::empty(Bytes size, Stream stream, const Poll& poll) {
+  return std::make_shared<Memory>(shared_from_this(), scratch_.allocate(size, stream, poll));
+}
+
+Blocks Core::blocks_of(const std::vector<Copy>& copies) const {
+  Blocks all;
+  for (const Copy& copy : copies) {
+    const Blocks blocks = residency_->blocks_of({copy.device, copy.size});
+    all.insert(all.end(), blocks.begin(), blocks.end());
+  }
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  return all;
+}
+
+void Core::store(const std::vector<Copy>& copies) {
+  residency_->evict(blocks_of(copies), nullptr);
+  copy_all(copies, [&](const Copy& copy) {
+    device_->store(copy.device, reinterpret_cast<const void*>(copy.program), copy.size);  // NOLINT
+  });
+}
+
+void Core::load(const std::vector<Copy>& copies) {
+  residency_->evict(blocks_of(copies), nullptr);
+  copy_all(copies, [&](const Copy& copy) {
+    device_->load(reinterpret_cast<void*>(copy.program), copy.device, copy.size);  // NOLINT
+  });
+}
+
+void Core::close(const Poll& poll) { residency_->close(poll); }
+
+}  // namespace vramx

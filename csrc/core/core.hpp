@@ -1,0 +1,71 @@
+// What one session owns, wired together: a device, its residency and the pools on top.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device/device.hpp"
+#include "pool/arena.hpp"
+#include "pool/scratch.hpp"
+#include "residency/residency.hpp"
+
+namespace vramx {
+
+class Core;
+
+/// A piece of a session's memory, given back when the last owner lets go. May outlive the session.
+class Memory {
+ public:
+  /// A part of an arena.
+  Memory(std::shared_ptr<Core> core, std::shared_ptr<Arena> arena, Range range);
+  /// An allocation of the core's scratch.
+  Memory(std::shared_ptr<Core> core, Range range);
+  ~Memory();
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  Range range() const { return range_; }
+
+ private:
+  std::shared_ptr<Core> core_;
+  std::shared_ptr<Arena> arena_;
+  Range range_;
+};
+
+/// A copy between the program's memory and a session's host copies.
+struct Copy {
+  Address device = 0;
+  Address program = 0;
+  Bytes size = 0;
+};
+
+class Core : public std::enable_shared_from_this<Core> {
+ public:
+  Core(std::shared_ptr<Device> device, Settings settings, const MakePolicy& make_policy);
+
+  /// Packed memory of these sizes, on the host and not on the card. Throws OutOfMemory.
+  std::vector<std::shared_ptr<Memory>> reserve(const std::vector<Bytes>& sizes, Use use);
+  std::shared_ptr<Memory> empty(Bytes size, Stream stream, const Poll& poll);
+
+  /// Fills, or reads, host copies on several threads; what is on the card leaves it first.
+  void store(const std::vector<Copy>& copies);
+  void load(const std::vector<Copy>& copies);
+
+  /// Takes no more work; memory that is still held stays readable. Twice is fine.
+  void close(const Poll& poll);
+
+  const std::shared_ptr<Device>& device() const { return device_; }
+  Residency& residency() { return *residency_; }
+  Scratch& scratch() { return scratch_; }
+
+ private:
+  Blocks blocks_of(const std::vector<Copy>& copies) const;
+
+  std::shared_ptr<Device> device_;
+  std::shared_ptr<Residency> residency_;
+  Scratch scratch_;
+  Bytes block_;
+};
+
+}  // namespace vramx

@@ -1,0 +1,99 @@
+// The one interface to hardware. It moves what it is told to move and decides nothing.
+//
+// Contract, the same for every device and held by tests/conformance:
+// - Sizes are bytes. Ranges given to bring, leave, expose and conceal lie inside one reserved range
+//   and start and end at multiples of facts().granule.
+// - A reserved range starts on the host. bring and leave alternate; a range on the host may instead
+//   be exposed, and is concealed before it is brought.
+// - On throw nothing has changed. release, settle and reached never throw.
+// - No call synchronises the device. Only wait, release, and leave (on its `after`) may block the host.
+// - All calls are safe from any thread. Two calls on overlapping ranges must not run at once.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/bytes.hpp"
+#include "base/range.hpp"
+
+namespace vramx {
+
+/// What a range is for. Weights are read far more than written and keep a valid host copy while on
+/// the card; scratch is written by the program at any time.
+enum class Use : std::uint8_t { weights, scratch };
+
+/// How a range comes to the card: its host copy stays valid, or does not, or there is nothing in it
+/// that anybody needs and no bytes need cross the link.
+enum class Arrive : std::uint8_t { duplicate, move, empty };
+
+/// What happens to the card's bytes: forgotten because the host copy is valid, copied back, or
+/// forgotten because nobody needs them.
+enum class Leave : std::uint8_t { drop, write_back, discard };
+
+/// A queue of compute work: a CUstream handle, or the number of a simulated stream.
+using Stream = std::uintptr_t;
+
+/// The number of a copy queue, below facts().lanes.
+using Lane = unsigned;
+
+/// A point in a queue of work. Null: a point already reached.
+struct Mark {
+  virtual ~Mark() = default;
+};
+using Fence = std::shared_ptr<const Mark>;
+using Fences = std::span<const Fence>;
+
+struct Facts {
+  std::string name;              ///< the card's name
+  std::string kind;              ///< "managed", "simulated"
+  int ordinal = 0;               ///< the card's number
+  std::string uuid;              ///< "GPU-…", as NVML writes it; empty where there is none
+  Bytes capacity = 0;            ///< the card's memory
+  Bytes granule = 2 * MiB;       ///< the unit of placement and alignment
+  unsigned lanes = 2;            ///< copy queues
+  bool reads_over_link = false;  ///< expose works
+  bool asynchronous = true;      ///< moves take host time, so a mover thread pays
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual const Facts& facts() const = 0;
+  /// Bytes of the card's memory not in use by anybody, as the device reports it.
+  virtual Bytes free_bytes() const = 0;
+
+  /// Addresses for `size` bytes (a multiple of the granule), on the host. Weights read as zero.
+  /// Throws OutOfMemory where the host or an allowance is exhausted.
+  virtual Range reserve(Bytes size, Use use) = 0;
+  /// Gives back a range exactly as reserved, on the card or not. No move of it may be in flight.
+  virtual void release(Range range) noexcept = 0;
+
+  /// Copies into, or out of, the host copy of bytes that are on the host.
+  virtual void store(Address to, const void* from, Bytes size) = 0;
+  virtual void load(void* to, Address from, Bytes size) = 0;
+
+  /// Starts moving `range` to the card on `lane` once `after` is reached; the fence marks arrival.
+  virtual Fence bring(Range range, Arrive how, Lane lane, Fences after) = 0;
+  /// Takes `range` off the card once `after` is reached; the fence marks when its memory is free.
+  virtual Fence leave(Range range, Leave how, Lane lane, Fences after) = 0;
+
+  /// Lets the card use a range where it lies on the host, over the link; conceal ends that.
+  virtual void expose(Range range) = 0;
+  virtual void conceal(Range range) = 0;
+  /// A stream is about to use an exposed range.
+  virtual void use_over_link(Stream stream, Range range) = 0;
+
+  /// The stream waits for the fence; the host does not.
+  virtual void order(Stream stream, const Fence& fence) = 0;
+  /// A fence at the present end of the stream.
+  virtual Fence mark(Stream stream) = 0;
+  virtual bool reached(const Fence& fence) const noexcept = 0;
+  virtual void wait(const Fence& fence) = 0;
+
+  /// From now on the bytes stay readable without management, wherever they are.
+  virtual void settle(Range range) noexcept = 0;
+};
+
+}  // namespace vramx

@@ -1,0 +1,59 @@
+// CUDA unified memory. Residency is moved by prefetch and advice alone; what is not on the card can
+// still be touched by it, and the driver keeps every byte right whatever is done.
+//
+// Weights prefer the host and become read-mostly when they are brought: the card gets a duplicate,
+// and taking read-mostly back drops it without a copy. Scratch prefers the host and is mapped for the
+// card for good, so that a touch of what was evicted crosses the link instead of faulting.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "device/device.hpp"
+#include "device/driver.hpp"
+
+namespace vramx {
+
+/// The most managed bytes all devices of this process may hold at once; returns the previous limit.
+Bytes set_managed_limit(Bytes limit);
+Bytes managed_bytes();
+
+class ManagedDevice final : public Device {
+ public:
+  /// Throws NoDevice where the card does not exist or cannot access managed memory concurrently.
+  ManagedDevice(const std::string& driver_path, int ordinal);
+  ~ManagedDevice() override;
+
+  const Facts& facts() const override { return facts_; }
+  Bytes free_bytes() const override;
+  Range reserve(Bytes size, Use use) override;
+  void release(Range range) noexcept override;
+  void store(Address to, const void* from, Bytes size) override;
+  void load(void* to, Address from, Bytes size) override;
+  Fence bring(Range range, Arrive how, Lane lane, Fences after) override;
+  Fence leave(Range range, Leave how, Lane lane, Fences after) override;
+  void expose(Range range) override;
+  void conceal(Range range) override;
+  void use_over_link(Stream stream, Range range) override;
+  void order(Stream stream, const Fence& fence) override;
+  Fence mark(Stream stream) override;
+  bool reached(const Fence& fence) const noexcept override;
+  void wait(const Fence& fence) override;
+  void settle(Range range) noexcept override;
+
+ private:
+  struct Card;
+  struct Event;
+
+  void advise(Range range, CUmem_advise advice, CUdevice where) const;
+
+  std::shared_ptr<Card> card_;
+  Facts facts_;
+  std::vector<CUstream> lanes_;
+  std::mutex mutex_;
+  std::vector<Range> scratch_;  ///< mapped for the card for good
+};
+
+}  // namespace vramx

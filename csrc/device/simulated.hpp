@@ -1,0 +1,108 @@
+// A card made of host memory, with a virtual clock: how vramx is tested and tried without a GPU.
+//
+// Every range has a device copy, at the addresses handed out, and a host copy. Bytes that left the
+// card are overwritten with `poison`, so that a read without a lease is wrong and a test sees it.
+// Time is virtual and moves only by what is asked of the card: each lane and stream has a cursor in
+// seconds, each direction of the link carries one transfer at a time, and a request costs its lane
+// `latency` before its bytes flow. The same calls always give the same times.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <set>
+#include <vector>
+
+#include "device/device.hpp"
+
+namespace vramx {
+
+inline constexpr unsigned char poison = 0xD5;
+
+struct SimulatedSpec {
+  Bytes capacity = 8 * GiB;
+  double to_card = 25e9;     ///< bytes a second
+  double to_host = 25e9;     ///< bytes a second
+  double latency = 10e-6;    ///< seconds a request
+  unsigned lanes = 2;
+  Bytes granule = 64 * KiB;
+  Bytes host_memory = 1024 * GiB;
+  bool reads_over_link = true;
+  bool check_drops = false;  ///< a drop compares the copies and throws UnreportedWrite
+};
+
+/// What can be told to fail.
+enum class Operation : std::uint8_t { reserve, bring, leave, expose };
+inline constexpr std::size_t operations = 4;
+
+class SimulatedDevice final : public Device {
+ public:
+  explicit SimulatedDevice(SimulatedSpec spec);
+  ~SimulatedDevice() override;
+
+  const Facts& facts() const override { return facts_; }
+  Bytes free_bytes() const override;
+  Range reserve(Bytes size, Use use) override;
+  void release(Range range) noexcept override;
+  void store(Address to, const void* from, Bytes size) override;
+  void load(void* to, Address from, Bytes size) override;
+  Fence bring(Range range, Arrive how, Lane lane, Fences after) override;
+  Fence leave(Range range, Leave how, Lane lane, Fences after) override;
+  void expose(Range range) override;
+  void conceal(Range range) override;
+  void use_over_link(Stream stream, Range range) override;
+  void order(Stream stream, const Fence& fence) override;
+  Fence mark(Stream stream) override;
+  bool reached(const Fence& fence) const noexcept override;
+  void wait(const Fence& fence) override;
+  void settle(Range range) noexcept override;
+
+  /// Adds `seconds` of compute to a stream.
+  void compute(Stream stream, double seconds);
+  /// The virtual time, in seconds, at which all work asked for so far is done.
+  double now() const;
+  /// Virtual seconds that streams spent waiting for fences.
+  double stalled() const;
+  /// The most bytes on the card at one virtual time, counted here and not by any manager.
+  Bytes peak_on_card() const;
+  Bytes on_card() const;
+  Bytes moved_in() const;
+  Bytes moved_out() const;
+  /// The `nth` call (1 is the next) of an operation throws; 0 takes that back.
+  void fail(Operation operation, std::uint64_t nth);
+  /// Brings wait, holding their thread, until let_go. For forcing races in tests.
+  void hold();
+  void let_go();
+
+ private:
+  struct Chunk;
+  struct Time;
+
+  Chunk& chunk(Range range);
+  void injected(Operation operation);
+  static double latest(Fences after);
+  void account(double at, std::int64_t bytes);
+  double& cursor(Stream stream);
+
+  SimulatedSpec spec_;
+  Facts facts_;
+  mutable std::mutex mutex_;
+  std::condition_variable gate_;
+  bool held_ = false;
+  std::map<Address, Chunk> chunks_;
+  Bytes host_used_ = 0;
+  std::array<std::uint64_t, operations> failing_{};
+  std::map<Stream, double> streams_;
+  std::vector<double> lanes_;
+  std::array<double, 2> link_{};
+  double host_now_ = 0;
+  double stalled_ = 0;
+  Bytes on_card_ = 0;
+  Bytes moved_in_ = 0;
+  Bytes moved_out_ = 0;
+  std::map<double, std::int64_t> changes_;  ///< bytes on the card, by virtual time
+};
+
+}  // namespace vramx

@@ -1,0 +1,37 @@
+// The block whose next use is farthest leaves first: Belady's MIN, "A study of replacement
+// algorithms for a virtual-storage computer", IBM Systems Journal 5 (1966). As good as its future.
+#pragma once
+
+#include <limits>
+
+#include "policy/recency.hpp"
+
+namespace vramx {
+
+class Clairvoyant final : public Policy {
+ public:
+  explicit Clairvoyant(const Future& future) : future_(future) {}
+  void arrived(BlockId block) override { recency_.newest(block); }
+  void touched(BlockId block) override { recency_.newest(block); }
+  void left(BlockId block) override { recency_.remove(block); }
+  std::optional<BlockId> victim(const MayLeave& may_leave) const override {
+    // What is never used again is farthest; among equals the least recently used leaves.
+    std::optional<BlockId> farthest;
+    std::uint64_t distance = 0;
+    for (const BlockId block : recency_.oldest_first()) {
+      const auto next =
+          future_.next_use(block).value_or(std::numeric_limits<std::uint64_t>::max());
+      if ((!farthest || next > distance) && may_leave(block)) {
+        farthest = block;
+        distance = next;
+      }
+    }
+    return farthest;
+  }
+
+ private:
+  const Future& future_;
+  Recency recency_;
+};
+
+}  // namespace vramx

@@ -1,0 +1,50 @@
+// The order in which groups of blocks are used, learned as it happens, and what it says comes next.
+//
+// The history of uses is kept, and the present is matched against it: while the program does what
+// it did before, a cursor walks along the earlier run one lag behind; when it departs, the last
+// few uses are looked up again, the longest context first. No notion of a pass is needed, so that
+// models by turns, a module used twice in one pass and the wrap from a pass's end to its start are
+// one case. (The idea is that of context-matching predictors: Cleary and Witten's PPM, 1984.)
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+namespace vramx {
+
+using GroupId = std::uint32_t;
+
+class Order {
+ public:
+  /// A first guess, as if the groups had been used in this order once.
+  void seed(const std::vector<GroupId>& groups);
+  void used(GroupId group);
+  /// Up to `count` groups expected next, nearest first; empty where nothing is known.
+  template <class Visit>
+  void ahead(std::size_t count, Visit&& visit) const {
+    if (!cursor_) return;
+    const std::size_t lag = history_.size() - 1 - *cursor_;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (!visit(history_[*cursor_ + 1 + i % lag])) return;
+    }
+  }
+  /// How many uses from now `group` is expected; none where nothing is known of it.
+  std::optional<std::uint64_t> distance(GroupId group) const;
+
+ private:
+  static constexpr std::size_t longest_context = 3;
+  static constexpr std::size_t most_history = std::size_t{1} << 20;
+
+  void append(GroupId group);
+  std::uint64_t context(std::size_t length) const;
+  void forget_oldest();
+
+  std::vector<GroupId> history_;
+  std::vector<std::vector<std::size_t>> places_;  ///< by group: where it stands in the history
+  std::unordered_map<std::uint64_t, std::size_t> last_[longest_context];
+  std::optional<std::size_t> cursor_;  ///< the earlier place that matches the present one
+};
+
+}  // namespace vramx

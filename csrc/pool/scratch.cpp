@@ -1,0 +1,178 @@
+#include "pool/scratch.hpp"
+
+#include <algorithm>
+
+#include "base/error.hpp"
+#include "pool/packer.hpp"
+
+namespace vramx {
+
+namespace {
+
+constexpr Bytes blocks_an_arena = 8;
+// Among the pieces that fit, this many of the smallest are looked at for one that is on the card.
+constexpr int looked_at = 8;
+
+}  // namespace
+
+Scratch::Scratch(std::shared_ptr<Device> device, std::shared_ptr<Residency> residency, Bytes block)
+    : device_(std::move(device)), residency_(std::move(residency)), block_(block) {}
+
+Scratch::Pieces::iterator Scratch::fitting(Bytes size, Stream stream) {
+  auto best = pieces_.end();
+  int best_score = -1;
+  auto it = free_.lower_bound({size, 0});
+  for (int i = 0; i < looked_at && it != free_.end(); ++i, ++it) {
+    const auto piece = pieces_.find(it->second);
+    const auto& ends = piece->second.ends;
+    const bool own = std::all_of(ends.begin(), ends.end(),
+                                 [&](const auto& end) { return end.first == stream; });
+    const bool near = residency_->on_card(residency_->blocks_of({it->second, size}));
+    const int score = 2 * static_cast<int>(near) + static_cast<int>(own);
+    if (score > best_score) {
+      best = piece;
+      best_score = score;
+    }
+  }
+  return best;
+}
+
+void Scratch::grow(Bytes size) {
+  const Bytes needed = round_up(size, device_->facts().granule);
+  const auto make = [&](Bytes bytes) {
+    auto arena = std::make_unique<Arena>(device_, residency_, bytes, Use::scratch, true);
+    const Range range = arena->range();
+    arenas_[range.start] = std::move(arena);
+    pieces_[range.start] = Piece{.size = range.size, .live = false, .ends = {}};
+    free_.insert({range.size, range.start});
+  };
+  try {
+    make(std::max(needed, blocks_an_arena * block_));
+  } catch (const OutOfMemory&) {
+    trim_locked();
+    make(needed);
+  }
+}
+
+void Scratch::count_live(const Blocks& blocks, int change) {
+  Blocks turned;
+  for (const BlockId id : blocks) {
+    auto& count = live_in_[id];
+    const bool before = count > 0;
+    count += static_cast<std::size_t>(change);
+    if (before != (count > 0)) turned.push_back(id);
+    if (count == 0) live_in_.erase(id);
+  }
+  if (!turned.empty()) residency_->set_dead(turned, change < 0);
+}
+
+Range Scratch::allocate(Bytes size, Stream stream, const Poll& poll) {
+  size = round_up(std::max<Bytes>(size, 1), tensor_alignment);
+  const std::lock_guard lock(mutex_);
+  auto piece = fitting(size, stream);
+  if (piece == pieces_.end()) {
+    grow(size);
+    piece = fitting(size, stream);
+  }
+  const Address start = piece->first;
+  const Blocks blocks = residency_->blocks_of({start, size});
+  residency_->place(blocks, stream, poll);
+  for (const auto& [ended_on, fence] : piece->second.ends) {
+    if (ended_on != stream) device_->order(stream, fence);
+  }
+  free_.erase({piece->second.size, start});
+  if (piece->second.size > size) {
+    const Address rest = start + size;
+    pieces_[rest] = Piece{
+        .size = piece->second.size - size, .live = false, .ends = piece->second.ends};
+    free_.insert({pieces_[rest].size, rest});
+  }
+  piece->second = Piece{.size = size, .live = true, .ends = {{stream, nullptr}}};
+  ++live_;
+  count_live(blocks, +1);
+  return {start, size};
+}
+
+void Scratch::record(Address address, Stream stream) {
+  const std::lock_guard lock(mutex_);
+  const auto it = pieces_.find(address);
+  if (it == pieces_.end() || !it->second.live) return;
+  auto& ends = it->second.ends;
+  const bool known = std::any_of(ends.begin(), ends.end(),
+                                 [&](const auto& end) { return end.first == stream; });
+  if (!known) ends.emplace_back(stream, nullptr);
+}
+
+Scratch::Pieces::iterator Scratch::merge(Pieces::iterator piece) {
+  const auto next = std::next(piece);
+  const bool together = next != pieces_.end() && !next->second.live && !piece->second.live &&
+                        next->first == piece->first + piece->second.size &&
+                        !arenas_.contains(next->first);
+  if (!together) return piece;
+  free_.erase({piece->second.size, piece->first});
+  free_.erase({next->second.size, next->first});
+  for (auto& [stream, fence] : next->second.ends) {
+    const auto same = std::find_if(piece->second.ends.begin(), piece->second.ends.end(),
+                                   [on = stream](const auto& end) { return end.first == on; });
+    if (same == piece->second.ends.end()) {
+      piece->second.ends.emplace_back(stream, std::move(fence));
+    } else {
+      // Nothing says which of the two is later; the stream's present end is later than both.
+      same->second = device_->mark(stream);
+    }
+  }
+  piece->second.size += next->second.size;
+  pieces_.erase(next);
+  free_.insert({piece->second.size, piece->first});
+  return piece;
+}
+
+void Scratch::free(Address address) noexcept {
+  const std::lock_guard lock(mutex_);
+  auto piece = pieces_.find(address);
+  if (piece == pieces_.end() || !piece->second.live) return;
+  const Range range{address, piece->second.size};
+  try {
+    for (auto& [stream, fence] : piece->second.ends) fence = device_->mark(stream);
+  } catch (const Error&) {
+    // A stream that is gone has nothing left to run.
+    piece->second.ends.clear();
+  }
+  piece->second.live = false;
+  --live_;
+  free_.insert({range.size, range.start});
+  try {
+    count_live(residency_->blocks_of(range), -1);
+  } catch (const NotOpen&) {
+    // The session is closed: nothing moves any more, so nothing needs to know what is dead.
+  }
+  piece = merge(piece);
+  if (piece != pieces_.begin()) merge(std::prev(piece));
+}
+
+void Scratch::trim_locked() {
+  for (auto it = arenas_.begin(); it != arenas_.end();) {
+    const Range range = it->second->range();
+    const auto piece = pieces_.find(range.start);
+    if (piece == pieces_.end() || piece->second.live || piece->second.size != range.size) {
+      ++it;
+      continue;
+    }
+    for (const auto& [stream, fence] : piece->second.ends) device_->wait(fence);
+    free_.erase({range.size, range.start});
+    pieces_.erase(piece);
+    it = arenas_.erase(it);
+  }
+}
+
+void Scratch::trim() {
+  const std::lock_guard lock(mutex_);
+  trim_locked();
+}
+
+std::size_t Scratch::live() const {
+  const std::lock_guard lock(mutex_);
+  return live_;
+}
+
+}  // namespace vramx

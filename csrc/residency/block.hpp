@@ -1,0 +1,75 @@
+// What residency knows of one block.
+#pragma once
+
+#include <exception>
+#include <utility>
+#include <vector>
+
+#include "residency/residency.hpp"
+
+namespace vramx {
+
+struct Residency::Block {
+  enum class State : std::uint8_t { unused, host, arriving, resident, leaving };
+  enum class Preference : std::uint8_t { none, device, host };
+
+  Range range;
+  Use use = Use::weights;
+  State state = State::unused;
+  Preference preference = Preference::none;
+  bool read_mostly = true;  ///< comes with its host copy left valid
+  bool dirty = false;       ///< on the card, and the host copy is not valid
+  bool dead = false;        ///< nobody needs its bytes
+  bool exposed = false;     ///< on the host, and the card may use it there
+  std::uint32_t leases = 0;
+  std::uint64_t window = 0;  ///< the last look ahead that wants it
+  Leave leaving = Leave::drop;
+  Fence arrival;                               ///< null once every use is ordered after it
+  std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream
+  std::exception_ptr error;                    ///< why its last move failed
+
+  bool committed() const { return state == State::arriving || state == State::resident; }
+
+  Arrive arrives() const {
+    if (dead) return Arrive::empty;
+    return read_mostly ? Arrive::duplicate : Arrive::move;
+  }
+
+  Leave leaves() const {
+    if (dead) return Leave::discard;
+    return read_mostly && !dirty ? Leave::drop : Leave::write_back;
+  }
+
+  void used(Stream stream, const Fence& fence) {
+    for (auto& [on, last] : uses) {
+      if (on == stream) {
+        last = fence;
+        return;
+      }
+    }
+    uses.emplace_back(stream, fence);
+  }
+
+  std::vector<Fence> fences() const {
+    std::vector<Fence> all;
+    if (arrival) all.push_back(arrival);
+    for (const auto& [stream, fence] : uses) all.push_back(fence);
+    return all;
+  }
+};
+
+/// Holds the counts true across a change of one block.
+struct Residency::Change {
+  Change(Residency& residency, Block& block) : residency_(residency), block_(block) {
+    residency_.tally(block_, -1);
+  }
+  ~Change() { residency_.tally(block_, +1); }
+  Change(const Change&) = delete;
+  Change& operator=(const Change&) = delete;
+
+ private:
+  Residency& residency_;
+  Block& block_;
+};
+
+}  // namespace vramx

@@ -1,0 +1,127 @@
+// What the program may change about its blocks, the budget, and the end.
+#include <algorithm>
+
+#include "base/error.hpp"
+#include "base/fork.hpp"
+#include "residency/block.hpp"
+
+namespace vramx {
+
+using State = Residency::Block::State;
+using Preference = Residency::Block::Preference;
+
+void Residency::conceal(Block& block) {
+  if (!block.exposed) return;
+  device_->conceal(block.range);
+  block.exposed = false;
+}
+
+void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
+  Lock lock(mutex_);
+  check_usable();
+  settle_transitions(lock, blocks, poll);
+  const bool to_host = advice == Advice::preferred_host;
+  if ((to_host || advice == Advice::accessed_by) && !device_->facts().reads_over_link) {
+    throw BadConfig(device_->facts().name +
+                    " does not read host memory over the link, so memory cannot be told to be "
+                    "used there; use session.evict or a smaller budget instead");
+  }
+  // What is on the card came as the old advice had it; it comes back as the new one has it.
+  if (to_host || advice == Advice::unset_read_mostly) {
+    check_not_leased(blocks, "change how memory is kept");
+    evict(lock, blocks, poll);
+  }
+  for (const BlockId id : blocks) {
+    Block& block = blocks_[id];
+    switch (advice) {
+      case Advice::read_mostly:
+        block.read_mostly = true;
+        break;
+      case Advice::unset_read_mostly:
+        block.read_mostly = false;
+        break;
+      case Advice::preferred_device:
+        block.preference = Preference::device;
+        break;
+      case Advice::preferred_host:
+        block.preference = Preference::host;
+        break;
+      case Advice::unset_preferred:
+        block.preference = Preference::none;
+        break;
+      case Advice::accessed_by:
+        if (block.state == State::host && !block.exposed) {
+          device_->expose(block.range);
+          block.exposed = true;
+        }
+        break;
+      case Advice::unset_accessed_by:
+        if (block.leases == 0) conceal(block);
+        break;
+    }
+  }
+}
+
+void Residency::written(const Blocks& blocks) {
+  const Lock lock(mutex_);
+  check_usable();
+  for (const BlockId id : blocks) {
+    if (blocks_[id].committed()) blocks_[id].dirty = true;
+  }
+}
+
+void Residency::set_dead(const Blocks& blocks, bool dead) {
+  const Lock lock(mutex_);
+  for (const BlockId id : blocks) {
+    const Change change(*this, blocks_[id]);
+    blocks_[id].dead = dead;
+    if (!dead && blocks_[id].committed()) blocks_[id].dirty = true;
+  }
+}
+
+Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
+  Lock lock(mutex_);
+  check_usable();
+  if (budget < settings_.block || budget > device_->facts().capacity) {
+    throw BadConfig("a budget is at least one block (" + text(settings_.block) +
+                    ") and at most the card's " + text(device_->facts().capacity) + ", not " +
+                    text(budget));
+  }
+  while (jobs_ > 0) wait(lock, poll);
+  if (leased_ > budget) {
+    throw OutOfMemory("the budget cannot become " + text(budget) + " now: " + text(leased_) +
+                          " are leased by running modules and pins; try again when they end",
+                      {.asked = budget,
+                       .budget = settings_.budget,
+                       .resident = committed_,
+                       .leased = leased_});
+  }
+  const Bytes previous = std::exchange(settings_.budget, budget);
+  try {
+    Blocks victims;
+    choose_victims(0, [this](BlockId id) { return may_leave(id); }, victims);
+    evict(lock, victims, poll);
+  } catch (...) {
+    settings_.budget = previous;
+    throw;
+  }
+  return previous;
+}
+
+void Residency::close(const Poll& poll) {
+  Lock lock(mutex_);
+  if (closed_) return;
+  if (generation_ != process_generation()) return;
+  while (jobs_ > 0) wait(lock, poll);
+  if (thread_leases_ > 0) {
+    throw InUse("cannot close the session: " + std::to_string(thread_leases_) +
+                " modules are running in it; let them finish first");
+  }
+  closed_ = true;
+  for (auto& [start, range] : ranges_) {
+    for (const BlockId id : range.second) conceal(blocks_[id]);
+    device_->settle(range.first);
+  }
+}
+
+}  // namespace vramx

@@ -1,0 +1,221 @@
+// Leases: what they wait for, what they bring, and what they bring ahead.
+#include <algorithm>
+
+#include "base/error.hpp"
+#include "residency/block.hpp"
+
+namespace vramx {
+
+using State = Residency::Block::State;
+using Preference = Residency::Block::Preference;
+
+namespace {
+
+// How far ahead of the present use blocks are brought: enough to keep two lanes busy while a
+// departure waits for its last use, little enough to evict nothing that is needed sooner.
+constexpr std::size_t blocks_ahead = 8;
+constexpr std::size_t groups_ahead = 64;
+
+}  // namespace
+
+void Residency::wait(Lock& lock, const Poll& poll) {
+  const auto began = std::chrono::steady_clock::now();
+  const auto status = changed_.wait_for(lock, std::chrono::milliseconds(50));
+  stats_.stall_seconds +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  if (status == std::cv_status::timeout && poll) {
+    lock.unlock();
+    struct Relock {
+      Lock& lock;
+      ~Relock() { lock.lock(); }
+    } const relock{lock};
+    poll();
+  }
+}
+
+void Residency::settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll) {
+  const auto moving = [&](BlockId id) {
+    return blocks_[id].state == State::arriving || blocks_[id].state == State::leaving;
+  };
+  while (std::any_of(blocks.begin(), blocks.end(), moving)) wait(lock, poll);
+}
+
+void Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
+  Lock lock(mutex_);
+  check_usable();
+  if (group >= groups_.size()) throw BadConfig("unknown group " + std::to_string(group));
+  start(lock, groups_[group], stream, true, group, poll);
+}
+
+void Residency::release(GroupId group, Stream stream) {
+  const Fence fence = device_->mark(stream);
+  const Lock lock(mutex_);
+  end(groups_.at(group), stream, fence, true);
+}
+
+void Residency::take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll) {
+  Lock lock(mutex_);
+  check_usable();
+  start(lock, blocks, stream, held_by_thread, std::nullopt, poll);
+}
+
+void Residency::place(const Blocks& blocks, Stream stream, const Poll& poll) {
+  Lock lock(mutex_);
+  check_usable();
+  start(lock, blocks, stream, false, std::nullopt, poll);
+  unlease(blocks, false);
+  changed_.notify_all();
+}
+
+void Residency::give(const Blocks& blocks, Stream stream, bool held_by_thread) {
+  const Fence fence = device_->mark(stream);
+  const Lock lock(mutex_);
+  end(blocks, stream, fence, held_by_thread);
+}
+
+void Residency::end(const Blocks& blocks, Stream stream, const Fence& fence,
+                    bool held_by_thread) {
+  for (const BlockId id : blocks) blocks_[id].used(stream, fence);
+  unlease(blocks, held_by_thread);
+  changed_.notify_all();
+}
+
+void Residency::lease(const Blocks& blocks, bool held_by_thread) {
+  for (const BlockId id : blocks) {
+    const Change change(*this, blocks_[id]);
+    ++blocks_[id].leases;
+  }
+  if (held_by_thread) {
+    ++holders_[std::this_thread::get_id()];
+    ++thread_leases_;
+  }
+}
+
+void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
+  for (const BlockId id : blocks) {
+    const Change change(*this, blocks_[id]);
+    --blocks_[id].leases;
+  }
+  if (held_by_thread) {
+    const auto it = holders_.find(std::this_thread::get_id());
+    if (it != holders_.end() && --it->second == 0) holders_.erase(it);
+    --thread_leases_;
+  }
+}
+
+// Room is there, or could be made at once; or will never be, and the use goes over the link. All or
+// nothing: a thread that waits here holds no part of what it asks for, and if it holds other leases
+// it does not wait for other threads, so that no two threads wait for each other.
+void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll) {
+  for (;;) {
+    Bytes need = 0;
+    Bytes own_idle = 0;
+    bool leaving = false;
+    for (const BlockId id : blocks) {
+      const Block& block = blocks_[id];
+      if (block.state == State::leaving) {
+        leaving = true;
+      } else if (block.leases == 0 && block.state == State::resident) {
+        own_idle += block.range.size;
+      } else if (block.leases == 0 && block.state == State::host &&
+                 block.preference != Preference::host) {
+        need += block.range.size;
+      }
+    }
+    if (!leaving && need + committed_ + own_idle <= settings_.budget + idle_) return;
+    const bool others_hold =
+        thread_leases_ > 0 && !holders_.contains(std::this_thread::get_id());
+    if (!leaving && jobs_ == 0 && !others_hold) {
+      if (device_->facts().reads_over_link) return;
+      out_of_memory(blocks);
+    }
+    wait(lock, poll);
+    check_usable();
+  }
+}
+
+void Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
+                      std::optional<GroupId> group, const Poll& poll) {
+  wait_for_room(lock, blocks, poll);
+  if (group) order_.used(*group);
+  lease(blocks, held_by_thread);
+  const auto jobs_before = jobs_;
+  Blocks over_link;
+  try {
+    for (const BlockId id : blocks) {
+      const Block& block = blocks_[id];
+      if (block.committed()) {
+        ++stats_.hits;
+        policy_->touched(id);
+        continue;
+      }
+      ++stats_.misses;
+      // Under another lease it is being used over the link, and stays there.
+      const bool stays = block.preference == Preference::host || block.leases > 1;
+      if (stays || !bring(id, [this](BlockId other) { return may_leave(other); })) {
+        if (!device_->facts().reads_over_link) out_of_memory(blocks);
+        over_link.push_back(id);
+      }
+    }
+    if (group) bring_ahead();
+    if (jobs_ != jobs_before) pump(lock);
+    settle_transitions(lock, blocks, poll);
+    for (const BlockId id : blocks) {
+      Block& block = blocks_[id];
+      if (block.state == State::resident) {
+        if (!block.arrival) continue;
+        device_->order(stream, block.arrival);
+        if (device_->reached(block.arrival)) block.arrival = nullptr;
+      } else if (std::find(over_link.begin(), over_link.end(), id) != over_link.end()) {
+        use_over_link(block, stream);
+      } else if (block.error) {
+        std::rethrow_exception(block.error);
+      } else {
+        out_of_memory(blocks);
+      }
+    }
+  } catch (...) {
+    unlease(blocks, held_by_thread);
+    pump(lock);
+    changed_.notify_all();
+    throw;
+  }
+}
+
+void Residency::use_over_link(Block& block, Stream stream) {
+  if (!block.exposed) {
+    device_->expose(block.range);
+    block.exposed = true;
+  }
+  device_->use_over_link(stream, block.range);
+  stats_.over_link += block.range.size;
+}
+
+void Residency::bring_ahead() {
+  if (!settings_.bring_ahead || on_host_ == 0) return;
+  const Bytes limit = std::min<Bytes>(blocks_ahead * settings_.block,
+                                      (settings_.budget - std::min(leased_, settings_.budget)) / 2);
+  ++window_;
+  Blocks wanted;
+  Bytes total = 0;
+  order_.ahead(groups_ahead, [&](GroupId group) {
+    for (const BlockId id : groups_[group]) {
+      Block& block = blocks_[id];
+      if (block.window == window_) continue;
+      total += block.range.size;
+      if (total > limit) return false;
+      block.window = window_;
+      const bool stays = block.preference == Preference::host || block.leases > 0;
+      if (block.state == State::host && !stays) wanted.push_back(id);
+    }
+    return true;
+  });
+  for (const BlockId id : wanted) {
+    const bool brought = bring(id, [this](BlockId other) {
+      return may_leave(other) && blocks_[other].window != window_;
+    });
+    if (!brought) return;
+  }
+}
+
+}  // namespace vramx

@@ -1,0 +1,237 @@
+// Ranges, groups and the counts.
+#include "residency/residency.hpp"
+
+#include <algorithm>
+#include <string>
+
+#include "base/error.hpp"
+#include "base/fork.hpp"
+#include "residency/block.hpp"
+
+namespace vramx {
+
+using State = Residency::Block::State;
+
+Residency::Residency(std::shared_ptr<Device> device, Settings settings,
+                     const MakePolicy& make_policy)
+    : device_(std::move(device)), settings_(settings), generation_(process_generation()) {
+  const Facts& facts = device_->facts();
+  if (settings_.block == 0 || settings_.block % facts.granule != 0) {
+    throw BadConfig("a block is a multiple of " + text(facts.granule) + " on " + facts.name +
+                    ", not " + std::to_string(settings_.block) + " bytes");
+  }
+  if (settings_.budget < settings_.block || settings_.budget > facts.capacity) {
+    throw BadConfig("a budget is at least one block (" + text(settings_.block) +
+                    ") and at most the card's " + text(facts.capacity) + ", not " +
+                    text(settings_.budget) + "; pass another budget or a smaller block");
+  }
+  policy_ = make_policy(*this);
+  mover_ = std::make_unique<Mover>(device_, settings_.threaded);
+}
+
+Residency::~Residency() = default;
+
+void Residency::tally(const Block& block, int sign) {
+  const auto add = [&](Bytes& total, Bytes size) { total += sign > 0 ? size : Bytes{0} - size; };
+  const Bytes size = block.range.size;
+  if (block.committed()) {
+    add(committed_, size);
+    if (block.leases > 0) add(leased_, size);
+    if (block.leases == 0 && block.state == State::resident) add(idle_, size);
+    if (block.dead) add(dead_on_card_, 1);
+    stats_.peak_resident = std::max(stats_.peak_resident, committed_);
+  } else if (block.state == State::host) {
+    add(on_host_, 1);
+    if (block.use == Use::scratch && !block.dead) add(scratch_on_host_, 1);
+  }
+}
+
+void Residency::check_usable() const {
+  if (generation_ != process_generation()) {
+    throw NotOpen(
+        "this session belongs to the parent process; a forked child cannot use it: open a "
+        "session of its own in the child, or start the child with the spawn method");
+  }
+  if (closed_) {
+    throw NotOpen("this session is closed; open another with vramx.oversubscribe()");
+  }
+}
+
+void Residency::check_not_leased(const Blocks& blocks, const char* action) const {
+  const auto held = std::count_if(blocks.begin(), blocks.end(),
+                                  [&](BlockId id) { return blocks_[id].leases > 0; });
+  if (held > 0) {
+    throw InUse(std::string("cannot ") + action + ": " + std::to_string(held) + " of " +
+                std::to_string(blocks.size()) +
+                " blocks are leased by a running module or pinned; end those uses first");
+  }
+}
+
+void Residency::adopt(Range range, Use use, bool dead) {
+  const Lock lock(mutex_);
+  check_usable();
+  if (stats_.managed + range.size > settings_.host_limit) {
+    throw OutOfMemory("host_limit is reached: " + text(stats_.managed) + " of " +
+                          text(settings_.host_limit) + " are managed and " + text(range.size) +
+                          " more were asked for. Raise host_limit or manage less",
+                      {.asked = range.size,
+                       .budget = settings_.host_limit,
+                       .resident = stats_.managed,
+                       .leased = leased_});
+  }
+  Blocks ids;
+  for (Address at = range.start; at < range.end(); at += settings_.block) {
+    BlockId id = static_cast<BlockId>(blocks_.size());
+    if (unused_ids_.empty()) {
+      blocks_.emplace_back();
+      groups_of_.emplace_back();
+    } else {
+      id = unused_ids_.back();
+      unused_ids_.pop_back();
+    }
+    Block& block = blocks_[id];
+    block = Block{};
+    block.range = {at, std::min<Bytes>(settings_.block, range.end() - at)};
+    block.use = use;
+    block.state = State::host;
+    block.read_mostly = use == Use::weights;
+    block.dead = dead;
+    tally(block, +1);
+    ids.push_back(id);
+  }
+  ranges_[range.start] = {range, std::move(ids)};
+  stats_.managed += range.size;
+}
+
+void Residency::forget(Range range, bool keep) {
+  Lock lock(mutex_);
+  const auto it = ranges_.find(range.start);
+  if (it == ranges_.end() || it->second.first.size != range.size) {
+    throw BadConfig("forget takes a range as it was adopted");
+  }
+  const Blocks ids = it->second.second;
+  settle_transitions(lock, ids, nullptr);
+  check_not_leased(ids, "give up memory");
+  if (keep) evict(lock, ids, nullptr);
+  for (const BlockId id : ids) {
+    for (const auto& fence : blocks_[id].fences()) device_->wait(fence);
+  }
+  for (const BlockId id : ids) {
+    Block& block = blocks_[id];
+    conceal(block);
+    if (block.state == State::resident) policy_->left(id);
+    tally(block, -1);
+    block = Block{};
+    unused_ids_.push_back(id);
+  }
+  ranges_.erase(range.start);
+  stats_.managed -= range.size;
+}
+
+Blocks Residency::find_blocks(Range range) const {
+  Blocks found;
+  for (Address at = range.start; at < range.end();) {
+    auto it = ranges_.upper_bound(at);
+    if (it == ranges_.begin() || !std::prev(it)->second.first.contains(at)) {
+      throw BadConfig("no memory of this session lies at " + std::to_string(at) +
+                      "; pass tensors of a managed module or ones made by session.empty or "
+                      "inside the scope");
+    }
+    const auto& [whole, ids] = std::prev(it)->second;
+    const auto index = (at - whole.start) / settings_.block;
+    found.push_back(ids[index]);
+    at = blocks_[ids[index]].range.end();
+  }
+  return found;
+}
+
+bool Residency::owns(Range range) const {
+  const Lock lock(mutex_);
+  const auto it = ranges_.upper_bound(range.start);
+  return it != ranges_.begin() && std::prev(it)->second.first.contains(range);
+}
+
+Blocks Residency::blocks_of(Range range) const {
+  const Lock lock(mutex_);
+  check_usable();
+  return find_blocks(range);
+}
+
+GroupId Residency::define(Blocks blocks) {
+  std::sort(blocks.begin(), blocks.end());
+  blocks.erase(std::unique(blocks.begin(), blocks.end()), blocks.end());
+  const Lock lock(mutex_);
+  check_usable();
+  GroupId group = static_cast<GroupId>(groups_.size());
+  if (unused_groups_.empty()) {
+    groups_.emplace_back();
+  } else {
+    group = unused_groups_.back();
+    unused_groups_.pop_back();
+  }
+  for (const BlockId id : blocks) groups_of_[id].push_back(group);
+  groups_[group] = std::move(blocks);
+  return group;
+}
+
+void Residency::undefine(GroupId group) {
+  const Lock lock(mutex_);
+  for (const BlockId id : groups_.at(group)) std::erase(groups_of_[id], group);
+  groups_[group].clear();
+  unused_groups_.push_back(group);
+}
+
+void Residency::guess(const std::vector<GroupId>& order) {
+  const Lock lock(mutex_);
+  check_usable();
+  order_.seed(order);
+}
+
+std::optional<std::uint64_t> Residency::next_use(BlockId block) const {
+  std::optional<std::uint64_t> nearest;
+  for (const GroupId group : groups_of_[block]) {
+    const auto distance = order_.distance(group);
+    if (distance && (!nearest || *distance < *nearest)) nearest = distance;
+  }
+  return nearest;
+}
+
+bool Residency::leased(const Blocks& blocks) const {
+  const Lock lock(mutex_);
+  return std::all_of(blocks.begin(), blocks.end(),
+                     [&](BlockId id) { return blocks_[id].leases > 0; });
+}
+
+bool Residency::on_card(const Blocks& blocks) const {
+  const Lock lock(mutex_);
+  return std::all_of(blocks.begin(), blocks.end(),
+                     [&](BlockId id) { return blocks_[id].committed(); });
+}
+
+Stats Residency::stats() const {
+  const Lock lock(mutex_);
+  Stats stats = stats_;
+  stats.budget = settings_.budget;
+  stats.resident = committed_;
+  stats.leased = leased_;
+  return stats;
+}
+
+std::size_t Residency::scratch_on_host() const {
+  const Lock lock(mutex_);
+  return scratch_on_host_;
+}
+
+void Residency::out_of_memory(const Blocks& blocks) const {
+  Bytes asked = 0;
+  for (const BlockId id : blocks) asked += blocks_[id].range.size;
+  throw OutOfMemory(
+      "a use of " + text(asked) + " does not fit the budget of " + text(settings_.budget) +
+          ": " + text(committed_) + " are resident, " + text(leased_) +
+          " of them leased by running modules and pins, and " + device_->facts().name +
+          " does not read host memory over the link. Raise the budget, pin less, or manage "
+          "smaller modules",
+      {.asked = asked, .budget = settings_.budget, .resident = committed_, .leased = leased_});
+}
+
+}  // namespace vramx

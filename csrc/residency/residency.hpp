@@ -1,0 +1,174 @@
+// What is on the card and what is not: the only code that decides a move.
+//
+// Every managed byte lies in a block. A block is on the host, arriving, resident or leaving; the
+// blocks that are not on the host, arriving ones included, never exceed the budget. A lease keeps
+// its blocks where the card can use them; its end leaves a fence, and nothing moves a block before
+// the fences of its uses are reached. Decisions are made under one lock and carried out, in the
+// order decided, by the mover; a move that fails leaves its blocks where they were.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <limits>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "device/device.hpp"
+#include "mover/mover.hpp"
+#include "policy/order.hpp"
+#include "policy/policy.hpp"
+
+namespace vramx {
+
+enum class Advice : std::uint8_t {
+  read_mostly,
+  unset_read_mostly,
+  preferred_device,
+  preferred_host,
+  unset_preferred,
+  accessed_by,
+  unset_accessed_by,
+};
+
+struct Settings {
+  Bytes budget = 0;
+  Bytes block = 32 * MiB;
+  Bytes host_limit = std::numeric_limits<Bytes>::max();  ///< the most bytes to take charge of
+  bool bring_ahead = true;  ///< bring what the learned order says is next
+  bool threaded = true;     ///< moves are issued by a thread of their own
+};
+
+/// Counted in bytes, in blocks (hits to failed_moves) and in seconds.
+struct Stats {
+  Bytes budget = 0, managed = 0, resident = 0, leased = 0, peak_resident = 0;
+  Bytes moved_in = 0, moved_out = 0, dropped = 0, discarded = 0, over_link = 0;
+  std::uint64_t hits = 0, misses = 0, evictions = 0, failed_moves = 0;
+  double stall_seconds = 0;
+};
+
+/// Called now and then while a call waits, without locks; throws to end the wait.
+using Poll = std::function<void()>;
+using Blocks = std::vector<BlockId>;
+using MakePolicy = std::function<std::unique_ptr<Policy>(const Future&)>;
+
+class Residency final : public Future {
+ public:
+  Residency(std::shared_ptr<Device> device, Settings settings, const MakePolicy& make_policy);
+  ~Residency() override;
+
+  /// Takes charge of a reserved range that is on the host; `dead` says its bytes mean nothing yet.
+  void adopt(Range range, Use use, bool dead);
+  /// Gives up an adopted range. With `keep` its bytes end on the host; else they may be anywhere.
+  /// Throws InUse, and changes nothing, while a lease holds one of its blocks.
+  void forget(Range range, bool keep);
+  /// The blocks that hold any byte of `range`, in address order. Throws BadConfig on foreign bytes.
+  Blocks blocks_of(Range range) const;
+  bool owns(Range range) const;
+
+  GroupId define(Blocks blocks);
+  void undefine(GroupId group);
+  /// A first guess at the order of use.
+  void guess(const std::vector<GroupId>& order);
+
+  /// Leases the group's blocks for work on `stream`, brings what is absent, and what comes next.
+  /// On return, work given to `stream` may use them. Blocks that cannot fit are used over the link
+  /// where the device can, else OutOfMemory. On any throw nothing is leased.
+  void acquire(GroupId group, Stream stream, const Poll& poll);
+  void release(GroupId group, Stream stream);
+
+  /// A lease outside the learned order; `held_by_thread` leases are ones another thread may wait for.
+  void take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll);
+  void give(const Blocks& blocks, Stream stream, bool held_by_thread);
+  /// As take, but holds nothing: memory was handed out, and work on `stream` is about to use it.
+  void place(const Blocks& blocks, Stream stream, const Poll& poll);
+  bool leased(const Blocks& blocks) const;
+
+  void prefetch(const Blocks& blocks);
+  void evict(const Blocks& blocks, const Poll& poll);
+  void advise(const Blocks& blocks, Advice advice, const Poll& poll);
+  /// The program wrote to the blocks in a way their host copies do not show.
+  void written(const Blocks& blocks);
+  /// Nobody needs the bytes of the blocks any more, or somebody does again.
+  void set_dead(const Blocks& blocks, bool dead);
+  bool on_card(const Blocks& blocks) const;
+
+  /// Returns the previous budget, with the new one already kept.
+  Bytes set_budget(Bytes budget, const Poll& poll);
+  Stats stats() const;
+  /// How many live scratch blocks lie on the host: they are slow until touched.
+  std::size_t scratch_on_host() const;
+
+  /// Takes everything to the host, settles it there, and refuses further use. Twice is fine.
+  void close(const Poll& poll);
+
+  std::optional<std::uint64_t> next_use(BlockId block) const override;
+
+  struct Block;  ///< see residency/block.hpp; nobody outside this room needs it
+
+ private:
+  struct Change;
+  using Lock = std::unique_lock<std::mutex>;
+
+  void check_usable() const;
+  void check_not_leased(const Blocks& blocks, const char* action) const;
+  [[noreturn]] void out_of_memory(const Blocks& blocks) const;
+  Blocks find_blocks(Range range) const;
+  void tally(const Block& block, int sign);
+  void wait(Lock& lock, const Poll& poll);
+  void settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll);
+
+  void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll);
+  void start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
+             std::optional<GroupId> group, const Poll& poll);
+  void lease(const Blocks& blocks, bool held_by_thread);
+  void unlease(const Blocks& blocks, bool held_by_thread);
+  void end(const Blocks& blocks, Stream stream, const Fence& fence, bool held_by_thread);
+  bool may_leave(BlockId id) const;
+  bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;
+  bool bring(BlockId id, const MayLeave& may_leave);
+  void bring_ahead();
+  void use_over_link(Block& block, Stream stream);
+  void conceal(Block& block);
+  void submit(Blocks victims, std::optional<BlockId> arriving);
+  void finished(const Blocks& victims, std::optional<BlockId> arriving, const Outcome& outcome);
+  void pump(Lock& lock);
+  void evict(Lock& lock, const Blocks& blocks, const Poll& poll);
+
+  std::shared_ptr<Device> device_;
+  Settings settings_;
+  std::uint64_t generation_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Block> blocks_;
+  std::vector<BlockId> unused_ids_;
+  std::map<Address, std::pair<Range, Blocks>> ranges_;
+  std::deque<Blocks> groups_;  ///< a deque: a reference stays valid while others are defined
+  std::vector<GroupId> unused_groups_;
+  std::vector<std::vector<GroupId>> groups_of_;  ///< by block
+  Order order_;
+  std::unique_ptr<Policy> policy_;
+  std::unordered_map<std::thread::id, std::uint64_t> holders_;
+  std::uint64_t thread_leases_ = 0;
+  std::uint64_t jobs_ = 0;   ///< submitted and not finished
+  Bytes committed_ = 0;      ///< arriving and resident
+  Bytes idle_ = 0;           ///< resident and not leased
+  Bytes leased_ = 0;         ///< arriving or resident, and leased
+  std::size_t on_host_ = 0;  ///< blocks
+  std::size_t scratch_on_host_ = 0;
+  std::size_t dead_on_card_ = 0;
+  std::uint64_t window_ = 0;  ///< the number of the present look ahead
+  Stats stats_;
+  bool closed_ = false;
+  std::unique_ptr<Mover> mover_;  ///< last: its thread ends before what it calls back is gone
+};
+
+}  // namespace vramx

@@ -1,0 +1,44 @@
+"""vramx lets inference code use more GPU memory than the card has."""
+
+from vramx.advice import Advice
+from vramx.errors import (
+    ConfigError,
+    DeviceError,
+    Error,
+    InUseError,
+    NoDeviceError,
+    OutOfMemoryError,
+    SessionClosedError,
+    UnreportedWriteError,
+)
+from vramx.innermost import advise, empty, evict, pin, prefetch, stats
+from vramx.process import install
+from vramx.session import Session, current_session, oversubscribe
+from vramx.simulation import simulate
+from vramx.stats import Stats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Advice",
+    "ConfigError",
+    "DeviceError",
+    "Error",
+    "InUseError",
+    "NoDeviceError",
+    "OutOfMemoryError",
+    "Session",
+    "SessionClosedError",
+    "Stats",
+    "UnreportedWriteError",
+    "advise",
+    "current_session",
+    "empty",
+    "evict",
+    "install",
+    "oversubscribe",
+    "pin",
+    "prefetch",
+    "simulate",
+    "stats",
+]

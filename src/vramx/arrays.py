@@ -1,0 +1,115 @@
+"""Numpy views of the simulated card's memory, and where numpy arrays lie."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from vramx import _core
+from vramx.errors import ConfigError
+
+
+def checked_shape(shape: int | Iterable[int]) -> tuple[int, ...]:
+    """Check a shape.
+
+    Parameters
+    ----------
+    shape : int or iterable of int
+        The shape as given.
+
+    Returns
+    -------
+    tuple of int
+        The shape.
+
+    Raises
+    ------
+    ConfigError
+        If a dimension is not a whole number of zero or more.
+    """
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(not isinstance(size, int) or isinstance(size, bool) or size < 0 for size in sizes):
+        raise ConfigError(f"shape {shape!r} is not whole numbers of zero or more")
+    return sizes
+
+
+def numpy_dtype(dtype: Any) -> Any:
+    """Tell a numpy dtype from others.
+
+    Parameters
+    ----------
+    dtype : object
+        A dtype of any framework, or None.
+
+    Returns
+    -------
+    numpy.dtype or None
+        The dtype, or None where it is not numpy's.
+
+    Raises
+    ------
+    ConfigError
+        If it is no dtype at all.
+    """
+    torch = sys.modules.get("torch")
+    if dtype is None or (torch is not None and isinstance(dtype, torch.dtype)):
+        return None
+    import numpy as np
+
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        raise ConfigError(f"{dtype!r} is neither a torch nor a numpy dtype") from None
+
+
+def numpy_array(core: _core.Core, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Make an uninitialised numpy array in a core's memory.
+
+    Parameters
+    ----------
+    core : _core.Core
+        A core over the simulated device.
+    shape : tuple of int
+        The shape.
+    dtype : numpy.dtype
+        The type.
+
+    Returns
+    -------
+    numpy.ndarray
+        A view that keeps the memory.
+    """
+    import numpy as np
+
+    count = math.prod(shape)
+    if count == 0:
+        return np.empty(shape, dtype)
+    memory = core.empty(count * dtype.itemsize, 0)
+    return np.asarray(memory)[: count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def numpy_ranges(x: Any) -> list[tuple[int, int]] | None:
+    """Find where a numpy array lies.
+
+    Parameters
+    ----------
+    x : object
+        Anything.
+
+    Returns
+    -------
+    list of (int, int) or None
+        Address and bytes of what the array spans, nothing for an empty one; None for other objects.
+    """
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(x, numpy.ndarray):
+        return None
+    if x.size == 0:
+        return []
+    low = high = x.__array_interface__["data"][0]
+    for size, stride in zip(x.shape, x.strides):
+        low += min(0, (size - 1) * stride)
+        high += max(0, (size - 1) * stride)
+    return [(low, high + x.itemsize - low)]

@@ -1,0 +1,128 @@
+"""Opening a card, and what NVML says of it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+from vramx import _core
+from vramx.config import Config
+from vramx.errors import ConfigError
+from vramx.simulation import current_simulation
+
+BACKENDS = ("auto", "managed", "simulated")
+
+
+@dataclass(frozen=True)
+class CardMemory:
+    """A card's memory as NVML reports it.
+
+    Attributes
+    ----------
+    total, free : int
+        Bytes.
+    others : dict of int to int
+        Bytes that other processes hold, by process number; empty where NVML cannot tell.
+    """
+
+    total: int
+    free: int
+    others: dict[int, int]
+
+
+def open_card(backend: str, ordinal: int, config: Config) -> _core.Device:
+    """Open the device behind a backend.
+
+    Parameters
+    ----------
+    backend : str
+        One of `BACKENDS`; ``"auto"`` is the best that a real card supports and never simulated.
+    ordinal : int
+        The card's CUDA number.
+    config : Config
+        The process's settings.
+
+    Returns
+    -------
+    _core.Device
+        The device.
+
+    Raises
+    ------
+    ConfigError
+        If the backend is unknown.
+    NoDeviceError
+        If there is no such card, or it cannot do what the backend needs.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"unknown backend {backend!r}; give one of {', '.join(BACKENDS)}")
+    if backend == "simulated":
+        if ordinal != 0:
+            raise ConfigError(f"the simulated card is device 0, not {ordinal}")
+        return current_simulation().device(check_drops=config.check)
+    if config.managed_limit is not None:
+        _core.set_managed_limit(config.managed_limit)
+    return _core.ManagedDevice(driver=config.cuda_driver, ordinal=ordinal)
+
+
+def card_memory(uuid: str) -> CardMemory:
+    """Ask NVML for a card's memory and who holds it.
+
+    Parameters
+    ----------
+    uuid : str
+        The card's UUID, ``"GPU-…"``.
+
+    Returns
+    -------
+    CardMemory
+        What NVML says now.
+
+    Raises
+    ------
+    pynvml.NVMLError
+        If NVML is absent or does not know the card.
+    """
+    import os
+
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        others = {
+            each.pid: each.usedGpuMemory
+            for each in processes
+            if each.pid != os.getpid() and each.usedGpuMemory is not None
+        }
+        return CardMemory(total=memory.total, free=memory.free, others=others)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def free_bytes(device: _core.Device) -> int:
+    """Tell what is free on a card.
+
+    Parameters
+    ----------
+    device : _core.Device
+        The device.
+
+    Returns
+    -------
+    int
+        Bytes, by NVML; with a warning by the driver where NVML cannot tell.
+    """
+    if not device.uuid:
+        return device.free_bytes
+    try:
+        return card_memory(device.uuid).free
+    except Exception as error:  # NVML's errors exist only where it is installed
+        warnings.warn(
+            f"NVML cannot tell what is free on {device.name} ({error}); asking the driver",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return device.free_bytes

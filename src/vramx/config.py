@@ -1,0 +1,48 @@
+"""What the environment sets. The only reader of environment variables."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from vramx.units import parse_size
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a process.
+
+    Attributes
+    ----------
+    managed_limit : int or None
+        ``VRAMX_MANAGED_LIMIT``: the most bytes of unified memory that this process may hold.
+    cuda_driver : str
+        ``VRAMX_CUDA_DRIVER``: the driver library to open.
+    check : bool
+        ``VRAMX_CHECK``: find writes that were not reported, at the cost of speed.
+    """
+
+    managed_limit: int | None = None
+    cuda_driver: str = "libcuda.so.1"
+    check: bool = False
+
+
+def from_environment() -> Config:
+    """Read the settings.
+
+    Returns
+    -------
+    Config
+        The settings as they are now.
+
+    Raises
+    ------
+    ConfigError
+        If ``VRAMX_MANAGED_LIMIT`` is not a size.
+    """
+    limit = os.environ.get("VRAMX_MANAGED_LIMIT")
+    return Config(
+        managed_limit=None if not limit else parse_size(limit, "VRAMX_MANAGED_LIMIT"),
+        cuda_driver=os.environ.get("VRAMX_CUDA_DRIVER") or Config.cuda_driver,
+        check=os.environ.get("VRAMX_CHECK", "") not in ("", "0"),
+    )

@@ -1,0 +1,46 @@
+"""The errors that vramx raises: one taxonomy, each message with its figures and what to do."""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Base of every error that vramx raises on purpose."""
+
+
+class OutOfMemoryError(Error, MemoryError):
+    """Memory that was asked for cannot be had within the budget, the card or the host limit.
+
+    Attributes
+    ----------
+    asked, budget, resident, leased : int
+        The figures behind it, in bytes; zero where one does not apply.
+    """
+
+    asked: int = 0
+    budget: int = 0
+    resident: int = 0
+    leased: int = 0
+
+
+class NoDeviceError(Error):
+    """There is no usable device: no driver, too old a driver, no card, or one that lacks a need."""
+
+
+class DeviceError(Error):
+    """The device or its driver refused or failed a call."""
+
+
+class ConfigError(Error, ValueError):
+    """An argument or a setting is not allowed."""
+
+
+class InUseError(Error):
+    """A lease or a pin holds the memory, so it cannot be moved or given up now."""
+
+
+class SessionClosedError(Error):
+    """The session is closed, or belongs to the parent of a forked process."""
+
+
+class UnreportedWriteError(Error):
+    """Checking mode found bytes that changed without ``session.written`` being called."""

@@ -1,0 +1,1 @@
+"""Doors to the frameworks, one package each, imported only when needed."""

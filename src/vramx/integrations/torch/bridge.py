@@ -1,0 +1,131 @@
+"""What a session does with torch: one object between its core and the framework."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from vramx import _core
+from vramx.errors import ConfigError
+from vramx.integrations.torch.allocator import route
+from vramx.integrations.torch.managed import ManagedModule, managing_session_of
+from vramx.integrations.torch.memory import as_bytes, storage_range
+from vramx.integrations.torch.touches import Touches
+from vramx.units import format_size
+
+
+class TorchBridge:
+    """A session's torch side.
+
+    Parameters
+    ----------
+    core : _core.Core
+        The session's core.
+    device : _core.Device
+        Its card.
+    check : bool
+        Whether writes that were not reported are looked for.
+    """
+
+    def __init__(self, core: _core.Core, device: _core.Device, *, check: bool) -> None:
+        self.core = core
+        self.simulated = device.kind == "simulated"
+        self.ordinal = device.ordinal
+        self.device = torch.device("cpu") if self.simulated else torch.device("cuda", self.ordinal)
+        self.check = check
+        self.passes = 0
+        self._touches = Touches(core) if self.simulated else None
+        self._modules: list[ManagedModule] = []
+
+    @property
+    def unleased_touches(self) -> int:
+        """Uses of managed memory outside any lease, as far as the device shows them."""
+        return self._touches.count if self._touches is not None else 0
+
+    def stream(self) -> int:
+        """Return the handle of the calling thread's current stream."""
+        if self.simulated:
+            return 0
+        return int(torch._C._cuda_getCurrentRawStream(self.ordinal))
+
+    @contextlib.contextmanager
+    def route(self) -> Iterator[None]:
+        """Serve the calling thread's CUDA allocations, for a scope."""
+        if self._touches is not None:
+            with self._touches:
+                yield
+        else:
+            with route(self.core, self.ordinal):
+                yield
+
+    def explain(self, error: BaseException) -> None:
+        """Add vramx's figures to torch's own out-of-memory error."""
+        failure = _core.last_failure()
+        if failure and isinstance(error, torch.OutOfMemoryError) and sys.version_info >= (3, 11):
+            error.add_note(f"vramx: {failure}")
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype | None) -> torch.Tensor:
+        """Make an uninitialised tensor in the core's memory."""
+        dtype = dtype or torch.get_default_dtype()
+        count = math.prod(shape)
+        if count == 0:
+            return torch.empty(shape, dtype=dtype, device=self.device)
+        memory = self.core.empty(count * dtype.itemsize, self.stream())
+        raw = as_bytes(memory, self.device)
+        return raw[: count * dtype.itemsize].view(dtype).view(shape)
+
+    def ranges(self, x: Any) -> list[tuple[int, int]] | None:
+        """Tell where a tensor's or a module's bytes lie; None for other objects."""
+        if isinstance(x, torch.Tensor):
+            found = storage_range(x)
+            return [] if found is None else [found]
+        if isinstance(x, nn.Module):
+            tensors = [*x.parameters(), *x.buffers()]
+            return [each for t in tensors if (each := storage_range(t)) is not None]
+        return None
+
+    def manage(self, module: Any, name: str | None) -> Any:
+        """Take charge of a module; see `Session.manage`."""
+        if not isinstance(module, nn.Module):
+            raise ConfigError(f"{type(module).__name__} is not a torch.nn.Module")
+        for each in module.modules():
+            if managing_session_of(each) is not None:
+                raise ConfigError(
+                    f"{type(each).__name__} in {type(module).__name__} is managed already, by this "
+                    "session or another; unmanage it there first"
+                )
+        self._modules.append(ManagedModule(self, module, name or type(module).__name__))
+        return module
+
+    def unmanage(self, module: Any) -> Any:
+        """Put a module back; see `Session.unmanage`."""
+        for managed in self._modules:
+            if managed.module is module:
+                managed.put_back()
+                self._modules.remove(managed)
+                return module
+        raise ConfigError(f"{type(module).__name__} is not a module that this session manages")
+
+    def forget_digests(self, ranges: list[tuple[int, int]]) -> None:
+        """Take reported writes out of what checking mode compares."""
+        for managed in self._modules:
+            managed.forget_digests(ranges)
+
+    def describe(self) -> list[str]:
+        """Describe the managed modules, a line each."""
+        return [
+            f"{managed.name}: {format_size(managed.nbytes)} in {managed.units} units"
+            for managed in self._modules
+        ]
+
+    def close(self) -> None:
+        """Put everything back, the last managed first."""
+        while self._modules:
+            self._modules[-1].put_back()
+            self._modules.pop()

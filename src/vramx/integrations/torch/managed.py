@@ -1,0 +1,255 @@
+"""A managed module: its bytes moved to a session's memory, its calls leased, and all put back."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from vramx import _core
+from vramx.errors import ConfigError
+from vramx.integrations.torch.digests import Digests
+from vramx.integrations.torch.memory import as_bytes, storage_range, view_like
+from vramx.integrations.torch.units import LeasedCall, RootCall, leased_modules
+
+if TYPE_CHECKING:
+    from vramx.integrations.torch.bridge import TorchBridge
+
+#: Bytes that are copied before their sources are let go.
+_BATCH = 2**30
+
+_owners: weakref.WeakKeyDictionary[nn.Module, TorchBridge] = weakref.WeakKeyDictionary()
+
+
+def managing_session_of(module: nn.Module) -> TorchBridge | None:
+    """Return the bridge of the session that manages a module, if one does."""
+    return _owners.get(module)
+
+
+def _refusal(tensor: torch.Tensor, device: torch.device) -> str | None:
+    """Say why a tensor cannot be managed, or None."""
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        return "has no shape yet: run the module once first"
+    if tensor.is_meta:
+        return "is a meta tensor without bytes: load or initialise the weights first"
+    if tensor.layout != torch.strided:
+        return f"has the layout {tensor.layout}; only strided tensors can be managed"
+    if tensor.is_quantized or tensor.is_nested:
+        return "is quantised or nested, which cannot be managed"
+    if type(tensor) not in (torch.Tensor, nn.Parameter, nn.Buffer):
+        return f"is a {type(tensor).__name__}; tensor subclasses cannot be managed"
+    if tensor.device.type != "cpu" and tensor.device != device:
+        return f"is on {tensor.device}; it must be on the CPU or on {device}"
+    return None
+
+
+class _Storage:
+    """One storage of a module: shared by tied weights and views, moved as one."""
+
+    def __init__(self, raw: torch.Tensor) -> None:
+        self.raw = raw  # bytes, on the device the storage was found on
+        self.home = raw.device
+        self.tensors: list[torch.Tensor] = []
+        self.is_weight = False
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    raw: Any = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    return raw.set_(tensor.untyped_storage())
+
+
+class ManagedModule:
+    """A module in a session's charge.
+
+    Parameters
+    ----------
+    bridge : TorchBridge
+        The session's torch side.
+    module : torch.nn.Module
+        The module.
+    name : str
+        How reports call it.
+
+    Raises
+    ------
+    ConfigError
+        If a tensor cannot be managed; nothing has changed.
+    OutOfMemoryError
+        If its memory cannot be had; nothing has changed.
+    """
+
+    def __init__(self, bridge: TorchBridge, module: nn.Module, name: str) -> None:
+        self.module = module
+        self.name = name
+        self._bridge = bridge
+        self._core = bridge.core
+        self._homes: dict[int, torch.device] = {}
+        self._groups: list[int] = []
+        self._calls: list[LeasedCall] = []
+        self._compiled: list[tuple[nn.Module, Any]] = []
+        self._hook: Any = None
+        self._digests: Digests | None = None
+        self._everything = list(module.modules())
+        with torch.inference_mode(False), torch.no_grad():
+            self._move_in()
+            self._lease_calls()
+        if bridge.check:
+            self._digests = Digests(dict(module.named_parameters()))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the session's charge."""
+        return sum(end - start for start, end in self._spans())
+
+    @property
+    def units(self) -> int:
+        """How many modules are leased."""
+        return len(self._calls)
+
+    def _spans(self) -> set[tuple[int, int]]:
+        found = (storage_range(t) for t in self._tensors().values())
+        return {(a, a + n) for a, n in (each for each in found if each) if a in self._homes}
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {
+            **dict(self.module.named_parameters(remove_duplicate=False)),
+            **dict(self.module.named_buffers(remove_duplicate=False)),
+        }
+
+    def _storages(self) -> list[_Storage]:
+        """Collect the storages in order of registration, each once."""
+        storages: dict[int, _Storage] = {}
+        refused = []
+        for name, tensor in self._tensors().items():
+            refusal = _refusal(tensor, self._bridge.device)
+            if refusal is not None:
+                refused.append(f"{name} {refusal}")
+                continue
+            found = storage_range(tensor)
+            if found is None:
+                continue
+            storage = storages.setdefault(found[0], _Storage(_bytes_of(tensor)))
+            if not any(tensor is each for each in storage.tensors):
+                storage.tensors.append(tensor)
+            storage.is_weight |= isinstance(tensor, nn.Parameter)
+        if refused:
+            raise ConfigError(
+                f"{self.name} cannot be managed: " + "; ".join(refused[:5])
+                + (f"; and {len(refused) - 5} more" if len(refused) > 5 else "")
+            )
+        return list(storages.values())
+
+    def _move_in(self) -> None:
+        storages = self._storages()
+        weights = [each for each in storages if each.is_weight]
+        others = [each for each in storages if not each.is_weight]
+        memories = self._core.reserve([s.raw.numel() for s in weights], _core.Use.WEIGHTS)
+        memories += self._core.reserve([s.raw.numel() for s in others], _core.Use.SCRATCH)
+        pairs = list(zip([*weights, *others], memories))
+        del storages, weights, others, memories
+        try:
+            while pairs:
+                batch = []
+                size = 0
+                while pairs and (not batch or size + pairs[0][1].nbytes <= _BATCH):
+                    batch.append(pairs.pop(0))
+                    size += batch[-1][1].nbytes
+                self._move_in_batch(batch)
+        except BaseException:
+            self.put_back()
+            raise
+        for tensor in self._tensors().values():
+            if tensor.numel() == 0 and tensor.device != self._bridge.device:
+                tensor.data = tensor.data.to(self._bridge.device)
+
+    def _move_in_batch(self, batch: list[tuple[_Storage, _core.Memory]]) -> None:
+        sources = [storage.raw.cpu() for storage, _ in batch]
+        self._core.store(
+            [
+                (memory.address, source.data_ptr(), memory.nbytes)
+                for (_, memory), source in zip(batch, sources)
+            ]
+        )
+        for storage, memory in batch:
+            raw = as_bytes(memory, self._bridge.device)
+            self._homes[memory.address] = storage.home
+            for tensor in storage.tensors:
+                grad, tensor.grad = tensor.grad, None
+                tensor.data = view_like(tensor, raw)
+                tensor.grad = None if grad is None else grad.to(self._bridge.device)
+
+    def _lease_calls(self) -> None:
+        for module, tensors in leased_modules(self.module):
+            found = [storage_range(tensor) for tensor in tensors]
+            ranges = self._core.owned(sorted({each for each in found if each is not None}))
+            if not ranges:
+                continue
+            group = self._core.define(ranges)
+            self._groups.append(group)
+            call = LeasedCall(self._bridge, group, ranges, module)
+            self._calls.append(call)
+            self._replace_call(module, call)
+        self._core.guess(self._groups)
+        root = self.module
+        inner = root.__dict__.get("_compiled_call_impl") or root._call_impl
+        self._replace_call(root, RootCall(self._bridge, self._calls, inner))
+        self._hook = root.register_load_state_dict_pre_hook(self._before_load)
+        for module in self._everything:
+            _owners[module] = self._bridge
+
+    def _replace_call(self, module: nn.Module, call: Any) -> None:
+        # Past __setattr__: a compiled module hands attributes on to the module it wraps.
+        self._compiled.append((module, module.__dict__.get("_compiled_call_impl")))
+        module.__dict__["_compiled_call_impl"] = call
+
+    def _before_load(self, *_: Any) -> None:
+        """Take everything off the card: weights are written in place on the host, not there."""
+        self._core.evict([(start, end - start) for start, end in self._spans()])
+
+    def forget_digests(self, ranges: list[tuple[int, int]]) -> None:
+        """Accept the present bytes of written ranges; see `Digests`."""
+        if self._digests is not None:
+            self._digests.accept(ranges)
+
+    def put_back(self) -> None:
+        """Move everything back where it came from and restore the calls.
+
+        Raises
+        ------
+        InUseError
+            If a lease or a pin holds some of it; nothing has changed.
+        """
+        by_address: dict[int, list[torch.Tensor]] = {}
+        sizes: dict[int, int] = {}
+        for tensor in self._tensors().values():
+            found = storage_range(tensor)
+            if found is not None and found[0] in self._homes:
+                sizes[found[0]] = found[1]
+                tensors = by_address.setdefault(found[0], [])
+                if not any(tensor is each for each in tensors):
+                    tensors.append(tensor)
+        self._core.evict(list(sizes.items()))
+        with torch.inference_mode(False), torch.no_grad():
+            for address, tensors in by_address.items():
+                raw = torch.empty(sizes[address], dtype=torch.uint8, device="cpu")
+                self._core.load([(address, raw.data_ptr(), sizes[address])])
+                raw = raw.to(self._homes[address])
+                for tensor in tensors:
+                    grad, tensor.grad = tensor.grad, None
+                    tensor.data = view_like(tensor, raw)
+                    tensor.grad = None if grad is None else grad.to(raw.device)
+        while self._compiled:
+            module, call = self._compiled.pop()
+            if call is None:
+                module.__dict__.pop("_compiled_call_impl", None)
+            else:
+                module.__dict__["_compiled_call_impl"] = call
+        for group in self._groups:
+            self._core.undefine(group)
+        self._groups.clear()
+        if self._hook is not None:
+            self._hook.remove()
+        for module in self._everything:
+            _owners.pop(module, None)

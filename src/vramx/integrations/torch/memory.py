@@ -1,0 +1,73 @@
+"""Between tensors and addresses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vramx import _core
+
+
+def as_bytes(memory: _core.Memory, device: torch.device) -> torch.Tensor:
+    """View a piece of a core's memory as a tensor that keeps it.
+
+    Parameters
+    ----------
+    memory : _core.Memory
+        The memory.
+    device : torch.device
+        ``cpu`` for the simulated card, else the card.
+
+    Returns
+    -------
+    torch.Tensor
+        Of dtype uint8 and shape ``(memory.nbytes,)``.
+    """
+    if device.type == "cpu":
+        import numpy as np
+
+        return torch.from_numpy(np.asarray(memory))
+    return torch.as_tensor(memory, device=device)
+
+
+def storage_range(tensor: torch.Tensor) -> tuple[int, int] | None:
+    """Tell where a tensor's storage lies.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Any tensor with plain storage.
+
+    Returns
+    -------
+    (int, int) or None
+        Address and bytes; None for no bytes.
+    """
+    try:
+        storage = tensor.untyped_storage()
+        address, nbytes = storage.data_ptr(), storage.nbytes()
+    except (NotImplementedError, RuntimeError):  # sparse, meta and fake tensors have none
+        return None
+    return (address, nbytes) if address and nbytes else None
+
+
+def view_like(tensor: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+    """View bytes as another tensor views its storage.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Whose dtype, offset, shape and strides to take.
+    raw : torch.Tensor
+        Bytes in place of its storage.
+
+    Returns
+    -------
+    torch.Tensor
+        A tensor on the bytes.
+    """
+    made: Any = torch.empty(0, dtype=tensor.dtype, device=raw.device)
+    return made.set_(
+        raw.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
+    )

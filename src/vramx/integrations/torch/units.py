@@ -1,0 +1,147 @@
+"""Which modules are leased as one, and the call that leases them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree
+
+from vramx.integrations.torch.memory import storage_range
+
+if TYPE_CHECKING:
+    from vramx.integrations.torch.bridge import TorchBridge
+
+# These use their children's weights without calling the children.
+_USE_CHILDREN_UNCALLED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return isinstance(module, torch._dynamo.OptimizedModule) or (
+        module.__dict__.get("_compiled_call_impl") is not None
+    )
+
+
+def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tensor]]]:
+    """Find the modules to lease, in registration order.
+
+    A module that owns tensors is leased with just those; a compiled module, or one that uses its
+    children's weights without calling them, with everything below it.
+
+    Parameters
+    ----------
+    root : torch.nn.Module
+        Where to look.
+
+    Yields
+    ------
+    (torch.nn.Module, list of torch.Tensor)
+        A module and the tensors its call uses.
+    """
+    seen: set[int] = set()
+
+    def visit(module: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tensor]]]:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        if _is_compiled(module) or isinstance(module, _USE_CHILDREN_UNCALLED):
+            seen.update(id(each) for each in module.modules())
+            tensors = [*module.parameters(), *module.buffers()]
+            if tensors:
+                yield module, tensors
+            return
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if own:
+            yield module, own
+        for child in module.children():
+            yield from visit(child)
+
+    yield from visit(root)
+
+
+class LeasedCall:
+    """Stands in a module's call: leases its tensors around it.
+
+    It takes the place torch gives a compiled call, outside the module's own hooks, so that nothing
+    is hooked: fast paths that look for hooks stay, and hooks that touch weights run under the lease.
+    Copies and pickles of the module do not carry it.
+    """
+
+    def __init__(
+        self, bridge: TorchBridge, group: int, ranges: list[tuple[int, int]], module: nn.Module
+    ) -> None:
+        self._core = bridge.core
+        self._stream = bridge.stream
+        self._group = group
+        self._ranges = ranges
+        self._parameters = [p for p in module.parameters() if storage_range(p) in ranges]
+        self._inner: Callable[..., Any] = (
+            module.__dict__.get("_compiled_call_impl") or module._call_impl
+        )
+        self._versions = self._version()
+
+    def _version(self) -> int:
+        return sum(p._version for p in self._parameters if not p.is_inference())
+
+    def note_writes(self) -> None:
+        """Report parameters that were changed in place since the last look."""
+        version = self._version()
+        if version != self._versions:
+            self._versions = version
+            self._core.written(self._ranges)
+
+    @torch._dynamo.disable
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        core, stream = self._core, self._stream()
+        touched = self._evicted_activations(args, kwargs) if core.scratch_on_host else None
+        core.acquire(self._group, stream)
+        try:
+            if not touched:
+                return self._inner(*args, **kwargs)
+            core.take(touched, stream, True)
+            try:
+                return self._inner(*args, **kwargs)
+            finally:
+                core.give(touched, stream, True)
+        finally:
+            self.note_writes()
+            core.release(self._group, stream)
+
+    def _evicted_activations(self, args: Any, kwargs: Any) -> list[tuple[int, int]]:
+        leaves = _pytree.tree_leaves((args, kwargs))
+        found = [storage_range(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        return self._core.owned([each for each in found if each is not None])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return (type(None), ())
+
+
+class RootCall:
+    """Stands in the call of a module that `Session.manage` was given: counts its passes."""
+
+    def __init__(
+        self, bridge: TorchBridge, calls: list[LeasedCall], inner: Callable[..., Any]
+    ) -> None:
+        self._bridge = bridge
+        self._calls = calls
+        self._inner = inner
+
+    @torch._dynamo.disable
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # What was written between passes must be known before anything is evicted in this one.
+        for call in self._calls:
+            call.note_writes()
+        result = self._inner(*args, **kwargs)
+        self._bridge.passes += 1
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return (type(None), ())

@@ -1,0 +1,146 @@
+"""The simulated card: a device made of host memory with a virtual clock, for use without a GPU."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from vramx import _core
+from vramx.errors import ConfigError
+from vramx.units import Size, parse_rate, parse_size
+
+_stack: list[Simulation] = []
+
+
+class Simulation:
+    """A configuration of the simulated device, in force until another replaces it.
+
+    As a context manager it is in force until the scope is left. Made by `simulate`.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        to_card: float,
+        to_host: float,
+        latency: float,
+        lanes: int,
+        granule: int,
+        host_memory: int,
+        reads_over_link: bool,
+    ) -> None:
+        self.capacity = capacity
+        self.to_card = to_card
+        self.to_host = to_host
+        self.latency = latency
+        self.lanes = lanes
+        self.granule = granule
+        self.host_memory = host_memory
+        self.reads_over_link = reads_over_link
+
+    def device(self, *, check_drops: bool = False) -> _core.SimulatedDevice:
+        """Make a card.
+
+        Parameters
+        ----------
+        check_drops : bool
+            Whether a drop compares both copies and raises `UnreportedWriteError`.
+
+        Returns
+        -------
+        _core.SimulatedDevice
+            A new card with nothing on it.
+        """
+        return _core.SimulatedDevice(
+            capacity=self.capacity,
+            to_card=self.to_card,
+            to_host=self.to_host,
+            latency=self.latency,
+            lanes=self.lanes,
+            granule=self.granule,
+            host_memory=self.host_memory,
+            reads_over_link=self.reads_over_link,
+            check_drops=check_drops,
+        )
+
+    def __enter__(self) -> Simulation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self in _stack:
+            _stack.remove(self)
+
+
+def simulate(
+    capacity: Size = "8GiB",
+    link: Size = "25GB/s",
+    *,
+    link_to_host: Size | None = None,
+    latency: float = 10e-6,
+    lanes: int = 2,
+    granule: Size = "64KiB",
+    host_memory: Size = "1TiB",
+    reads_over_link: bool = True,
+) -> Simulation:
+    """Configure the simulated device for the sessions opened from now on.
+
+    Parameters
+    ----------
+    capacity : int, float or str
+        The card's memory, in bytes or text.
+    link, link_to_host : int, float or str
+        Bytes a second to the card, and back; the second is the first unless given.
+    latency : float
+        Seconds that a request costs its lane before bytes flow.
+    lanes : int
+        Copy queues.
+    granule : int, float or str
+        The unit of placement; blocks are multiples of it.
+    host_memory : int, float or str
+        The most bytes of host copies.
+    reads_over_link : bool
+        Whether the card can use host memory in place.
+
+    Returns
+    -------
+    Simulation
+        The configuration; also a context manager that ends it.
+
+    Raises
+    ------
+    ConfigError
+        If a figure is not allowed.
+    """
+    if not isinstance(lanes, int) or lanes < 1:
+        raise ConfigError(f"lanes {lanes!r} is not a whole number of at least 1")
+    if not latency >= 0:
+        raise ConfigError(f"latency {latency!r} is not a time of zero or more seconds")
+    to_card = parse_rate(link, "link")
+    simulation = Simulation(
+        capacity=parse_size(capacity, "capacity"),
+        to_card=to_card,
+        to_host=to_card if link_to_host is None else parse_rate(link_to_host, "link_to_host"),
+        latency=latency,
+        lanes=lanes,
+        granule=parse_size(granule, "granule"),
+        host_memory=parse_size(host_memory, "host_memory"),
+        reads_over_link=reads_over_link,
+    )
+    _stack.append(simulation)
+    return simulation
+
+
+def current_simulation() -> Simulation:
+    """Return the configuration in force.
+
+    Returns
+    -------
+    Simulation
+        The last one made by `simulate` that has not ended, else the default.
+    """
+    return _stack[-1] if _stack else simulate()

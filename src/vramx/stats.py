@@ -1,0 +1,77 @@
+"""What a session has done, in bytes, blocks and seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vramx.units import format_size
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counts of a session since it was opened.
+
+    Attributes
+    ----------
+    budget, managed, resident, leased : int
+        Bytes: allowed on the card, in vramx's charge, on the card now, held there by running
+        modules and pins.
+    peak_resident : int
+        The most bytes on the card at once, arriving ones included. Never above the budget.
+    moved_in, moved_out : int
+        Bytes brought to the card, and written back from it.
+    dropped, discarded : int
+        Bytes that left the card without a copy: with a valid host copy, or needed by nobody.
+    over_link : int
+        Bytes used in place in host memory because they did not fit the card.
+    hits, misses : int
+        Blocks a lease found on the card or on their way, and blocks it had to bring.
+    evictions, failed_moves : int
+        Blocks that left the card, and moves that failed and left everything where it was.
+    stall_seconds : float
+        Time that work waited for moves: on the simulated device the virtual seconds that its
+        streams waited; else the seconds that threads waited for moves to be issued.
+    passes : int
+        Finished calls of managed modules, the roots only.
+    unleased_touches : int
+        Uses of managed memory outside any lease, each resolved at a fault's cost. Counted on the
+        simulated device; on a card the hardware resolves them unseen.
+    """
+
+    budget: int = 0
+    managed: int = 0
+    resident: int = 0
+    leased: int = 0
+    peak_resident: int = 0
+    moved_in: int = 0
+    moved_out: int = 0
+    dropped: int = 0
+    discarded: int = 0
+    over_link: int = 0
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    failed_moves: int = 0
+    stall_seconds: float = 0.0
+    passes: int = 0
+    unleased_touches: int = 0
+
+    def table(self) -> str:
+        """Write the counts for people.
+
+        Returns
+        -------
+        str
+            One line a count.
+        """
+        sizes = (
+            "budget managed resident leased peak_resident moved_in moved_out dropped discarded "
+            "over_link"
+        ).split()
+        lines = [f"  {name:<17}{format_size(getattr(self, name))}" for name in sizes]
+        lines += [
+            f"  {name:<17}{getattr(self, name)}"
+            for name in "hits misses evictions failed_moves passes unleased_touches".split()
+        ]
+        lines.append(f"  {'stall_seconds':<17}{self.stall_seconds:.3f}")
+        return "\n".join(lines)
