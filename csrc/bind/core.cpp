@@ -141,9 +141,16 @@ void core(nb::module_& module) {
           "acquire",
           [](Core& core, GroupId group, Stream stream) {
             static const Poll poll = python_signals();
-            core.residency().acquire(group, stream, poll);
+            {
+              const nb::gil_scoped_release unlocked;
+              core.residency().acquire(group, stream, poll);
+            }
+            // A signal that came meanwhile is raised here, not between this call and the caller's try.
+            if (PyErr_CheckSignals() == 0) return;
+            core.residency().release(group, stream);
+            throw nb::python_error();
           },
-          "group"_a, "stream"_a, Unlocked())
+          "group"_a, "stream"_a)
       .def(
           "release",
           [](Core& core, GroupId group, Stream stream) {
@@ -153,10 +160,17 @@ void core(nb::module_& module) {
       .def(
           "take",
           [](Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) {
-            core.residency().take(blocks_of(core, ranges), stream, held_by_thread,
-                                  python_signals());
+            Blocks blocks;
+            {
+              const nb::gil_scoped_release unlocked;
+              blocks = blocks_of(core, ranges);
+              core.residency().take(blocks, stream, held_by_thread, python_signals());
+            }
+            if (PyErr_CheckSignals() == 0) return;
+            core.residency().give(blocks, stream, held_by_thread);
+            throw nb::python_error();
           },
-          "ranges"_a, "stream"_a, "held_by_thread"_a, Unlocked())
+          "ranges"_a, "stream"_a, "held_by_thread"_a)
       .def(
           "give",
           [](Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) {
@@ -172,7 +186,7 @@ void core(nb::module_& module) {
             }
             return owned;
           },
-          "ranges"_a, "Those of the ranges that lie in this core's memory.")
+          "ranges"_a, Unlocked(), "Those of the ranges that lie in this core's memory.")
       .def(
           "leased",
           [](Core& core, const Ranges& ranges) {

@@ -54,7 +54,10 @@ void device(nb::module_& module) {
           },
           "capacity"_a, "to_card"_a, "to_host"_a, "latency"_a, "lanes"_a, "granule"_a,
           "host_memory"_a, "reads_over_link"_a, "check_drops"_a)
-      .def("compute", &SimulatedDevice::compute, "seconds"_a, "stream"_a = 0)
+      .def(
+          "compute",
+          [](SimulatedDevice& d, double seconds, Stream stream) { d.compute(stream, seconds); },
+          "seconds"_a, "stream"_a = 0)
       .def("fail", &SimulatedDevice::fail, "operation"_a, "nth"_a)
       .def("hold", &SimulatedDevice::hold)
       .def("let_go", &SimulatedDevice::let_go)

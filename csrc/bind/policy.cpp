@@ -1,5 +1,8 @@
 #include "policy/policy.hpp"
 
+#include <exception>
+#include <utility>
+
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -19,6 +22,7 @@ class PythonPolicy final : public Policy {
   ~PythonPolicy() override {
     const nb::gil_scoped_acquire gil;
     policy_.reset();
+    failure_ = nullptr;
   }
   PythonPolicy(const PythonPolicy&) = delete;
   PythonPolicy& operator=(const PythonPolicy&) = delete;
@@ -29,6 +33,7 @@ class PythonPolicy final : public Policy {
 
   std::optional<BlockId> victim(const MayLeave& may_leave) const override {
     const nb::gil_scoped_acquire gil;
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
     const nb::object chosen = policy_.attr("victim")(
         nb::cpp_function([&may_leave](BlockId block) { return may_leave(block); }));
     if (chosen.is_none()) return std::nullopt;
@@ -36,12 +41,19 @@ class PythonPolicy final : public Policy {
   }
 
  private:
+  // What is told has happened and cannot fail: what the policy raises is raised when it is next
+  // asked.
   void tell(const char* what, BlockId block) {
     const nb::gil_scoped_acquire gil;
-    policy_.attr(what)(block);
+    try {
+      policy_.attr(what)(block);
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
   }
 
   nb::object policy_;
+  mutable std::exception_ptr failure_;
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/error.hpp"
+#include "base/fork.hpp"
 #include "pool/packer.hpp"
 
 namespace vramx {
@@ -56,14 +57,22 @@ Memory::Memory(std::shared_ptr<Core> core, std::shared_ptr<Arena> arena, Range r
 Memory::Memory(std::shared_ptr<Core> core, Range range) : core_(std::move(core)), range_(range) {}
 
 Memory::~Memory() {
-  if (!arena_) core_->scratch().free(range_.start);
+  if (!arena_) core_->free(range_.start);
 }
 
 Core::Core(std::shared_ptr<Device> device, Settings settings, const MakePolicy& make_policy)
     : device_(std::move(device)),
       residency_(std::make_shared<Residency>(device_, settings, make_policy)),
-      scratch_(device_, residency_, settings.block),
-      block_(settings.block) {}
+      scratch_(std::make_unique<Scratch>(device_, residency_, settings.block)),
+      block_(settings.block),
+      generation_(process_generation()) {}
+
+Core::~Core() {
+  if (generation_ == process_generation()) return;
+  // A forked child's locks and waits are copies of the parent's and cannot be taken down.
+  static_cast<void>(scratch_.release());
+  new std::shared_ptr<Residency>(std::move(residency_));
+}
 
 std::vector<std::shared_ptr<Memory>> Core::reserve(const std::vector<Bytes>& sizes, Use use) {
   const Packing packing = pack(sizes, device_->facts().granule, std::max(largest_arena, block_));
@@ -81,7 +90,11 @@ std::vector<std::shared_ptr<Memory>> Core::reserve(const std::vector<Bytes>& siz
 }
 
 std::shared_ptr<Memory> Core::empty(Bytes size, Stream stream, const Poll& poll) {
-  return std::make_shared<Memory>(shared_from_this(), scratch_.allocate(size, stream, poll));
+  return std::make_shared<Memory>(shared_from_this(), scratch_->allocate(size, stream, poll));
+}
+
+void Core::free(Address address) noexcept {
+  if (generation_ == process_generation()) scratch_->free(address);
 }
 
 Blocks Core::blocks_of(const std::vector<Copy>& copies) const {

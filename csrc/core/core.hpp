@@ -43,10 +43,13 @@ struct Copy {
 class Core : public std::enable_shared_from_this<Core> {
  public:
   Core(std::shared_ptr<Device> device, Settings settings, const MakePolicy& make_policy);
+  ~Core();
 
   /// Packed memory of these sizes, on the host and not on the card. Throws OutOfMemory.
   std::vector<std::shared_ptr<Memory>> reserve(const std::vector<Bytes>& sizes, Use use);
   std::shared_ptr<Memory> empty(Bytes size, Stream stream, const Poll& poll);
+  /// Takes back what empty gave. Does nothing in a forked child.
+  void free(Address address) noexcept;
 
   /// Fills, or reads, host copies on several threads; what is on the card leaves it first.
   void store(const std::vector<Copy>& copies);
@@ -57,15 +60,16 @@ class Core : public std::enable_shared_from_this<Core> {
 
   const std::shared_ptr<Device>& device() const { return device_; }
   Residency& residency() { return *residency_; }
-  Scratch& scratch() { return scratch_; }
+  Scratch& scratch() { return *scratch_; }
 
  private:
   Blocks blocks_of(const std::vector<Copy>& copies) const;
 
   std::shared_ptr<Device> device_;
   std::shared_ptr<Residency> residency_;
-  Scratch scratch_;
+  std::unique_ptr<Scratch> scratch_;
   Bytes block_;
+  std::uint64_t generation_;
 };
 
 }  // namespace vramx

@@ -68,7 +68,7 @@ void free(Address address) noexcept {
     core = std::move(it->second);
     served().live.erase(it);
   }
-  core->scratch().free(address);
+  core->free(address);
 }
 
 void record(Address address, Stream stream) {

@@ -22,13 +22,40 @@ struct SimulatedDevice::Chunk {
 
   unsigned char* on_host(Address address) const { return host + (address - range.start); }
 
-  bool holds(Range part) const {
-    const auto it = on_card.find(part.start);
-    return it != on_card.end() && it->second == part.size;
+  /// The parts of `part` that are on the card.
+  std::vector<Range> held(Range part) const {
+    std::vector<Range> found;
+    auto it = on_card.upper_bound(part.start);
+    if (it != on_card.begin()) --it;
+    for (; it != on_card.end() && it->first < part.end(); ++it) {
+      const Address start = std::max(it->first, part.start);
+      const Address end = std::min(it->first + it->second, part.end());
+      if (start < end) found.push_back({start, end - start});
+    }
+    return found;
+  }
+
+  bool holds_all(Range part) const {
+    Bytes total = 0;
+    for (const Range& each : held(part)) total += each.size;
+    return total == part.size;
+  }
+
+  void take_off(Range part) {
+    for (const Range& each : held(part)) {
+      const auto it = std::prev(on_card.upper_bound(each.start));
+      const Range whole{it->first, it->second};
+      on_card.erase(it);
+      if (whole.start < each.start) on_card[whole.start] = each.start - whole.start;
+      if (each.end() < whole.end()) on_card[each.end()] = whole.end() - each.end();
+    }
   }
 };
 
 namespace {
+
+constexpr Bytes page = 4 * KiB;
+constexpr unsigned most_lanes = 64;
 
 double seconds_of(const Fence& fence, const auto& time_of) { return fence ? time_of(*fence) : 0.0; }
 
@@ -40,13 +67,16 @@ unsigned char* map_pages(Bytes size) {
 
 }  // namespace
 
-SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec), lanes_(spec.lanes, 0.0) {
+SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec) {
   if (spec.capacity == 0 || !(spec.to_card > 0) || !(spec.to_host > 0) || !(spec.latency >= 0) ||
-      spec.lanes == 0 || spec.granule == 0) {
-    throw BadConfig(
-        "a simulated card needs a capacity, link rates and a granule above zero, a latency of "
-        "zero or more and at least one lane");
+      spec.lanes == 0 || spec.lanes > most_lanes || spec.granule == 0 ||
+      spec.granule % page != 0) {
+    throw BadConfig("a simulated card needs a capacity and link rates above zero, a latency of zero "
+                    "or more, 1 to " +
+                    std::to_string(most_lanes) + " lanes and a granule in multiples of " +
+                    text(page));
   }
+  lanes_.assign(spec.lanes, 0.0);
   facts_ = Facts{.name = "simulated card of " + text(spec.capacity),
                  .kind = "simulated",
                  .ordinal = 0,
@@ -182,7 +212,7 @@ Fence SimulatedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   gate_.wait(lock, [&] { return !held_; });
   injected(Operation::bring);
   Chunk& c = chunk(range);
-  if (c.holds(range)) {
+  if (!c.held(range).empty()) {
     throw BadConfig("bring of a range that is on the card");
   }
   if (on_card_ + range.size > spec_.capacity) {
@@ -211,8 +241,8 @@ Fence SimulatedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   const std::lock_guard lock(mutex_);
   injected(Operation::leave);
   Chunk& c = chunk(range);
-  if (!c.holds(range)) {
-    throw BadConfig("leave of a range that is not on the card as it was brought");
+  if (!c.holds_all(range)) {
+    throw BadConfig("leave of a range that is not on the card");
   }
   double end = std::max({lanes_.at(lane), host_now_, latest(after)});
   if (how == Leave::write_back) {
@@ -230,7 +260,7 @@ Fence SimulatedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
                           " that nobody reported; call session.written(x) after writing x");
   }
   std::memset(range.data(), poison, range.size);
-  c.on_card.erase(range.start);
+  c.take_off(range);
   account(end, -static_cast<std::int64_t>(range.size));
   return std::make_shared<Time>(end);
 }
@@ -300,9 +330,18 @@ void SimulatedDevice::wait(const Fence& fence) {
 void SimulatedDevice::settle(Range range) noexcept {
   const std::lock_guard lock(mutex_);
   const auto it = chunks_.upper_bound(range.start);
-  if (it != chunks_.begin()) {
-    std::memcpy(range.data(), std::prev(it)->second.on_host(range.start), range.size);
+  if (it == chunks_.begin() || !std::prev(it)->second.range.contains(range)) return;
+  const Chunk& c = std::prev(it)->second;
+  // What is on the card is newer there.
+  Address at = range.start;
+  const auto settle_until = [&](Address end) {
+    if (at < end) std::memcpy(Range{at, end - at}.data(), c.on_host(at), end - at);
+  };
+  for (const Range& each : c.held(range)) {
+    settle_until(each.start);
+    at = each.end();
   }
+  settle_until(range.end());
 }
 
 void SimulatedDevice::compute(Stream stream, double seconds) {

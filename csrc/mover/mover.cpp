@@ -1,86 +1,150 @@
 #include "mover/mover.hpp"
 
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
 #include <utility>
+
+#include "base/fork.hpp"
 
 namespace vramx {
 
-Mover::Mover(std::shared_ptr<Device> device, bool threaded) : device_(std::move(device)) {
-  if (threaded) {
-    thread_ = std::thread([this] { loop(); });
-  }
+struct Mover::State {
+  std::mutex pumping;
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::deque<Job> jobs;
+  bool stopping = false;
+  std::thread thread;
+};
+
+Mover::Mover(std::shared_ptr<Device> device, bool threaded)
+    : device_(std::move(device)),
+      generation_(process_generation()),
+      not_ordered_(device_->facts().lanes),
+      state_(std::make_unique<State>()) {
+  if (threaded) state_->thread = std::thread([this] { loop(); });
 }
 
 Mover::~Mover() {
+  if (generation_ != process_generation()) {
+    // The thread did not survive the fork, and what it waited on cannot be taken down.
+    static_cast<void>(state_.release());
+    return;
+  }
   {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
+    const std::lock_guard lock(state_->mutex);
+    state_->stopping = true;
   }
-  wake_.notify_all();
-  if (thread_.joinable()) {
-    thread_.join();
-  }
+  state_->wake.notify_all();
+  if (state_->thread.joinable()) state_->thread.join();
 }
 
 void Mover::submit(Job job) {
   {
-    const std::lock_guard lock(mutex_);
-    jobs_.push_back(std::move(job));
+    const std::lock_guard lock(state_->mutex);
+    state_->jobs.push_back(std::move(job));
   }
-  wake_.notify_one();
+  state_->wake.notify_one();
 }
 
 void Mover::pump() {
-  if (thread_.joinable()) {
-    return;
-  }
-  const std::lock_guard one_at_a_time(pumping_);
-  std::unique_lock lock(mutex_);
-  while (!jobs_.empty()) {
-    Job job = std::move(jobs_.front());
-    jobs_.pop_front();
+  if (state_->thread.joinable()) return;
+  const std::lock_guard one_at_a_time(state_->pumping);
+  std::unique_lock lock(state_->mutex);
+  while (!state_->jobs.empty()) {
+    Job job = std::move(state_->jobs.front());
+    state_->jobs.pop_front();
     lock.unlock();
-    run(job);
+    carry_out(std::move(job));
     lock.lock();
   }
 }
 
 void Mover::loop() {
-  std::unique_lock lock(mutex_);
+  std::unique_lock lock(state_->mutex);
   for (;;) {
-    wake_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
-    if (jobs_.empty()) {
-      return;
-    }
-    Job job = std::move(jobs_.front());
-    jobs_.pop_front();
+    state_->wake.wait(lock, [this] { return state_->stopping || !state_->jobs.empty(); });
+    if (state_->jobs.empty()) return;
+    Job job = std::move(state_->jobs.front());
+    state_->jobs.pop_front();
     lock.unlock();
-    run(job);
-    job = {};
+    carry_out(std::move(job));
     lock.lock();
   }
 }
 
-void Mover::run(Job& job) {
+void Mover::depart(const Job& job, Outcome& outcome) {
+  for (std::size_t i = 0; i < job.departures.size();) {
+    Range range = job.departures[i].range;
+    std::vector<Fence> after = job.departures[i].after;
+    std::size_t next = i + 1;
+    for (; next < job.departures.size(); ++next) {
+      const Departure& more = job.departures[next];
+      if (more.how != job.departures[i].how || more.range.start != range.end()) break;
+      range.size += more.range.size;
+      after.insert(after.end(), more.after.begin(), more.after.end());
+    }
+    const Fence left = device_->leave(range, job.departures[i].how, next_lane_, after);
+    if (left) {
+      for (auto& fences : not_ordered_) fences.push_back(left);
+    }
+    outcome.left += next - i;
+    i = next;
+  }
+}
+
+void Mover::arrive(const Job& job, Outcome& outcome) {
+  for (const Arrival& arrival : job.arrivals) {
+    if (arrival.conceal) device_->conceal(arrival.range);
+    ++outcome.concealed;
+  }
+  for (std::size_t i = 0; i < job.arrivals.size();) {
+    Range range = job.arrivals[i].range;
+    std::size_t next = i + 1;
+    for (; next < job.arrivals.size(); ++next) {
+      const Arrival& more = job.arrivals[next];
+      const bool joins = more.how == job.arrivals[i].how && more.range.start == range.end() &&
+                         range.size + more.range.size <= largest_request;
+      if (!joins) break;
+      range.size += more.range.size;
+    }
+    auto& after = not_ordered_[next_lane_];
+    const Fence arrived = device_->bring(range, job.arrivals[i].how, next_lane_, after);
+    after.clear();
+    next_lane_ = (next_lane_ + 1) % device_->facts().lanes;
+    outcome.arrivals.insert(outcome.arrivals.end(), next - i, arrived);
+    i = next;
+  }
+}
+
+void Mover::carry_out(Job job) {
   Outcome outcome;
-  const Lane lane = next_lane_;
   try {
-    std::vector<Fence> freed;
-    for (const auto& departure : job.departures) {
-      freed.push_back(device_->leave(departure.range, departure.how, lane, departure.after));
-      ++outcome.left;
-    }
-    if (job.arrival) {
-      if (job.arrival->conceal) {
-        device_->conceal(job.arrival->range);
-        outcome.concealed = true;
-      }
-      outcome.arrival = device_->bring(job.arrival->range, job.arrival->how, lane, freed);
-    }
-    next_lane_ = (lane + 1) % device_->facts().lanes;
+    depart(job, outcome);
+    arrive(job, outcome);
   } catch (...) {
     outcome.error = std::current_exception();
   }
+  std::vector<Job> called_off;
+  if (outcome.error) {
+    const std::lock_guard lock(state_->mutex);
+    std::deque<Job> kept;
+    for (Job& each : state_->jobs) {
+      if (each.arrivals.empty()) {
+        kept.push_back(std::move(each));
+      } else {
+        called_off.push_back(std::move(each));
+      }
+    }
+    state_->jobs = std::move(kept);
+  }
   job.done(outcome);
+  Outcome not_begun;
+  not_begun.error = outcome.error;
+  not_begun.called_off = true;
+  for (const Job& each : called_off) each.done(not_begun);
 }
 
 }  // namespace vramx

@@ -1,18 +1,16 @@
 // Issues moves in order, on a native thread of its own where moves cost host time.
 //
-// A job takes ranges off the card, then brings one. A departure may hold the thread until the last
-// use of its range is over: that is why it is not the caller's thread. Jobs run first in, first out;
-// a job that fails brings nothing, and its outcome says how many departures had been carried out.
+// A job takes ranges off the card, then brings others. A departure may hold the thread until the
+// last use of its range is over: that is why it is not the caller's thread. Neighbours in a job move
+// in one request, and arrivals take the lanes by turns. Jobs run first in, first out, and what
+// arrives waits for all that left before it. A job that fails says how far it got; the jobs that were
+// queued behind it may have counted on the room it did not make, and are called off.
 #pragma once
 
-#include <condition_variable>
-#include <deque>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
-#include <optional>
-#include <thread>
 #include <vector>
 
 #include "device/device.hpp"
@@ -32,17 +30,21 @@ struct Arrival {
 };
 
 struct Outcome {
-  std::size_t left = 0;      ///< departures carried out
-  bool concealed = false;    ///< the arriving range is exposed no more
-  Fence arrival;             ///< when the arrival is complete
-  std::exception_ptr error;  ///< why the job stopped, or null
+  std::size_t left = 0;         ///< departures carried out
+  std::size_t concealed = 0;    ///< arrivals that are exposed no more
+  std::vector<Fence> arrivals;  ///< of the arrivals under way, when each is complete
+  std::exception_ptr error;     ///< why the job stopped, or null
+  bool called_off = false;      ///< it was not begun, because an earlier one failed
 };
 
 struct Job {
   std::vector<Departure> departures;
-  std::optional<Arrival> arrival;
+  std::vector<Arrival> arrivals;
   std::function<void(const Outcome&)> done;  ///< called once, without locks, and must not throw
 };
+
+/// The size from which a request takes the whole link; larger ones only come later.
+inline constexpr Bytes largest_request = 64 * MiB;
 
 class Mover {
  public:
@@ -58,17 +60,18 @@ class Mover {
   void pump();
 
  private:
+  struct State;
+
   void loop();
-  void run(Job& job);
+  void carry_out(Job job);
+  void depart(const Job& job, Outcome& outcome);
+  void arrive(const Job& job, Outcome& outcome);
 
   std::shared_ptr<Device> device_;
+  std::uint64_t generation_;
   Lane next_lane_ = 0;
-  std::mutex pumping_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<Job> jobs_;
-  bool stopping_ = false;
-  std::thread thread_;
+  std::vector<std::vector<Fence>> not_ordered_;  ///< by lane: departures it has not waited for
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace vramx

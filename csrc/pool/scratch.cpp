@@ -66,31 +66,54 @@ void Scratch::count_live(const Blocks& blocks, int change) {
   if (!turned.empty()) residency_->set_dead(turned, change < 0);
 }
 
+// Takes a piece of `size` out of the free ones, the rest staying free.
+void Scratch::carve(Pieces::iterator piece, Bytes size) {
+  free_.erase({piece->second.size, piece->first});
+  if (piece->second.size > size) {
+    const Address rest = piece->first + size;
+    const Bytes left = piece->second.size - size;
+    pieces_[rest] = Piece{.size = left, .live = false, .ends = piece->second.ends};
+    free_.insert({left, rest});
+  }
+  piece->second.size = size;
+  piece->second.live = true;
+}
+
+void Scratch::put_back(Pieces::iterator piece) {
+  piece->second.live = false;
+  free_.insert({piece->second.size, piece->first});
+  piece = merge(piece);
+  if (piece != pieces_.begin()) merge(std::prev(piece));
+}
+
 Range Scratch::allocate(Bytes size, Stream stream, const Poll& poll) {
   size = round_up(std::max<Bytes>(size, 1), tensor_alignment);
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   auto piece = fitting(size, stream);
   if (piece == pieces_.end()) {
     grow(size);
     piece = fitting(size, stream);
   }
-  const Address start = piece->first;
-  const Blocks blocks = residency_->blocks_of({start, size});
-  residency_->place(blocks, stream, poll);
-  for (const auto& [ended_on, fence] : piece->second.ends) {
-    if (ended_on != stream) device_->order(stream, fence);
+  carve(piece, size);
+  const Range range{piece->first, size};
+  const Blocks blocks = residency_->blocks_of(range);
+  try {
+    // It may wait for a lease of another thread, which may free before it ends that lease.
+    lock.unlock();
+    residency_->place(blocks, stream, poll);
+    lock.lock();
+    for (const auto& [ended_on, fence] : piece->second.ends) {
+      if (ended_on != stream) device_->order(stream, fence);
+    }
+  } catch (...) {
+    if (!lock.owns_lock()) lock.lock();
+    put_back(piece);
+    throw;
   }
-  free_.erase({piece->second.size, start});
-  if (piece->second.size > size) {
-    const Address rest = start + size;
-    pieces_[rest] = Piece{
-        .size = piece->second.size - size, .live = false, .ends = piece->second.ends};
-    free_.insert({pieces_[rest].size, rest});
-  }
-  piece->second = Piece{.size = size, .live = true, .ends = {{stream, nullptr}}};
+  piece->second.ends = {{stream, nullptr}};
   ++live_;
   count_live(blocks, +1);
-  return {start, size};
+  return range;
 }
 
 void Scratch::record(Address address, Stream stream) {
@@ -138,16 +161,9 @@ void Scratch::free(Address address) noexcept {
     // A stream that is gone has nothing left to run.
     piece->second.ends.clear();
   }
-  piece->second.live = false;
   --live_;
-  free_.insert({range.size, range.start});
-  try {
-    count_live(residency_->blocks_of(range), -1);
-  } catch (const NotOpen&) {
-    // The session is closed: nothing moves any more, so nothing needs to know what is dead.
-  }
-  piece = merge(piece);
-  if (piece != pieces_.begin()) merge(std::prev(piece));
+  count_live(residency_->blocks_of(range), -1);
+  put_back(piece);
 }
 
 void Scratch::trim_locked() {

@@ -43,6 +43,8 @@ class Scratch {
   Pieces::iterator fitting(Bytes size, Stream stream);
   void grow(Bytes size);
   void trim_locked();
+  void carve(Pieces::iterator piece, Bytes size);
+  void put_back(Pieces::iterator piece);
   Pieces::iterator merge(Pieces::iterator piece);
   void count_live(const Blocks& blocks, int change);
 

@@ -21,11 +21,13 @@ struct Residency::Block {
   bool dirty = false;       ///< on the card, and the host copy is not valid
   bool dead = false;        ///< nobody needs its bytes
   bool exposed = false;     ///< on the host, and the card may use it there
+  bool accessed_by = false; ///< is exposed whenever it is on the host
   std::uint32_t leases = 0;
   std::uint64_t window = 0;  ///< the last look ahead that wants it
-  Leave leaving = Leave::drop;
+  Leave leaving = Leave::drop;       ///< while leaving: how
+  Arrive arriving = Arrive::duplicate;  ///< while arriving: how
   Fence arrival;                               ///< null once every use is ordered after it
-  std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream
+  std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream; null: not marked
   std::exception_ptr error;                    ///< why its last move failed
 
   bool committed() const { return state == State::arriving || state == State::resident; }
@@ -50,10 +52,12 @@ struct Residency::Block {
     uses.emplace_back(stream, fence);
   }
 
-  std::vector<Fence> fences() const {
+  /// What to wait for before the block may move. A use that was not marked ended before the present
+  /// end of its stream.
+  std::vector<Fence> fences(Device& device) const {
     std::vector<Fence> all;
     if (arrival) all.push_back(arrival);
-    for (const auto& [stream, fence] : uses) all.push_back(fence);
+    for (const auto& [stream, fence] : uses) all.push_back(fence ? fence : device.mark(stream));
     return all;
   }
 };

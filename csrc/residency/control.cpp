@@ -17,8 +17,8 @@ void Residency::conceal(Block& block) {
 }
 
 void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
-  Lock lock(mutex_);
-  check_usable();
+  Lock lock = locked();
+  check_open();
   settle_transitions(lock, blocks, poll);
   const bool to_host = advice == Advice::preferred_host;
   if ((to_host || advice == Advice::accessed_by) && !device_->facts().reads_over_link) {
@@ -50,12 +50,14 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
         block.preference = Preference::none;
         break;
       case Advice::accessed_by:
+        block.accessed_by = true;
         if (block.state == State::host && !block.exposed) {
           device_->expose(block.range);
           block.exposed = true;
         }
         break;
       case Advice::unset_accessed_by:
+        block.accessed_by = false;
         if (block.leases == 0) conceal(block);
         break;
     }
@@ -63,15 +65,15 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
 }
 
 void Residency::written(const Blocks& blocks) {
-  const Lock lock(mutex_);
-  check_usable();
+  const Lock lock = locked();
+  check_open();
   for (const BlockId id : blocks) {
     if (blocks_[id].committed()) blocks_[id].dirty = true;
   }
 }
 
 void Residency::set_dead(const Blocks& blocks, bool dead) {
-  const Lock lock(mutex_);
+  const Lock lock = locked();
   for (const BlockId id : blocks) {
     const Change change(*this, blocks_[id]);
     blocks_[id].dead = dead;
@@ -80,8 +82,8 @@ void Residency::set_dead(const Blocks& blocks, bool dead) {
 }
 
 Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
-  Lock lock(mutex_);
-  check_usable();
+  Lock lock = locked();
+  check_open();
   if (budget < settings_.block || budget > device_->facts().capacity) {
     throw BadConfig("a budget is at least one block (" + text(settings_.block) +
                     ") and at most the card's " + text(device_->facts().capacity) + ", not " +
@@ -99,7 +101,10 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
   const Bytes previous = std::exchange(settings_.budget, budget);
   try {
     Blocks victims;
-    choose_victims(0, [this](BlockId id) { return may_leave(id); }, victims);
+    if (!choose_victims(0, [this](BlockId id) { return may_leave(id); }, victims)) {
+      throw Error("the policy names no block to leave, so the budget cannot become " +
+                  text(budget) + "; " + text(idle_) + " could leave");
+    }
     evict(lock, victims, poll);
   } catch (...) {
     settings_.budget = previous;
@@ -109,9 +114,9 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
 }
 
 void Residency::close(const Poll& poll) {
-  Lock lock(mutex_);
+  if (generation_ != process_generation()) return;  // the parent's, and its to close
+  Lock lock = locked();
   if (closed_) return;
-  if (generation_ != process_generation()) return;
   while (jobs_ > 0) wait(lock, poll);
   if (thread_leases_ > 0) {
     throw InUse("cannot close the session: " + std::to_string(thread_leases_) +

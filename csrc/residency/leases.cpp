@@ -1,5 +1,6 @@
 // Leases: what they wait for, what they bring, and what they bring ahead.
 #include <algorithm>
+#include <utility>
 
 #include "base/error.hpp"
 #include "residency/block.hpp"
@@ -41,40 +42,48 @@ void Residency::settle_transitions(Lock& lock, const Blocks& blocks, const Poll&
 }
 
 void Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
-  Lock lock(mutex_);
-  check_usable();
+  Lock lock = locked();
+  check_open();
   if (group >= groups_.size()) throw BadConfig("unknown group " + std::to_string(group));
   start(lock, groups_[group], stream, true, group, poll);
 }
 
 void Residency::release(GroupId group, Stream stream) {
-  const Fence fence = device_->mark(stream);
-  const Lock lock(mutex_);
-  end(groups_.at(group), stream, fence, true);
+  const Lock lock = locked();
+  end(groups_.at(group), stream, true);
 }
 
 void Residency::take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll) {
-  Lock lock(mutex_);
-  check_usable();
+  Lock lock = locked();
+  check_open();
   start(lock, blocks, stream, held_by_thread, std::nullopt, poll);
 }
 
 void Residency::place(const Blocks& blocks, Stream stream, const Poll& poll) {
-  Lock lock(mutex_);
-  check_usable();
+  Lock lock = locked();
+  check_open();
   start(lock, blocks, stream, false, std::nullopt, poll);
   unlease(blocks, false);
   changed_.notify_all();
 }
 
 void Residency::give(const Blocks& blocks, Stream stream, bool held_by_thread) {
-  const Fence fence = device_->mark(stream);
-  const Lock lock(mutex_);
-  end(blocks, stream, fence, held_by_thread);
+  const Lock lock = locked();
+  end(blocks, stream, held_by_thread);
 }
 
-void Residency::end(const Blocks& blocks, Stream stream, const Fence& fence,
-                    bool held_by_thread) {
+void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
+  // While everything is on the card nothing is about to leave it: the mark, which costs the stream
+  // a microsecond, is left until something is.
+  Fence fence;
+  if (on_host_ > 0) {
+    try {
+      fence = device_->mark(stream);
+    } catch (...) {
+      unlease(blocks, held_by_thread);
+      throw;
+    }
+  }
   for (const BlockId id : blocks) blocks_[id].used(stream, fence);
   unlease(blocks, held_by_thread);
   changed_.notify_all();
@@ -130,7 +139,7 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
       out_of_memory(blocks);
     }
     wait(lock, poll);
-    check_usable();
+    check_open();
   }
 }
 
@@ -138,48 +147,67 @@ void Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held
                       std::optional<GroupId> group, const Poll& poll) {
   wait_for_room(lock, blocks, poll);
   if (group) order_.used(*group);
-  lease(blocks, held_by_thread);
-  const auto jobs_before = jobs_;
-  Blocks over_link;
-  try {
-    for (const BlockId id : blocks) {
-      const Block& block = blocks_[id];
-      if (block.committed()) {
-        ++stats_.hits;
-        policy_->touched(id);
-        continue;
-      }
-      ++stats_.misses;
-      // Under another lease it is being used over the link, and stays there.
-      const bool stays = block.preference == Preference::host || block.leases > 1;
-      if (stays || !bring(id, [this](BlockId other) { return may_leave(other); })) {
-        if (!device_->facts().reads_over_link) out_of_memory(blocks);
-        over_link.push_back(id);
-      }
+  for (;;) {
+    lease(blocks, held_by_thread);
+    try {
+      if (try_start(lock, blocks, stream, group, poll)) return;
+    } catch (...) {
+      unlease(blocks, held_by_thread);
+      pump(lock);
+      changed_.notify_all();
+      throw;
     }
-    if (group) bring_ahead();
-    if (jobs_ != jobs_before) pump(lock);
-    settle_transitions(lock, blocks, poll);
-    for (const BlockId id : blocks) {
-      Block& block = blocks_[id];
-      if (block.state == State::resident) {
-        if (!block.arrival) continue;
-        device_->order(stream, block.arrival);
-        if (device_->reached(block.arrival)) block.arrival = nullptr;
-      } else if (std::find(over_link.begin(), over_link.end(), id) != over_link.end()) {
-        use_over_link(block, stream);
-      } else if (block.error) {
-        std::rethrow_exception(block.error);
-      } else {
-        out_of_memory(blocks);
-      }
-    }
-  } catch (...) {
+    // Another's failure took down what this one waited for: once more.
     unlease(blocks, held_by_thread);
-    pump(lock);
-    changed_.notify_all();
-    throw;
+    wait_for_room(lock, blocks, poll);
   }
+}
+
+bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
+                          std::optional<GroupId> group, const Poll& poll) {
+  Blocks over_link;
+  Blocks absent;
+  for (const BlockId id : blocks) {
+    const Block& block = blocks_[id];
+    if (block.committed()) {
+      ++stats_.hits;
+      policy_->touched(id);
+      continue;
+    }
+    ++stats_.misses;
+    // Under another lease it is being used over the link, and stays there.
+    const bool stays = block.preference == Preference::host || block.leases > 1;
+    (stays ? over_link : absent).push_back(id);
+  }
+  const auto jobs_before = jobs_;
+  const std::size_t brought = bring(absent, [this](BlockId other) { return may_leave(other); });
+  for (std::size_t i = 0; i < absent.size(); ++i) {
+    if (i < brought) {
+      policy_->touched(absent[i]);
+    } else {
+      over_link.push_back(absent[i]);
+    }
+  }
+  if (!over_link.empty() && !device_->facts().reads_over_link) out_of_memory(blocks);
+  if (group) bring_ahead();
+  if (jobs_ != jobs_before) pump(lock);
+  settle_transitions(lock, blocks, poll);
+  bool complete = true;
+  for (const BlockId id : blocks) {
+    Block& block = blocks_[id];
+    if (block.state == State::resident) {
+      if (!block.arrival) continue;
+      device_->order(stream, block.arrival);
+      if (device_->reached(block.arrival)) block.arrival = nullptr;
+    } else if (std::find(over_link.begin(), over_link.end(), id) != over_link.end()) {
+      use_over_link(block, stream);
+    } else if (block.error) {
+      std::rethrow_exception(std::exchange(block.error, nullptr));
+    } else {
+      complete = false;
+    }
+  }
+  return complete;
 }
 
 void Residency::use_over_link(Block& block, Stream stream) {
@@ -210,12 +238,9 @@ void Residency::bring_ahead() {
     }
     return true;
   });
-  for (const BlockId id : wanted) {
-    const bool brought = bring(id, [this](BlockId other) {
-      return may_leave(other) && blocks_[other].window != window_;
-    });
-    if (!brought) return;
-  }
+  bring(wanted, [this](BlockId other) {
+    return may_leave(other) && blocks_[other].window != window_;
+  });
 }
 
 }  // namespace vramx

@@ -1,5 +1,6 @@
 // Moves: choosing who leaves, handing jobs to the mover, and taking note of how they ended.
 #include <algorithm>
+#include <utility>
 
 #include "base/error.hpp"
 #include "residency/block.hpp"
@@ -9,12 +10,23 @@ namespace vramx {
 using State = Residency::Block::State;
 using Preference = Residency::Block::Preference;
 
+namespace {
+
+// Neighbours in one job move in one request; a job so long that the next one waits for room that
+// this one already made would idle the link.
+constexpr std::size_t arrivals_a_job = 4;
+
+}  // namespace
+
 bool Residency::may_leave(BlockId id) const {
   return blocks_[id].state == State::resident && blocks_[id].leases == 0;
 }
 
+// Adds to `victims` until they make room for `size` more; false, with nothing added, where they cannot.
 bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const {
+  const std::size_t before = victims.size();
   Bytes held = committed_;
+  for (const BlockId id : victims) held -= blocks_[id].range.size;
   while (held + size > settings_.budget) {
     const auto chosen = [&](BlockId id) {
       return std::find(victims.begin(), victims.end(), id) != victims.end();
@@ -23,14 +35,22 @@ bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& vi
     const MayLeave freely = [&](BlockId id) {
       return blocks_[id].preference != Preference::device && if_must(id);
     };
-    // What nobody needs leaves before what somebody does.
+    // What nobody needs leaves first; then what leaves without a copy, since a write-back and the
+    // way back in cost the link twice.
     std::optional<BlockId> victim;
     if (dead_on_card_ > 0) {
       victim = policy_->victim([&](BlockId id) { return blocks_[id].dead && if_must(id); });
     }
+    if (!victim) {
+      victim = policy_->victim(
+          [&](BlockId id) { return blocks_[id].leaves() == Leave::drop && freely(id); });
+    }
     if (!victim) victim = policy_->victim(freely);
     if (!victim) victim = policy_->victim(if_must);
-    if (!victim) return false;
+    if (!victim) {
+      victims.resize(before);
+      return false;
+    }
     if (*victim >= blocks_.size() || !if_must(*victim)) {
       throw Error("the policy chose block " + std::to_string(*victim) +
                   ", which may not leave; victim(may_leave) returns a block for which "
@@ -42,75 +62,108 @@ bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& vi
   return true;
 }
 
-bool Residency::bring(BlockId id, const MayLeave& may_leave) {
-  Blocks victims;
-  if (!choose_victims(blocks_[id].range.size, may_leave, victims)) return false;
-  submit(std::move(victims), id);
-  return true;
+// Puts as many of `wanted` under way as room can be made for, in order; returns how many.
+std::size_t Residency::bring(const Blocks& wanted, const MayLeave& may_leave) {
+  std::size_t count = 0;
+  while (count < wanted.size()) {
+    Blocks victims;
+    Blocks arriving;
+    Bytes size = 0;
+    while (count + arriving.size() < wanted.size() && arriving.size() < arrivals_a_job) {
+      const BlockId id = wanted[count + arriving.size()];
+      if (!choose_victims(size + blocks_[id].range.size, may_leave, victims)) break;
+      size += blocks_[id].range.size;
+      arriving.push_back(id);
+    }
+    if (arriving.empty()) break;
+    count += arriving.size();
+    submit(std::move(victims), std::move(arriving));
+  }
+  return count;
 }
 
-void Residency::submit(Blocks victims, std::optional<BlockId> arriving) {
+void Residency::submit(Blocks victims, Blocks arriving) {
   Job job;
   for (const BlockId id : victims) {
     Block& block = blocks_[id];
-    policy_->left(id);
     block.leaving = block.leaves();
-    job.departures.push_back({block.range, block.leaving, block.fences()});
-    const Change change(*this, block);
-    block.state = State::leaving;
+    job.departures.push_back({block.range, block.leaving, block.fences(*device_)});
   }
-  if (arriving) {
-    Block& block = blocks_[*arriving];
-    block.error = nullptr;
-    job.arrival = Arrival{block.range, block.arrives(), block.exposed};
-    policy_->arrived(*arriving);
-    const Change change(*this, block);
-    block.state = State::arriving;
+  for (const BlockId id : arriving) {
+    Block& block = blocks_[id];
+    block.arriving = block.arrives();
+    job.arrivals.push_back({block.range, block.arriving, block.exposed});
   }
-  job.done = [this, victims = std::move(victims), arriving](const Outcome& outcome) {
+  for (const BlockId id : victims) {
+    policy_->left(id);
+    const Change change(*this, blocks_[id]);
+    blocks_[id].error = nullptr;
+    blocks_[id].state = State::leaving;
+  }
+  for (const BlockId id : arriving) {
+    policy_->arrived(id);
+    const Change change(*this, blocks_[id]);
+    blocks_[id].error = nullptr;
+    blocks_[id].state = State::arriving;
+  }
+  job.done = [this, victims = std::move(victims),
+              arriving = std::move(arriving)](const Outcome& outcome) {
     finished(victims, arriving, outcome);
   };
   ++jobs_;
   mover_->submit(std::move(job));
 }
 
-void Residency::finished(const Blocks& victims, std::optional<BlockId> arriving,
-                         const Outcome& outcome) {
+void Residency::left_card(Block& block) {
+  block.state = State::host;
+  block.dirty = false;
+  block.arrival = nullptr;
+  block.uses.clear();
+  ++stats_.evictions;
+  Bytes& total = block.leaving == Leave::drop         ? stats_.dropped
+                 : block.leaving == Leave::write_back ? stats_.moved_out
+                                                      : stats_.discarded;
+  total += block.range.size;
+  if (!block.accessed_by) return;
+  try {
+    device_->expose(block.range);
+    block.exposed = true;
+  } catch (const Error&) {
+    // It is exposed when it is next used in place; until then only the advice is not kept.
+    ++stats_.failed_moves;
+  }
+}
+
+void Residency::finished(const Blocks& victims, const Blocks& arriving, const Outcome& outcome) {
   {
-    const Lock lock(mutex_);
+    const Lock lock = locked();
+    const auto error = outcome.called_off ? nullptr : outcome.error;
     for (std::size_t i = 0; i < victims.size(); ++i) {
       Block& block = blocks_[victims[i]];
       const Change change(*this, block);
-      if (i >= outcome.left) {
-        block.state = State::resident;
-        block.error = outcome.error;
-        policy_->arrived(victims[i]);
-        continue;
-      }
-      block.state = State::host;
-      block.dirty = false;
-      block.arrival = nullptr;
-      block.uses.clear();
-      ++stats_.evictions;
-      (block.leaving == Leave::drop         ? stats_.dropped
-       : block.leaving == Leave::write_back ? stats_.moved_out
-                                            : stats_.discarded) += block.range.size;
-    }
-    if (arriving) {
-      Block& block = blocks_[*arriving];
-      const Change change(*this, block);
-      if (outcome.concealed) block.exposed = false;
-      if (outcome.error) {
-        block.state = State::host;
-        block.error = outcome.error;
-        policy_->left(*arriving);
+      if (i < outcome.left) {
+        left_card(block);
       } else {
-        const Arrive how = block.arrives();
         block.state = State::resident;
-        block.arrival = outcome.arrival;
+        block.error = error;
+        policy_->arrived(victims[i]);
+      }
+    }
+    for (std::size_t i = 0; i < arriving.size(); ++i) {
+      Block& block = blocks_[arriving[i]];
+      const Change change(*this, block);
+      if (i < outcome.concealed) block.exposed = false;
+      if (i < outcome.arrivals.size()) {
+        block.state = State::resident;
+        block.arrival = outcome.arrivals[i];
         // A write reported while it was on its way has set dirty already.
-        block.dirty = block.dirty || how != Arrive::duplicate;
-        if (how != Arrive::empty) stats_.moved_in += block.range.size;
+        block.dirty = block.dirty || block.arriving != Arrive::duplicate;
+        if (block.arriving != Arrive::empty) stats_.moved_in += block.range.size;
+      } else {
+        block.state = State::host;
+        block.dirty = false;
+        block.error = error;
+        policy_->left(arriving[i]);
       }
     }
     if (outcome.error) ++stats_.failed_moves;
@@ -131,7 +184,7 @@ void Residency::evict(Lock& lock, const Blocks& blocks, const Poll& poll) {
     if (may_leave(id)) victims.push_back(id);
   }
   if (victims.empty()) return;
-  submit(victims, std::nullopt);
+  submit(victims, {});
   pump(lock);
   settle_transitions(lock, victims, poll);
   for (const BlockId id : victims) {
@@ -142,32 +195,33 @@ void Residency::evict(Lock& lock, const Blocks& blocks, const Poll& poll) {
 }
 
 void Residency::evict(const Blocks& blocks, const Poll& poll) {
-  Lock lock(mutex_);
-  check_usable();
+  Lock lock = locked();
+  check_open();
   settle_transitions(lock, blocks, poll);
   check_not_leased(blocks, "evict");
   evict(lock, blocks, poll);
-  for (const BlockId id : blocks) conceal(blocks_[id]);
+  for (const BlockId id : blocks) {
+    if (!blocks_[id].accessed_by) conceal(blocks_[id]);
+  }
 }
 
 void Residency::prefetch(const Blocks& blocks) {
-  Lock lock(mutex_);
-  check_usable();
-  const auto wanted = [&](BlockId id) {
+  Lock lock = locked();
+  check_open();
+  Blocks absent;
+  for (const BlockId id : blocks) {
+    const Block& block = blocks_[id];
+    const bool stays = block.leases > 0 || block.preference == Preference::host;
+    if (block.state == State::host && !stays) absent.push_back(id);
+  }
+  const auto asked_for = [&](BlockId id) {
     return std::find(blocks.begin(), blocks.end(), id) != blocks.end();
   };
-  for (const BlockId id : blocks) {
-    Block& block = blocks_[id];
-    if (block.state != State::host || block.leases > 0 || block.preference == Preference::host) {
-      continue;
-    }
-    if (!bring(id, [&](BlockId other) { return may_leave(other) && !wanted(other); })) break;
-  }
+  absent.resize(
+      bring(absent, [&](BlockId other) { return may_leave(other) && !asked_for(other); }));
   pump(lock);
-  for (const BlockId id : blocks) {
-    if (blocks_[id].state == State::host && blocks_[id].error) {
-      std::rethrow_exception(std::exchange(blocks_[id].error, nullptr));
-    }
+  for (const BlockId id : absent) {
+    if (blocks_[id].error) std::rethrow_exception(std::exchange(blocks_[id].error, nullptr));
   }
 }
 

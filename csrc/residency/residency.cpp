@@ -40,18 +40,23 @@ void Residency::tally(const Block& block, int sign) {
     if (block.leases == 0 && block.state == State::resident) add(idle_, size);
     if (block.dead) add(dead_on_card_, 1);
     stats_.peak_resident = std::max(stats_.peak_resident, committed_);
-  } else if (block.state == State::host) {
+  } else if (block.state == State::host && !block.dead) {
     add(on_host_, 1);
-    if (block.use == Use::scratch && !block.dead) add(scratch_on_host_, 1);
+    if (block.use == Use::scratch) scratch_on_host_ += sign > 0 ? 1 : -1;
   }
 }
 
-void Residency::check_usable() const {
+Residency::Lock Residency::locked() const {
+  // Before the lock: a fork may have copied it while another thread held it.
   if (generation_ != process_generation()) {
     throw NotOpen(
         "this session belongs to the parent process; a forked child cannot use it: open a "
         "session of its own in the child, or start the child with the spawn method");
   }
+  return Lock(mutex_);
+}
+
+void Residency::check_open() const {
   if (closed_) {
     throw NotOpen("this session is closed; open another with vramx.oversubscribe()");
   }
@@ -68,8 +73,8 @@ void Residency::check_not_leased(const Blocks& blocks, const char* action) const
 }
 
 void Residency::adopt(Range range, Use use, bool dead) {
-  const Lock lock(mutex_);
-  check_usable();
+  const Lock lock = locked();
+  check_open();
   if (stats_.managed + range.size > settings_.host_limit) {
     throw OutOfMemory("host_limit is reached: " + text(stats_.managed) + " of " +
                           text(settings_.host_limit) + " are managed and " + text(range.size) +
@@ -104,7 +109,7 @@ void Residency::adopt(Range range, Use use, bool dead) {
 }
 
 void Residency::forget(Range range, bool keep) {
-  Lock lock(mutex_);
+  Lock lock = locked();
   const auto it = ranges_.find(range.start);
   if (it == ranges_.end() || it->second.first.size != range.size) {
     throw BadConfig("forget takes a range as it was adopted");
@@ -114,7 +119,7 @@ void Residency::forget(Range range, bool keep) {
   check_not_leased(ids, "give up memory");
   if (keep) evict(lock, ids, nullptr);
   for (const BlockId id : ids) {
-    for (const auto& fence : blocks_[id].fences()) device_->wait(fence);
+    for (const auto& fence : blocks_[id].fences(*device_)) device_->wait(fence);
   }
   for (const BlockId id : ids) {
     Block& block = blocks_[id];
@@ -146,22 +151,21 @@ Blocks Residency::find_blocks(Range range) const {
 }
 
 bool Residency::owns(Range range) const {
-  const Lock lock(mutex_);
+  const Lock lock = locked();
   const auto it = ranges_.upper_bound(range.start);
   return it != ranges_.begin() && std::prev(it)->second.first.contains(range);
 }
 
 Blocks Residency::blocks_of(Range range) const {
-  const Lock lock(mutex_);
-  check_usable();
+  const Lock lock = locked();
   return find_blocks(range);
 }
 
 GroupId Residency::define(Blocks blocks) {
   std::sort(blocks.begin(), blocks.end());
   blocks.erase(std::unique(blocks.begin(), blocks.end()), blocks.end());
-  const Lock lock(mutex_);
-  check_usable();
+  const Lock lock = locked();
+  check_open();
   GroupId group = static_cast<GroupId>(groups_.size());
   if (unused_groups_.empty()) {
     groups_.emplace_back();
@@ -175,15 +179,15 @@ GroupId Residency::define(Blocks blocks) {
 }
 
 void Residency::undefine(GroupId group) {
-  const Lock lock(mutex_);
+  const Lock lock = locked();
   for (const BlockId id : groups_.at(group)) std::erase(groups_of_[id], group);
   groups_[group].clear();
   unused_groups_.push_back(group);
 }
 
 void Residency::guess(const std::vector<GroupId>& order) {
-  const Lock lock(mutex_);
-  check_usable();
+  const Lock lock = locked();
+  check_open();
   order_.seed(order);
 }
 
@@ -197,19 +201,19 @@ std::optional<std::uint64_t> Residency::next_use(BlockId block) const {
 }
 
 bool Residency::leased(const Blocks& blocks) const {
-  const Lock lock(mutex_);
+  const Lock lock = locked();
   return std::all_of(blocks.begin(), blocks.end(),
                      [&](BlockId id) { return blocks_[id].leases > 0; });
 }
 
 bool Residency::on_card(const Blocks& blocks) const {
-  const Lock lock(mutex_);
+  const Lock lock = locked();
   return std::all_of(blocks.begin(), blocks.end(),
                      [&](BlockId id) { return blocks_[id].committed(); });
 }
 
 Stats Residency::stats() const {
-  const Lock lock(mutex_);
+  const Lock lock = locked();
   Stats stats = stats_;
   stats.budget = settings_.budget;
   stats.resident = committed_;
@@ -218,7 +222,6 @@ Stats Residency::stats() const {
 }
 
 std::size_t Residency::scratch_on_host() const {
-  const Lock lock(mutex_);
   return scratch_on_host_;
 }
 

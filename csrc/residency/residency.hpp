@@ -7,6 +7,7 @@
 // order decided, by the mover; a move that fails leaves its blocks where they were.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -118,7 +119,8 @@ class Residency final : public Future {
   struct Change;
   using Lock = std::unique_lock<std::mutex>;
 
-  void check_usable() const;
+  Lock locked() const;
+  void check_open() const;
   void check_not_leased(const Blocks& blocks, const char* action) const;
   [[noreturn]] void out_of_memory(const Blocks& blocks) const;
   Blocks find_blocks(Range range) const;
@@ -129,17 +131,20 @@ class Residency final : public Future {
   void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll);
   void start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
              std::optional<GroupId> group, const Poll& poll);
+  bool try_start(Lock& lock, const Blocks& blocks, Stream stream, std::optional<GroupId> group,
+                 const Poll& poll);
   void lease(const Blocks& blocks, bool held_by_thread);
   void unlease(const Blocks& blocks, bool held_by_thread);
-  void end(const Blocks& blocks, Stream stream, const Fence& fence, bool held_by_thread);
+  void end(const Blocks& blocks, Stream stream, bool held_by_thread);
   bool may_leave(BlockId id) const;
   bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;
-  bool bring(BlockId id, const MayLeave& may_leave);
+  std::size_t bring(const Blocks& wanted, const MayLeave& may_leave);
   void bring_ahead();
   void use_over_link(Block& block, Stream stream);
   void conceal(Block& block);
-  void submit(Blocks victims, std::optional<BlockId> arriving);
-  void finished(const Blocks& victims, std::optional<BlockId> arriving, const Outcome& outcome);
+  void submit(Blocks victims, Blocks arriving);
+  void finished(const Blocks& victims, const Blocks& arriving, const Outcome& outcome);
+  void left_card(Block& block);
   void pump(Lock& lock);
   void evict(Lock& lock, const Blocks& blocks, const Poll& poll);
 
@@ -162,8 +167,8 @@ class Residency final : public Future {
   Bytes committed_ = 0;      ///< arriving and resident
   Bytes idle_ = 0;           ///< resident and not leased
   Bytes leased_ = 0;         ///< arriving or resident, and leased
-  std::size_t on_host_ = 0;  ///< blocks
-  std::size_t scratch_on_host_ = 0;
+  std::size_t on_host_ = 0;  ///< blocks, the dead ones apart
+  std::atomic<std::size_t> scratch_on_host_ = 0;
   std::size_t dead_on_card_ = 0;
   std::uint64_t window_ = 0;  ///< the number of the present look ahead
   Stats stats_;

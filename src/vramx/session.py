@@ -14,7 +14,7 @@ from vramx.advice import Advice, native_advice
 from vramx.card import card_memory, free_bytes, open_card
 from vramx.errors import ConfigError, Error, NoDeviceError, SessionClosedError
 from vramx.stats import Stats
-from vramx.units import Size, format_size, parse_size
+from vramx.units import LARGEST, Size, format_size, parse_size
 
 if TYPE_CHECKING:
     from vramx.integrations.torch import TorchBridge
@@ -34,10 +34,10 @@ def _has_torch() -> bool:
 def _ordinal(device: Any) -> int:
     if device is None:
         return 0
-    if isinstance(device, int) and not isinstance(device, bool) and device >= 0:
-        return device
     kind, _, index = str(device).partition(":")
-    if kind == "cuda" and (not index or index.isdigit()):
+    if isinstance(device, int) and not isinstance(device, bool):
+        kind, index = "cuda", str(device)
+    if kind == "cuda" and (not index or (index.isdecimal() and len(index) < 6)):
         return int(index or 0)
     raise ConfigError(f'device {device!r} is not a card: give a number from 0, or text as "cuda:0"')
 
@@ -82,7 +82,7 @@ class Session:
         settings = config.from_environment()
         block_bytes = parse_size(block, "block")
         reserve_bytes = parse_size(reserve, "reserve") if reserve != 0 else 0
-        limit = 2**63 if host_limit is None else parse_size(host_limit, "host_limit")
+        limit = LARGEST if host_limit is None else parse_size(host_limit, "host_limit")
         native_policy, bring_ahead = _policy(policy)
         asked = None if budget is None else parse_size(budget, "budget")
         self.device = open_card(backend, _ordinal(device), settings)

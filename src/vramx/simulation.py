@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 
 from vramx import _core
@@ -116,9 +117,9 @@ def simulate(
     ConfigError
         If a figure is not allowed.
     """
-    if not isinstance(lanes, int) or lanes < 1:
-        raise ConfigError(f"lanes {lanes!r} is not a whole number of at least 1")
-    if not latency >= 0:
+    if not isinstance(lanes, int) or not 1 <= lanes <= 64:
+        raise ConfigError(f"lanes {lanes!r} is not a whole number from 1 to 64")
+    if not isinstance(latency, (int, float)) or not 0 <= latency < math.inf:
         raise ConfigError(f"latency {latency!r} is not a time of zero or more seconds")
     to_card = parse_rate(link, "link")
     simulation = Simulation(

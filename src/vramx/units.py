@@ -11,6 +11,9 @@ from vramx.errors import ConfigError
 #: Bytes as a number, or as text: ``"8GiB"``, ``"750MB"``, ``"1.5 GiB"``, ``"4096"``.
 Size = Union[int, float, str]
 
+#: The largest size that is taken, in bytes.
+LARGEST = 2**63 - 1
+
 _UNITS = {
     "": 1,
     "b": 1,
@@ -54,12 +57,14 @@ def parse_size(value: Size, name: str) -> int:
             raise ConfigError(f"{name} {value!r} is not a size: give {_EXAMPLES}")
         number = float(match["number"]) * _UNITS[unit]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = float(value)
+        number = min(value, math.inf)
     else:
         raise ConfigError(f"{name} {value!r} is not a size: give {_EXAMPLES}")
-    if not math.isfinite(number) or number < 1:
-        raise ConfigError(f"{name} {value!r} is not a size above zero: give {_EXAMPLES}")
-    return value if type(value) is int else round(number)
+    if not 1 <= number <= LARGEST:
+        raise ConfigError(
+            f"{name} {value!r} is not a size above zero and up to 8 EiB: give {_EXAMPLES}"
+        )
+    return round(number)
 
 
 def parse_rate(value: Size, name: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,8 @@ from vramx import _core
 from vramx.errors import ConfigError
 
 _allocators: list[Any] = []
-_pools: list[Any] = []
+_idle_pools: list[Any] = []
+_active: list[Any] = []
 
 
 def _allocator() -> Any:
@@ -62,22 +64,56 @@ def make_torch_allocator() -> Callable[[], None]:
 def _drop_unused_pools() -> None:
     """Let go of the pools in which nothing lives.
 
-    Torch keeps a pool's freed memory for as long as the pool object lives, and a pool that is let
-    go of while its tensors live brings the process down (pytorch#188170).
+    Torch keeps a pool's freed memory for as long as the pool object lives. A pool that is let go of
+    while its tensors live (pytorch#188170), or while any pool is routed to, brings the process down.
     """
-    for pool in list(_pools):
+    if _active:
+        return
+    for pool in list(_idle_pools):
         used = any(
             block["state"] != "inactive"
             for segment in pool.snapshot()
             for block in segment["blocks"]
         )
         if not used:
-            _pools.remove(pool)
+            _idle_pools.remove(pool)
+
+
+class _Routes(threading.local):
+    """The routes that a thread is in, innermost last."""
+
+    def __init__(self) -> None:
+        self.stack: list[_Route] = []
+
+
+_routes = _Routes()
+
+
+class _Route:
+    """A thread's allocations going to one pool. A pool serves one thread."""
+
+    def __init__(self, ordinal: int) -> None:
+        self.pool = torch.cuda.MemPool(_allocator().allocator())
+        self._ordinal = ordinal
+        self._context: Any = None
+
+    def begin(self) -> None:
+        _active.append(self.pool)
+        self._context = torch.cuda.use_mem_pool(self.pool, device=self._ordinal)
+        self._context.__enter__()
+
+    def end(self) -> None:
+        self._context.__exit__(None, None, None)
+        self._context = None
+        _active.remove(self.pool)
 
 
 @contextlib.contextmanager
 def route(core: _core.Core, ordinal: int) -> Iterator[None]:
     """Serve the calling thread's CUDA allocations from a core, for a scope.
+
+    Torch gives the allocations of nested pools to the outer one (pytorch#161193), so the outer
+    route is suspended while an inner one lasts.
 
     Parameters
     ----------
@@ -88,13 +124,21 @@ def route(core: _core.Core, ordinal: int) -> Iterator[None]:
     """
     torch.cuda.init()
     _drop_unused_pools()
-    pool = torch.cuda.MemPool(_allocator().allocator())
-    _pools.append(pool)
+    stack = _routes.stack
+    if stack:
+        stack[-1].end()
+    this = _Route(ordinal)
+    stack.append(this)
     core.enter()
+    this.begin()
     try:
-        with torch.cuda.use_mem_pool(pool, device=ordinal):
-            yield
+        yield
     finally:
+        this.end()
         core.leave()
-        del pool
+        stack.pop()
+        if stack:
+            stack[-1].begin()
+        _idle_pools.append(this.pool)
+        del this
         _drop_unused_pools()

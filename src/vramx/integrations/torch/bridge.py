@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,15 @@ from vramx.integrations.torch.managed import ManagedModule, managing_session_of
 from vramx.integrations.torch.memory import as_bytes, storage_range
 from vramx.integrations.torch.touches import Touches
 from vramx.units import format_size
+
+
+_bridges: weakref.WeakSet[TorchBridge] = weakref.WeakSet()
+
+
+def in_a_session(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor lies in the memory of an open or closed session."""
+    found = storage_range(tensor)
+    return found is not None and any(bridge.core.owned([found]) for bridge in _bridges)
 
 
 class TorchBridge:
@@ -38,10 +48,12 @@ class TorchBridge:
         self.simulated = device.kind == "simulated"
         self.ordinal = device.ordinal
         self.device = torch.device("cpu") if self.simulated else torch.device("cuda", self.ordinal)
-        self.check = check
+        # The simulated card compares the copies of what it drops; elsewhere digests are kept.
+        self.keep_digests = check and not self.simulated
         self.passes = 0
         self._touches = Touches(core) if self.simulated else None
         self._modules: list[ManagedModule] = []
+        _bridges.add(self)
 
     @property
     def unleased_touches(self) -> int:
@@ -99,6 +111,13 @@ class TorchBridge:
                 raise ConfigError(
                     f"{type(each).__name__} in {type(module).__name__} is managed already, by this "
                     "session or another; unmanage it there first"
+                )
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if in_a_session(tensor):
+                raise ConfigError(
+                    f"{name} lies in the memory of a session already: manage modules that share "
+                    "weights as one, for example in a ModuleList, and copy out what session.empty "
+                    "made"
                 )
         self._modules.append(ManagedModule(self, module, name or type(module).__name__))
         return module

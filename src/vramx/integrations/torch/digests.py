@@ -6,6 +6,7 @@ import torch
 
 from vramx.errors import UnreportedWriteError
 from vramx.integrations.torch.memory import storage_range
+from vramx.integrations.torch.units import has_version
 
 
 def _digest(tensor: torch.Tensor) -> tuple[int, int]:
@@ -20,12 +21,12 @@ class Digests:
     Parameters
     ----------
     parameters : dict of str to torch.nn.Parameter
-        By name.
+        By name. Those made in inference mode always count as written and are left out.
     """
 
     def __init__(self, parameters: dict[str, torch.nn.Parameter]) -> None:
-        self._parameters = parameters
-        self._known = {name: (p._version, _digest(p)) for name, p in parameters.items()}
+        self._parameters = {name: p for name, p in parameters.items() if has_version(p)}
+        self._known = {name: (p._version, _digest(p)) for name, p in self._parameters.items()}
 
     def verify(self) -> None:
         """Compare the parameters with their digests.

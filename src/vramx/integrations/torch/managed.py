@@ -60,6 +60,30 @@ def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     return raw.set_(tensor.untyped_storage())
 
 
+def _nothing(*_: Any) -> None:
+    """Stand in for a hook in a copy of a managed module, which is not managed."""
+
+
+def _return_nothing() -> Any:
+    return _nothing
+
+
+class _BeforeLoad:
+    """Takes a module off the card before it is loaded: in place, the host is the faster to write."""
+
+    def __init__(self, managed: ManagedModule) -> None:
+        self._managed = managed
+
+    def __call__(self, *_: Any) -> None:
+        self._managed.evict()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return _nothing
+
+    def __reduce__(self) -> Any:
+        return (_return_nothing, ())
+
+
 class ManagedModule:
     """A module in a session's charge.
 
@@ -92,11 +116,15 @@ class ManagedModule:
         self._hook: Any = None
         self._digests: Digests | None = None
         self._everything = list(module.modules())
-        with torch.inference_mode(False), torch.no_grad():
-            self._move_in()
-            self._lease_calls()
-        if bridge.check:
-            self._digests = Digests(dict(module.named_parameters()))
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                self._move_in()
+                if bridge.keep_digests:
+                    self._digests = Digests(dict(module.named_parameters()))
+                self._lease_calls()
+        except BaseException:
+            self.put_back()
+            raise
 
     @property
     def nbytes(self) -> int:
@@ -149,17 +177,13 @@ class ManagedModule:
         memories += self._core.reserve([s.raw.numel() for s in others], _core.Use.SCRATCH)
         pairs = list(zip([*weights, *others], memories))
         del storages, weights, others, memories
-        try:
-            while pairs:
-                batch = []
-                size = 0
-                while pairs and (not batch or size + pairs[0][1].nbytes <= _BATCH):
-                    batch.append(pairs.pop(0))
-                    size += batch[-1][1].nbytes
-                self._move_in_batch(batch)
-        except BaseException:
-            self.put_back()
-            raise
+        while pairs:
+            batch = []
+            size = 0
+            while pairs and (not batch or size + pairs[0][1].nbytes <= _BATCH):
+                batch.append(pairs.pop(0))
+                size += batch[-1][1].nbytes
+            self._move_in_batch(batch)
         for tensor in self._tensors().values():
             if tensor.numel() == 0 and tensor.device != self._bridge.device:
                 tensor.data = tensor.data.to(self._bridge.device)
@@ -194,8 +218,8 @@ class ManagedModule:
         self._core.guess(self._groups)
         root = self.module
         inner = root.__dict__.get("_compiled_call_impl") or root._call_impl
-        self._replace_call(root, RootCall(self._bridge, self._calls, inner))
-        self._hook = root.register_load_state_dict_pre_hook(self._before_load)
+        self._replace_call(root, RootCall(self._bridge, self._calls, self._digests, inner))
+        self._hook = root.register_load_state_dict_pre_hook(_BeforeLoad(self))
         for module in self._everything:
             _owners[module] = self._bridge
 
@@ -204,8 +228,8 @@ class ManagedModule:
         self._compiled.append((module, module.__dict__.get("_compiled_call_impl")))
         module.__dict__["_compiled_call_impl"] = call
 
-    def _before_load(self, *_: Any) -> None:
-        """Take everything off the card: weights are written in place on the host, not there."""
+    def evict(self) -> None:
+        """Take everything off the card."""
         self._core.evict([(start, end - start) for start, end in self._spans()])
 
     def forget_digests(self, ranges: list[tuple[int, int]]) -> None:

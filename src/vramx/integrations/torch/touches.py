@@ -57,11 +57,8 @@ class Touches(TorchDispatchMode):  # type: ignore[misc]
         if not touched:
             return func(*args, **kwargs)
         written = self._core.owned(_ranges(_written(func._schema, args, kwargs)))
-        if self._core.leased(touched):
-            result = func(*args, **kwargs)
-            self._core.written(written)
-            return result
-        self.count += 1
+        if not self._core.leased(touched):
+            self.count += 1
         self._core.take(touched, 0, True)
         try:
             result = func(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,16 @@ from vramx.integrations.torch.memory import storage_range
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.bridge import TorchBridge
+    from vramx.integrations.torch.digests import Digests
 
 # These use their children's weights without calling the children.
 _USE_CHILDREN_UNCALLED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    return isinstance(module, torch._dynamo.OptimizedModule) or (
-        module.__dict__.get("_compiled_call_impl") is not None
-    )
+    dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds
+    wraps = dynamo is not None and isinstance(module, dynamo.OptimizedModule)
+    return wraps or module.__dict__.get("_compiled_call_impl") is not None
 
 
 def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tensor]]]:
@@ -61,6 +63,14 @@ def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tens
     yield from visit(root)
 
 
+def has_version(tensor: torch.Tensor) -> bool:
+    """Tell whether torch counts a tensor's in-place changes; not so if made in inference mode."""
+    try:
+        return tensor._version >= 0
+    except RuntimeError:
+        return False
+
+
 class LeasedCall:
     """Stands in a module's call: leases its tensors around it.
 
@@ -76,23 +86,24 @@ class LeasedCall:
         self._stream = bridge.stream
         self._group = group
         self._ranges = ranges
-        self._parameters = [p for p in module.parameters() if storage_range(p) in ranges]
+        parameters = [p for p in module.parameters() if storage_range(p) in ranges]
+        self._parameters = [p for p in parameters if has_version(p)]
+        self._always_written = len(self._parameters) < len(parameters)
         self._inner: Callable[..., Any] = (
             module.__dict__.get("_compiled_call_impl") or module._call_impl
         )
         self._versions = self._version()
 
     def _version(self) -> int:
-        return sum(p._version for p in self._parameters if not p.is_inference())
+        return sum(p._version for p in self._parameters)
 
     def note_writes(self) -> None:
         """Report parameters that were changed in place since the last look."""
         version = self._version()
-        if version != self._versions:
+        if version != self._versions or self._always_written:
             self._versions = version
             self._core.written(self._ranges)
 
-    @torch._dynamo.disable
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         core, stream = self._core, self._stream()
         touched = self._evicted_activations(args, kwargs) if core.scratch_on_host else None
@@ -125,17 +136,23 @@ class RootCall:
     """Stands in the call of a module that `Session.manage` was given: counts its passes."""
 
     def __init__(
-        self, bridge: TorchBridge, calls: list[LeasedCall], inner: Callable[..., Any]
+        self,
+        bridge: TorchBridge,
+        calls: list[LeasedCall],
+        digests: Digests | None,
+        inner: Callable[..., Any],
     ) -> None:
         self._bridge = bridge
         self._calls = calls
+        self._digests = digests
         self._inner = inner
 
-    @torch._dynamo.disable
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # What was written between passes must be known before anything is evicted in this one.
         for call in self._calls:
             call.note_writes()
+        if self._digests is not None:
+            self._digests.verify()
         result = self._inner(*args, **kwargs)
         self._bridge.passes += 1
         return result
