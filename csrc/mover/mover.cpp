@@ -23,6 +23,7 @@ Mover::Mover(std::shared_ptr<Device> device, bool threaded)
     : device_(std::move(device)),
       generation_(process_generation()),
       not_ordered_(device_->facts().lanes),
+      under_way_(device_->facts().lanes),
       state_(std::make_unique<State>()) {
   if (threaded) state_->thread = std::thread([this] { loop(); });
 }
@@ -82,7 +83,9 @@ void Mover::depart(const Job& job, Outcome& outcome) {
     std::size_t next = i + 1;
     for (; next < job.departures.size(); ++next) {
       const Departure& more = job.departures[next];
-      if (more.how != job.departures[i].how || more.range.start != range.end()) break;
+      const bool joins = more.how == job.departures[i].how &&
+                         more.home == job.departures[i].home && more.range.start == range.end();
+      if (!joins) break;
       range.size += more.range.size;
       after.insert(after.end(), more.after.begin(), more.after.end());
     }
@@ -105,14 +108,19 @@ void Mover::arrive(const Job& job, Outcome& outcome) {
     std::size_t next = i + 1;
     for (; next < job.arrivals.size(); ++next) {
       const Arrival& more = job.arrivals[next];
-      const bool joins = more.how == job.arrivals[i].how && more.range.start == range.end() &&
+      const bool joins = more.how == job.arrivals[i].how && more.home == job.arrivals[i].home &&
+                         more.range.start == range.end() &&
                          range.size + more.range.size <= largest_request;
       if (!joins) break;
       range.size += more.range.size;
     }
+    // A departure waits for what the driver has queued before it, so the queue is kept at one request
+    // a lane: that keeps the link busy, and a longer one was measured to slow it by up to a fifth.
+    if (state_->thread.joinable()) device_->wait(under_way_[next_lane_]);
     auto& after = not_ordered_[next_lane_];
     const Fence arrived = device_->bring(range, job.arrivals[i].how, next_lane_, after);
     after.clear();
+    under_way_[next_lane_] = arrived;
     next_lane_ = (next_lane_ + 1) % device_->facts().lanes;
     outcome.arrivals.insert(outcome.arrivals.end(), next - i, arrived);
     i = next;

@@ -19,12 +19,14 @@ namespace vramx {
 
 struct Departure {
   Range range;
+  Address home = 0;          ///< the start of the reserved range it lies in
   Leave how = Leave::drop;
   std::vector<Fence> after;  ///< the uses to let finish first
 };
 
 struct Arrival {
   Range range;
+  Address home = 0;
   Arrive how = Arrive::duplicate;
   bool conceal = false;  ///< the range is exposed now
 };
@@ -71,6 +73,7 @@ class Mover {
   std::uint64_t generation_;
   Lane next_lane_ = 0;
   std::vector<std::vector<Fence>> not_ordered_;  ///< by lane: departures it has not waited for
+  std::vector<Fence> under_way_;                 ///< by lane: its last arrival
   std::unique_ptr<State> state_;
 };
 

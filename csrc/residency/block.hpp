@@ -14,6 +14,7 @@ struct Residency::Block {
   enum class Preference : std::uint8_t { none, device, host };
 
   Range range;
+  Address home = 0;  ///< the start of the range it was adopted in
   Use use = Use::weights;
   State state = State::unused;
   Preference preference = Preference::none;

@@ -87,12 +87,12 @@ void Residency::submit(Blocks victims, Blocks arriving) {
   for (const BlockId id : victims) {
     Block& block = blocks_[id];
     block.leaving = block.leaves();
-    job.departures.push_back({block.range, block.leaving, block.fences(*device_)});
+    job.departures.push_back({block.range, block.home, block.leaving, block.fences(*device_)});
   }
   for (const BlockId id : arriving) {
     Block& block = blocks_[id];
     block.arriving = block.arrives();
-    job.arrivals.push_back({block.range, block.arriving, block.exposed});
+    job.arrivals.push_back({block.range, block.home, block.arriving, block.exposed});
   }
   for (const BlockId id : victims) {
     policy_->left(id);

@@ -97,6 +97,7 @@ void Residency::adopt(Range range, Use use, bool dead) {
     Block& block = blocks_[id];
     block = Block{};
     block.range = {at, std::min<Bytes>(settings_.block, range.end() - at)};
+    block.home = range.start;
     block.use = use;
     block.state = State::host;
     block.read_mostly = use == Use::weights;

@@ -112,10 +112,10 @@ class TorchBridge:
                     f"{type(each).__name__} in {type(module).__name__} is managed already, by this "
                     "session or another; unmanage it there first"
                 )
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        for place, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if in_a_session(tensor):
                 raise ConfigError(
-                    f"{name} lies in the memory of a session already: manage modules that share "
+                    f"{place} lies in the memory of a session already: manage modules that share "
                     "weights as one, for example in a ModuleList, and copy out what session.empty "
                     "made"
                 )
