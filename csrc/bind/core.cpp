@@ -57,7 +57,7 @@ Blocks blocks_of(Core& core, const Ranges& ranges) {
 }
 
 /// The interface of numpy and torch to foreign memory: a flat run of bytes that can be written.
-nb::dict array_interface(const Held& held) {
+nb::typed<nb::dict, nb::str, nb::any> array_interface(const Held& held) {
   const Range range = held.memory->range();
   nb::dict interface;
   interface["shape"] = nb::make_tuple(range.size);
@@ -65,7 +65,7 @@ nb::dict array_interface(const Held& held) {
   interface["data"] = nb::make_tuple(range.start, false);
   interface["strides"] = nb::none();
   interface["version"] = 3;
-  return interface;
+  return nb::typed<nb::dict, nb::str, nb::any>(interface);
 }
 
 void bind_memory(nb::module_& module) {
@@ -249,9 +249,10 @@ void core(nb::module_& module) {
       nb::arg("core").none(), "Serves threads that entered no session.");
   module.def("last_failure", [] { return last_failure(); },
              "Why this thread's last framework allocation failed, or an empty text.");
-  module.attr("MALLOC") = reinterpret_cast<std::uintptr_t>(&vramx_malloc);  // NOLINT
-  module.attr("FREE") = reinterpret_cast<std::uintptr_t>(&vramx_free);      // NOLINT
-  module.attr("RECORD_STREAM") = reinterpret_cast<std::uintptr_t>(&vramx_record_stream);  // NOLINT
+  module.def(
+      "record_stream_address",
+      [] { return reinterpret_cast<std::uintptr_t>(&vramx_record_stream); },  // NOLINT
+      "The address of the C symbol that torch calls when another stream uses an allocation.");
 }
 
 }  // namespace vramx::bind

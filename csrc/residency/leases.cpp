@@ -169,14 +169,16 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
   Blocks absent;
   for (const BlockId id : blocks) {
     const Block& block = blocks_[id];
+    const bool shared = block.leases > 1;
+    // A use in the midst of another's lease, outside the learned order, is a part of that one.
+    const bool part = shared && !group && block.state != State::arriving;
+    if (!part) ++(block.committed() ? stats_.hits : stats_.misses);
     if (block.committed()) {
-      ++stats_.hits;
       policy_->touched(id);
       continue;
     }
-    ++stats_.misses;
     // Under another lease it is being used over the link, and stays there.
-    const bool stays = block.preference == Preference::host || block.leases > 1;
+    const bool stays = block.preference == Preference::host || shared;
     (stays ? over_link : absent).push_back(id);
   }
   const auto jobs_before = jobs_;
@@ -215,6 +217,7 @@ void Residency::use_over_link(Block& block, Stream stream) {
     device_->expose(block.range);
     block.exposed = true;
   }
+  if (block.leases > 1) return;
   device_->use_over_link(stream, block.range);
   stats_.over_link += block.range.size;
 }

@@ -152,7 +152,8 @@ Blocks Residency::find_blocks(Range range) const {
 }
 
 bool Residency::owns(Range range) const {
-  const Lock lock = locked();
+  // In a forked child nothing changes any more, and the lock may be held by a thread that is gone.
+  const Lock lock = generation_ == process_generation() ? locked() : Lock();
   const auto it = ranges_.upper_bound(range.start);
   return it != ranges_.begin() && std::prev(it)->second.first.contains(range);
 }

@@ -12,8 +12,9 @@ from vramx.errors import (
     UnreportedWriteError,
 )
 from vramx.innermost import advise, empty, evict, pin, prefetch, stats
+from vramx.opening import oversubscribe
 from vramx.process import install
-from vramx.session import Session, current_session, oversubscribe
+from vramx.session import Session, current_session
 from vramx.simulation import simulate
 from vramx.stats import Stats
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from vramx import _core
 from vramx.errors import ConfigError
-from vramx.session import Session, oversubscribe
+from vramx.opening import oversubscribe
+from vramx.session import Session
 from vramx.units import Size
 
 _installed: list[Session] = []
@@ -24,7 +25,8 @@ def install(
     """Make vramx torch's CUDA allocator for the whole process, on all threads.
 
     Call it before torch takes CUDA memory. Torch then keeps no cache of its own, and what its cache
-    offers is absent: memory statistics, and ``torch.backends.cudnn.benchmark``, which asks for them.
+    offers is absent: memory statistics, and ``torch.backends.cudnn.benchmark``, which asks for
+    them.
 
     Parameters
     ----------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vramx import _core, config
 from vramx.advice import Advice, native_advice
 from vramx.card import card_memory, free_bytes, open_card
-from vramx.errors import ConfigError, Error, NoDeviceError, SessionClosedError
+from vramx.errors import ConfigError, Error, SessionClosedError
 from vramx.stats import Stats
 from vramx.units import LARGEST, Size, format_size, parse_size
 
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_open: list[Session] = []
+#: The open sessions, the one opened or entered last at the end.
+open_sessions: list[Session] = []
 
 #: Start address and bytes.
 Range = tuple[int, int]
@@ -110,16 +110,16 @@ class Session:
         self._depth = 0
         self._keep = False
         self._closed = False
-        _open.append(self)
+        open_sessions.append(self)
 
     # Scope
 
     def __enter__(self) -> Session:
         self._usable()
         if self._depth == 0:
-            if self in _open:
-                _open.remove(self)
-            _open.append(self)
+            if self in open_sessions:
+                open_sessions.remove(self)
+            open_sessions.append(self)
             if _has_torch():
                 self._scopes.enter_context(self._torch.route())
         self._depth += 1
@@ -160,8 +160,8 @@ class Session:
             self._torch_bridge.close()
         self._core.close()
         self._closed = True
-        if self in _open:
-            _open.remove(self)
+        if self in open_sessions:
+            open_sessions.remove(self)
 
     @contextlib.contextmanager
     def route(self) -> Iterator[None]:
@@ -175,10 +175,13 @@ class Session:
             yield
 
     def _usable(self) -> None:
+        """Raise if closed; and see what was written, before anything that may evict it."""
         if self._closed:
             raise SessionClosedError(
                 "this session is closed; open another with vramx.oversubscribe()"
             )
+        if self._torch_bridge is not None:
+            self._torch_bridge.note_writes()
 
     @property
     def _torch(self) -> TorchBridge:
@@ -218,7 +221,8 @@ class Session:
             If the host, ``host_limit`` or ``VRAMX_MANAGED_LIMIT`` cannot hold it.
         """
         self._usable()
-        return self._torch.manage(module, name)
+        self._torch.manage(module, name)
+        return module
 
     def unmanage(self, module: T) -> T:
         """Put a managed module back on the device it came from.
@@ -241,7 +245,8 @@ class Session:
             If it is running or pinned.
         """
         self._usable()
-        return self._torch.unmanage(module)
+        self._torch.unmanage(module)
+        return module
 
     def empty(self, shape: int | Iterable[int], dtype: Any = None) -> Any:
         """Make an uninitialised array in the session's memory.
@@ -449,141 +454,6 @@ class Session:
         )
 
 
-class InactiveSession(Session):
-    """What ``on_missing="cpu"`` gives where there is no card: a scope in which nothing is managed."""
-
-    def __init__(self) -> None:  # no core: there is no card to have one for
-        self._depth = 0
-        self._closed = False
-        _open.append(self)
-
-    def __enter__(self) -> InactiveSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._closed = True
-        if self in _open:
-            _open.remove(self)
-
-    @contextlib.contextmanager
-    def route(self) -> Iterator[None]:
-        yield
-
-    def keep(self) -> None:
-        pass
-
-    def manage(self, module: T, *, name: str | None = None) -> T:  # noqa: ARG002
-        return module
-
-    def unmanage(self, module: T) -> T:
-        return module
-
-    def empty(self, shape: int | Iterable[int], dtype: Any = None) -> Any:
-        import torch
-
-        return torch.empty(shape, dtype=dtype)
-
-    def prefetch(self, x: Any) -> None:
-        pass
-
-    def evict(self, x: Any) -> None:
-        pass
-
-    @contextlib.contextmanager
-    def pin(self, x: T) -> Iterator[T]:
-        yield x
-
-    def advise(self, x: Any, advice: Advice) -> None:  # noqa: ARG002
-        native_advice(advice)
-
-    def written(self, x: Any) -> None:
-        pass
-
-    def set_budget(self, budget: Size) -> int:
-        parse_size(budget, "budget")
-        return 0
-
-    def stats(self) -> Stats:
-        return Stats()
-
-    def report(self) -> str:
-        return "vramx is inactive: there is no usable card, and on_missing is 'cpu'"
-
-
-def oversubscribe(
-    budget: Size | None = None,
-    *,
-    device: Any = None,
-    backend: str = "auto",
-    policy: Any = "adaptive",
-    block: Size = "32MiB",
-    reserve: Size = "512MiB",
-    host_limit: Size | None = None,
-    on_missing: str = "error",
-) -> Session:
-    """Open a session: work inside it may use more memory than the budget, which is never exceeded.
-
-    Parameters
-    ----------
-    budget : int, float or str, optional
-        The most bytes on the card at once, as bytes or text such as ``"8GiB"``. Unless given, what
-        is free on the card less `reserve`.
-    device : int, str or torch.device, optional
-        The card; 0 unless given.
-    backend : str
-        ``"auto"``, ``"managed"`` (CUDA unified memory) or ``"simulated"``. Auto never simulates.
-    policy : str or object
-        ``"adaptive"`` (LRU that brings ahead what the learned order says is next), ``"lru"``,
-        ``"mru"``, ``"clairvoyant"``, or an object with ``arrived(block)``, ``touched(block)``,
-        ``left(block)`` and ``victim(may_leave)``.
-    block : int, float or str
-        The unit of residency.
-    reserve : int, float or str
-        What a budget of ``None`` leaves to CUDA's context and libraries.
-    host_limit : int, float or str, optional
-        The most bytes of host memory to take charge of.
-    on_missing : str
-        ``"error"``, or ``"cpu"``: where there is no usable card, warn once and manage nothing.
-
-    Returns
-    -------
-    Session
-        The session, open; a context manager that closes it.
-
-    Raises
-    ------
-    ConfigError
-        If an argument is not allowed.
-    NoDeviceError
-        If there is no usable card.
-    """
-    if on_missing not in ("error", "cpu"):
-        raise ConfigError(f"unknown on_missing {on_missing!r}; give 'error' or 'cpu'")
-    try:
-        return Session(
-            budget,
-            device=device,
-            backend=backend,
-            policy=policy,
-            block=block,
-            reserve=reserve,
-            host_limit=host_limit,
-        )
-    except NoDeviceError as error:
-        if on_missing == "error":
-            raise
-        warnings.warn(f"vramx manages nothing: {error}", RuntimeWarning, stacklevel=2)
-        return InactiveSession()
-
-
 def current_session() -> Session:
     """Return the innermost open session.
 
@@ -597,6 +467,6 @@ def current_session() -> Session:
     Error
         If none is open.
     """
-    if not _open:
+    if not open_sessions:
         raise Error("no session is open; open one with vramx.oversubscribe()")
-    return _open[-1]
+    return open_sessions[-1]

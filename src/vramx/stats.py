@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from vramx.units import format_size
+
+_COUNTS = ("hits", "misses", "evictions", "failed_moves", "passes", "unleased_touches")
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,11 @@ class Stats:
         str
             One line a count.
         """
-        sizes = (
-            "budget managed resident leased peak_resident moved_in moved_out dropped discarded "
-            "over_link"
-        ).split()
-        lines = [f"  {name:<17}{format_size(getattr(self, name))}" for name in sizes]
-        lines += [
-            f"  {name:<17}{getattr(self, name)}"
-            for name in "hits misses evictions failed_moves passes unleased_touches".split()
-        ]
-        lines.append(f"  {'stall_seconds':<17}{self.stall_seconds:.3f}")
+        lines = []
+        for name, value in asdict(self).items():
+            if name == "stall_seconds":
+                written = f"{value:.3f}"
+            else:
+                written = str(value) if name in _COUNTS else format_size(value)
+            lines.append(f"  {name:<17}{written}")
         return "\n".join(lines)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Union
 
 from vramx.errors import ConfigError
 
 #: Bytes as a number, or as text: ``"8GiB"``, ``"750MB"``, ``"1.5 GiB"``, ``"4096"``.
-Size = Union[int, float, str]
+Size = int | float | str
 
 #: The largest size that is taken, in bytes.
 LARGEST = 2**63 - 1

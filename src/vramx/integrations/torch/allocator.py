@@ -23,7 +23,7 @@ def _allocator() -> Any:
         made = torch.cuda.memory.CUDAPluggableAllocator(
             _core.__file__, "vramx_malloc", "vramx_free"
         )
-        made.allocator().set_record_stream_fn(_core.RECORD_STREAM)
+        made.allocator().set_record_stream_fn(_core.record_stream_address())
         _allocators.append(made)
     return _allocators[0]
 
@@ -64,8 +64,8 @@ def make_torch_allocator() -> Callable[[], None]:
 def _drop_unused_pools() -> None:
     """Let go of the pools in which nothing lives.
 
-    Torch keeps a pool's freed memory for as long as the pool object lives. A pool that is let go of
-    while its tensors live (pytorch#188170), or while any pool is routed to, brings the process down.
+    Torch keeps a pool's freed memory for as long as the pool object lives. Letting go of a pool
+    while its tensors live (pytorch#188170), or while any pool is routed to, ends the process.
     """
     if _active:
         return

@@ -15,11 +15,11 @@ from torch import nn
 from vramx import _core
 from vramx.errors import ConfigError
 from vramx.integrations.torch.allocator import route
+from vramx.integrations.torch.calls import Calls
 from vramx.integrations.torch.managed import ManagedModule, managing_session_of
 from vramx.integrations.torch.memory import as_bytes, storage_range
 from vramx.integrations.torch.touches import Touches
 from vramx.units import format_size
-
 
 _bridges: weakref.WeakSet[TorchBridge] = weakref.WeakSet()
 
@@ -50,6 +50,7 @@ class TorchBridge:
         self.device = torch.device("cpu") if self.simulated else torch.device("cuda", self.ordinal)
         # The simulated card compares the copies of what it drops; elsewhere digests are kept.
         self.keep_digests = check and not self.simulated
+        self.calls = Calls(self.note_writes)
         self.passes = 0
         self._touches = Touches(core) if self.simulated else None
         self._modules: list[ManagedModule] = []
@@ -102,7 +103,7 @@ class TorchBridge:
             return [each for t in tensors if (each := storage_range(t)) is not None]
         return None
 
-    def manage(self, module: Any, name: str | None) -> Any:
+    def manage(self, module: Any, name: str | None) -> None:
         """Take charge of a module; see `Session.manage`."""
         if not isinstance(module, nn.Module):
             raise ConfigError(f"{type(module).__name__} is not a torch.nn.Module")
@@ -120,16 +121,20 @@ class TorchBridge:
                     "made"
                 )
         self._modules.append(ManagedModule(self, module, name or type(module).__name__))
-        return module
 
-    def unmanage(self, module: Any) -> Any:
+    def unmanage(self, module: Any) -> None:
         """Put a module back; see `Session.unmanage`."""
         for managed in self._modules:
             if managed.module is module:
                 managed.put_back()
                 self._modules.remove(managed)
-                return module
+                return
         raise ConfigError(f"{type(module).__name__} is not a module that this session manages")
+
+    def note_writes(self) -> None:
+        """Report what was changed in place since the last look, before anything evicts it."""
+        for managed in self._modules:
+            managed.note_writes()
 
     def forget_digests(self, ranges: list[tuple[int, int]]) -> None:
         """Take reported writes out of what checking mode compares."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from vramx import _core
 from vramx.errors import ConfigError
@@ -30,7 +31,7 @@ def managing_session_of(module: nn.Module) -> TorchBridge | None:
 
 def _refusal(tensor: torch.Tensor, device: torch.device) -> str | None:
     """Say why a tensor cannot be managed, or None."""
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if isinstance(tensor, UninitializedTensorMixin):
         return "has no shape yet: run the module once first"
     if tensor.is_meta:
         return "is a meta tensor without bytes: load or initialise the weights first"
@@ -57,7 +58,8 @@ class _Storage:
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     raw: Any = torch.empty(0, dtype=torch.uint8, device=tensor.device)
-    return raw.set_(tensor.untyped_storage())
+    raw.set_(tensor.untyped_storage())
+    return cast("torch.Tensor", raw)
 
 
 def _nothing(*_: Any) -> None:
@@ -69,7 +71,7 @@ def _return_nothing() -> Any:
 
 
 class _BeforeLoad:
-    """Takes a module off the card before it is loaded: in place, the host is the faster to write."""
+    """Takes a module off the card before it is loaded: written in place, the host is faster."""
 
     def __init__(self, managed: ManagedModule) -> None:
         self._managed = managed
@@ -164,7 +166,8 @@ class ManagedModule:
             storage.is_weight |= isinstance(tensor, nn.Parameter)
         if refused:
             raise ConfigError(
-                f"{self.name} cannot be managed: " + "; ".join(refused[:5])
+                f"{self.name} cannot be managed: "
+                + "; ".join(refused[:5])
                 + (f"; and {len(refused) - 5} more" if len(refused) > 5 else "")
             )
         return list(storages.values())
@@ -174,11 +177,15 @@ class ManagedModule:
         weights = [each for each in storages if each.is_weight]
         others = [each for each in storages if not each.is_weight]
         memories = self._core.reserve([s.raw.numel() for s in weights], _core.Use.WEIGHTS)
-        memories += self._core.reserve([s.raw.numel() for s in others], _core.Use.SCRATCH)
+        try:
+            memories += self._core.reserve([s.raw.numel() for s in others], _core.Use.SCRATCH)
+        except BaseException:
+            memories.clear()  # the error's traceback would keep them
+            raise
         pairs = list(zip([*weights, *others], memories))
         del storages, weights, others, memories
         while pairs:
-            batch = []
+            batch: list[tuple[_Storage, _core.Memory]] = []
             size = 0
             while pairs and (not batch or size + pairs[0][1].nbytes <= _BATCH):
                 batch.append(pairs.pop(0))
@@ -212,13 +219,13 @@ class ManagedModule:
                 continue
             group = self._core.define(ranges)
             self._groups.append(group)
-            call = LeasedCall(self._bridge, group, ranges, module)
+            call = LeasedCall(self._bridge, group, ranges, module, tensors)
             self._calls.append(call)
             self._replace_call(module, call)
         self._core.guess(self._groups)
         root = self.module
         inner = root.__dict__.get("_compiled_call_impl") or root._call_impl
-        self._replace_call(root, RootCall(self._bridge, self._calls, self._digests, inner))
+        self._replace_call(root, RootCall(self._bridge, self._digests, inner))
         self._hook = root.register_load_state_dict_pre_hook(_BeforeLoad(self))
         for module in self._everything:
             _owners[module] = self._bridge
@@ -228,8 +235,14 @@ class ManagedModule:
         self._compiled.append((module, module.__dict__.get("_compiled_call_impl")))
         module.__dict__["_compiled_call_impl"] = call
 
+    def note_writes(self) -> None:
+        """Report parameters that were changed in place since the last look."""
+        for call in self._calls:
+            call.note_writes()
+
     def evict(self) -> None:
         """Take everything off the card."""
+        self.note_writes()
         self._core.evict([(start, end - start) for start, end in self._spans()])
 
     def forget_digests(self, ranges: list[tuple[int, int]]) -> None:
@@ -245,6 +258,7 @@ class ManagedModule:
         InUseError
             If a lease or a pin holds some of it; nothing has changed.
         """
+        self.note_writes()
         by_address: dict[int, list[torch.Tensor]] = {}
         sizes: dict[int, int] = {}
         for tensor in self._tensors().values():
@@ -273,6 +287,7 @@ class ManagedModule:
         for group in self._groups:
             self._core.undefine(group)
         self._groups.clear()
+        self._calls.clear()
         if self._hook is not None:
             self._hook.remove()
         for module in self._everything:

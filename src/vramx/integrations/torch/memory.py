@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -68,6 +68,5 @@ def view_like(tensor: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
         A tensor on the bytes.
     """
     made: Any = torch.empty(0, dtype=tensor.dtype, device=raw.device)
-    return made.set_(
-        raw.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
-    )
+    made.set_(raw.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+    return cast("torch.Tensor", made)

@@ -33,7 +33,7 @@ def _written(schema: Any, args: Any, kwargs: Any) -> list[Any]:
     ]
 
 
-class Touches(TorchDispatchMode):  # type: ignore[misc]
+class Touches(TorchDispatchMode):
     """Leases what operations touch, while in force.
 
     Parameters
@@ -43,13 +43,11 @@ class Touches(TorchDispatchMode):  # type: ignore[misc]
     """
 
     def __init__(self, core: _core.Core) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._core = core
         self.count = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.is_view:
             return func(*args, **kwargs)

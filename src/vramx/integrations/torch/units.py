@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree
 
+from vramx import _core
 from vramx.integrations.torch.memory import storage_range
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tens
 
 
 def has_version(tensor: torch.Tensor) -> bool:
-    """Tell whether torch counts a tensor's in-place changes; not so if made in inference mode."""
+    """Tell whether torch counts a tensor's in-place changes: not so those of inference mode."""
     try:
         return tensor._version >= 0
     except RuntimeError:
@@ -74,19 +75,27 @@ def has_version(tensor: torch.Tensor) -> bool:
 class LeasedCall:
     """Stands in a module's call: leases its tensors around it.
 
-    It takes the place torch gives a compiled call, outside the module's own hooks, so that nothing
-    is hooked: fast paths that look for hooks stay, and hooks that touch weights run under the lease.
-    Copies and pickles of the module do not carry it.
+    It takes the place torch gives a compiled call, outside the module's own hooks, and hooks
+    nothing itself: fast paths that look for hooks stay, and hooks that touch weights run under the
+    lease. Copies and pickles of the module do not carry it.
     """
 
     def __init__(
-        self, bridge: TorchBridge, group: int, ranges: list[tuple[int, int]], module: nn.Module
+        self,
+        bridge: TorchBridge,
+        group: int,
+        ranges: list[tuple[int, int]],
+        module: nn.Module,
+        tensors: list[torch.Tensor],
     ) -> None:
         self._core = bridge.core
         self._stream = bridge.stream
+        self._calls = bridge.calls
         self._group = group
         self._ranges = ranges
-        parameters = [p for p in module.parameters() if storage_range(p) in ranges]
+        # The group names blocks of this memory, so the memory stays though parameters be replaced.
+        self._memory = [t.untyped_storage() for t in tensors if storage_range(t) in ranges]
+        parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
         self._parameters = [p for p in parameters if has_version(p)]
         self._always_written = len(self._parameters) < len(parameters)
         self._inner: Callable[..., Any] = (
@@ -105,7 +114,15 @@ class LeasedCall:
             self._core.written(self._ranges)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module under a lease."""
         core, stream = self._core, self._stream()
+        self._calls.begin(self)
+        try:
+            return self._call_leased(core, stream, args, kwargs)
+        finally:
+            self._calls.end()
+
+    def _call_leased(self, core: _core.Core, stream: int, args: Any, kwargs: Any) -> Any:
         touched = self._evicted_activations(args, kwargs) if core.scratch_on_host else None
         core.acquire(self._group, stream)
         try:
@@ -136,24 +153,21 @@ class RootCall:
     """Stands in the call of a module that `Session.manage` was given: counts its passes."""
 
     def __init__(
-        self,
-        bridge: TorchBridge,
-        calls: list[LeasedCall],
-        digests: Digests | None,
-        inner: Callable[..., Any],
+        self, bridge: TorchBridge, digests: Digests | None, inner: Callable[..., Any]
     ) -> None:
         self._bridge = bridge
-        self._calls = calls
         self._digests = digests
         self._inner = inner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # What was written between passes must be known before anything is evicted in this one.
-        for call in self._calls:
-            call.note_writes()
-        if self._digests is not None:
-            self._digests.verify()
-        result = self._inner(*args, **kwargs)
+        """Call the module and count it."""
+        self._bridge.calls.begin(self)
+        try:
+            if self._digests is not None:
+                self._digests.verify()
+            result = self._inner(*args, **kwargs)
+        finally:
+            self._bridge.calls.end()
         self._bridge.passes += 1
         return result
 

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Builds vramx on a machine with a card, runs the GPU tests and the benchmarks, and writes JSON.
+# Usage: benchmarks/gpu_run.sh OUT [tests|bench|all]
+#
+# Needs python3 with torch (CUDA), nanobind, scikit-build-core, cmake, ninja and pytest, and nvcc for
+# counting page faults. Managed memory is held under 48 GiB, which the card must have free.
+set -euo pipefail
+out=$(mkdir -p "$1" && cd "$1" && pwd)
+what=${2:-all}
+cd "$(dirname "$0")/.."
+export VRAMX_MANAGED_LIMIT=${VRAMX_MANAGED_LIMIT:-48GiB}
+site=${VRAMX_SITE:-/tmp/vramx-site}
+rm -rf "$site"
+python3 -m pip install -q --no-build-isolation --no-deps --no-index --target "$site" .
+export PYTHONPATH="$site:$PWD/benchmarks"
+
+if [[ $what == tests || $what == all ]]; then
+  python3 -m pytest tests/gpu -q -p no:cacheprovider -o addopts="" -o timeout=0 \
+    --junitxml "$out/tests.xml" 2>&1 | tee "$out/tests.txt" || true
+fi
+if [[ $what == bench || $what == all ]]; then
+  cd benchmarks
+  python3 cyclic.py --json "$out/cyclic.json"
+  python3 cyclic.py --ratios 2 --passes 5 --count-faults --json "$out/faults.json"
+  python3 fits.py --json "$out/fits.json"
+  python3 -m pytest test_micro.py -q -p no:cacheprovider -o addopts="" --benchmark-only \
+    --benchmark-json "$out/micro.json"
+fi

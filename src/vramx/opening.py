@@ -1,0 +1,77 @@
+"""Opening a session."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from vramx.errors import ConfigError, NoDeviceError
+from vramx.inactive import InactiveSession
+from vramx.session import Session
+from vramx.units import Size
+
+
+def oversubscribe(
+    budget: Size | None = None,
+    *,
+    device: Any = None,
+    backend: str = "auto",
+    policy: Any = "adaptive",
+    block: Size = "32MiB",
+    reserve: Size = "512MiB",
+    host_limit: Size | None = None,
+    on_missing: str = "error",
+) -> Session:
+    """Open a session: work inside it may use more memory than the budget, which is never exceeded.
+
+    Parameters
+    ----------
+    budget : int, float or str, optional
+        The most bytes on the card at once, as bytes or text such as ``"8GiB"``. Unless given, what
+        is free on the card less `reserve`.
+    device : int, str or torch.device, optional
+        The card; 0 unless given.
+    backend : str
+        ``"auto"``, ``"managed"`` (CUDA unified memory) or ``"simulated"``. Auto never simulates.
+    policy : str or object
+        ``"adaptive"`` (LRU that brings ahead what the learned order says is next), ``"lru"``,
+        ``"mru"``, ``"clairvoyant"``, or an object with ``arrived(block)``, ``touched(block)``,
+        ``left(block)`` and ``victim(may_leave)``.
+    block : int, float or str
+        The unit of residency.
+    reserve : int, float or str
+        What a budget of ``None`` leaves to CUDA's context and libraries.
+    host_limit : int, float or str, optional
+        The most bytes of host memory to take charge of.
+    on_missing : str
+        ``"error"``, or ``"cpu"``: where there is no usable card, warn once and manage nothing.
+
+    Returns
+    -------
+    Session
+        The session, open; a context manager that closes it.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is not allowed.
+    NoDeviceError
+        If there is no usable card.
+    """
+    if on_missing not in ("error", "cpu"):
+        raise ConfigError(f"unknown on_missing {on_missing!r}; give 'error' or 'cpu'")
+    try:
+        return Session(
+            budget,
+            device=device,
+            backend=backend,
+            policy=policy,
+            block=block,
+            reserve=reserve,
+            host_limit=host_limit,
+        )
+    except NoDeviceError as error:
+        if on_missing == "error":
+            raise
+        warnings.warn(f"vramx manages nothing: {error}", RuntimeWarning, stacklevel=2)
+        return InactiveSession()

@@ -1,0 +1,330 @@
+"""What must hold with torch on a real card."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import vramx
+from vramx import _core
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+MIB = 2**20
+
+
+def stack(layers: int = 16, width: int = 1024) -> nn.Sequential:
+    """A linear stack of `layers` × 4 MiB."""
+    torch.manual_seed(0)
+    return nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))
+
+
+class UNet(nn.Module):
+    """A small U-Net with long skips, whose activations outweigh its weights."""
+
+    def __init__(self, channels: int = 32, depth: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        widths = [channels * 2**i for i in range(depth + 1)]
+        self.first = nn.Conv2d(3, channels, 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:])
+        )
+        self.up = nn.ModuleList(
+            nn.Conv2d(a + b, a, 3, padding=1) for a, b in zip(widths, widths[1:])
+        )
+        self.norm = nn.ModuleList(nn.BatchNorm2d(a) for a in widths[:-1])
+        self.last = nn.Conv2d(channels, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skips = [self.first(x)]
+        for down in self.down:
+            skips.append(torch.relu(down(skips[-1])))
+        y = skips.pop()
+        for up, norm in zip(reversed(self.up), reversed(self.norm)):
+            y = nn.functional.interpolate(y, scale_factor=2.0)
+            y = torch.relu(norm(up(torch.cat([skips.pop(), y], 1))))
+        return self.last(y)
+
+
+def session(budget: str, **options: object) -> vramx.Session:
+    options.setdefault("block", "2MiB")
+    return vramx.oversubscribe(budget, backend="managed", **options)
+
+
+@pytest.mark.parametrize("policy", ["adaptive", "lru", "mru", "clairvoyant"])
+def test_outputs_are_the_same_bits_under_a_quarter_of_the_weights(policy: str) -> None:
+    x = torch.randn(64, 1024, device="cuda")
+    with torch.no_grad():
+        expected = stack().cuda()(x)
+        with session("16MiB", policy=policy) as s:
+            model = s.manage(stack())
+            outputs = [model(x) for _ in range(4)]
+            stats = s.stats()
+    assert all(torch.equal(out, expected) for out in outputs)
+    assert stats.peak_resident <= stats.budget
+    assert stats.moved_in > 0
+
+
+def test_clean_weights_are_never_written_back() -> None:
+    x = torch.randn(64, 1024, device="cuda")
+    with torch.no_grad(), session("24MiB", policy="lru") as s:
+        model = s.manage(stack())
+        with s.pin(torch.empty(0)):
+            pass
+        for _ in range(3):
+            model(x)
+        weights_dropped = s.stats().dropped
+        s.evict(model)
+    assert weights_dropped > 0
+    assert all(p.device.type == "cpu" for p in model.parameters())
+
+
+def test_a_module_larger_than_the_budget_is_read_over_the_link() -> None:
+    torch.manual_seed(0)
+    big = nn.Linear(4096, 4096)
+    x = torch.randn(8, 4096, device="cuda")
+    with torch.no_grad():
+        expected = copy.deepcopy(big).cuda()(x)
+        with session("8MiB") as s:
+            out = s.manage(big)(x)
+            assert torch.equal(out, expected)
+            assert s.stats().over_link > 0
+            assert s.stats().peak_resident <= s.stats().budget
+
+
+@pytest.mark.parametrize("managed", [True, False])
+def test_activations_beyond_the_budget_keep_their_bits(managed: bool) -> None:
+    x = torch.randn(1, 3, 512, 512)
+    with torch.no_grad(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        plain = UNet().cuda().eval()
+        expected = plain(x.cuda())
+        peak = torch.cuda.max_memory_allocated()
+        model = UNet().eval() if managed else plain
+        with session("32MiB") as s:
+            if managed:
+                s.manage(model)
+            out = model(x.cuda())
+            same = torch.equal(out, expected)
+            stats = s.stats()
+    assert same
+    assert peak > stats.budget
+    assert stats.peak_resident <= stats.budget
+
+
+def test_batch_norm_statistics_survive_eviction() -> None:
+    x = torch.randn(4, 3, 64, 64, device="cuda")
+    plain = UNet().cuda().train()
+    managed = UNet().train()
+    with torch.no_grad(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        with session("6MiB") as s:
+            s.manage(managed)
+            for _ in range(3):
+                plain(x)
+                managed(x)
+                s.evict(managed)
+    for (name, a), (_, b) in zip(plain.named_buffers(), managed.named_buffers()):
+        assert torch.equal(a.cpu(), b), name
+
+
+def test_writes_to_weights_survive() -> None:
+    x = torch.randn(8, 1024, device="cuda")
+    plain, managed = stack(4).cuda(), stack(4)
+    with torch.no_grad(), session("8MiB") as s:
+        s.manage(managed)
+        managed(x)
+        for model in (plain, managed):
+            for parameter in model.parameters():
+                parameter.add_(0.5)
+        assert torch.equal(managed(x), plain(x))
+        state = {k: v.cpu() * 2 for k, v in plain.state_dict().items()}
+        managed.load_state_dict(state)
+        plain.load_state_dict(state)
+        assert torch.equal(managed(x), plain(x))
+        managed[0].weight.data.mul_(0.5)
+        plain[0].weight.data.mul_(0.5)
+        s.written(managed[0])
+        s.evict(managed)
+        assert torch.equal(managed(x), plain(x))
+    for a, b in zip(plain.parameters(), managed.parameters()):
+        assert torch.equal(a.cpu(), b)
+
+
+def test_tensors_outlive_their_scope() -> None:
+    with session("8MiB") as s:
+        kept = torch.arange(8 * MIB, device="cuda", dtype=torch.int32)
+        mine = s.empty((MIB,), torch.float32).fill_(3)
+    del s
+    gc.collect()
+    with session("8MiB"):
+        other = torch.full((8 * MIB,), 7, device="cuda", dtype=torch.int32)
+    assert torch.equal(kept.cpu(), torch.arange(8 * MIB, dtype=torch.int32))
+    assert bool((mine == 3).all())
+    assert bool((other == 7).all())
+    del kept, mine, other
+    gc.collect()
+    with session("8MiB"):
+        pass
+
+
+def test_memory_goes_back_when_all_is_over() -> None:
+    gc.collect()
+    with session("8MiB"):
+        pass
+    before = _core.managed_bytes()
+    with session("8MiB") as s:
+        model = s.manage(stack(4))
+        out = model(torch.randn(8, 1024, device="cuda"))
+    del out, s
+    gc.collect()
+    with session("8MiB"):
+        pass
+    assert _core.managed_bytes() == before
+
+
+def test_scopes_nest() -> None:
+    with session("16MiB") as outer, session("8MiB") as inner:
+        a = torch.ones(2 * MIB, device="cuda")
+        assert inner.stats().managed > 0
+        assert outer.stats().managed == 0
+    with session("16MiB") as outer:
+        with session("8MiB"):
+            pass
+        b = torch.ones(2 * MIB, device="cuda")
+        assert outer.stats().managed > 0
+    assert bool((a == b).all())
+
+
+def test_an_exception_in_forward_leaves_the_session_usable() -> None:
+    class Failing(nn.Linear):
+        fail = True
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.fail:
+                raise ValueError("on purpose")
+            return super().forward(x)
+
+    model = Failing(256, 256)
+    x = torch.randn(4, 256, device="cuda")
+    with torch.no_grad(), session("4MiB") as s:
+        s.manage(model)
+        with pytest.raises(ValueError, match="on purpose"):
+            model(x)
+        assert s.stats().leased == 0
+        model.fail = False
+        assert torch.equal(model(x), nn.functional.linear(x, model.weight, model.bias))
+
+
+def test_reaching_the_managed_limit_is_torch_s_out_of_memory_with_vramx_s_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VRAMX_MANAGED_LIMIT", "64MiB")
+    with pytest.raises(torch.OutOfMemoryError) as caught, session("8MiB"):
+        torch.empty(512 * MIB, dtype=torch.uint8, device="cuda")
+    if sys.version_info >= (3, 11):
+        assert "VRAMX_MANAGED_LIMIT" in "".join(caught.value.__notes__)
+
+
+def test_compiled_blocks_are_leased_as_one() -> None:
+    x = torch.randn(32, 1024, device="cuda")
+    with torch.no_grad():
+        plain = nn.Sequential(*(torch.compile(block) for block in stack(8).cuda()))
+        expected = plain(x)
+        with session("16MiB") as s:
+            model = nn.Sequential(*(torch.compile(block) for block in stack(8)))
+            s.manage(model)
+            outputs = [model(x) for _ in range(3)]
+        assert all(torch.equal(out, expected) for out in outputs)
+
+
+def test_a_compiled_whole_keeps_its_bits() -> None:
+    x = torch.randn(32, 1024, device="cuda")
+    with torch.no_grad():
+        expected = torch.compile(stack(8).cuda())(x)
+        with session("16MiB") as s:
+            model = s.manage(torch.compile(stack(8)))
+            assert torch.equal(model(x), expected)
+        with session("16MiB") as s:
+            after = torch.compile(s.manage(stack(8)))
+            assert torch.equal(after(x), expected)
+
+
+def test_threads_share_a_session() -> None:
+    x = torch.randn(16, 1024, device="cuda")
+    with torch.no_grad():
+        expected = stack().cuda()(x)
+        results: list[torch.Tensor] = []
+        with session("12MiB") as s:
+            model = s.manage(stack())
+
+            def work() -> None:
+                with torch.no_grad(), s.route(), torch.cuda.stream(torch.cuda.Stream()):
+                    for _ in range(3):
+                        out = model(x)
+                    torch.cuda.current_stream().synchronize()
+                    results.append(out)
+
+            torch.cuda.synchronize()
+            threads = [threading.Thread(target=work) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(results) == 3
+            assert all(torch.equal(out, expected) for out in results)
+
+
+def run_apart(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_install_serves_a_program_that_knows_nothing_of_vramx() -> None:
+    out = run_apart(
+        "import vramx\n"
+        "session = vramx.install('64MiB', block='2MiB')\n"
+        "import torch\n"
+        "xs = [torch.full((16 << 20,), i, device='cuda', dtype=torch.uint8) for i in range(8)]\n"
+        "assert all(int(x.sum()) == i * (16 << 20) for i, x in enumerate(xs))\n"
+        "y = torch.nn.Conv2d(3, 8, 3).cuda()(torch.randn(1, 3, 64, 64, device='cuda'))\n"
+        "y.sum().backward()\n"
+        "stats = session.stats()\n"
+        "assert stats.peak_resident <= stats.budget < stats.managed\n"
+        "del xs\n"
+        "try:\n"
+        "    vramx.install()\n"
+        "except vramx.ConfigError as error:\n"
+        "    print('refused:', error)\n"
+    )
+    assert "installed in this process already" in out
+
+
+def test_install_refuses_once_memory_has_been_taken() -> None:
+    out = run_apart(
+        "import torch, vramx\n"
+        "x = torch.ones(1, device='cuda')\n"
+        "try:\n"
+        "    vramx.install('64MiB')\n"
+        "except vramx.ConfigError as error:\n"
+        "    print('refused:', error)\n"
+    )
+    assert "has been taken" in out
+
+
+def test_a_card_that_is_not_there_is_named() -> None:
+    with pytest.raises(vramx.NoDeviceError, match="no CUDA device 99"):
+        vramx.oversubscribe("1GiB", device=99)
+
+
+def test_a_budget_of_none_is_what_nvml_says_is_free() -> None:
+    with vramx.oversubscribe(reserve="1GiB") as s:
+        free, total = torch.cuda.mem_get_info()
+        assert 0 < s.stats().budget <= total - 2**30
+        assert abs(s.stats().budget - (free - 2**30)) < 2**30
