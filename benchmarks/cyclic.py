@@ -184,6 +184,16 @@ class Cyclic:
             "rows": rows,
         }
 
+    def faults_of_an_unleased_use(self, session: vramx.Session) -> int | None:
+        """Count the fault groups of a use that vramx is not told of, to see that they are seen."""
+        if self.faults is None:
+            return None
+        session.evict(self.model)
+        self.faults.read()
+        nn.functional.linear(self.x, self.model[0].linear.weight)
+        torch.cuda.synchronize()
+        return self.faults.read().gpu_fault_groups
+
     def at(
         self, ratio: float, link: float, resident: float, reference: torch.Tensor
     ) -> dict[str, Any]:
@@ -207,6 +217,7 @@ class Cyclic:
             faults = self.faults.read() if self.faults is not None else None
             after = session.stats()
             same = torch.equal(self.model(self.x), reference)
+            control = self.faults_of_an_unleased_use(session)
         self.session = None
         moved = (after.moved_in - before.moved_in) / self.args.passes
         median = statistics.median(times)
@@ -230,6 +241,7 @@ class Cyclic:
             "written_back": after.moved_out - before.moved_out,
             "peak_resident": after.peak_resident,
             "gpu_fault_groups": None if faults is None else faults.gpu_fault_groups,
+            "gpu_fault_groups_of_an_unleased_use": control,
             "same_bits": same,
         }
 

@@ -21,7 +21,8 @@ fi
 if [[ $what == bench || $what == all ]]; then
   cd benchmarks
   python3 cyclic.py --json "$out/cyclic.json"
-  python3 cyclic.py --ratios 2 --passes 5 --count-faults --json "$out/faults.json"
+  python3 cyclic.py --policy lru --ratios 2 --json "$out/lru.json"
+  python3 cyclic.py --ratios 2 --count-faults --json "$out/faults.json"
   python3 fits.py --json "$out/fits.json"
   python3 -m pytest test_micro.py -q -p no:cacheprovider -o addopts="" --benchmark-only \
     --benchmark-json "$out/micro.json"

@@ -82,8 +82,8 @@ void core(nb::module_& module) {
   bind_memory(module);
 
   nb::class_<Core>(module, "Core")
-      .def(nb::new_([](std::shared_ptr<Device> device, Bytes budget, Bytes block,
-                       nb::object policy, bool bring_ahead, bool threaded, Bytes host_limit) {
+      .def(nb::new_([](std::shared_ptr<Device> device, Bytes budget, Bytes block, nb::object policy,
+                       bool bring_ahead, bool threaded, Bytes host_limit) {
              const MakePolicy make = policy_from(std::move(policy));
              const nb::gil_scoped_release unlocked;
              return std::make_shared<Core>(std::move(device),
@@ -110,7 +110,8 @@ void core(nb::module_& module) {
             }
             return held;
           },
-          "sizes"_a, "use"_a, nb::sig("def reserve(self, sizes: list[int], use: Use) -> list[Memory]"))
+          "sizes"_a, "use"_a,
+          nb::sig("def reserve(self, sizes: list[int], use: Use) -> list[Memory]"))
       .def(
           "empty",
           [](Core& core, Bytes size, Stream stream) {
@@ -145,7 +146,7 @@ void core(nb::module_& module) {
               const nb::gil_scoped_release unlocked;
               core.residency().acquire(group, stream, poll);
             }
-            // A signal that came meanwhile is raised here, not between this call and the caller's try.
+            // A signal that came meanwhile is raised here, not before the caller's try begins.
             if (PyErr_CheckSignals() == 0) return;
             core.residency().release(group, stream);
             throw nb::python_error();
@@ -153,9 +154,7 @@ void core(nb::module_& module) {
           "group"_a, "stream"_a)
       .def(
           "release",
-          [](Core& core, GroupId group, Stream stream) {
-            core.residency().release(group, stream);
-          },
+          [](Core& core, GroupId group, Stream stream) { core.residency().release(group, stream); },
           "group"_a, "stream"_a, Unlocked())
       .def(
           "take",
@@ -231,24 +230,21 @@ void core(nb::module_& module) {
           "budget"_a, Unlocked())
       .def(
           "stats", [](Core& core) { return core.residency().stats(); }, Unlocked())
-      .def_prop_ro("scratch_on_host",
-                   [](Core& core) { return core.residency().scratch_on_host(); })
+      .def_prop_ro("scratch_on_host", [](Core& core) { return core.residency().scratch_on_host(); })
       .def(
           "trim", [](Core& core) { core.scratch().trim(); }, Unlocked())
       .def(
           "enter", [](Core& core) { vramx::enter(core.shared_from_this()); },
           "This thread's framework allocations are served by this core.")
-      .def(
-          "leave", [](Core& core) { vramx::leave(core); })
-      .def(
-          "close", [](Core& core) { core.close(python_signals()); }, Unlocked());
+      .def("leave", [](Core& core) { vramx::leave(core); })
+      .def("close", [](Core& core) { core.close(python_signals()); }, Unlocked());
 
   module.def(
-      "set_process_core",
-      [](std::shared_ptr<Core> core) { set_process_core(std::move(core)); },
+      "set_process_core", [](std::shared_ptr<Core> core) { set_process_core(std::move(core)); },
       nb::arg("core").none(), "Serves threads that entered no session.");
-  module.def("last_failure", [] { return last_failure(); },
-             "Why this thread's last framework allocation failed, or an empty text.");
+  module.def(
+      "last_failure", [] { return last_failure(); },
+      "Why this thread's last framework allocation failed, or an empty text.");
   module.def(
       "record_stream_address",
       [] { return reinterpret_cast<std::uintptr_t>(&vramx_record_stream); },  // NOLINT

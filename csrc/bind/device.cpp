@@ -39,9 +39,9 @@ void device(nb::module_& module) {
   nb::class_<SimulatedDevice, Device>(module, "SimulatedDevice")
       .def(
           "__init__",
-          [](SimulatedDevice* self, Bytes capacity, double to_card, double to_host,
-             double latency, unsigned lanes, Bytes granule, Bytes host_memory,
-             bool reads_over_link, bool check_drops) {
+          [](SimulatedDevice* self, Bytes capacity, double to_card, double to_host, double latency,
+             unsigned lanes, Bytes granule, Bytes host_memory, bool reads_over_link,
+             bool check_drops) {
             new (self) SimulatedDevice({.capacity = capacity,
                                         .to_card = to_card,
                                         .to_host = to_host,

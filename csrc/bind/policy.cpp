@@ -1,10 +1,10 @@
 #include "policy/policy.hpp"
 
-#include <exception>
-#include <utility>
-
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+
+#include <exception>
+#include <utility>
 
 #include "base/error.hpp"
 #include "bind/bind.hpp"
@@ -15,7 +15,7 @@ namespace vramx::bind {
 
 namespace {
 
-/// A policy written in Python. The residency calls it from any thread, without the interpreter's lock.
+/// A policy written in Python. Called from any thread, without the interpreter's lock.
 class PythonPolicy final : public Policy {
  public:
   explicit PythonPolicy(nb::object policy) : policy_(std::move(policy)) {}
@@ -37,7 +37,12 @@ class PythonPolicy final : public Policy {
     const nb::object chosen = policy_.attr("victim")(
         nb::cpp_function([&may_leave](BlockId block) { return may_leave(block); }));
     if (chosen.is_none()) return std::nullopt;
-    return nb::cast<BlockId>(chosen);
+    BlockId block = 0;
+    if (!nb::try_cast(chosen, block, false)) {
+      throw Error(std::string("the policy chose ") + nb::repr(chosen).c_str() +
+                  "; victim(may_leave) returns the number of a block, or None");
+    }
+    return block;
   }
 
  private:

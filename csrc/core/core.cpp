@@ -24,8 +24,8 @@ void copy_all(const std::vector<Copy>& copies, const std::function<void(const Co
   std::vector<Copy> pieces;
   for (const Copy& copy : copies) {
     for (Bytes at = 0; at < copy.size; at += copied_at_once) {
-      pieces.push_back({copy.device + at, copy.program + at,
-                        std::min(copied_at_once, copy.size - at)});
+      pieces.push_back(
+          {copy.device + at, copy.program + at, std::min(copied_at_once, copy.size - at)});
     }
   }
   std::atomic<std::size_t> next{0};

@@ -14,7 +14,7 @@ void leave(const Core& core);
 /// Serves threads that entered no session; null for none. Returns the previous one.
 std::shared_ptr<Core> set_process_core(std::shared_ptr<Core> core);
 
-/// Serve a framework. allocate throws what Scratch::allocate throws, NotOpen where no session serves.
+/// Serve a framework. allocate throws what Scratch::allocate throws, NotOpen where none serves.
 Address allocate(Bytes size, Stream stream);
 void free(Address address) noexcept;
 void record(Address address, Stream stream);

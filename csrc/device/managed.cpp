@@ -115,8 +115,8 @@ ManagedDevice::ManagedDevice(const std::string& driver_path, int ordinal)
   std::array<char, 128> name{};
   cuda.check(cuda.device_name(name.data(), name.size(), card_->device), "cuDeviceGetName");
   int concurrent = 0;
-  cuda.check(cuda.device_attribute(
-                 &concurrent, CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS, card_->device),
+  cuda.check(cuda.device_attribute(&concurrent, CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS,
+                                   card_->device),
              "cuDeviceGetAttribute");
   if (concurrent == 0) {
     throw NoDevice(std::string(name.data()) +
@@ -277,8 +277,7 @@ void ManagedDevice::order(Stream stream, const Fence& fence) {
 Fence ManagedDevice::mark(Stream stream) {
   const Current current(*card_->driver, card_->context);
   auto end = std::make_shared<Event>(card_);
-  card_->driver->check(card_->driver->event_record(end->event, stream_of(stream)),
-                       "cuEventRecord");
+  card_->driver->check(card_->driver->event_record(end->event, stream_of(stream)), "cuEventRecord");
   return end;
 }
 

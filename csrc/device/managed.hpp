@@ -2,8 +2,8 @@
 // still be touched by it, and the driver keeps every byte right whatever is done.
 //
 // Weights prefer the host and become read-mostly when they are brought: the card gets a duplicate,
-// and taking read-mostly back drops it without a copy. Scratch prefers the host and is mapped for the
-// card for good, so that a touch of what was evicted crosses the link instead of faulting.
+// and taking read-mostly back drops it without a copy. Scratch prefers the host and is mapped for
+// the card for good, so that a touch of what was evicted crosses the link instead of faulting.
 #pragma once
 
 #include <memory>

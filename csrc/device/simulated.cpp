@@ -60,8 +60,8 @@ constexpr unsigned most_lanes = 64;
 double seconds_of(const Fence& fence, const auto& time_of) { return fence ? time_of(*fence) : 0.0; }
 
 unsigned char* map_pages(Bytes size) {
-  void* at = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                  -1, 0);
+  void* at = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return at == MAP_FAILED ? nullptr : static_cast<unsigned char*>(at);
 }
 
@@ -69,12 +69,11 @@ unsigned char* map_pages(Bytes size) {
 
 SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec) {
   if (spec.capacity == 0 || !(spec.to_card > 0) || !(spec.to_host > 0) || !(spec.latency >= 0) ||
-      spec.lanes == 0 || spec.lanes > most_lanes || spec.granule == 0 ||
-      spec.granule % page != 0) {
-    throw BadConfig("a simulated card needs a capacity and link rates above zero, a latency of zero "
-                    "or more, 1 to " +
-                    std::to_string(most_lanes) + " lanes and a granule in multiples of " +
-                    text(page));
+      spec.lanes == 0 || spec.lanes > most_lanes || spec.granule == 0 || spec.granule % page != 0) {
+    throw BadConfig(
+        "a simulated card needs a capacity and link rates above zero, a latency of zero "
+        "or more, 1 to " +
+        std::to_string(most_lanes) + " lanes and a granule in multiples of " + text(page));
   }
   lanes_.assign(spec.lanes, 0.0);
   facts_ = Facts{.name = "simulated card of " + text(spec.capacity),
@@ -195,9 +194,8 @@ void SimulatedDevice::load(void* to, Address from, Bytes size) {
 double SimulatedDevice::latest(Fences after) {
   double at = 0;
   for (const auto& fence : after) {
-    at = std::max(at, seconds_of(fence, [](const Mark& mark) {
-                    return static_cast<const Time&>(mark).at;
-                  }));
+    at = std::max(
+        at, seconds_of(fence, [](const Mark& mark) { return static_cast<const Time&>(mark).at; }));
   }
   return at;
 }
@@ -216,8 +214,8 @@ Fence SimulatedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
     throw BadConfig("bring of a range that is on the card");
   }
   if (on_card_ + range.size > spec_.capacity) {
-    throw OutOfMemory("the simulated card holds " + text(on_card_) + " of " +
-                          text(spec_.capacity) + "; " + text(range.size) + " do not fit",
+    throw OutOfMemory("the simulated card holds " + text(on_card_) + " of " + text(spec_.capacity) +
+                          "; " + text(range.size) + " do not fit",
                       {.asked = range.size, .budget = spec_.capacity, .resident = on_card_});
   }
   const double start = std::max({lanes_.at(lane), host_now_, latest(after)});
@@ -289,8 +287,8 @@ double& SimulatedDevice::cursor(Stream stream) {
 void SimulatedDevice::use_over_link(Stream stream, Range range) {
   const std::lock_guard lock(mutex_);
   auto& at = cursor(stream);
-  const double end = std::max(at + spec_.latency, link_[0]) +
-                     static_cast<double>(range.size) / spec_.to_card;
+  const double end =
+      std::max(at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.to_card;
   stalled_ += end - at;
   at = link_[0] = end;
   moved_in_ += range.size;

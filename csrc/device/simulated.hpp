@@ -23,9 +23,9 @@ inline constexpr unsigned char poison = 0xD5;
 
 struct SimulatedSpec {
   Bytes capacity = 8 * GiB;
-  double to_card = 25e9;     ///< bytes a second
-  double to_host = 25e9;     ///< bytes a second
-  double latency = 10e-6;    ///< seconds a request
+  double to_card = 25e9;   ///< bytes a second
+  double to_host = 25e9;   ///< bytes a second
+  double latency = 10e-6;  ///< seconds a request
   unsigned lanes = 2;
   Bytes granule = 64 * KiB;
   Bytes host_memory = 1024 * GiB;

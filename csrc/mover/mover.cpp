@@ -83,8 +83,8 @@ void Mover::depart(const Job& job, Outcome& outcome) {
     std::size_t next = i + 1;
     for (; next < job.departures.size(); ++next) {
       const Departure& more = job.departures[next];
-      const bool joins = more.how == job.departures[i].how &&
-                         more.home == job.departures[i].home && more.range.start == range.end();
+      const bool joins = more.how == job.departures[i].how && more.home == job.departures[i].home &&
+                         more.range.start == range.end();
       if (!joins) break;
       range.size += more.range.size;
       after.insert(after.end(), more.after.begin(), more.after.end());
@@ -114,8 +114,8 @@ void Mover::arrive(const Job& job, Outcome& outcome) {
       if (!joins) break;
       range.size += more.range.size;
     }
-    // A departure waits for what the driver has queued before it, so the queue is kept at one request
-    // a lane: that keeps the link busy, and a longer one was measured to slow it by up to a fifth.
+    // A departure waits for what the driver has queued before it, so the queue is kept at one
+    // request a lane: it keeps the link busy, and longer ones were measured a fifth slower.
     if (state_->thread.joinable()) device_->wait(under_way_[next_lane_]);
     auto& after = not_ordered_[next_lane_];
     const Fence arrived = device_->bring(range, job.arrivals[i].how, next_lane_, after);

@@ -1,10 +1,10 @@
 // Issues moves in order, on a native thread of its own where moves cost host time.
 //
 // A job takes ranges off the card, then brings others. A departure may hold the thread until the
-// last use of its range is over: that is why it is not the caller's thread. Neighbours in a job move
-// in one request, and arrivals take the lanes by turns. Jobs run first in, first out, and what
-// arrives waits for all that left before it. A job that fails says how far it got; the jobs that were
-// queued behind it may have counted on the room it did not make, and are called off.
+// last use of its range is over: that is why it is not the caller's thread. Neighbours in a job
+// move in one request, and arrivals take the lanes by turns. Jobs run first in, first out, and what
+// arrives waits for all that left before it. A job that fails says how far it got; the jobs that
+// were queued behind it may have counted on the room it did not make, and are called off.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ namespace vramx {
 
 struct Departure {
   Range range;
-  Address home = 0;          ///< the start of the reserved range it lies in
+  Address home = 0;  ///< the start of the reserved range it lies in
   Leave how = Leave::drop;
   std::vector<Fence> after;  ///< the uses to let finish first
 };

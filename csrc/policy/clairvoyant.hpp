@@ -19,8 +19,7 @@ class Clairvoyant final : public Policy {
     std::optional<BlockId> farthest;
     std::uint64_t distance = 0;
     for (const BlockId block : recency_.oldest_first()) {
-      const auto next =
-          future_.next_use(block).value_or(std::numeric_limits<std::uint64_t>::max());
+      const auto next = future_.next_use(block).value_or(std::numeric_limits<std::uint64_t>::max());
       if ((!farthest || next > distance) && may_leave(block)) {
         farthest = block;
         distance = next;

@@ -25,8 +25,8 @@ Scratch::Pieces::iterator Scratch::fitting(Bytes size, Stream stream) {
   for (int i = 0; i < looked_at && it != free_.end(); ++i, ++it) {
     const auto piece = pieces_.find(it->second);
     const auto& ends = piece->second.ends;
-    const bool own = std::all_of(ends.begin(), ends.end(),
-                                 [&](const auto& end) { return end.first == stream; });
+    const bool own =
+        std::all_of(ends.begin(), ends.end(), [&](const auto& end) { return end.first == stream; });
     const bool near = residency_->on_card(residency_->blocks_of({it->second, size}));
     const int score = 2 * static_cast<int>(near) + static_cast<int>(own);
     if (score > best_score) {
@@ -121,8 +121,8 @@ void Scratch::record(Address address, Stream stream) {
   const auto it = pieces_.find(address);
   if (it == pieces_.end() || !it->second.live) return;
   auto& ends = it->second.ends;
-  const bool known = std::any_of(ends.begin(), ends.end(),
-                                 [&](const auto& end) { return end.first == stream; });
+  const bool known =
+      std::any_of(ends.begin(), ends.end(), [&](const auto& end) { return end.first == stream; });
   if (!known) ends.emplace_back(stream, nullptr);
 }
 

@@ -18,15 +18,15 @@ struct Residency::Block {
   Use use = Use::weights;
   State state = State::unused;
   Preference preference = Preference::none;
-  bool read_mostly = true;  ///< comes with its host copy left valid
-  bool dirty = false;       ///< on the card, and the host copy is not valid
-  bool dead = false;        ///< nobody needs its bytes
-  bool exposed = false;     ///< on the host, and the card may use it there
-  bool accessed_by = false; ///< is exposed whenever it is on the host
+  bool read_mostly = true;   ///< comes with its host copy left valid
+  bool dirty = false;        ///< on the card, and the host copy is not valid
+  bool dead = false;         ///< nobody needs its bytes
+  bool exposed = false;      ///< on the host, and the card may use it there
+  bool accessed_by = false;  ///< is exposed whenever it is on the host
   std::uint32_t leases = 0;
-  std::uint64_t window = 0;  ///< the last look ahead that wants it
-  Leave leaving = Leave::drop;       ///< while leaving: how
-  Arrive arriving = Arrive::duplicate;  ///< while arriving: how
+  std::uint64_t window = 0;                    ///< the last look ahead that wants it
+  Leave leaving = Leave::drop;                 ///< while leaving: how
+  Arrive arriving = Arrive::duplicate;         ///< while arriving: how
   Fence arrival;                               ///< null once every use is ordered after it
   std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream; null: not marked
   std::exception_ptr error;                    ///< why its last move failed

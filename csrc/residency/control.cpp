@@ -91,12 +91,10 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
   }
   while (jobs_ > 0) wait(lock, poll);
   if (leased_ > budget) {
-    throw OutOfMemory("the budget cannot become " + text(budget) + " now: " + text(leased_) +
-                          " are leased by running modules and pins; try again when they end",
-                      {.asked = budget,
-                       .budget = settings_.budget,
-                       .resident = committed_,
-                       .leased = leased_});
+    throw OutOfMemory(
+        "the budget cannot become " + text(budget) + " now: " + text(leased_) +
+            " are leased by running modules and pins; try again when they end",
+        {.asked = budget, .budget = settings_.budget, .resident = committed_, .leased = leased_});
   }
   const Bytes previous = std::exchange(settings_.budget, budget);
   try {

@@ -132,8 +132,7 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
       }
     }
     if (!leaving && need + committed_ + own_idle <= settings_.budget + idle_) return;
-    const bool others_hold =
-        thread_leases_ > 0 && !holders_.contains(std::this_thread::get_id());
+    const bool others_hold = thread_leases_ > 0 && !holders_.contains(std::this_thread::get_id());
     if (!leaving && jobs_ == 0 && !others_hold) {
       if (device_->facts().reads_over_link) return;
       out_of_memory(blocks);
@@ -241,9 +240,8 @@ void Residency::bring_ahead() {
     }
     return true;
   });
-  bring(wanted, [this](BlockId other) {
-    return may_leave(other) && blocks_[other].window != window_;
-  });
+  bring(wanted,
+        [this](BlockId other) { return may_leave(other) && blocks_[other].window != window_; });
 }
 
 }  // namespace vramx

@@ -22,7 +22,7 @@ bool Residency::may_leave(BlockId id) const {
   return blocks_[id].state == State::resident && blocks_[id].leases == 0;
 }
 
-// Adds to `victims` until they make room for `size` more; false, with nothing added, where they cannot.
+// Adds to `victims` until they make room for `size` more; adds none where they cannot.
 bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const {
   const std::size_t before = victims.size();
   Bytes held = committed_;
@@ -106,10 +106,8 @@ void Residency::submit(Blocks victims, Blocks arriving) {
     blocks_[id].error = nullptr;
     blocks_[id].state = State::arriving;
   }
-  job.done = [this, victims = std::move(victims),
-              arriving = std::move(arriving)](const Outcome& outcome) {
-    finished(victims, arriving, outcome);
-  };
+  job.done = [this, victims = std::move(victims), arriving = std::move(arriving)](
+                 const Outcome& outcome) { finished(victims, arriving, outcome); };
   ++jobs_;
   mover_->submit(std::move(job));
 }

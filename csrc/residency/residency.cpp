@@ -223,16 +223,14 @@ Stats Residency::stats() const {
   return stats;
 }
 
-std::size_t Residency::scratch_on_host() const {
-  return scratch_on_host_;
-}
+std::size_t Residency::scratch_on_host() const { return scratch_on_host_; }
 
 void Residency::out_of_memory(const Blocks& blocks) const {
   Bytes asked = 0;
   for (const BlockId id : blocks) asked += blocks_[id].range.size;
   throw OutOfMemory(
-      "a use of " + text(asked) + " does not fit the budget of " + text(settings_.budget) +
-          ": " + text(committed_) + " are resident, " + text(leased_) +
+      "a use of " + text(asked) + " does not fit the budget of " + text(settings_.budget) + ": " +
+          text(committed_) + " are resident, " + text(leased_) +
           " of them leased by running modules and pins, and " + device_->facts().name +
           " does not read host memory over the link. Raise the budget, pin less, or manage "
           "smaller modules",

@@ -86,7 +86,7 @@ class Residency final : public Future {
   void acquire(GroupId group, Stream stream, const Poll& poll);
   void release(GroupId group, Stream stream);
 
-  /// A lease outside the learned order; `held_by_thread` leases are ones another thread may wait for.
+  /// A lease outside the learned order. Other threads may wait for one `held_by_thread` to end.
   void take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll);
   void give(const Blocks& blocks, Stream stream, bool held_by_thread);
   /// As take, but holds nothing: memory was handed out, and work on `stream` is about to use it.

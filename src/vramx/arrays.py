@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from vramx import _core
-from vramx.errors import ConfigError
+from vramx.errors import ConfigError, OutOfMemoryError
+from vramx.units import LARGEST
 
 
 def checked_shape(shape: int | Iterable[int]) -> tuple[int, ...]:
@@ -29,10 +31,40 @@ def checked_shape(shape: int | Iterable[int]) -> tuple[int, ...]:
     ConfigError
         If a dimension is not a whole number of zero or more.
     """
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if any(not isinstance(size, int) or isinstance(size, bool) or size < 0 for size in sizes):
+    given: Any = shape if isinstance(shape, Iterable) else (shape,)
+    try:
+        sizes = tuple(-1 if isinstance(size, bool) else operator.index(size) for size in given)
+    except TypeError:
+        sizes = (-1,)
+    if any(size < 0 for size in sizes):
         raise ConfigError(f"shape {shape!r} is not whole numbers of zero or more")
     return sizes
+
+
+def checked_bytes(shape: tuple[int, ...], itemsize: int) -> int:
+    """Count an array's bytes.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The shape.
+    itemsize : int
+        Bytes an element.
+
+    Returns
+    -------
+    int
+        Bytes.
+
+    Raises
+    ------
+    OutOfMemoryError
+        If no memory is that large.
+    """
+    nbytes = math.prod(shape) * itemsize
+    if nbytes > LARGEST:
+        raise OutOfMemoryError(f"an array of shape {shape} and {nbytes} bytes is asked for")
+    return nbytes
 
 
 def numpy_dtype(dtype: Any) -> Any:
@@ -59,9 +91,12 @@ def numpy_dtype(dtype: Any) -> Any:
     import numpy as np
 
     try:
-        return np.dtype(dtype)
-    except TypeError:
-        raise ConfigError(f"{dtype!r} is neither a torch nor a numpy dtype") from None
+        found = np.dtype(dtype)
+    except (TypeError, ValueError):
+        raise ConfigError(f"dtype {dtype!r} is neither a torch nor a numpy dtype") from None
+    if found.hasobject or found.itemsize == 0:
+        raise ConfigError(f"dtype {dtype!r} has no bytes of its own; give one of numbers")
+    return found
 
 
 def numpy_array(core: _core.Core, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -83,11 +118,11 @@ def numpy_array(core: _core.Core, shape: tuple[int, ...], dtype: Any) -> Any:
     """
     import numpy as np
 
-    count = math.prod(shape)
-    if count == 0:
+    nbytes = checked_bytes(shape, dtype.itemsize)
+    if nbytes == 0:
         return np.empty(shape, dtype)
-    memory = core.empty(count * dtype.itemsize, 0)
-    return np.asarray(memory)[: count * dtype.itemsize].view(dtype).reshape(shape)
+    memory = core.empty(nbytes, 0)
+    return np.asarray(memory)[:nbytes].view(dtype).reshape(shape)
 
 
 def numpy_ranges(x: Any) -> list[tuple[int, int]] | None:

@@ -23,6 +23,8 @@ T = TypeVar("T")
 #: The open sessions, the one opened or entered last at the end.
 open_sessions: list[Session] = []
 
+_POLICY_METHODS = ("arrived", "touched", "left", "victim")
+
 #: Start address and bytes.
 Range = tuple[int, int]
 
@@ -52,6 +54,12 @@ def _policy(policy: Any) -> tuple[Any, bool]:
                 "the methods arrived, touched, left and victim"
             )
         return ("lru", True) if policy == "adaptive" else (policy, False)
+    lacking = [name for name in _POLICY_METHODS if not callable(getattr(policy, name, None))]
+    if lacking:
+        raise ConfigError(
+            f"policy {policy!r} has no {', '.join(lacking)}; give one of {', '.join(known)}, or an "
+            "object with the methods arrived, touched, left and victim"
+        )
     return policy, False
 
 

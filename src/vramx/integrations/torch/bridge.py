@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import weakref
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from vramx import _core
+from vramx.arrays import checked_bytes
 from vramx.errors import ConfigError
 from vramx.integrations.torch.allocator import route
 from vramx.integrations.torch.calls import Calls
@@ -86,12 +86,11 @@ class TorchBridge:
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype | None) -> torch.Tensor:
         """Make an uninitialised tensor in the core's memory."""
         dtype = dtype or torch.get_default_dtype()
-        count = math.prod(shape)
-        if count == 0:
+        nbytes = checked_bytes(shape, dtype.itemsize)
+        if nbytes == 0:
             return torch.empty(shape, dtype=dtype, device=self.device)
-        memory = self.core.empty(count * dtype.itemsize, self.stream())
-        raw = as_bytes(memory, self.device)
-        return raw[: count * dtype.itemsize].view(dtype).view(shape)
+        memory = self.core.empty(nbytes, self.stream())
+        return as_bytes(memory, self.device)[:nbytes].view(dtype).view(shape)
 
     def ranges(self, x: Any) -> list[tuple[int, int]] | None:
         """Tell where a tensor's or a module's bytes lie; None for other objects."""

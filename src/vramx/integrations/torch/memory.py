@@ -47,7 +47,7 @@ def storage_range(tensor: torch.Tensor) -> tuple[int, int] | None:
     try:
         storage = tensor.untyped_storage()
         address, nbytes = storage.data_ptr(), storage.nbytes()
-    except (NotImplementedError, RuntimeError):  # sparse, meta and fake tensors have none
+    except (NotImplementedError, RuntimeError, ValueError):  # sparse, meta and lazy ones have none
         return None
     return (address, nbytes) if address and nbytes else None
 
