@@ -109,17 +109,17 @@ Blocks Core::blocks_of(const std::vector<Copy>& copies) const {
 }
 
 void Core::store(const std::vector<Copy>& copies) {
-  residency_->evict(blocks_of(copies), nullptr);
-  copy_all(copies, [&](const Copy& copy) {
+  const auto one = [&](const Copy& copy) {
     device_->store(copy.device, reinterpret_cast<const void*>(copy.program), copy.size);  // NOLINT
-  });
+  };
+  residency_->on_host(blocks_of(copies), [&] { copy_all(copies, one); }, nullptr);
 }
 
 void Core::load(const std::vector<Copy>& copies) {
-  residency_->evict(blocks_of(copies), nullptr);
-  copy_all(copies, [&](const Copy& copy) {
+  const auto one = [&](const Copy& copy) {
     device_->load(reinterpret_cast<void*>(copy.program), copy.device, copy.size);  // NOLINT
-  });
+  };
+  residency_->on_host(blocks_of(copies), [&] { copy_all(copies, one); }, nullptr);
 }
 
 void Core::close(const Poll& poll) { residency_->close(poll); }

@@ -50,11 +50,14 @@ Driver::Driver(const std::string& path) {
 
 void Driver::check(CUresult result, const char* call) const {
   if (result == CUDA_SUCCESS) return;
-  const char* name = "unknown error";
-  const char* words = "";
+  // Both stay null for a result that this driver has no name for.
+  const char* name = nullptr;
+  const char* words = nullptr;
   error_name(result, &name);
   error_text(result, &words);
-  const std::string what = std::string(call) + " failed: " + name + " (" + words + ")";
+  const std::string what = std::string(call) + " failed: " +
+                           (name != nullptr ? name : "error " + std::to_string(result)) + " (" +
+                           (words != nullptr ? words : "no description") + ")";
   switch (result) {
     case CUDA_ERROR_OUT_OF_MEMORY:
       throw OutOfMemory(what, {});

@@ -106,6 +106,7 @@ void Residency::submit(Blocks victims, Blocks arriving) {
     blocks_[id].error = nullptr;
     blocks_[id].state = State::arriving;
   }
+  stats_.peak_resident = std::max(stats_.peak_resident, committed_);
   job.done = [this, victims = std::move(victims), arriving = std::move(arriving)](
                  const Outcome& outcome) { finished(victims, arriving, outcome); };
   ++jobs_;
@@ -200,6 +201,25 @@ void Residency::evict(const Blocks& blocks, const Poll& poll) {
   evict(lock, blocks, poll);
   for (const BlockId id : blocks) {
     if (!blocks_[id].accessed_by) conceal(blocks_[id]);
+  }
+}
+
+void Residency::on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll) {
+  {
+    Lock lock = locked();
+    check_open();
+    settle_transitions(lock, blocks, poll);
+    check_not_leased(blocks, "reach host copies");
+    evict(lock, blocks, poll);
+    for (const BlockId id : blocks) conceal(blocks_[id]);
+  }
+  work();
+  const Lock lock = locked();
+  for (const BlockId id : blocks) {
+    Block& block = blocks_[id];
+    if (!block.accessed_by || block.exposed || block.state != State::host) continue;
+    device_->expose(block.range);
+    block.exposed = true;
   }
 }
 

@@ -39,7 +39,6 @@ void Residency::tally(const Block& block, int sign) {
     if (block.leases > 0) add(leased_, size);
     if (block.leases == 0 && block.state == State::resident) add(idle_, size);
     if (block.dead) add(dead_on_card_, 1);
-    stats_.peak_resident = std::max(stats_.peak_resident, committed_);
   } else if (block.state == State::host && !block.dead) {
     add(on_host_, 1);
     if (block.use == Use::scratch) scratch_on_host_ += sign > 0 ? 1 : -1;
@@ -127,6 +126,8 @@ void Residency::forget(Range range, bool keep) {
     conceal(block);
     if (block.state == State::resident) policy_->left(id);
     tally(block, -1);
+    for (const GroupId group : groups_of_[id]) std::erase(groups_[group], id);
+    groups_of_[id].clear();
     block = Block{};
     unused_ids_.push_back(id);
   }

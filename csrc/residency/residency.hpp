@@ -95,6 +95,8 @@ class Residency final : public Future {
 
   void prefetch(const Blocks& blocks);
   void evict(const Blocks& blocks, const Poll& poll);
+  /// Does `work` on the host copies, which hold the truth meanwhile if nobody else uses the blocks.
+  void on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll);
   void advise(const Blocks& blocks, Advice advice, const Poll& poll);
   /// The program wrote to the blocks in a way their host copies do not show.
   void written(const Blocks& blocks);

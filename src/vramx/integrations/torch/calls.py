@@ -6,37 +6,34 @@ import threading
 from collections.abc import Callable
 
 
-class _Depth(threading.local):
-    value = 0
-
-
-class Calls:
-    """Looks for writes once a round of outermost calls.
+class Calls(threading.local):
+    """The calls of managed modules that a thread is in.
 
     A write to a weight must be known before anything evicts it. Weights are written between passes,
-    so all are looked at when a pass begins: when a module is called while none is running, and
-    either it has been called since the last look or nothing has.
+    so all are looked at when a pass begins: when a module is called while none is running, and it
+    is of another managed module than the last such call, or has been called since the last look.
 
     Parameters
     ----------
     look : callable
         Looks for writes.
+
+    Attributes
+    ----------
+    depth : int
+        How many calls the thread is in. Counted by the calls themselves, which must be quick.
     """
 
     def __init__(self, look: Callable[[], None]) -> None:
+        self.depth = 0
         self._look = look
+        self._root: object = None
         self._called: set[int] = set()
-        self._depth = _Depth()
 
-    def begin(self, call: object) -> None:
-        """Note that a call begins."""
-        if self._depth.value == 0:
-            if not self._called or id(call) in self._called:
-                self._called.clear()
-                self._look()
-            self._called.add(id(call))
-        self._depth.value += 1
-
-    def end(self) -> None:
-        """Note that a call ended."""
-        self._depth.value -= 1
+    def begin_round(self, call: object, root: object) -> None:
+        """Note an outermost call of a part of `root`, and look if it begins a new round."""
+        if root is not self._root or id(call) in self._called:
+            self._root = root
+            self._called.clear()
+            self._look()
+        self._called.add(id(call))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -176,34 +177,45 @@ class ManagedModule:
         storages = self._storages()
         weights = [each for each in storages if each.is_weight]
         others = [each for each in storages if not each.is_weight]
-        memories = self._core.reserve([s.raw.numel() for s in weights], _core.Use.WEIGHTS)
-        try:
-            memories += self._core.reserve([s.raw.numel() for s in others], _core.Use.SCRATCH)
-        except BaseException:
-            memories.clear()  # the error's traceback would keep them
-            raise
-        pairs = list(zip([*weights, *others], memories))
-        del storages, weights, others, memories
-        while pairs:
-            batch: list[tuple[_Storage, _core.Memory]] = []
-            size = 0
-            while pairs and (not batch or size + pairs[0][1].nbytes <= _BATCH):
-                batch.append(pairs.pop(0))
-                size += batch[-1][1].nbytes
-            self._move_in_batch(batch)
+        del storages
+        self._move_in_batches(weights, _core.Use.WEIGHTS)
+        self._move_in_batches(others, _core.Use.SCRATCH)
         for tensor in self._tensors().values():
             if tensor.numel() == 0 and tensor.device != self._bridge.device:
                 tensor.data = tensor.data.to(self._bridge.device)
 
-    def _move_in_batch(self, batch: list[tuple[_Storage, _core.Memory]]) -> None:
-        sources = [storage.raw.cpu() for storage, _ in batch]
+    def _move_in_batches(self, storages: list[_Storage], use: _core.Use) -> None:
+        """Move batch by batch, so that the host holds little twice, one being reserved ahead."""
+        batches: list[list[_Storage]] = []
+        size = 0
+        while storages:
+            if not batches or size + storages[0].raw.numel() > _BATCH:
+                batches.append([])
+                size = 0
+            size += storages[0].raw.numel()
+            batches[-1].append(storages.pop(0))
+
+        def reserve(batch: list[_Storage]) -> list[_core.Memory]:
+            return self._core.reserve([storage.raw.numel() for storage in batch], use)
+
+        # Reserving clears pages on one thread, filling copies on many: they go side by side.
+        with ThreadPoolExecutor(1) as ahead:
+            reserved = ahead.submit(reserve, batches[0]) if batches else None
+            while reserved is not None:
+                memories = reserved.result()
+                batch = batches.pop(0)
+                reserved = ahead.submit(reserve, batches[0]) if batches else None
+                self._move_in_batch(batch, memories)
+
+    def _move_in_batch(self, batch: list[_Storage], memories: list[_core.Memory]) -> None:
+        sources = [storage.raw.cpu() for storage in batch]
         self._core.store(
             [
                 (memory.address, source.data_ptr(), memory.nbytes)
-                for (_, memory), source in zip(batch, sources)
+                for memory, source in zip(memories, sources)
             ]
         )
-        for storage, memory in batch:
+        for storage, memory in zip(batch, memories):
             raw = as_bytes(memory, self._bridge.device)
             self._homes[memory.address] = storage.home
             for tensor in storage.tensors:
@@ -219,13 +231,13 @@ class ManagedModule:
                 continue
             group = self._core.define(ranges)
             self._groups.append(group)
-            call = LeasedCall(self._bridge, group, ranges, module, tensors)
+            call = LeasedCall(self._bridge, group, ranges, module, tensors, self)
             self._calls.append(call)
             self._replace_call(module, call)
         self._core.guess(self._groups)
         root = self.module
         inner = root.__dict__.get("_compiled_call_impl") or root._call_impl
-        self._replace_call(root, RootCall(self._bridge, self._digests, inner))
+        self._replace_call(root, RootCall(self._bridge, self._digests, inner, self))
         self._hook = root.register_load_state_dict_pre_hook(_BeforeLoad(self))
         for module in self._everything:
             _owners[module] = self._bridge

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils import _pytree
 
-from vramx import _core
 from vramx.integrations.torch.memory import storage_range
 
 if TYPE_CHECKING:
@@ -87,7 +86,9 @@ class LeasedCall:
         ranges: list[tuple[int, int]],
         module: nn.Module,
         tensors: list[torch.Tensor],
+        root: object,
     ) -> None:
+        self._root = root
         self._core = bridge.core
         self._stream = bridge.stream
         self._calls = bridge.calls
@@ -104,7 +105,10 @@ class LeasedCall:
         self._versions = self._version()
 
     def _version(self) -> int:
-        return sum(p._version for p in self._parameters)
+        version = 0
+        for parameter in self._parameters:
+            version += parameter._version
+        return version
 
     def note_writes(self) -> None:
         """Report parameters that were changed in place since the last look."""
@@ -115,27 +119,28 @@ class LeasedCall:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module under a lease."""
-        core, stream = self._core, self._stream()
-        self._calls.begin(self)
+        core, calls, stream = self._core, self._calls, self._stream()
+        if calls.depth == 0:
+            calls.begin_round(self, self._root)
+        calls.depth += 1
+        touched: list[tuple[int, int]] = []
         try:
-            return self._call_leased(core, stream, args, kwargs)
-        finally:
-            self._calls.end()
-
-    def _call_leased(self, core: _core.Core, stream: int, args: Any, kwargs: Any) -> Any:
-        touched = self._evicted_activations(args, kwargs) if core.scratch_on_host else None
-        core.acquire(self._group, stream)
-        try:
-            if not touched:
-                return self._inner(*args, **kwargs)
-            core.take(touched, stream, True)
+            if core.scratch_on_host:
+                touched = self._evicted_activations(args, kwargs)
+            core.acquire(self._group, stream)
             try:
-                return self._inner(*args, **kwargs)
+                if not touched:
+                    return self._inner(*args, **kwargs)
+                core.take(touched, stream, True)
+                try:
+                    return self._inner(*args, **kwargs)
+                finally:
+                    core.give(touched, stream, True)
             finally:
-                core.give(touched, stream, True)
+                self.note_writes()
+                core.release(self._group, stream)
         finally:
-            self.note_writes()
-            core.release(self._group, stream)
+            calls.depth -= 1
 
     def _evicted_activations(self, args: Any, kwargs: Any) -> list[tuple[int, int]]:
         leaves = _pytree.tree_leaves((args, kwargs))
@@ -153,21 +158,29 @@ class RootCall:
     """Stands in the call of a module that `Session.manage` was given: counts its passes."""
 
     def __init__(
-        self, bridge: TorchBridge, digests: Digests | None, inner: Callable[..., Any]
+        self,
+        bridge: TorchBridge,
+        digests: Digests | None,
+        inner: Callable[..., Any],
+        root: object,
     ) -> None:
+        self._root = root
         self._bridge = bridge
         self._digests = digests
         self._inner = inner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module and count it."""
-        self._bridge.calls.begin(self)
+        calls = self._bridge.calls
+        if calls.depth == 0:
+            calls.begin_round(self, self._root)
+        calls.depth += 1
         try:
             if self._digests is not None:
                 self._digests.verify()
             result = self._inner(*args, **kwargs)
         finally:
-            self._bridge.calls.end()
+            calls.depth -= 1
         self._bridge.passes += 1
         return result
 

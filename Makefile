@@ -1,0 +1,88 @@
+# Everything runs in a virtual environment of its own, made with pip as pip is configured.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# What to install when the pins have changed, and when only native sources have: the latter builds
+# with what is in the environment already, so that only what has changed is compiled.
+PINS := pyproject.toml constraints.txt
+EVERYTHING := -c constraints.txt -e '.[dev]'
+NATIVE_MODULE := -q --no-deps --no-build-isolation -e .
+
+STUB := src/vramx/_core.pyi
+
+# Without the values of addresses, which differ in every process.
+define write_stub
+	$(BIN)/python -m nanobind.stubgen -q -m vramx._core -o $(1)
+	@sed -i 's/^\([A-Z_]*: int\) = [0-9]*$$/\1/' $(1)
+	@$(BIN)/ruff format -q $(1)
+endef
+
+export VIRTUAL_ENV := $(abspath $(VENV))
+export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
+
+.PHONY: help demo test lint format types stubs bench clean
+.PHONY: sanitize sanitize-address sanitize-thread
+
+help:
+	@echo 'make demo      enlarge a photograph in less memory than the models need'
+	@echo 'make test      the tests; those that need a GPU say why they are skipped'
+	@echo 'make lint      style, formatting and spelling; make format mends the formatting'
+	@echo 'make types     mypy, and that the stub of the native module is up to date'
+	@echo 'make stubs     write that stub anew'
+	@echo 'make sanitize  the native tests under address, undefined and thread sanitizers'
+	@echo 'make bench     micro benchmarks and the cyclic model, as JSON in build/bench'
+	@echo 'make clean     remove the virtual environment, builds and caches'
+
+# Directories are prerequisites too, so that a removed file counts as a change; the stamp has the
+# time of the start, so that a change made meanwhile counts as well.
+$(READY): $(PINS) CMakeLists.txt $(shell find cmake csrc)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo '$(PYTHON) is not Python 3.10 or newer; try make PYTHON=python3.12' >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@touch $(VENV)/.started
+	$(BIN)/python -m pip install $(if $(filter $(PINS),$?),$(EVERYTHING),$(NATIVE_MODULE))
+	@mv $(VENV)/.started $@
+
+demo: $(READY)
+	$(BIN)/python examples/super_resolution.py $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	find csrc tests -name '*.[ch]' -o -name '*.[ch]pp' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/codespell
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	find csrc tests -name '*.[ch]' -o -name '*.[ch]pp' | xargs $(BIN)/clang-format -i
+
+types: $(READY)
+	$(BIN)/mypy --strict src
+	@mkdir -p build
+	$(call write_stub,build/_core.pyi)
+	@diff -u $(STUB) build/_core.pyi || { echo '$(STUB) is out of date: make stubs' >&2; exit 1; }
+
+stubs: $(READY)
+	$(call write_stub,$(STUB))
+
+sanitize: sanitize-address sanitize-thread
+
+sanitize-address sanitize-thread: sanitize-%: $(READY)
+	$(BIN)/cmake -S tests/native -B build/$@ -G Ninja -DVRAMX_SANITIZE=$*
+	$(BIN)/cmake --build build/$@
+	$(BIN)/ctest --test-dir build/$@ --output-on-failure --no-tests=error
+
+bench: $(READY)
+	@mkdir -p build/bench
+	$(BIN)/python -m pytest -q benchmarks -o addopts= --benchmark-json build/bench/micro.json
+	$(BIN)/python benchmarks/cyclic.py --json build/bench/cyclic.json $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache enlarged.png
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,127 @@
+"""Fixtures for tests on the simulated card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import vramx
+from vramx import _core
+
+KIB = 2**10
+MIB = 2**20
+#: The block of these tests: what the weight of `Linear(128, 128, bias=False)` takes.
+BLOCK = 64 * KIB
+#: The card of these tests; a link of 1 GB/s and no latency make virtual times easy to check.
+CARD = {
+    "capacity": 64 * MIB,
+    "link": 1e9,
+    "latency": 0.0,
+    "granule": 4 * KIB,
+    "host_memory": 1024 * MIB,
+}
+NATIVE_CARD = {
+    "capacity": 64 * MIB,
+    "to_card": 1e9,
+    "to_host": 1e9,
+    "latency": 0.0,
+    "lanes": 2,
+    "granule": 4 * KIB,
+    "host_memory": 1024 * MIB,
+    "reads_over_link": True,
+    "check_drops": False,
+}
+
+
+@pytest.fixture
+def no_open_session() -> Iterator[None]:
+    """What a test opens is closed after it."""
+    yield
+    while True:
+        try:
+            session = vramx.current_session()
+        except vramx.Error:
+            return
+        session.close()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: small models are no faster on more, and every run is alike."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def open_session(
+    one_thread: None,  # noqa: ARG001
+    no_open_session: None,  # noqa: ARG001
+) -> Callable[..., vramx.Session]:
+    """Open a session on a simulated card of its own; it is closed after the test."""
+
+    def open_one(
+        budget: Any = 4 * BLOCK,
+        *,
+        policy: Any = "adaptive",
+        block: Any = BLOCK,
+        host_limit: Any = None,
+        **card: Any,
+    ) -> vramx.Session:
+        with vramx.simulate(**{**CARD, **card}):
+            return vramx.oversubscribe(
+                budget, backend="simulated", policy=policy, block=block, host_limit=host_limit
+            )
+
+    return open_one
+
+
+@pytest.fixture
+def open_core() -> Iterator[Callable[..., tuple[_core.Core, _core.SimulatedDevice]]]:
+    """Open a core, without a session, on a simulated card; held moves are let go at the end."""
+    devices = []
+
+    def open_one(
+        budget: int = 4 * BLOCK,
+        *,
+        policy: Any = "lru",
+        block: int = BLOCK,
+        bring_ahead: bool = False,
+        threaded: bool = False,
+        host_limit: int = 2**63,
+        **card: Any,
+    ) -> tuple[_core.Core, _core.SimulatedDevice]:
+        device = _core.SimulatedDevice(**{**NATIVE_CARD, **card})
+        devices.append(device)
+        core = _core.Core(
+            device=device,
+            budget=budget,
+            block=block,
+            policy=policy,
+            bring_ahead=bring_ahead,
+            threaded=threaded,
+            host_limit=host_limit,
+        )
+        return core, device
+
+    yield open_one
+    for device in devices:
+        device.let_go()
+
+
+@pytest.fixture
+def linears(one_thread: None) -> Callable[..., Any]:  # noqa: ARG001
+    """Make a stack of linear modules, each of exactly one block; the same one every time."""
+    import torch
+    from torch import nn
+
+    def make(count: int, seed: int = 0) -> nn.Sequential:
+        torch.manual_seed(seed)
+        return nn.Sequential(*(nn.Linear(128, 128, bias=False) for _ in range(count))).eval()
+
+    return make

@@ -1,0 +1,78 @@
+// What tests ask of the stand-in driver; see loopback.h.
+#include "state.hpp"
+
+using loopback::state;
+using loopback::State;
+using Guard = std::lock_guard<std::mutex>;
+
+extern "C" {
+
+void loopback_counts(LoopbackCounts* counts) {
+  const Guard lock(state().mutex);
+  *counts = state().counts;
+}
+
+void loopback_reset_peak(void) {
+  const Guard lock(state().mutex);
+  state().counts.peak_on_card = state().counts.on_card;
+}
+
+uint64_t loopback_calls(const char* entry) {
+  const Guard lock(state().mutex);
+  const auto it = state().calls.find(entry);
+  return it == state().calls.end() ? 0 : it->second;
+}
+
+void loopback_fail(const char* entry, uint64_t nth, int result) {
+  const Guard lock(state().mutex);
+  if (nth == 0) {
+    state().failing.erase(entry);
+  } else {
+    state().failing[entry] = {nth, result};
+  }
+}
+
+void loopback_set_version(int version) {
+  const Guard lock(state().mutex);
+  state().version = version;
+}
+
+void loopback_set_cards(int count) {
+  const Guard lock(state().mutex);
+  state().cards = count;
+}
+
+void loopback_set_concurrent_access(int value) {
+  const Guard lock(state().mutex);
+  state().concurrent_access = value;
+}
+
+void loopback_set_capacity(uint64_t bytes) {
+  const Guard lock(state().mutex);
+  state().capacity = bytes;
+}
+
+void loopback_hold(uintptr_t stream) {
+  const Guard lock(state().mutex);
+  state().streams.at(stream).held = true;
+}
+
+void loopback_let_go(uintptr_t stream) {
+  const Guard lock(state().mutex);
+  state().streams.at(stream).held = false;
+  state().advance();
+}
+
+void loopback_touch(uintptr_t stream, uintptr_t address, uint64_t size, int write) {
+  State& s = state();
+  const Guard lock(s.mutex);
+  const std::uintptr_t first = address / loopback::page_size * loopback::page_size;
+  const std::uint64_t whole = (address + size - first + loopback::page_size - 1) /
+                              loopback::page_size * loopback::page_size;
+  s.submit(stream, {.after = nullptr,
+                    .run = [&s, first, whole, write] { s.touch(first, whole, write != 0); },
+                    .address = first,
+                    .size = whole});
+}
+
+}  // extern "C"

@@ -1,0 +1,385 @@
+// The entry points that csrc/device/driver.hpp lists.
+#include <cuda.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+
+#include "state.hpp"
+
+// Newer headers give these names to newer versions; the library keeps the first ones too.
+#undef cuDeviceGetUuid
+#undef cuMemAdvise
+#undef cuMemPrefetchAsync
+
+namespace {
+
+using loopback::Page;
+using loopback::State;
+using loopback::Stream;
+using Lock = std::unique_lock<std::mutex>;
+
+thread_local std::vector<CUcontext> contexts;
+
+std::uintptr_t number(const void* handle) { return reinterpret_cast<std::uintptr_t>(handle); }
+
+// A context is its card's number plus one.
+CUcontext context_of(int card) {
+  return reinterpret_cast<CUcontext>(static_cast<std::uintptr_t>(card) + 1);
+}
+
+bool is_card(const State& s, int card) { return card >= 0 && card < s.cards; }
+
+bool is_live(const State& s, CUcontext context) {
+  const std::uintptr_t card = number(context) - 1;
+  return card < loopback::most_cards && s.retained[card] > 0;
+}
+
+bool has_context(const State& s) { return !contexts.empty() && is_live(s, contexts.back()); }
+
+Stream* find(State& s, CUstream stream) {
+  const auto it = s.streams.find(number(stream));
+  return it == s.streams.end() ? nullptr : &it->second;
+}
+
+// Counts the call, fails it where a test asked for that, and serves it under the lock.
+template <class Body>
+CUresult serve(const char* entry, const Body& body) {
+  State& s = loopback::state();
+  Lock lock(s.mutex);
+  ++s.calls[entry];
+  if (const auto it = s.failing.find(entry); it != s.failing.end() && --it->second.first == 0) {
+    const int result = it->second.second;
+    s.failing.erase(it);
+    return static_cast<CUresult>(result);
+  }
+  return body(s, lock);
+}
+
+template <class Body>
+CUresult serve_initialised(const char* entry, const Body& body) {
+  return serve(entry, [&](State& s, Lock& lock) {
+    return s.initialised ? body(s, lock) : CUDA_ERROR_NOT_INITIALIZED;
+  });
+}
+
+// For calls that act on the current context; a stream of one's own brings its context along.
+template <class Body>
+CUresult serve_current(const char* entry, const Body& body, CUstream stream = nullptr) {
+  return serve_initialised(entry, [&](State& s, Lock& lock) {
+    if (stream == nullptr && !has_context(s)) return CUDA_ERROR_INVALID_CONTEXT;
+    return body(s, lock);
+  });
+}
+
+constexpr std::pair<CUresult, const char*> known_errors[] = {
+    {CUDA_SUCCESS, "CUDA_SUCCESS"},
+    {CUDA_ERROR_INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE"},
+    {CUDA_ERROR_OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"},
+    {CUDA_ERROR_NOT_INITIALIZED, "CUDA_ERROR_NOT_INITIALIZED"},
+    {CUDA_ERROR_NO_DEVICE, "CUDA_ERROR_NO_DEVICE"},
+    {CUDA_ERROR_INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE"},
+    {CUDA_ERROR_INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT"},
+    {CUDA_ERROR_INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE"},
+    {CUDA_ERROR_NOT_READY, "CUDA_ERROR_NOT_READY"},
+    {CUDA_ERROR_ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"},
+    {CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"},
+    {CUDA_ERROR_UNKNOWN, "CUDA_ERROR_UNKNOWN"},
+};
+
+}  // namespace
+
+extern "C" {
+
+CUresult cuInit(unsigned flags) {
+  return serve(__func__, [&](State& s, Lock&) {
+    if (flags != 0) return CUDA_ERROR_INVALID_VALUE;
+    s.initialised = true;
+    return s.cards > 0 ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE;
+  });
+}
+
+CUresult cuDriverGetVersion(int* version) {
+  return serve(__func__, [&](State& s, Lock&) {
+    *version = s.version;
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuGetErrorName(CUresult error, const char** name) {
+  return serve(__func__, [&](State&, Lock&) {
+    *name = nullptr;
+    for (const auto& [known, text] : known_errors) {
+      if (known == error) *name = text;
+    }
+    return *name != nullptr ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+  });
+}
+
+CUresult cuGetErrorString(CUresult error, const char** text) {
+  return serve(__func__, [&](State&, Lock&) {
+    const bool known = std::any_of(std::begin(known_errors), std::end(known_errors),
+                                   [&](const auto& each) { return each.first == error; });
+    *text = known ? "as the loopback driver was told" : nullptr;
+    return known ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+  });
+}
+
+CUresult cuDeviceGetCount(int* count) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    *count = s.cards;
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuDeviceGet(CUdevice* device, int ordinal) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    if (!is_card(s, ordinal)) return CUDA_ERROR_INVALID_DEVICE;
+    *device = ordinal;
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuDeviceGetName(char* name, int size, CUdevice device) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    if (!is_card(s, device)) return CUDA_ERROR_INVALID_DEVICE;
+    std::snprintf(name, static_cast<std::size_t>(size), "Loopback card %d", device);
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice device) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    if (!is_card(s, device)) return CUDA_ERROR_INVALID_DEVICE;
+    if (attribute != CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS) return CUDA_ERROR_INVALID_VALUE;
+    *value = s.concurrent_access;
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuDeviceGetUuid(CUuuid* uuid, CUdevice device) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    if (!is_card(s, device)) return CUDA_ERROR_INVALID_DEVICE;
+    std::fill(std::begin(uuid->bytes), std::end(uuid->bytes), static_cast<char>(0xA0 + device));
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuDeviceTotalMem_v2(size_t* bytes, CUdevice device) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    if (!is_card(s, device)) return CUDA_ERROR_INVALID_DEVICE;
+    *bytes = s.capacity;
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    if (!is_card(s, device)) return CUDA_ERROR_INVALID_DEVICE;
+    ++s.retained[device];
+    ++s.counts.live_contexts;
+    *context = context_of(device);
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    if (!is_card(s, device)) return CUDA_ERROR_INVALID_DEVICE;
+    if (s.retained[device] == 0) return CUDA_ERROR_INVALID_CONTEXT;
+    --s.retained[device];
+    --s.counts.live_contexts;
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuCtxGetCurrent(CUcontext* context) {
+  return serve_initialised(__func__, [&](State&, Lock&) {
+    *context = contexts.empty() ? nullptr : contexts.back();
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuCtxPushCurrent_v2(CUcontext context) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    if (!is_live(s, context)) return CUDA_ERROR_INVALID_CONTEXT;
+    contexts.push_back(context);
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuCtxPopCurrent_v2(CUcontext* context) {
+  return serve_initialised(__func__, [&](State&, Lock&) {
+    if (contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
+    *context = contexts.back();
+    contexts.pop_back();
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
+  return serve_current(__func__, [&](State& s, Lock&) {
+    *total = s.capacity;
+    *free = s.capacity - std::min(s.capacity, s.counts.on_card);
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuMemAllocManaged(CUdeviceptr* address, size_t size, unsigned flags) {
+  return serve_current(__func__, [&](State& s, Lock&) {
+    if (size == 0 || flags != CU_MEM_ATTACH_GLOBAL) return CUDA_ERROR_INVALID_VALUE;
+    *address = s.allocate(size);
+    return *address != 0 ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+  });
+}
+
+CUresult cuMemFree_v2(CUdeviceptr address) {
+  return serve_current(__func__, [&](State& s, Lock&) {
+    const auto it = s.allocations.find(address);
+    if (it == s.allocations.end()) return CUDA_ERROR_INVALID_VALUE;
+    if (s.named_by_work(address, it->second.size)) return CUDA_ERROR_INVALID_VALUE;
+    s.free(address);
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuMemAdvise(CUdeviceptr address, size_t size, CUmem_advise advice, CUdevice device) {
+  return serve_current(__func__, [&](State& s, Lock&) {
+    std::size_t first = 0;
+    auto* allocation = s.find(address, size, &first);
+    if (allocation == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    const bool names_device = advice != CU_MEM_ADVISE_SET_READ_MOSTLY &&
+                              advice != CU_MEM_ADVISE_UNSET_READ_MOSTLY &&
+                              advice != CU_MEM_ADVISE_UNSET_PREFERRED_LOCATION;
+    if (names_device && device != CU_DEVICE_CPU && !is_card(s, device)) {
+      return CUDA_ERROR_INVALID_DEVICE;
+    }
+    const std::uint32_t bit = is_card(s, device) ? 1U << device : 0;
+    for (std::size_t i = 0; i < size / loopback::page_size; ++i) {
+      Page& page = allocation->pages[first + i];
+      switch (advice) {
+        case CU_MEM_ADVISE_SET_READ_MOSTLY:
+          page.read_mostly = true;
+          break;
+        case CU_MEM_ADVISE_UNSET_READ_MOSTLY:
+          s.unset_read_mostly(page);
+          break;
+        case CU_MEM_ADVISE_SET_PREFERRED_LOCATION:
+          page.preferred = device;
+          break;
+        case CU_MEM_ADVISE_UNSET_PREFERRED_LOCATION:
+          page.preferred = loopback::nowhere;
+          break;
+        case CU_MEM_ADVISE_SET_ACCESSED_BY:
+          page.accessed_by |= bit;
+          break;
+        case CU_MEM_ADVISE_UNSET_ACCESSED_BY:
+          page.accessed_by &= ~bit;
+          break;
+        default:
+          return CUDA_ERROR_INVALID_VALUE;
+      }
+    }
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuMemPrefetchAsync(CUdeviceptr address, size_t size, CUdevice device, CUstream stream) {
+  const auto body = [&](State& s, Lock&) {
+    std::size_t first = 0;
+    if (s.find(address, size, &first) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    if (device != CU_DEVICE_CPU && !is_card(s, device)) return CUDA_ERROR_INVALID_DEVICE;
+    if (find(s, stream) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    s.submit(number(stream),
+             {.after = nullptr,
+              .run = [&s, address, size, device] { s.prefetch(address, size, device); },
+              .address = address,
+              .size = size});
+    return CUDA_SUCCESS;
+  };
+  return serve_current(__func__, body, stream);
+}
+
+CUresult cuStreamCreate(CUstream* stream, unsigned /*flags*/) {
+  return serve_current(__func__, [&](State& s, Lock&) {
+    const std::uintptr_t handle = s.next_handle += 0x10;
+    s.streams[handle];
+    ++s.counts.live_streams;
+    *stream = reinterpret_cast<CUstream>(handle);
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuStreamDestroy_v2(CUstream stream) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    const Stream* known = find(s, stream);
+    if (known == nullptr || stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    // The real driver lets the work finish; nothing here needs that, so it is refused.
+    if (!known->queue.empty()) return CUDA_ERROR_INVALID_VALUE;
+    s.streams.erase(number(stream));
+    --s.counts.live_streams;
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned flags) {
+  const auto body = [&](State& s, Lock&) {
+    const auto it = s.events.find(number(event));
+    if (find(s, stream) == nullptr || it == s.events.end()) return CUDA_ERROR_INVALID_HANDLE;
+    if (flags != 0) return CUDA_ERROR_INVALID_VALUE;
+    s.submit(number(stream), {.after = it->second.point, .run = nullptr});
+    return CUDA_SUCCESS;
+  };
+  return serve_current(__func__, body, stream);
+}
+
+CUresult cuEventCreate(CUevent* event, unsigned /*flags*/) {
+  return serve_current(__func__, [&](State& s, Lock&) {
+    const std::uintptr_t handle = s.next_handle += 0x10;
+    s.events[handle];
+    ++s.counts.live_events;
+    *event = reinterpret_cast<CUevent>(handle);
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuEventDestroy_v2(CUevent event) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    if (s.events.erase(number(event)) == 0) return CUDA_ERROR_INVALID_HANDLE;
+    --s.counts.live_events;
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuEventRecord(CUevent event, CUstream stream) {
+  const auto body = [&](State& s, Lock&) {
+    const auto it = s.events.find(number(event));
+    if (find(s, stream) == nullptr || it == s.events.end()) return CUDA_ERROR_INVALID_HANDLE;
+    auto point = std::make_shared<loopback::Point>();
+    it->second.point = point;
+    s.submit(number(stream), {.after = nullptr, .run = [point] { point->reached = true; }});
+    return CUDA_SUCCESS;
+  };
+  return serve_current(__func__, body, stream);
+}
+
+CUresult cuEventQuery(CUevent event) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    const auto it = s.events.find(number(event));
+    if (it == s.events.end()) return CUDA_ERROR_INVALID_HANDLE;
+    const auto& point = it->second.point;
+    return !point || point->reached ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+  });
+}
+
+CUresult cuEventSynchronize(CUevent event) {
+  return serve_current(__func__, [&](State& s, Lock& lock) {
+    const auto it = s.events.find(number(event));
+    if (it == s.events.end()) return CUDA_ERROR_INVALID_HANDLE;
+    const auto point = it->second.point;
+    s.progressed.wait(lock, [&] { return !point || point->reached; });
+    return CUDA_SUCCESS;
+  });
+}
+
+}  // extern "C"

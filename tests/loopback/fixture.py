@@ -1,0 +1,67 @@
+"""Fixtures that build the stand-in driver and hand out fresh instances of it."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loopback.control import Loopback
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def loopback_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the built libraries."""
+    folder = tmp_path_factory.mktemp("loopback")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    cmake = shutil.which("cmake", path=path)
+    if cmake is None:
+        pytest.fail("the loopback driver is built with cmake, which is not installed")
+    generator = ["-G", "Ninja"] if shutil.which("ninja", path=path) else []
+    for command in (
+        [cmake, "-S", HERE, "-B", folder, f"-DPython_EXECUTABLE={sys.executable}", *generator],
+        [cmake, "--build", folder, "-j", "2"],
+    ):
+        done = subprocess.run(
+            command,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        if done.returncode != 0:
+            pytest.fail(f"the loopback driver cannot be built:\n{done.stdout}{done.stderr}")
+    return folder
+
+
+def _instance(library: Path, folder: Path) -> Loopback:
+    # A copy is another library to the loader, with a state of its own.
+    for number in itertools.count():
+        path = folder / f"libcuda{number}.so"
+        if not path.exists():
+            return Loopback(Path(shutil.copy(library, path)))
+    raise AssertionError
+
+
+@pytest.fixture
+def loopback(loopback_build: Path, tmp_path: Path) -> Iterator[Loopback]:
+    """A fresh driver, which holds nothing once the test has let go of what it made."""
+    yield (one := _instance(loopback_build / "libloopback.so", tmp_path))
+    gc.collect()  # what pytest.raises caught keeps its test's variables
+    assert one.holds == {}
+
+
+@pytest.fixture
+def old_loopback(loopback_build: Path, tmp_path: Path) -> Loopback:
+    """A driver that lacks cuMemPrefetchAsync."""
+    return _instance(loopback_build / "libloopback_old.so", tmp_path)

@@ -1,0 +1,31 @@
+// Entry points that vramx does not use: a call of one is a mistake, and says which.
+#include <cstdio>
+#include <cstdlib>
+
+#define ABORTS(entry)                                                              \
+  extern "C" int entry() {                                                         \
+    std::fprintf(stderr, "the loopback driver does not implement %s\n", __func__); \
+    std::abort();                                                                  \
+  }
+
+ABORTS(cuCtxCreate_v2)
+ABORTS(cuCtxSetCurrent)
+ABORTS(cuCtxSynchronize)
+ABORTS(cuDeviceGetUuid_v2)
+ABORTS(cuEventElapsedTime)
+ABORTS(cuLaunchKernel)
+ABORTS(cuMemAdvise_v2)
+ABORTS(cuMemAlloc_v2)
+ABORTS(cuMemAllocAsync)
+ABORTS(cuMemAllocHost_v2)
+ABORTS(cuMemcpyAsync)
+ABORTS(cuMemcpyDtoHAsync_v2)
+ABORTS(cuMemcpyHtoDAsync_v2)
+ABORTS(cuMemDiscardBatchAsync)
+ABORTS(cuMemFreeAsync)
+ABORTS(cuMemHostRegister_v2)
+ABORTS(cuMemPrefetchAsync_v2)
+ABORTS(cuMemPrefetchBatchAsync)
+ABORTS(cuMemRangeGetAttribute)
+ABORTS(cuMemsetD8Async)
+ABORTS(cuStreamSynchronize)

@@ -1,0 +1,115 @@
+// A device that writes down what it is asked, and fails or waits where a test says so.
+#pragma once
+
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/error.hpp"
+#include "device/device.hpp"
+
+class FakeDevice final : public vramx::Device {
+ public:
+  using Range = vramx::Range;
+  using Fence = vramx::Fence;
+
+  /// "leave 100+1 lane 0 after nothing", ... in the order asked; failed calls too.
+  std::vector<std::string> log() const {
+    const std::lock_guard lock(mutex_);
+    return log_;
+  }
+  std::thread::id last_thread() const {
+    const std::lock_guard lock(mutex_);
+    return last_thread_;
+  }
+  /// Every bring, leave or conceal of the range that starts here fails.
+  void fail_at(vramx::Address start) {
+    const std::lock_guard lock(mutex_);
+    failing_ = start;
+  }
+  /// Calls wait, holding their thread, until open.
+  void shut() {
+    const std::lock_guard lock(mutex_);
+    shut_ = true;
+  }
+  void open() {
+    {
+      const std::lock_guard lock(mutex_);
+      shut_ = false;
+    }
+    gate_.notify_all();
+  }
+  /// Returns once a call waits at the gate.
+  void await_arrival() {
+    std::unique_lock lock(mutex_);
+    gate_.wait(lock, [&] { return waiting_ > 0; });
+  }
+
+  const vramx::Facts& facts() const override { return facts_; }
+  vramx::Bytes free_bytes() const override { return facts_.capacity; }
+  Range reserve(vramx::Bytes size, vramx::Use /*use*/) override { return {0x1000, size}; }
+  void release(Range /*range*/) noexcept override {}
+  void store(vramx::Address, const void*, vramx::Bytes) override {}
+  void load(void*, vramx::Address, vramx::Bytes) override {}
+  Fence bring(Range range, vramx::Arrive, vramx::Lane lane, vramx::Fences after) override {
+    return asked("bring", range, " lane " + std::to_string(lane) + " after " + names(after));
+  }
+  Fence leave(Range range, vramx::Leave, vramx::Lane lane, vramx::Fences after) override {
+    return asked("leave", range, " lane " + std::to_string(lane) + " after " + names(after));
+  }
+  void expose(Range range) override { asked("expose", range, ""); }
+  void conceal(Range range) override { asked("conceal", range, ""); }
+  void use_over_link(vramx::Stream, Range) override {}
+  void order(vramx::Stream, const Fence&) override {}
+  Fence mark(vramx::Stream) override { return nullptr; }
+  bool reached(const Fence&) const noexcept override { return true; }
+  void wait(const Fence&) override {}
+  void settle(Range) noexcept override {}
+
+ private:
+  struct Named final : vramx::Mark {
+    explicit Named(std::string of) : name(std::move(of)) {}
+    std::string name;
+  };
+
+  static std::string names(vramx::Fences fences) {
+    std::string all;
+    for (const Fence& fence : fences) {
+      all += (all.empty() ? "" : ",") + (fence ? static_cast<const Named&>(*fence).name : "-");
+    }
+    return all.empty() ? "nothing" : all;
+  }
+
+  Fence asked(const std::string& what, Range range, const std::string& how) {
+    std::unique_lock lock(mutex_);
+    ++waiting_;
+    gate_.notify_all();
+    gate_.wait(lock, [&] { return !shut_; });
+    --waiting_;
+    const std::string name = what + " " + std::to_string(range.start);
+    log_.push_back(name + "+" + std::to_string(range.size) + how);
+    last_thread_ = std::this_thread::get_id();
+    if (range.start == failing_) throw vramx::DeviceFailure(name + " fails");
+    return std::make_shared<Named>(name);
+  }
+
+  static vramx::Facts of_granule_one() {
+    vramx::Facts facts;
+    facts.name = facts.kind = "fake";
+    facts.capacity = vramx::GiB;
+    facts.granule = 1;
+    return facts;
+  }
+
+  vramx::Facts facts_ = of_granule_one();
+  mutable std::mutex mutex_;
+  std::condition_variable gate_;
+  std::vector<std::string> log_;
+  std::thread::id last_thread_;
+  vramx::Address failing_ = 0;
+  bool shut_ = false;
+  int waiting_ = 0;
+};

@@ -1,0 +1,194 @@
+// What is particular to managed memory and its driver.
+#include "device/managed.hpp"
+
+#include <cuda.h>
+
+#include <atomic>
+#include <thread>
+
+#include "base/error.hpp"
+#include "check.hpp"
+#include "loopback.h"
+#include "rig.hpp"
+
+using namespace vramx;
+
+namespace {
+
+LoopbackCounts counts() {
+  LoopbackCounts now{};
+  loopback_counts(&now);
+  return now;
+}
+
+Range reserved(Device& device, Bytes granules, Use use = Use::weights) {
+  return device.reserve(granules * device.facts().granule, use);
+}
+
+template <class Act>
+std::string told(const Act& act) {
+  try {
+    act();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool says(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST("an error of the driver is told with the call and the driver's words") {
+  const auto rig = rig::managed();
+  Device& device = *rig->device();
+  const auto reserve_failing = [&](int result) {
+    loopback_fail("cuMemAllocManaged", 1, result);
+    return told([&] { reserved(device, 1); });
+  };
+  const std::string known = reserve_failing(CUDA_ERROR_ILLEGAL_ADDRESS);
+  REQUIRE(says(known, "cuMemAllocManaged") && says(known, "CUDA_ERROR_ILLEGAL_ADDRESS"));
+  // The driver names nothing that is newer than itself.
+  REQUIRE(says(reserve_failing(998), "cuMemAllocManaged"));
+  loopback_fail("cuMemAllocManaged", 1, CUDA_ERROR_OUT_OF_MEMORY);
+  REQUIRE_THROWS(OutOfMemory, reserved(device, 1));
+}
+
+TEST("a device that cannot be opened leaves nothing of itself") {
+  ManagedDevice(LOOPBACK_PATH, 0);  // the driver is open from here on
+  const LoopbackCounts before = counts();
+  const std::pair<const char*, std::uint64_t> faults[] = {
+      {"cuDeviceGetCount", 1},     {"cuDeviceGet", 1},         {"cuDeviceGetName", 1},
+      {"cuDeviceGetAttribute", 1}, {"cuDeviceTotalMem_v2", 1}, {"cuDevicePrimaryCtxRetain", 1},
+      {"cuCtxGetCurrent", 1},      {"cuCtxPushCurrent_v2", 1}, {"cuStreamCreate", 1},
+      {"cuStreamCreate", 2},
+  };
+  for (const auto& [entry, nth] : faults) {
+    loopback_fail(entry, nth, CUDA_ERROR_UNKNOWN);
+    REQUIRE_THROWS(DeviceFailure, ManagedDevice(LOOPBACK_PATH, 0));
+    const LoopbackCounts after = counts();
+    if (after.live_contexts != before.live_contexts || after.live_streams != before.live_streams) {
+      throw check::Failed(std::string("something is left after a failed ") + entry);
+    }
+  }
+  REQUIRE_THROWS(NoDevice, ManagedDevice(LOOPBACK_PATH, 7));
+  REQUIRE_THROWS(NoDevice, ManagedDevice(LOOPBACK_PATH, -1));
+}
+
+TEST("a fence may outlive its device") {
+  const LoopbackCounts before = counts();
+  Fence fence;
+  {
+    ManagedDevice device(LOOPBACK_PATH, 0);
+    fence = device.mark(0);
+  }
+  REQUIRE(counts().live_contexts == before.live_contexts + 1);
+  fence.reset();
+  REQUIRE(counts().live_contexts == before.live_contexts);
+  REQUIRE(counts().live_events == before.live_events);
+}
+
+TEST("no call leaves a context behind on the calling thread") {
+  const auto rig = rig::managed();
+  Device& device = *rig->device();
+  const Range range = reserved(device, 1, Use::scratch);
+  const Fence fence = device.bring(range, Arrive::move, 0, {});
+  device.order(rig->stream(), fence);
+  device.wait(fence);
+  loopback_fail("cuMemPrefetchAsync", 1, CUDA_ERROR_UNKNOWN);
+  REQUIRE_THROWS(DeviceFailure, device.leave(range, Leave::write_back, 0, {}));
+  loopback_fail("cuMemAllocManaged", 1, CUDA_ERROR_UNKNOWN);
+  REQUIRE_THROWS(DeviceFailure, reserved(device, 1));
+  device.free_bytes();
+  device.release(range);
+  CUcontext present = nullptr;
+  const auto driver = Driver::open(LOOPBACK_PATH);
+  REQUIRE(driver->context_get(&present) == CUDA_SUCCESS && present == nullptr);
+}
+
+TEST("no advice is given while the last use is not over") {
+  const auto rig = rig::managed();
+  Device& device = *rig->device();
+  const Range range = reserved(device, 1);
+  device.wait(device.bring(range, Arrive::duplicate, 0, {}));
+  const Stream stream = rig->stream();
+  rig->occupy(stream);
+  rig->use(stream, range, false);
+  const Fence use[] = {device.mark(stream)};
+  const std::uint64_t advised = loopback_calls("cuMemAdvise");
+  const std::uint64_t waited = loopback_calls("cuEventSynchronize");
+  std::atomic<bool> left{false};
+  std::thread leaving([&] {
+    device.leave(range, Leave::drop, 0, use);
+    left = true;
+  });
+  while (!left && loopback_calls("cuEventSynchronize") == waited) std::this_thread::yield();
+  const bool too_early = left || loopback_calls("cuMemAdvise") != advised;
+  rig->finish(stream);
+  leaving.join();
+  REQUIRE(!too_early);
+  REQUIRE(rig->on_card() == 0 && rig->faulted() == 0);
+  device.release(range);
+}
+
+TEST("weights never fault: on the card, exposed, or dropped and brought again") {
+  const auto rig = rig::managed();
+  Device& device = *rig->device();
+  const Stream stream = rig->stream();
+  const Range range = reserved(device, 4);
+  device.expose(range);
+  rig->use(stream, range, false);
+  REQUIRE(counts().over_link > 0);
+  device.conceal(range);
+  for (int pass = 0; pass < 3; ++pass) {
+    const Fence arrival = device.bring(range, Arrive::duplicate, pass % 2, {});
+    device.order(stream, arrival);
+    rig->use(stream, range, false);
+    const Fence use[] = {device.mark(stream)};
+    device.leave(range, Leave::drop, 0, use);
+  }
+  REQUIRE(rig->faulted() == 0 && rig->moved_out() == 0);
+  REQUIRE(rig->moved_in() == 3 * range.size);
+  device.release(range);
+}
+
+TEST("scratch is mapped for the card wherever it lies") {
+  const auto rig = rig::managed();
+  Device& device = *rig->device();
+  const Stream stream = rig->stream();
+  const Range range = reserved(device, 2, Use::scratch);
+  rig->use(stream, range, true);
+  device.wait(device.bring(range, Arrive::move, 0, {}));
+  rig->use(stream, range, true);
+  device.wait(device.leave(range, Leave::write_back, 0, {}));
+  rig->use(stream, range, true);
+  device.expose(range);
+  device.conceal(range);
+  rig->use(stream, range, true);
+  REQUIRE(rig->faulted() == 0);
+  device.release(range);
+}
+
+TEST("the limit on managed memory counts every device, and reaching it takes nothing") {
+  const auto rig = rig::managed();
+  Device& device = *rig->device();
+  ManagedDevice other(LOOPBACK_PATH, 0);
+  const Bytes granule = device.facts().granule;
+  const Bytes before = set_managed_limit(4 * granule);
+  const Range first = reserved(device, 3);
+  const std::string words = told([&] { reserved(other, 2); });
+  REQUIRE(says(words, "VRAMX_MANAGED_LIMIT"));
+  REQUIRE(says(words, text(3 * granule)) && says(words, text(4 * granule)));
+  REQUIRE_THROWS(OutOfMemory, reserved(other, 2, Use::scratch));
+  REQUIRE(managed_bytes() == 3 * granule && counts().managed == 3 * granule);
+  const Range second = reserved(other, 1);
+  device.release(first);
+  other.release(second);
+  REQUIRE(managed_bytes() == 0);
+  loopback_fail("cuMemAllocManaged", 1, CUDA_ERROR_OUT_OF_MEMORY);
+  REQUIRE_THROWS(OutOfMemory, reserved(device, 4));
+  REQUIRE(managed_bytes() == 0);
+  REQUIRE(set_managed_limit(before) == 4 * granule);
+}

@@ -1,0 +1,315 @@
+// The mover: order, outcomes, and whose thread does the work.
+#include "mover/mover.hpp"
+
+#include <atomic>
+
+#include "check.hpp"
+#include "fake_device.hpp"
+
+using namespace vramx;
+
+namespace {
+
+using Log = std::vector<std::string>;
+using Starts = std::vector<Address>;
+
+/// A mover over a fake device, and what its jobs came to, by the order in which they ended.
+struct Bench {
+  explicit Bench(bool threaded) : mover(std::make_unique<Mover>(device, threaded)) {}
+
+  /// Ranges lie at these addresses and are one byte long.
+  static Job job(const Starts& departures, const Starts& arrivals, bool conceal = false) {
+    Job job;
+    job.departures.resize(departures.size());
+    job.arrivals.resize(arrivals.size());
+    for (std::size_t i = 0; i < departures.size(); ++i)
+      job.departures[i].range = {departures[i], 1};
+    for (std::size_t i = 0; i < arrivals.size(); ++i) {
+      job.arrivals[i].range = {arrivals[i], 1};
+      job.arrivals[i].conceal = conceal;
+    }
+    job.done = [](const Outcome&) {};
+    return job;
+  }
+
+  void submit(Job job) {
+    job.done = [this](const Outcome& outcome) {
+      {
+        const std::lock_guard lock(mutex);
+        outcomes.push_back(outcome);
+      }
+      changed.notify_all();
+    };
+    mover->submit(std::move(job));
+  }
+
+  void submit(const Starts& departures, const Starts& arrivals, bool conceal = false) {
+    submit(job(departures, arrivals, conceal));
+  }
+
+  /// Returns once `count` jobs have ended.
+  std::vector<Outcome> finish(std::size_t count) {
+    mover->pump();
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return outcomes.size() >= count; });
+    return outcomes;
+  }
+
+  std::shared_ptr<FakeDevice> device = std::make_shared<FakeDevice>();
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<Outcome> outcomes;
+  std::unique_ptr<Mover> mover;
+};
+
+bool failed_with(const Outcome& outcome, const std::string& what) {
+  if (!outcome.error) return false;
+  try {
+    std::rethrow_exception(outcome.error);
+  } catch (const DeviceFailure& error) {
+    return error.what() == what;
+  }
+}
+
+}  // namespace
+
+TEST("jobs run first in, first out, each one's departures before its arrivals") {
+  for (const bool threaded : {false, true}) {
+    Bench bench(threaded);
+    bench.submit({100, 110}, {200});
+    bench.submit({}, {210, 220});
+    bench.submit({120}, {});
+    const auto outcomes = bench.finish(3);
+    const Log log = bench.device->log();
+    REQUIRE(log.size() == 6);
+    const char* expected[] = {"leave 100", "leave 110", "bring 200",
+                              "bring 210", "bring 220", "leave 120"};
+    for (std::size_t i = 0; i < log.size(); ++i) REQUIRE(log[i].starts_with(expected[i]));
+    REQUIRE(outcomes[0].left == 2 && outcomes[0].arrivals.size() == 1 && !outcomes[0].error);
+    REQUIRE(outcomes[1].left == 0 && outcomes[1].arrivals.size() == 2 && !outcomes[1].error);
+    REQUIRE(outcomes[2].left == 1 && outcomes[2].arrivals.empty() && !outcomes[2].error);
+    for (const Outcome& each : outcomes) REQUIRE(!each.called_off);
+  }
+}
+
+TEST("what arrives waits for all that left before it, on whatever lane") {
+  Bench bench(false);
+  bench.submit({100, 110}, {200});
+  bench.submit({120}, {});
+  bench.submit({}, {210});
+  bench.submit({}, {220, 230});
+  bench.finish(4);
+  const Log log = bench.device->log();
+  REQUIRE(log[2] == "bring 200+1 lane 0 after leave 100,leave 110");
+  REQUIRE(log[4] == "bring 210+1 lane 1 after leave 100,leave 110,leave 120");
+  REQUIRE(log[5] == "bring 220+1 lane 0 after leave 120");
+  REQUIRE(log[6] == "bring 230+1 lane 1 after nothing");
+}
+
+TEST("a departure waits for the uses that it was given") {
+  Bench bench(false);
+  Job job = Bench::job({100}, {});
+  job.departures[0].after = {nullptr, bench.device->bring({7, 1}, {}, 0, {})};
+  bench.submit(std::move(job));
+  bench.finish(1);
+  REQUIRE(bench.device->log().back() == "leave 100+1 lane 0 after -,bring 7");
+}
+
+TEST("neighbours of one kind move in one request, and each has its outcome") {
+  Bench bench(false);
+  Job job = Bench::job({100, 101, 102, 104}, {200, 201, 203, 202});
+  job.departures[1].after = {bench.device->bring({7, 1}, {}, 0, {})};
+  job.departures[2].how = Leave::write_back;
+  bench.submit(std::move(job));
+  const Outcome outcome = bench.finish(1)[0];
+  const Log log = bench.device->log();
+  REQUIRE(log.size() == 7);
+  REQUIRE(log[1] == "leave 100+2 lane 0 after bring 7");
+  REQUIRE(log[2].starts_with("leave 102+1") && log[3].starts_with("leave 104+1"));
+  REQUIRE(log[4].starts_with("bring 200+2") && log[5].starts_with("bring 203+1"));
+  REQUIRE(log[6].starts_with("bring 202+1"));
+  REQUIRE(outcome.left == 4 && outcome.arrivals.size() == 4);
+  REQUIRE(outcome.arrivals[0] == outcome.arrivals[1]);
+  REQUIRE(outcome.arrivals[1] != outcome.arrivals[2]);
+}
+
+TEST("neighbours in different reserved ranges move on their own") {
+  Bench bench(false);
+  Job job = Bench::job({100, 101}, {200, 201});
+  job.departures[1].home = job.arrivals[1].home = 101;
+  bench.submit(std::move(job));
+  bench.finish(1);
+  const Log log = bench.device->log();
+  REQUIRE(log.size() == 4);
+  REQUIRE(log[0].starts_with("leave 100+1") && log[2].starts_with("bring 200+1"));
+}
+
+TEST("requests stay small enough for two lanes") {
+  Bench bench(false);
+  const Bytes half = largest_request / 2;
+  Job job = Bench::job({}, {2 * half, 3 * half, 4 * half, 5 * half, 6 * half});
+  for (Arrival& arrival : job.arrivals) arrival.range.size = half;
+  bench.submit(std::move(job));
+  REQUIRE(bench.finish(1)[0].arrivals.size() == 5);
+  REQUIRE(bench.device->log().size() == 3);
+}
+
+TEST("arrivals take the lanes by turns") {
+  Bench bench(false);
+  for (const Address start : {200, 210, 220}) bench.submit({}, {start});
+  bench.finish(3);
+  const Log log = bench.device->log();
+  REQUIRE(log[0].starts_with("bring 200+1 lane 0"));
+  REQUIRE(log[1].starts_with("bring 210+1 lane 1"));
+  REQUIRE(log[2].starts_with("bring 220+1 lane 0"));
+}
+
+TEST("a departure that fails stops its job, which says how many had left") {
+  for (const bool threaded : {false, true}) {
+    Bench bench(threaded);
+    bench.device->fail_at(110);
+    bench.submit({100, 110, 120}, {200});
+    const Outcome outcome = bench.finish(1)[0];
+    REQUIRE(outcome.left == 1);
+    REQUIRE(outcome.arrivals.empty() && outcome.concealed == 0 && !outcome.called_off);
+    REQUIRE(failed_with(outcome, "leave 110 fails"));
+    REQUIRE(bench.device->log().size() == 2);
+  }
+}
+
+TEST("an arrival that fails says which are under way, and its departures are carried out") {
+  Bench bench(false);
+  bench.device->fail_at(210);
+  bench.submit({100}, {200, 210, 220});
+  const Outcome outcome = bench.finish(1)[0];
+  REQUIRE(outcome.left == 1 && outcome.arrivals.size() == 1);
+  REQUIRE(failed_with(outcome, "bring 210 fails"));
+}
+
+TEST("exposed ranges are concealed before they are brought") {
+  Bench bench(false);
+  bench.submit({100}, {200, 210}, true);
+  const Outcome outcome = bench.finish(1)[0];
+  REQUIRE(outcome.concealed == 2 && outcome.arrivals.size() == 2);
+  const Log log = bench.device->log();
+  REQUIRE(log.size() == 5);
+  REQUIRE(log[1].starts_with("conceal 200") && log[2].starts_with("conceal 210"));
+}
+
+TEST("a range that cannot be concealed is not brought") {
+  Bench bench(false);
+  bench.device->fail_at(210);
+  bench.submit({}, {200, 210}, true);
+  const Outcome outcome = bench.finish(1)[0];
+  REQUIRE(outcome.concealed == 1 && outcome.arrivals.empty());
+  REQUIRE(failed_with(outcome, "conceal 210 fails"));
+}
+
+TEST("the job after a failed one works") {
+  for (const bool threaded : {false, true}) {
+    Bench bench(threaded);
+    bench.device->fail_at(200);
+    bench.submit({}, {200});
+    bench.finish(1);
+    bench.device->fail_at(0);
+    bench.submit({100}, {200});
+    const Outcome outcome = bench.finish(2)[1];
+    REQUIRE(outcome.left == 1 && outcome.arrivals.size() == 1 && !outcome.error);
+  }
+}
+
+TEST("arrivals queued behind a failure are called off, departures are not") {
+  for (const bool threaded : {false, true}) {
+    Bench bench(threaded);
+    bench.device->shut();
+    bench.device->fail_at(100);
+    bench.submit({100}, {});
+    bench.submit({110}, {200});
+    bench.submit({120}, {});
+    bench.device->open();
+    const auto outcomes = bench.finish(3);
+    REQUIRE(failed_with(outcomes[0], "leave 100 fails") && !outcomes[0].called_off);
+    REQUIRE(outcomes[1].called_off && outcomes[1].error);
+    REQUIRE(outcomes[1].left == 0 && outcomes[1].arrivals.empty());
+    REQUIRE(outcomes[2].left == 1 && !outcomes[2].error);
+  }
+}
+
+TEST("arrivals queued before a failure has been told are called off too") {
+  for (const bool threaded : {false, true}) {
+    Bench bench(threaded);
+    bench.device->fail_at(100);
+    Job failing = Bench::job({100}, {});
+    // Whoever decides on a move while this is being told still counts on the room.
+    failing.done = [&](const Outcome&) { bench.submit({}, {200}); };
+    bench.mover->submit(std::move(failing));
+    REQUIRE(bench.finish(1)[0].called_off);
+  }
+}
+
+TEST("without a thread nothing moves before pump, and then on its caller's thread") {
+  Bench bench(false);
+  bench.submit({100}, {200});
+  REQUIRE(bench.device->log().empty());
+  bench.mover->pump();
+  REQUIRE(bench.outcomes.size() == 1);
+  REQUIRE(bench.device->last_thread() == std::this_thread::get_id());
+}
+
+TEST("with a thread of its own nobody else's is held") {
+  Bench bench(true);
+  bench.device->shut();
+  bench.submit({100}, {200});
+  bench.device->await_arrival();
+  bench.submit({}, {210});
+  bench.mover->pump();
+  REQUIRE(bench.device->log().empty());
+  bench.device->open();
+  bench.finish(2);
+  REQUIRE(bench.device->last_thread() != std::this_thread::get_id());
+}
+
+TEST("pump returns with its job done, even where another thread is doing the work") {
+  Bench bench(false);
+  bench.device->shut();
+  bench.submit({}, {200});
+  std::thread first([&] { bench.mover->pump(); });
+  bench.device->await_arrival();
+  std::atomic<bool> submitted{false};
+  std::size_t ended = 0;
+  std::thread second([&] {
+    bench.submit({}, {210});
+    submitted = true;
+    bench.mover->pump();
+    const std::lock_guard lock(bench.mutex);
+    ended = bench.outcomes.size();
+  });
+  while (!submitted) std::this_thread::yield();
+  bench.device->open();
+  first.join();
+  second.join();
+  REQUIRE(ended == 2);
+}
+
+TEST("an ending job may queue another") {
+  for (const bool threaded : {false, true}) {
+    Bench bench(threaded);
+    Job job = Bench::job({}, {200});
+    job.done = [&](const Outcome&) { bench.submit({}, {210}); };
+    bench.mover->submit(std::move(job));
+    bench.finish(1);
+    REQUIRE(bench.device->log().back().starts_with("bring 210"));
+  }
+}
+
+TEST("the end waits for every queued job") {
+  Bench bench(true);
+  bench.device->shut();
+  for (Address start = 200; start < 240; start += 2) bench.submit({}, {start});
+  bench.device->await_arrival();
+  std::thread ending([&] { bench.mover.reset(); });
+  bench.device->open();
+  ending.join();
+  REQUIRE(bench.outcomes.size() == 20);
+  REQUIRE(bench.device->log().size() == 20);
+}

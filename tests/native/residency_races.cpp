@@ -1,0 +1,281 @@
+// Races of residency, each forced: the simulated card holds a bring, and with it everything that is
+// queued behind, until the other side is where the test wants it.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.hpp"
+#include "check.hpp"
+#include "world.hpp"
+
+using namespace vramx;
+
+namespace {
+
+/// A world on a simulated card whose brings can be held.
+struct Held {
+  explicit Held(const WorldSpec& spec, const SimulatedSpec& card = {})
+      : rig(rig::simulated(card)), world(*rig, spec) {}
+  ~Held() { card().let_go(); }
+
+  SimulatedDevice& card() { return static_cast<SimulatedDevice&>(*rig->device()); }
+  Bytes leased() { return world->stats().leased; }
+
+  std::unique_ptr<rig::Rig> rig;
+  World world;
+};
+
+struct GiveUp : std::runtime_error {
+  GiveUp() : std::runtime_error("gives up") {}
+};
+
+}  // namespace
+
+TEST("threads that want one absent block share its bring") {
+  Held held({.budget = 2});
+  const GroupId group = held.world.group({0});
+  held.card().hold();
+  Waiting second_waits;
+  const auto use = [&](const Poll& poll) {
+    held.world->acquire(group, 0, poll);
+    REQUIRE(held.world.reads(0));
+    held.world->release(group, 0);
+  };
+  Thread first([&] { use(nullptr); });
+  await([&] { return held.leased() > 0; });
+  Thread second([&] { use(second_waits.poll()); });
+  second_waits.await();
+  held.card().let_go();
+  first.join();
+  second.join();
+  REQUIRE(held.rig->moved_in() == held.world.block());
+  const Stats stats = held.world->stats();
+  REQUIRE(stats.hits == 1 && stats.misses == 1 && stats.leased == 0);
+}
+
+TEST("an eviction waits for the block to arrive, and then for nobody's lease") {
+  Held held({.budget = 2});
+  held.card().hold();
+  Thread user([&] { held.world.take({0}); });
+  await([&] { return held.leased() > 0; });
+  Waiting evictor_waits;
+  bool refused = false;
+  Thread evictor([&] {
+    try {
+      held.world->evict({0}, evictor_waits.poll());
+    } catch (const InUse&) {
+      refused = true;
+    }
+  });
+  evictor_waits.await();
+  held.card().let_go();
+  user.join();
+  evictor.join();
+  REQUIRE(refused && held.world.reads(0));
+  held.world.give({0});
+  held.world->evict({0}, nullptr);
+  REQUIRE(held.world.kept_on_host());
+}
+
+TEST("a use of a block that is leaving waits and brings it again") {
+  Held held({.budget = 3});
+  held.world.take({0});
+  held.world.write(0);
+  held.world->written({0});
+  held.world.give({0});
+  held.card().hold();
+  held.world->prefetch({1});  // the mover's thread now waits in this bring
+  Thread evictor([&] { held.world->evict({0}, nullptr); });
+  await([&] { return !held.world->on_card({0}); });
+  Waiting user_waits;
+  Thread user([&] {
+    held.world->take({0}, 0, true, user_waits.poll());
+    REQUIRE(held.world.reads(0));
+    held.world.give({0});
+  });
+  user_waits.await();
+  held.card().let_go();
+  evictor.join();
+  user.join();
+  REQUIRE(held.rig->moved_in() == 3 * held.world.block());
+  REQUIRE(held.rig->peak_on_card() <= 3 * held.world.block());
+}
+
+TEST("an eviction conceals nothing that another thread leases meanwhile") {
+  Held held({.budget = 3});
+  held.world->advise({5}, Advice::preferred_host, nullptr);
+  held.world->prefetch({0});
+  await([&] { return held.world->stats().moved_in > 0; });
+  held.card().hold();
+  held.world->prefetch({1});
+  Thread evictor([&] { held.world->evict({0, 5}, nullptr); });
+  await([&] { return !held.world->on_card({0}); });
+  held.world.take({5});
+  REQUIRE(held.world.reads(5));
+  held.card().let_go();
+  evictor.join();
+  REQUIRE(held.world.reads(5));
+  held.world.write(5);
+  held.world.give({5});
+  held.world->evict({0, 1, 5}, nullptr);
+  REQUIRE(held.world.kept_on_host());
+}
+
+TEST("the budget holds when a departure whose room is promised fails") {
+  Held held({.budget = 2});
+  held.world->prefetch({0});
+  await([&] { return held.world->stats().moved_in > 0; });
+  held.card().hold();
+  held.world->prefetch({1});
+  bool failed = false;
+  Thread evictor([&] {
+    try {
+      held.world->evict({0}, nullptr);
+    } catch (const DeviceFailure&) {
+      failed = true;
+    }
+  });
+  await([&] { return !held.world->on_card({0}); });
+  held.card().fail(Operation::leave, 1);
+  held.world->prefetch({2});  // into the room that block 0 is about to leave
+  held.card().let_go();
+  evictor.join();
+  REQUIRE(failed);
+  held.world->set_budget(2 * held.world.block(), nullptr);  // returns with every move over
+  const Stats stats = held.world->stats();
+  REQUIRE(stats.peak_resident <= 2 * held.world.block());
+  REQUIRE(stats.resident == held.rig->on_card());
+  REQUIRE(held.rig->peak_on_card() <= 2 * held.world.block());
+}
+
+TEST("a write that is reported while its block arrives is kept") {
+  Held held({.budget = 2});
+  held.card().hold();
+  held.world->prefetch({0});
+  held.world->written({0});
+  held.card().let_go();
+  held.world->evict({0}, nullptr);
+  REQUIRE(held.rig->moved_out() == held.world.block());
+}
+
+TEST("a poll that throws ends the wait with nothing leased") {
+  Held held({.budget = 2});
+  const GroupId group = held.world.group({0, 1});
+  held.card().hold();
+  const Poll give_up = [] { throw GiveUp(); };
+  REQUIRE_THROWS(GiveUp, held.world->acquire(group, 0, give_up));
+  REQUIRE_THROWS(GiveUp, held.world->take({0, 2}, 0, true, give_up));
+  REQUIRE_THROWS(GiveUp, held.world->evict({0}, give_up));
+  REQUIRE(held.leased() == 0);
+  held.card().let_go();
+  held.world->acquire(group, 0, nullptr);
+  REQUIRE(held.world.reads(0) && held.world.reads(1));
+  held.world->release(group, 0);
+  held.world->evict({0, 1, 2}, nullptr);
+  REQUIRE(held.world.kept_on_host());
+}
+
+TEST("the end waits for moves, and those who wait for it are told") {
+  Held held({.budget = 1});
+  held.world.take({0});
+  Waiting waits;
+  bool told = false;
+  Thread user([&] {
+    try {
+      held.world->take({1}, 0, true, waits.poll());
+    } catch (const NotOpen&) {
+      told = true;
+    }
+  });
+  waits.await();
+  held.world->give({0}, 0, true);
+  try {
+    held.world->close(nullptr);
+  } catch (const InUse&) {
+    // The other thread was quicker: it had its turn.
+  }
+  user.join();
+  if (!told) {
+    held.world.give({1});
+    held.world->close(nullptr);
+  }
+}
+
+TEST("a thread without leases waits for those of others instead of exceeding the budget") {
+  for (const bool over_link : {true, false}) {
+    SimulatedSpec card;
+    card.reads_over_link = over_link;
+    Held held({.budget = 2}, card);
+    held.world.take({0, 1});
+    Waiting waits;
+    Thread other([&] {
+      held.world->take({2, 3}, 0, true, waits.poll());
+      REQUIRE(held.world.reads(2) && held.world.reads(3));
+      held.world.give({2, 3});
+    });
+    waits.await();
+    REQUIRE(held.leased() == 2 * held.world.block());
+    REQUIRE(held.world.reads(0) && held.world.reads(1));
+    held.world.give({0, 1});
+    other.join();
+    REQUIRE(held.world->stats().over_link == 0);
+    REQUIRE(held.rig->peak_on_card() == 2 * held.world.block());
+  }
+}
+
+TEST("threads that hold what each other wants do not wait for each other") {
+  for (const bool over_link : {true, false}) {
+    SimulatedSpec card;
+    card.reads_over_link = over_link;
+    Held held({.budget = 2}, card);
+    std::atomic<int> holding{0};
+    std::atomic<int> out_of_memory{0};
+    const auto nest = [&](BlockId outer, BlockId inner) {
+      held.world.take({outer});
+      ++holding;
+      await([&] { return holding == 2; });
+      try {
+        held.world.take({inner});
+        REQUIRE(held.world.reads(inner));
+        held.world.give({inner});
+      } catch (const OutOfMemory&) {
+        ++out_of_memory;
+      }
+      REQUIRE(held.world.reads(outer));
+      held.world.give({outer});
+    };
+    Thread first([&] { nest(0, 2); });
+    Thread second([&] { nest(1, 3); });
+    first.join();
+    second.join();
+    REQUIRE(held.leased() == 0);
+    // The second to give up its lease may have found the room that the first had left.
+    if (over_link) REQUIRE(out_of_memory == 0 && held.world->stats().over_link > 0);
+    if (!over_link) REQUIRE(out_of_memory > 0);
+    REQUIRE(held.rig->peak_on_card() <= 2 * held.world.block());
+  }
+}
+
+TEST("a forked child is told, and can let go of what it inherited") {
+  auto rig = rig::simulated();
+  auto world = std::make_unique<World>(*rig, WorldSpec{.budget = 2});
+  world->take({0});  // the mover's thread has started, and waits for more
+  world->give({0});
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(10);  // ends a child that hangs
+    int wrong = 0;
+    try {
+      world->take({1});
+      wrong = 1;
+    } catch (const NotOpen&) {
+    }
+    world.reset();
+    _exit(wrong);
+  }
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  world->take({1});
+  REQUIRE(world->reads(1));
+  world->give({1});
+}

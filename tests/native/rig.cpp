@@ -1,0 +1,159 @@
+#include "rig.hpp"
+
+#include <cuda.h>
+
+#include "check.hpp"
+#include "device/driver.hpp"
+#include "device/managed.hpp"
+#include "loopback.h"
+
+namespace rig {
+
+using vramx::Bytes;
+using vramx::Operation;
+using vramx::Stream;
+
+namespace {
+
+class Simulated final : public Rig {
+ public:
+  explicit Simulated(vramx::SimulatedSpec spec)
+      : card_(std::make_shared<vramx::SimulatedDevice>(spec)), device_(card_) {}
+
+  const std::shared_ptr<vramx::Device>& device() const override { return device_; }
+  Stream stream() override { return next_stream_++; }
+  void occupy(Stream stream) override { card_->compute(stream, 1.0); }
+  void finish(Stream /*stream*/) override {}
+  Bytes on_card() const override { return card_->on_card(); }
+  Bytes peak_on_card() const override { return card_->peak_on_card(); }
+  Bytes moved_in() const override { return card_->moved_in(); }
+  Bytes moved_out() const override { return card_->moved_out(); }
+  void use(Stream /*stream*/, vramx::Range /*range*/, bool /*writes*/) override {}
+  Bytes faulted() const override { return 0; }
+  std::vector<Fault> faults(Operation operation) const override {
+    return {{"injected", [this, operation] { card_->fail(operation, 1); },
+             [this, operation] { card_->fail(operation, 0); }}};
+  }
+  bool poisons() const override { return true; }
+  std::string close() override {
+    const Bytes held = card_->on_card();
+    device_.reset();
+    card_.reset();
+    return held == 0 ? "" : vramx::text(held) + " on the card";
+  }
+
+ private:
+  std::shared_ptr<vramx::SimulatedDevice> card_;
+  std::shared_ptr<vramx::Device> device_;
+  Stream next_stream_ = 1;
+};
+
+class Managed final : public Rig {
+ public:
+  Managed()
+      : start_(counts()),
+        device_(std::make_shared<vramx::ManagedDevice>(LOOPBACK_PATH, 0)),
+        driver_(vramx::Driver::open(LOOPBACK_PATH)) {
+    driver_->check(driver_->context_retain(&context_, 0), "cuDevicePrimaryCtxRetain");
+    loopback_reset_peak();
+  }
+  ~Managed() override {
+    for (const CUstream stream : streams_) driver_->stream_destroy(stream);
+    if (context_ != nullptr) driver_->context_release(0);
+  }
+
+  const std::shared_ptr<vramx::Device>& device() const override { return device_; }
+  Stream stream() override {
+    const vramx::Current current(*driver_, context_);
+    CUstream stream = nullptr;
+    driver_->check(driver_->stream_create(&stream, 0), "cuStreamCreate");
+    streams_.push_back(stream);
+    return reinterpret_cast<Stream>(stream);
+  }
+  void occupy(Stream stream) override { loopback_hold(stream); }
+  void finish(Stream stream) override { loopback_let_go(stream); }
+  Bytes on_card() const override { return counts().on_card - start_.on_card; }
+  Bytes peak_on_card() const override { return counts().peak_on_card; }
+  Bytes moved_in() const override { return counts().to_card - start_.to_card; }
+  Bytes moved_out() const override { return counts().to_host - start_.to_host; }
+  void use(Stream stream, vramx::Range range, bool writes) override {
+    loopback_touch(stream, range.start, range.size, writes ? 1 : 0);
+  }
+  Bytes faulted() const override { return counts().faulted - start_.faulted; }
+  std::vector<Fault> faults(Operation operation) const override {
+    const auto call = [](const char* entry, bool only_copies = false) {
+      return Fault{entry, [entry] { loopback_fail(entry, 1, CUDA_ERROR_UNKNOWN); },
+                   [entry] { loopback_fail(entry, 0, CUDA_SUCCESS); }, only_copies};
+    };
+    switch (operation) {
+      case Operation::reserve:
+        return {call("cuMemAllocManaged"), call("cuMemAdvise")};
+      case Operation::bring:
+        return {call("cuMemPrefetchAsync"), call("cuEventRecord")};
+      case Operation::leave:
+        return {call("cuMemAdvise"), call("cuMemPrefetchAsync", true), call("cuEventRecord", true)};
+      case Operation::expose:
+        return {call("cuMemPrefetchAsync"), call("cuMemAdvise")};
+    }
+    return {};
+  }
+  bool poisons() const override { return false; }
+  std::string close() override {
+    device_.reset();
+    for (const CUstream stream : streams_) driver_->stream_destroy(stream);
+    streams_.clear();
+    driver_->context_release(0);
+    context_ = nullptr;
+    const LoopbackCounts now = counts();
+    std::string held;
+    const auto more = [&](const char* what, std::uint64_t before, std::uint64_t after) {
+      if (after != before) held += std::to_string(after - before) + " more " + what + " ";
+    };
+    more("bytes on the card", start_.on_card, now.on_card);
+    more("managed bytes", start_.managed, now.managed);
+    more("events", start_.live_events, now.live_events);
+    more("streams", start_.live_streams, now.live_streams);
+    more("contexts", start_.live_contexts, now.live_contexts);
+    more("bytes counted as managed", start_.managed, vramx::managed_bytes());
+    return held;
+  }
+
+ private:
+  static LoopbackCounts counts() {
+    LoopbackCounts now{};
+    loopback_counts(&now);
+    return now;
+  }
+
+  LoopbackCounts start_;
+  std::shared_ptr<vramx::Device> device_;
+  std::shared_ptr<const vramx::Driver> driver_;
+  CUcontext context_ = nullptr;
+  std::vector<CUstream> streams_;
+};
+
+}  // namespace
+
+std::unique_ptr<Rig> simulated(vramx::SimulatedSpec spec) {
+  return std::make_unique<Simulated>(spec);
+}
+
+std::unique_ptr<Rig> managed() { return std::make_unique<Managed>(); }
+
+void on_each(void (*test)(Rig&)) {
+  std::string failed;
+  const auto run = [&](const char* name, std::unique_ptr<Rig> rig) {
+    try {
+      test(*rig);
+      const std::string held = rig->close();
+      if (!held.empty()) throw check::Failed("still held afterwards: " + held);
+    } catch (const std::exception& error) {
+      failed += (failed.empty() ? "" : "\n         ") + std::string(name) + ": " + error.what();
+    }
+  };
+  run("simulated", simulated());
+  run("managed", managed());
+  if (!failed.empty()) throw check::Failed(failed);
+}
+
+}  // namespace rig

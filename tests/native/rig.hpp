@@ -1,0 +1,64 @@
+// Devices as the tests see them: each with its own way to be busy, to be told to fail, and to say
+// what is on the card.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device/device.hpp"
+#include "device/simulated.hpp"
+
+namespace rig {
+
+/// One way in which the next call of an operation fails. Arming it counts from that moment.
+struct Fault {
+  std::string name;
+  std::function<void()> arm;
+  std::function<void()> disarm;
+  bool only_copies = false;  ///< a drop does not meet it
+};
+
+class Rig {
+ public:
+  virtual ~Rig() = default;
+
+  virtual const std::shared_ptr<vramx::Device>& device() const = 0;
+  /// A compute stream that nothing else uses.
+  virtual vramx::Stream stream() = 0;
+  /// The stream has work that is not over before finish; on a virtual clock, before it is waited
+  /// for.
+  virtual void occupy(vramx::Stream stream) = 0;
+  virtual void finish(vramx::Stream stream) = 0;
+  /// As the hardware counts, and no manager.
+  virtual vramx::Bytes on_card() const = 0;
+  virtual vramx::Bytes peak_on_card() const = 0;
+  virtual vramx::Bytes moved_in() const = 0;
+  virtual vramx::Bytes moved_out() const = 0;
+  /// Work on `stream` reads, or writes, the range.
+  virtual void use(vramx::Stream stream, vramx::Range range, bool writes) = 0;
+  /// Bytes that work touched without their being on the card or mapped for it.
+  virtual vramx::Bytes faulted() const = 0;
+  virtual std::vector<Fault> faults(vramx::Operation operation) const = 0;
+  /// Whether bytes that left the card read as `poison` at their device addresses.
+  virtual bool poisons() const = 0;
+  /// Lets go of the device; what it then still holds of the hardware is told, "" for nothing.
+  virtual std::string close() = 0;
+};
+
+std::unique_ptr<Rig> simulated(vramx::SimulatedSpec spec = {});
+/// The managed device over the stand-in driver, whose counts start from zero. One at a time.
+std::unique_ptr<Rig> managed();
+
+/// Runs a test on every device and fails if any does, or holds something of the hardware
+/// afterwards.
+void on_each(void (*test)(Rig&));
+
+}  // namespace rig
+
+/// HOLDS("title") { ... rig ... }: a test of every device, which afterwards holds nothing.
+#define HOLDS(title)                                          \
+  static void CHECK_JOIN(holds_, __LINE__)(rig::Rig & rig);   \
+  TEST(title) { rig::on_each(CHECK_JOIN(holds_, __LINE__)); } \
+  static void CHECK_JOIN(holds_, __LINE__)(rig::Rig & rig)

@@ -1,0 +1,217 @@
+"""A room uses only rooms on floors below its own; see CONTRIBUTING.md."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "vramx"
+
+NATIVE = (
+    "base",
+    "device",
+    "mover",
+    "policy",
+    "residency",
+    "pool",
+    "core",
+    "abi",
+    "bind",
+)
+# A policy decides and never acts, so it does not see what acts, although that lies lower.
+NATIVE_ONLY = {"policy": {"base"}}
+NATIVE_FOREIGN = {"cuda.h": "device", "nanobind": "bind"}
+
+PYTHON = (
+    {"_core", "errors", "units"},
+    {"advice", "arrays", "config", "simulation"},
+    {"card", "stats"},
+    {"session"},
+    {"inactive", "innermost"},
+    {"opening"},
+    {"process"},
+    {"integrations"},
+    {"cli", "doctor", "__main__"},
+    {"__init__"},
+)
+FLOOR = {room: floor for floor, rooms in enumerate(PYTHON) for room in rooms}
+# Reached from below too, but only inside functions: a framework is loaded when it is used.
+LAZY = "integrations"
+FRAMEWORKS = {"torch", "cupy"}
+
+ENVIRONMENT = re.compile(r"\b(environ|getenv)\b")
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">]+)[">]', re.MULTILINE)
+
+
+def native_violations(csrc: Path) -> list[str]:
+    """What in the C++ sources breaks the floor rule, one line each."""
+    found = []
+    for path in sorted(csrc.rglob("*.[hc]*")):
+        name = path.relative_to(csrc)
+        room = name.parts[0]
+        where = f"{csrc.name}/{name.as_posix()}"
+        if room not in NATIVE:
+            found.append(f"{where}: room {room!r} has no floor; give it one in NATIVE")
+            continue
+        below = NATIVE_ONLY.get(room, set(NATIVE[: NATIVE.index(room)]))
+        for quote, target in INCLUDE.findall(path.read_text(encoding="utf-8")):
+            other = target.split("/")[0]
+            if other in NATIVE:
+                if other != room and other not in below:
+                    found.append(
+                        f'{where}: includes "{target}", but {room} may include only '
+                        f"{sorted(below)} and itself"
+                    )
+            elif other in NATIVE_FOREIGN:
+                if NATIVE_FOREIGN[other] != room:
+                    found.append(
+                        f"{where}: includes <{target}>, which only {NATIVE_FOREIGN[other]} may"
+                    )
+            elif quote == '"':
+                found.append(f'{where}: includes "{target}", which is not of the form "room/file"')
+    return found
+
+
+def imports(
+    node: ast.AST, package: tuple[str, ...], inside: bool = False
+) -> Iterator[tuple[str, int, bool]]:
+    """Every dotted name imported under `node`, its line, and whether inside a function."""
+    match node:
+        case ast.Import(names=names):
+            for alias in names:
+                yield alias.name, node.lineno, inside
+        case ast.ImportFrom(module=module, names=names, level=level):
+            source = [*package[: len(package) - level + 1]] if level else []
+            for alias in names:
+                name = ".".join([*source, *([module] if module else []), alias.name])
+                yield name, node.lineno, inside
+        case ast.If(test=ast.Name("TYPE_CHECKING"), orelse=otherwise):
+            yield from imports(ast.Module(otherwise, []), package, inside)
+        case _:
+            inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            for child in ast.iter_child_nodes(node):
+                yield from imports(child, package, inside)
+
+
+def python_violations(package: Path) -> list[str]:
+    """What in the Python sources breaks the floor rule, one line each."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package).as_posix()
+        room = name.removesuffix(".py").split("/")[0]
+        if room not in FLOOR:
+            found.append(f"{name}: room {room!r} has no floor; give it one in PYTHON")
+            continue
+        text = path.read_text(encoding="utf-8")
+        if room != "config" and ENVIRONMENT.search(text):
+            found.append(f"{name}: reads the environment, which only config may")
+        tree = ast.parse(text, str(path))
+        parents = (PACKAGE, *path.relative_to(package).parent.parts)
+        for target, line, inside in imports(tree, parents):
+            where = f"{name}:{line}"
+            top, _, rest = target.partition(".")
+            as_it_loads = f"{where}: imports {target} as the module loads; do it in a function"
+            home = (f"{LAZY}/{top}.py", f"{LAZY}/{top}/")
+            if top in FRAMEWORKS and not inside and not name.startswith(home):
+                found.append(as_it_loads)
+            if top != PACKAGE:
+                continue
+            other = rest.split(".")[0]
+            if other not in FLOOR:
+                other = "__init__"  # `from vramx import name`: a name the package itself offers
+            if other == LAZY and room != LAZY:
+                if not inside:
+                    found.append(as_it_loads)
+            elif other != room and FLOOR[other] > FLOOR[room]:
+                found.append(f"{where}: imports {target}, which lies above {room}")
+    return found
+
+
+def plant(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return root
+
+
+def test_native_rooms_include_only_from_below() -> None:
+    assert not (found := native_violations(ROOT / "csrc")), "\n".join(found)
+
+
+def test_python_rooms_import_only_from_below() -> None:
+    assert not (found := python_violations(ROOT / "src" / PACKAGE)), "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("base/bytes.hpp", '#include "device/device.hpp"', "base may include only"),
+        ("device/driver.cpp", '#  include "mover/mover.hpp"', "device may include only"),
+        ("policy/lru.hpp", '#include "device/device.hpp"', "policy may include only ['base']"),
+        ("residency/moves.cpp", "#include <pool/pool.hpp>", "residency may include only"),
+        ("abi/vramx.h", '#include "bind/module.cpp"', "abi may include only"),
+        ("mover/mover.hpp", '#include "device.hpp"', 'not of the form "room/file"'),
+        ("pool/pool.cpp", "#include <cuda.h>", "which only device may"),
+        ("core/core.cpp", "#include <nanobind/nanobind.h>", "which only bind may"),
+        ("attic/old.cpp", "", "room 'attic' has no floor"),
+    ],
+)
+def test_a_planted_include_is_caught(tmp_path: Path, name: str, line: str, message: str) -> None:
+    csrc = plant(
+        tmp_path,
+        {
+            "device/device.hpp": '#include <memory>\n#include "base/bytes.hpp"\n',
+            "device/driver.hpp": "#include <cuda.h>\n",
+            "bind/module.cpp": '#include <nanobind/nanobind.h>\n#include "core/core.hpp"\n',
+            name: f"{line}\n",
+        },
+    )
+    assert len(found := native_violations(csrc)) == 1
+    assert name in found[0]
+    assert message in found[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("errors.py", "from vramx.config import read", "config.read, which lies above errors"),
+        ("config.py", "from . import session", "vramx.session, which lies above config"),
+        ("stats.py", "def f():\n    import vramx.cli", "vramx.cli, which lies above stats"),
+        ("units.py", "from vramx import simulate", "vramx.simulate, which lies above units"),
+        ("session.py", "from .integrations import torch", "torch as the module loads"),
+        ("session.py", "try:\n    import torch\nfinally: ...", "torch as the module loads"),
+        ("integrations/cupy.py", "import torch", "imports torch as the module loads"),
+        ("cli.py", "import vramx.integrations.torch", "torch as the module loads"),
+        ("card.py", "from os import getenv", "reads the environment"),
+        ("attic.py", "", "room 'attic' has no floor"),
+    ],
+)
+def test_a_planted_import_is_caught(tmp_path: Path, name: str, text: str, message: str) -> None:
+    package = plant(tmp_path, {name: f"{text}\n"})
+    assert len(found := python_violations(package)) == 1
+    assert name in found[0]
+    assert message in found[0]
+
+
+def test_lawful_imports_pass(tmp_path: Path) -> None:
+    package = plant(
+        tmp_path,
+        {
+            "__init__.py": "from . import errors\nfrom .session import Session\n",
+            "session.py": (
+                "from typing import TYPE_CHECKING\n"
+                "from . import _core, stats\n"
+                "if TYPE_CHECKING:\n"
+                "    import torch\n"
+                "def manage():\n"
+                "    from .integrations import torch\n"
+            ),
+            "integrations/torch/hooks.py": "import torch\nfrom ...session import Session\n",
+            "integrations/numpy.py": "def f():\n    import cupy\n",
+        },
+    )
+    assert python_violations(package) == []

@@ -1,0 +1,68 @@
+"""`import vramx` needs neither a GPU nor any framework, and offers what it promises."""
+
+import subprocess
+import sys
+
+import vramx
+
+PROMISED = {
+    "Advice",
+    "ConfigError",
+    "DeviceError",
+    "Error",
+    "NoDeviceError",
+    "OutOfMemoryError",
+    "Session",
+    "Stats",
+    "advise",
+    "empty",
+    "evict",
+    "install",
+    "oversubscribe",
+    "pin",
+    "prefetch",
+    "simulate",
+    "stats",
+}
+
+FORBID = """
+import sys
+
+class Forbid:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "cupy", "onnxruntime", "pynvml"}:
+            raise ImportError(f"{name} is not installed")
+
+sys.meta_path.insert(0, Forbid())
+"""
+
+
+def run(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_works_where_no_framework_is_installed() -> None:
+    names = run(FORBID + "import vramx\nprint(*[n for n in vramx.__all__ if hasattr(vramx, n)])")
+    assert set(names.split()) == set(vramx.__all__)
+
+
+def test_import_loads_no_framework() -> None:
+    loaded = run("import sys, vramx\nprint(*{name.partition('.')[0] for name in sys.modules})")
+    assert not {"torch", "cupy", "onnxruntime", "pynvml"} & set(loaded.split())
+
+
+def test_public_names() -> None:
+    assert set(vramx.__all__) >= PROMISED
+    assert [name for name in vramx.__all__ if not hasattr(vramx, name)] == []
+
+
+def test_errors_are_also_what_python_calls_them() -> None:
+    for name in ("OutOfMemoryError", "NoDeviceError", "DeviceError", "ConfigError"):
+        assert issubclass(getattr(vramx, name), vramx.Error), name
+    assert issubclass(vramx.OutOfMemoryError, MemoryError)
+    assert issubclass(vramx.ConfigError, ValueError)
