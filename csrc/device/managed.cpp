@@ -32,8 +32,8 @@ void count(Bytes size) {
 }
 
 constexpr std::size_t most_spare_events = 256;
-constexpr Bytes populated_at_once = 32 * MiB;
-constexpr Bytes most_populating = 12;
+constexpr Bytes populated_at_once = 2 * MiB;
+constexpr Bytes most_populating = 4;
 
 /// As NVML writes it: GPU-8-4-4-4-12 hexadecimal digits.
 std::string uuid_text(const CUuuid& uuid) {
@@ -198,9 +198,9 @@ Range ManagedDevice::reserve(Bytes size, Use use) {
   }
 }
 
-// Populated in large requests the host gets pages of 2 MiB; left to the writer's faults it may get
-// small ones, which were measured to cross the link a third slower. The driver clears the pages on
-// the calling thread, so several share the work.
+// Populated by requests of 2 MiB the host gets pages of that size; left to the writer's faults it
+// gets small ones, with which most cyclic passes on one machine took a third longer. The driver
+// clears pages on the calling thread; four threads were the fastest.
 void ManagedDevice::populate(Range range) const {
   const Driver& cuda = *card_->driver;
   std::atomic<Bytes> next{0};
