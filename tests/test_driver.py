@@ -137,8 +137,17 @@ def test_the_host_limit_is_told_and_takes_nothing(loopback: Loopback) -> None:
     assert len(one.reserve([4 * GRANULE], _core.Use.WEIGHTS)) == 1
 
 
-@pytest.mark.parametrize("use", [_core.Use.WEIGHTS, _core.Use.SCRATCH])
-@pytest.mark.parametrize("entry", ["cuMemAllocManaged", "cuMemAdvise"])
+@pytest.mark.parametrize(
+    ("entry", "use"),
+    [
+        ("cuMemAllocManaged", _core.Use.WEIGHTS),
+        ("cuMemAllocManaged", _core.Use.SCRATCH),
+        ("cuMemAdvise", _core.Use.WEIGHTS),
+        ("cuMemAdvise", _core.Use.SCRATCH),
+        ("cuMemPrefetchAsync", _core.Use.WEIGHTS),
+        ("cuEventSynchronize", _core.Use.WEIGHTS),
+    ],
+)
 def test_a_failed_allocation_is_told_and_the_next_one_works(
     loopback: Loopback, entry: str, use: _core.Use
 ) -> None:

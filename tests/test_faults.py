@@ -345,15 +345,19 @@ def test_the_budget_holds_through_every_fault(
 def test_small_blocks_do_not_take_the_room_that_a_large_one_did_not_leave(
     open_core: OpenCore,
 ) -> None:
+    """They are too many for one job, and the later jobs have nothing to take off the card."""
     core, device = open_core(BLOCK)
-    large, first, second = (core.reserve([n], Use.WEIGHTS)[0] for n in (BLOCK, 4096, 4096))
+    (large,) = core.reserve([BLOCK], Use.WEIGHTS)
+    small = [core.reserve([4096], Use.WEIGHTS)[0] for _ in range(12)]
     use(core, large)
     device.fail(Operation.LEAVE, 1)
     with pytest.raises(vramx.DeviceError):
-        use(core, first, second)
+        use(core, *small)
+    assert device.peak_on_card == BLOCK
     assert device.on_card == core.stats().resident <= BLOCK
-    use(core, first, second)
-    assert device.on_card == core.stats().resident == 2 * 4096
+    use(core, *small)
+    assert device.on_card == core.stats().resident == 12 * 4096
+    assert device.peak_on_card == BLOCK
 
 
 def test_a_failure_is_reported_once(open_core: OpenCore) -> None:

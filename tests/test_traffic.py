@@ -157,15 +157,28 @@ def test_adaptive_keeps_the_link_busy_for_a_whole_cycle(
         assert each.seconds <= 1.05 * count * SECONDS
 
 
-def test_adaptive_hides_the_link_behind_longer_work(
-    open_session: OpenSession, linears: Linears
+def wait_for_work(session: vramx.Session) -> None:
+    """The host waits until the card has done what it was given, as a program does that looks."""
+    memory = session._core.empty(1, 0)
+    del memory
+    session._core.trim()
+
+
+@pytest.mark.parametrize("work", [0.5 * SECONDS, 1.0 * SECONDS, 1.5 * SECONDS])
+def test_adaptive_brings_ahead_while_the_host_waits_and_lru_does_not(
+    open_session: OpenSession, linears: Linears, work: float
 ) -> None:
-    count, work = 24, 1.5 * SECONDS
-    with open_session(12 * BLOCK, policy="adaptive") as session:
-        model = session.manage(busy(linears(count), session, work))
-        steady = passes(session, model, 4)[1:]
-    for each in steady:
-        assert each.seconds <= 1.05 * count * work
+    count, frames = 24, 12
+    seconds = {}
+    for policy in ("adaptive", "lru"):
+        with open_session(frames * BLOCK + 8 * BLOCK, policy=policy) as session:
+            model = session.manage(busy(linears(count), session, work))
+            for each in model:
+                each.register_forward_hook(lambda *_: wait_for_work(session))
+            steady = passes(session, model, 4)[1:]
+            seconds[policy] = steady[-1].seconds
+    assert seconds["lru"] == pytest.approx(count * (work + SECONDS))
+    assert seconds["adaptive"] <= 1.05 * count * max(work, SECONDS)
 
 
 def test_work_waits_for_the_first_block_and_then_link_and_work_go_on_together(
@@ -215,6 +228,7 @@ def test_room_is_taken_only_when_the_card_has_it_again(open_core: OpenCore) -> N
     core.evict(span(first))
     bring(core, second)
     assert device.peak_on_card == BLOCK
+    assert device.now == pytest.approx(2 * SECONDS + 1.0)
 
 
 def test_room_left_over_by_a_large_block_is_taken_only_when_it_is_gone(open_core: OpenCore) -> None:
@@ -225,6 +239,7 @@ def test_room_left_over_by_a_large_block_is_taken_only_when_it_is_gone(open_core
     for each in small:
         bring(core, each)
     assert device.peak_on_card == BLOCK
+    assert device.now == pytest.approx(1.0 + SECONDS + 3 * 4096 / LINK)
 
 
 def test_a_block_comes_back_only_when_it_has_left(open_core: OpenCore) -> None:

@@ -96,4 +96,7 @@ class Device {
   virtual void settle(Range range) noexcept = 0;
 };
 
+/// The end of a stream; null where the stream is gone, since nothing is left to run on it then.
+Fence mark_or_nothing(Device& device, Stream stream) noexcept;
+
 }  // namespace vramx

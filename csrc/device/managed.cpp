@@ -145,7 +145,11 @@ ManagedDevice::ManagedDevice(const std::string& driver_path, int ordinal)
   const Current current(cuda, card_->context);
   for (Lane lane = 0; lane < facts_.lanes; ++lane) {
     CUstream stream = nullptr;
-    cuda.check(cuda.stream_create(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+    const CUresult result = cuda.stream_create(&stream, CU_STREAM_NON_BLOCKING);
+    if (result != CUDA_SUCCESS) {
+      for (CUstream made : lanes_) cuda.stream_destroy(made);
+      cuda.check(result, "cuStreamCreate");
+    }
     lanes_.push_back(stream);
   }
 }

@@ -113,6 +113,14 @@ void SimulatedDevice::injected(Operation operation) {
   throw DeviceFailure(what);
 }
 
+SimulatedDevice::Chunk& SimulatedDevice::placed(Range range) {
+  if (range.start % spec_.granule != 0 || range.size % spec_.granule != 0 || range.size == 0) {
+    throw BadConfig("the simulated card moves multiples of " + text(spec_.granule) + ", not " +
+                    std::to_string(range.size) + " bytes at " + std::to_string(range.start));
+  }
+  return chunk(range);
+}
+
 SimulatedDevice::Chunk& SimulatedDevice::chunk(Range range) {
   auto it = chunks_.upper_bound(range.start);
   if (it == chunks_.begin() || !std::prev(it)->second.range.contains(range)) {
@@ -209,7 +217,7 @@ Fence SimulatedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   std::unique_lock lock(mutex_);
   gate_.wait(lock, [&] { return !held_; });
   injected(Operation::bring);
-  Chunk& c = chunk(range);
+  Chunk& c = placed(range);
   if (!c.held(range).empty()) {
     throw BadConfig("bring of a range that is on the card");
   }
@@ -238,7 +246,7 @@ Fence SimulatedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
 Fence SimulatedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   const std::lock_guard lock(mutex_);
   injected(Operation::leave);
-  Chunk& c = chunk(range);
+  Chunk& c = placed(range);
   if (!c.holds_all(range)) {
     throw BadConfig("leave of a range that is not on the card");
   }
@@ -269,12 +277,12 @@ void SimulatedDevice::expose(Range range) {
   if (!spec_.reads_over_link) {
     throw DeviceFailure("this simulated card does not read host memory over the link");
   }
-  std::memcpy(range.data(), chunk(range).on_host(range.start), range.size);
+  std::memcpy(range.data(), placed(range).on_host(range.start), range.size);
 }
 
 void SimulatedDevice::conceal(Range range) {
   const std::lock_guard lock(mutex_);
-  std::memcpy(chunk(range).on_host(range.start), range.data(), range.size);
+  std::memcpy(placed(range).on_host(range.start), range.data(), range.size);
   std::memset(range.data(), poison, range.size);
 }
 

@@ -81,6 +81,7 @@ class SimulatedDevice final : public Device {
   struct Time;
 
   Chunk& chunk(Range range);
+  Chunk& placed(Range range);
   void injected(Operation operation);
   static double latest(Fences after);
   void account(double at, std::int64_t bytes);

@@ -94,6 +94,7 @@ void Mover::depart(const Job& job, Outcome& outcome) {
       for (auto& fences : not_ordered_) fences.push_back(left);
     }
     outcome.left += next - i;
+    outcome.freed.insert(outcome.freed.end(), next - i, left);
     i = next;
   }
 }
@@ -135,8 +136,14 @@ void Mover::carry_out(Job job) {
   } catch (...) {
     outcome.error = std::current_exception();
   }
+  job.done(outcome);
+  if (outcome.error) call_off(outcome.error);
+}
+
+// Once the failure has been told: whatever was queued until then may count on the room.
+void Mover::call_off(const std::exception_ptr& error) {
   std::vector<Job> called_off;
-  if (outcome.error) {
+  {
     const std::lock_guard lock(state_->mutex);
     std::deque<Job> kept;
     for (Job& each : state_->jobs) {
@@ -148,9 +155,8 @@ void Mover::carry_out(Job job) {
     }
     state_->jobs = std::move(kept);
   }
-  job.done(outcome);
   Outcome not_begun;
-  not_begun.error = outcome.error;
+  not_begun.error = error;
   not_begun.called_off = true;
   for (const Job& each : called_off) each.done(not_begun);
 }

@@ -34,6 +34,7 @@ struct Arrival {
 struct Outcome {
   std::size_t left = 0;         ///< departures carried out
   std::size_t concealed = 0;    ///< arrivals that are exposed no more
+  std::vector<Fence> freed;     ///< of the departures carried out, when each is over
   std::vector<Fence> arrivals;  ///< of the arrivals under way, when each is complete
   std::exception_ptr error;     ///< why the job stopped, or null
   bool called_off = false;      ///< it was not begun, because an earlier one failed
@@ -68,6 +69,7 @@ class Mover {
   void carry_out(Job job);
   void depart(const Job& job, Outcome& outcome);
   void arrive(const Job& job, Outcome& outcome);
+  void call_off(const std::exception_ptr& error);
 
   std::shared_ptr<Device> device_;
   std::uint64_t generation_;

@@ -141,7 +141,7 @@ Scratch::Pieces::iterator Scratch::merge(Pieces::iterator piece) {
       piece->second.ends.emplace_back(stream, std::move(fence));
     } else {
       // Nothing says which of the two is later; the stream's present end is later than both.
-      same->second = device_->mark(stream);
+      same->second = mark_or_nothing(*device_, stream);
     }
   }
   piece->second.size += next->second.size;
@@ -155,12 +155,7 @@ void Scratch::free(Address address) noexcept {
   auto piece = pieces_.find(address);
   if (piece == pieces_.end() || !piece->second.live) return;
   const Range range{address, piece->second.size};
-  try {
-    for (auto& [stream, fence] : piece->second.ends) fence = device_->mark(stream);
-  } catch (const Error&) {
-    // A stream that is gone has nothing left to run.
-    piece->second.ends.clear();
-  }
+  for (auto& [stream, fence] : piece->second.ends) fence = mark_or_nothing(*device_, stream);
   --live_;
   count_live(residency_->blocks_of(range), -1);
   put_back(piece);

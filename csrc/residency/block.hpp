@@ -27,6 +27,7 @@ struct Residency::Block {
   std::uint64_t window = 0;                    ///< the last look ahead that wants it
   Leave leaving = Leave::drop;                 ///< while leaving: how
   Arrive arriving = Arrive::duplicate;         ///< while arriving: how
+  Fence departure;                             ///< when it had left the card
   Fence arrival;                               ///< null once every use is ordered after it
   std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream; null: not marked
   std::exception_ptr error;                    ///< why its last move failed
@@ -58,7 +59,9 @@ struct Residency::Block {
   std::vector<Fence> fences(Device& device) const {
     std::vector<Fence> all;
     if (arrival) all.push_back(arrival);
-    for (const auto& [stream, fence] : uses) all.push_back(fence ? fence : device.mark(stream));
+    for (const auto& [stream, fence] : uses) {
+      all.push_back(fence ? fence : mark_or_nothing(device, stream));
+    }
     return all;
   }
 };

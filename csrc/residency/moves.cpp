@@ -82,6 +82,40 @@ std::size_t Residency::bring(const Blocks& wanted, const MayLeave& may_leave) {
   return count;
 }
 
+// All or nothing: a policy that throws is told the contrary of what it had been told.
+void Residency::tell_policy(const Blocks& leaving, const Blocks& arriving) {
+  std::size_t told = 0;
+  try {
+    for (const BlockId id : leaving) {
+      policy_->left(id);
+      ++told;
+    }
+    for (const BlockId id : arriving) {
+      policy_->arrived(id);
+      ++told;
+    }
+  } catch (...) {
+    for (std::size_t i = 0; i < told; ++i) {
+      const bool leaves = i < leaving.size();
+      retell_policy(leaves ? leaving[i] : arriving[i - leaving.size()], leaves);
+    }
+    throw;
+  }
+}
+
+// What did not happen after all. A policy that throws again is as it is.
+void Residency::retell_policy(BlockId id, bool on_card) noexcept {
+  try {
+    if (on_card) {
+      policy_->arrived(id);
+    } else {
+      policy_->left(id);
+    }
+  } catch (...) {
+    ++stats_.failed_moves;
+  }
+}
+
 void Residency::submit(Blocks victims, Blocks arriving) {
   Job job;
   for (const BlockId id : victims) {
@@ -94,14 +128,13 @@ void Residency::submit(Blocks victims, Blocks arriving) {
     block.arriving = block.arrives();
     job.arrivals.push_back({block.range, block.home, block.arriving, block.exposed});
   }
+  tell_policy(victims, arriving);
   for (const BlockId id : victims) {
-    policy_->left(id);
     const Change change(*this, blocks_[id]);
     blocks_[id].error = nullptr;
     blocks_[id].state = State::leaving;
   }
   for (const BlockId id : arriving) {
-    policy_->arrived(id);
     const Change change(*this, blocks_[id]);
     blocks_[id].error = nullptr;
     blocks_[id].state = State::arriving;
@@ -141,11 +174,12 @@ void Residency::finished(const Blocks& victims, const Blocks& arriving, const Ou
       Block& block = blocks_[victims[i]];
       const Change change(*this, block);
       if (i < outcome.left) {
+        block.departure = outcome.freed[i];
         left_card(block);
       } else {
         block.state = State::resident;
         block.error = error;
-        policy_->arrived(victims[i]);
+        retell_policy(victims[i], true);
       }
     }
     for (std::size_t i = 0; i < arriving.size(); ++i) {
@@ -162,7 +196,7 @@ void Residency::finished(const Blocks& victims, const Blocks& arriving, const Ou
         block.state = State::host;
         block.dirty = false;
         block.error = error;
-        policy_->left(arriving[i]);
+        retell_policy(arriving[i], false);
       }
     }
     if (outcome.error) ++stats_.failed_moves;
@@ -200,7 +234,8 @@ void Residency::evict(const Blocks& blocks, const Poll& poll) {
   check_not_leased(blocks, "evict");
   evict(lock, blocks, poll);
   for (const BlockId id : blocks) {
-    if (!blocks_[id].accessed_by) conceal(blocks_[id]);
+    const Block& block = blocks_[id];
+    if (!block.accessed_by && block.leases == 0) conceal(blocks_[id]);
   }
 }
 
@@ -211,9 +246,22 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
     settle_transitions(lock, blocks, poll);
     check_not_leased(blocks, "reach host copies");
     evict(lock, blocks, poll);
+    check_not_leased(blocks, "reach host copies");
     for (const BlockId id : blocks) conceal(blocks_[id]);
+    lease(blocks, false);  // so that nothing is brought meanwhile
   }
-  work();
+  struct Unlease {
+    Residency& residency;
+    const Blocks& blocks;
+    ~Unlease() {
+      const Lock lock(residency.mutex_);
+      residency.unlease(blocks, false);
+    }
+  };
+  {
+    const Unlease unlease{*this, blocks};
+    work();
+  }
   const Lock lock = locked();
   for (const BlockId id : blocks) {
     Block& block = blocks_[id];

@@ -119,6 +119,7 @@ void Residency::forget(Range range, bool keep) {
   check_not_leased(ids, "give up memory");
   if (keep) evict(lock, ids, nullptr);
   for (const BlockId id : ids) {
+    device_->wait(blocks_[id].departure);
     for (const auto& fence : blocks_[id].fences(*device_)) device_->wait(fence);
   }
   for (const BlockId id : ids) {

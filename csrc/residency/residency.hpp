@@ -144,6 +144,8 @@ class Residency final : public Future {
   void bring_ahead();
   void use_over_link(Block& block, Stream stream);
   void conceal(Block& block);
+  void tell_policy(const Blocks& leaving, const Blocks& arriving);
+  void retell_policy(BlockId id, bool on_card) noexcept;
   void submit(Blocks victims, Blocks arriving);
   void finished(const Blocks& victims, const Blocks& arriving, const Outcome& outcome);
   void left_card(Block& block);

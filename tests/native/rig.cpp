@@ -81,17 +81,22 @@ class Managed final : public Rig {
   }
   Bytes faulted() const override { return counts().faulted - start_.faulted; }
   std::vector<Fault> faults(Operation operation) const override {
-    const auto call = [](const char* entry, bool only_copies = false) {
+    enum class Only : std::uint8_t { always, copies, weights };
+    const auto call = [](const char* entry, Only only = Only::always) {
       return Fault{entry, [entry] { loopback_fail(entry, 1, CUDA_ERROR_UNKNOWN); },
-                   [entry] { loopback_fail(entry, 0, CUDA_SUCCESS); }, only_copies};
+                   [entry] { loopback_fail(entry, 0, CUDA_SUCCESS); }, only == Only::copies,
+                   only == Only::weights};
     };
     switch (operation) {
       case Operation::reserve:
-        return {call("cuMemAllocManaged"), call("cuMemAdvise")};
+        return {call("cuMemAllocManaged"), call("cuMemAdvise"),
+                call("cuStreamCreate", Only::weights), call("cuMemPrefetchAsync", Only::weights),
+                call("cuEventRecord", Only::weights)};
       case Operation::bring:
         return {call("cuMemPrefetchAsync"), call("cuEventRecord")};
       case Operation::leave:
-        return {call("cuMemAdvise"), call("cuMemPrefetchAsync", true), call("cuEventRecord", true)};
+        return {call("cuMemAdvise"), call("cuMemPrefetchAsync", Only::copies),
+                call("cuEventRecord", Only::copies)};
       case Operation::expose:
         return {call("cuMemPrefetchAsync"), call("cuMemAdvise")};
     }
