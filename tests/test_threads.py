@@ -67,18 +67,19 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def interrupt(
-    when: Callable[[], bool], then: Callable[[], object] = lambda: None
-) -> Iterator[None]:
-    """Send this process SIGINT, once, when a condition holds."""
+def interrupt(when: Callable[[], bool], then: Callable[[], object]) -> Iterator[None]:
+    """Send this process SIGINT, once, when a condition holds, and see that it ends what goes on.
+
+    `then` is called after that, on the thread that sent it.
+    """
     over = threading.Event()
 
     def watch() -> None:
         while not over.is_set():
             if when():
                 signal.raise_signal(signal.SIGINT)
-                then()
-                return
+                break
+        then()
 
     with pytest.raises(KeyboardInterrupt):
         watcher = Thread(watch)
@@ -441,8 +442,17 @@ def test_an_interrupt_during_a_long_move_ends_the_wait_and_leaves_nothing_leased
     group = core.define(span(*memories))
     device.hold()
     core.prefetch(span(memories[0]))
-    with interrupt(when=lambda: core.stats().stall_seconds > 0):
-        WAITS[call](core, memories, group)
+    ended = threading.Event()
+
+    def let_go_if_it_hangs() -> None:
+        if not ended.wait(LONG / 3):
+            device.let_go()
+
+    with interrupt(when=lambda: core.stats().stall_seconds > 0, then=let_go_if_it_hangs):
+        try:
+            WAITS[call](core, memories, group)
+        finally:
+            ended.set()
     stats = core.stats()
     assert stats.leased == 0
     assert stats.budget == 4 * BLOCK
