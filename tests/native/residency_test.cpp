@@ -294,23 +294,3 @@ HOLDS("host_limit is a limit, and reaching it takes nothing") {
   rig.device()->release(first);
   rig.device()->release(second);
 }
-
-TEST("memory is given up only once its departures are over") {
-  const auto rig = rig::simulated();
-  Device& device = *rig->device();
-  const Bytes block = device.facts().granule;
-  const Range next = device.reserve(block, Use::weights);
-  {
-    World world(*rig, {.budget = 1});
-    world.take({0});
-    world.write(0);
-    world->written({0});
-    world.give({0});
-    world->evict({0}, nullptr);
-  }
-  for (Lane lane = 0; lane < device.facts().lanes; ++lane) {
-    device.wait(device.bring(next, Arrive::duplicate, lane, {}));
-    REQUIRE(rig->peak_on_card() == block);
-    device.wait(device.leave(next, Leave::drop, lane, {}));
-  }
-}
