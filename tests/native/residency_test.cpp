@@ -210,6 +210,29 @@ HOLDS("a dead block comes and goes without a copy") {
   REQUIRE(stats.discarded == 7 * world.block());
 }
 
+HOLDS("host copies that are being worked on are not brought meanwhile") {
+  World world(rig, {.budget = 4, .bring_ahead = true, .threaded = false});
+  const GroupId first = world.group({0});
+  const GroupId second = world.group({1});
+  world->guess({first, second});
+  const auto use = [&](GroupId group) {
+    world->acquire(group, 0, nullptr);
+    world->release(group, 0);
+  };
+  bool brought = false;
+  world->on_host(
+      {1},
+      [&] {
+        use(first);  // and second is next
+        world->prefetch({1});
+        brought = world->on_card({1});
+      },
+      nullptr);
+  REQUIRE(!brought);
+  use(second);
+  REQUIRE(world->on_card({1}));
+}
+
 HOLDS("after the end bytes stay readable and nothing more is done") {
   auto world = std::make_unique<World>(rig, WorldSpec{.budget = 2});
   world->take({0});
