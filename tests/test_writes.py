@@ -233,6 +233,34 @@ def test_writes_pile_up_over_many_passes(open_session: OpenSession, linears: Lin
     assert_equal(managed, plain)
 
 
+def test_views_of_one_storage_stay_so(open_session: OpenSession) -> None:
+    whole = torch.randn(256, 128)
+    model = nn.Module()
+    model.first = nn.Parameter(whole[:128])
+    model.second = nn.Parameter(whole[64:192])
+    model.register_buffer("row", whole[100])
+    model.again = model.first
+
+    def write(value: float) -> None:
+        with torch.no_grad():
+            model.first[70].fill_(value)
+            model.row.fill_(value + 1)
+        for each, place in ((model.first, 70), (model.second, 6), (model.again, 70)):
+            assert torch.equal(each[place].clone(), torch.full((128,), value))
+        for each, place in ((model.first, 100), (model.second, 36)):
+            assert torch.equal(each[place].clone(), torch.full((128,), value + 1))
+
+    with open_session(BLOCK) as session:
+        session.manage(model)
+        assert session.stats().managed == 2 * BLOCK  # once, not once a view
+        write(1.0)
+        session.evict(model)
+        write(3.0)
+    write(5.0)
+    assert torch.equal(model.second[100:].clone(), whole[164:192])
+    assert model.again is model.first
+
+
 def test_only_what_was_written_is_written_back(open_session: OpenSession, linears: Linears) -> None:
     with open_session(4 * BLOCK) as session, torch.no_grad():
         model = session.manage(linears(4))
