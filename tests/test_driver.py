@@ -186,8 +186,8 @@ def test_a_failed_eviction_is_told_and_the_next_one_works(loopback: Loopback, en
     one.take(ranges, 0, True)
     one.written(ranges)
     one.give(ranges, 0, True)
-    # The first event is the last use's, left until now; the next is the eviction's own.
-    loopback.fail(entry, nth=2 if entry == "cuEventRecord" else 1)
+    # Before the eviction's own event come those of both blocks' last uses, left until now.
+    loopback.fail(entry, nth=3 if entry == "cuEventRecord" else 1)
     with pytest.raises(vramx.DeviceError, match=f"{entry} failed"):
         one.evict(ranges)
     assert loopback.counts.on_card == one.stats().resident == 2 * GRANULE
