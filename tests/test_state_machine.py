@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -459,7 +460,8 @@ class ProgramOnACard(RuleBasedStateMachine):
             self.check(piece)  # what outlives the core stays readable
 
 
-TestProgramOnACard = ProgramOnACard.TestCase
+# Five hundred programs take minutes on a busy machine.
+TestProgramOnACard = pytest.mark.timeout(1800)(ProgramOnACard.TestCase)
 TestProgramOnACard.settings = settings(
     max_examples=500,
     stateful_step_count=30,
