@@ -23,7 +23,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .PHONY: help demo test lint format types stubs bench clean
-.PHONY: sanitize sanitize-address sanitize-thread
+.PHONY: native sanitize sanitize-address sanitize-thread
 
 help:
 	@echo 'make demo      enlarge a photograph in less memory than the models need'
@@ -31,6 +31,7 @@ help:
 	@echo 'make lint      style, formatting and spelling; make format mends the formatting'
 	@echo 'make types     mypy, and that the stub of the native module is up to date'
 	@echo 'make stubs     write that stub anew'
+	@echo 'make native    the native tests alone'
 	@echo 'make sanitize  the native tests under address, undefined and thread sanitizers'
 	@echo 'make bench     micro benchmarks and the cyclic model, as JSON in build/bench'
 	@echo 'make clean     remove the virtual environment, builds and caches'
@@ -48,7 +49,7 @@ $(READY): $(PINS) CMakeLists.txt $(shell find cmake csrc)
 demo: $(READY)
 	$(BIN)/python examples/super_resolution.py $(ARGS)
 
-test: $(READY)
+test: native
 	$(BIN)/python -m pytest -q $(ARGS)
 
 lint: $(READY)
@@ -73,8 +74,8 @@ stubs: $(READY)
 
 sanitize: sanitize-address sanitize-thread
 
-sanitize-address sanitize-thread: sanitize-%: $(READY)
-	$(BIN)/cmake -S tests/native -B build/$@ -G Ninja -DVRAMX_SANITIZE=$*
+native sanitize-address sanitize-thread: $(READY)
+	$(BIN)/cmake -S tests/native -B build/$@ -G Ninja -DVRAMX_SANITIZE=$(subst sanitize-,,$(filter-out native,$@))
 	$(BIN)/cmake --build build/$@
 	$(BIN)/ctest --test-dir build/$@ --output-on-failure --no-tests=error
 

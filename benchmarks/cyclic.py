@@ -61,14 +61,18 @@ def bytes_of(model: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def measured_link() -> float:
-    """Measure a pinned copy to the card, in bytes a second."""
-    host = torch.empty(2**30, dtype=torch.uint8).pin_memory()
-    card = torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    times = []
-    for _ in range(6):
-        times.append(timed_on_card(lambda: card.copy_(host, non_blocking=True)))
-    return host.numel() / statistics.median(times[1:])
+class PinnedCopy:
+    """A pinned copy to the card, by which the link is measured between passes."""
+
+    def __init__(self) -> None:
+        self._host = torch.empty(2**30, dtype=torch.uint8).pin_memory()
+        self._card = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+        self.rate()
+
+    def rate(self) -> float:
+        """Return the link's bytes a second now."""
+        copy = timed_on_card(lambda: self._card.copy_(self._host, non_blocking=True))
+        return self._host.numel() / copy
 
 
 def timed_on_card(work: Callable[[], Any]) -> float:
@@ -127,6 +131,7 @@ class Cyclic:
         self.device = "cuda" if self.on_card else "cpu"
         self.block = parse_size(args.block, "block")
         self.session: vramx.Session | None = None
+        self.copy = PinnedCopy() if self.on_card else None
         self.faults = None
         if args.count_faults:
             from page_faults import PageFaults
@@ -141,14 +146,27 @@ class Cyclic:
         if self.session is not None and not self.on_card:
             self.session.device.compute(self.args.compute_ms / 1e3 / len(self.model))
 
-    def time(self, work: Callable[[], Any]) -> float:
-        """Time work in seconds: by the card's events, or the simulated card's clock."""
-        if self.on_card:
-            return timed_on_card(work)
-        assert self.session is not None
-        before = self.session.device.now
-        work()
-        return float(self.session.device.now - before)
+    def times_of_passes(self, model: nn.Module, passes: int) -> list[float]:
+        """Time passes that follow each other without a pause, in seconds.
+
+        By the card's events, or the simulated card's clock.
+        """
+        ends = [self._now()]
+        for _ in range(passes):
+            model(self.x)
+            ends.append(self._now())
+        if not self.on_card:
+            return [float(end - start) for start, end in zip(ends, ends[1:])]
+        ends[-1].synchronize()
+        return [start.elapsed_time(end) / 1e3 for start, end in zip(ends, ends[1:])]
+
+    def _now(self) -> Any:
+        if not self.on_card:
+            assert self.session is not None
+            return self.session.device.now
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def all_resident(self) -> tuple[torch.Tensor, list[float]]:
         """Run the plain model with everything on the card: its output and pass times."""
@@ -158,19 +176,20 @@ class Cyclic:
             self.args.weights, self.args.width, self.x.dtype, self.device, lambda: None
         ).to("cuda")
         out = model(self.x)
-        return out, [timed_on_card(lambda: model(self.x)) for _ in range(self.args.passes)]
+        return out, self.times_of_passes(model, self.args.passes)
 
     def link(self) -> float:
-        """Return the link's bytes a second, measured or simulated."""
-        return measured_link() if self.on_card else vramx.simulation.current_simulation().to_card
+        """Return the link's bytes a second, measured now or simulated."""
+        if self.copy is None:
+            return vramx.simulation.current_simulation().to_card
+        return self.copy.rate()
 
     @torch.no_grad()
     def run(self) -> dict[str, Any]:
         """Run every ratio; return all figures, in bytes and seconds."""
-        link = self.link()
         reference, resident_times = self.all_resident()
         resident = statistics.median(resident_times)
-        rows = [self.at(ratio, link, resident, reference) for ratio in self.args.ratios]
+        rows = [self.at(ratio, resident, reference) for ratio in self.args.ratios]
         return {
             "machine": torch.cuda.get_device_name() if self.on_card else "simulated card",
             "torch": torch.__version__,
@@ -179,7 +198,6 @@ class Cyclic:
             "block": self.block,
             "tokens": self.args.tokens,
             "policy": self.args.policy,
-            "link": link,
             "all_resident_s": resident,
             "rows": rows,
         }
@@ -194,9 +212,7 @@ class Cyclic:
         torch.cuda.synchronize()
         return self.faults.read().gpu_fault_groups
 
-    def at(
-        self, ratio: float, link: float, resident: float, reference: torch.Tensor
-    ) -> dict[str, Any]:
+    def at(self, ratio: float, resident: float, reference: torch.Tensor) -> dict[str, Any]:
         """Run one ratio of weights to budget."""
         budget = int(self.weights / ratio) // self.block * self.block
         stock = stock_under_cap(self.args, budget) if self.on_card else "not run"
@@ -209,11 +225,13 @@ class Cyclic:
             session.manage(self.model)
             setup = time.perf_counter() - began
             host_after = host_bytes()
-            first = self.time(lambda: self.model(self.x))
+            (first,) = self.times_of_passes(self.model, 1)
             before = session.stats()
             if self.faults is not None:
                 self.faults.read()
-            times = [self.time(lambda: self.model(self.x)) for _ in range(self.args.passes)]
+            rates = [self.link() for _ in range(3)]
+            times = self.times_of_passes(self.model, self.args.passes)
+            rates += [self.link() for _ in range(3)]
             faults = self.faults.read() if self.faults is not None else None
             after = session.stats()
             same = torch.equal(self.model(self.x), reference)
@@ -221,6 +239,7 @@ class Cyclic:
         self.session = None
         moved = (after.moved_in - before.moved_in) / self.args.passes
         median = statistics.median(times)
+        link = statistics.median(rates)
         fluid = max(resident, (self.weights - budget) / link)
         plan = max(resident, (self.weights - budget + BLOCKS_IN_FLIGHT * self.block) / link)
         return {
@@ -230,6 +249,7 @@ class Cyclic:
             "setup_s": setup,
             "host_growth": host_after - host_before,
             "host_bytes": host_after,
+            "link": link,
             "first_s": first,
             "median_s": median,
             "worst_s": max(times),
@@ -249,18 +269,18 @@ class Cyclic:
 def table(result: dict[str, Any]) -> str:
     """Write the result for people."""
     head = (
-        f"{result['machine']}: W {format_size(result['weights'])}, link "
-        f"{result['link'] / 1e9:.1f} GB/s, all resident {result['all_resident_s'] * 1e3:.1f} ms"
+        f"{result['machine']}: W {format_size(result['weights'])}, "
+        f"all resident {result['all_resident_s'] * 1e3:.1f} ms"
     )
     columns = (
-        "W/B   ms      T/T_fluid T/T_plan T/(W/L) moved/(W-B) setup s written back  faults same  "
-        "stock"
+        "W/B   link GB/s ms      T/T_fluid T/T_plan T/(W/L) moved/(W-B) setup s written back  "
+        "faults same  stock"
     )
     rows = [
-        f"{row['ratio']:<5} {row['median_s'] * 1e3:<7.1f} {row['over_fluid']:<9.3f} "
-        f"{row['over_plan']:<8.3f} {row['over_lru']:<7.3f} {row['moved_over_excess']:<11.3f} "
-        f"{row['setup_s']:<7.2f} {row['written_back']:<13} {row['gpu_fault_groups']!s:<6} "
-        f"{'yes' if row['same_bits'] else 'NO':<5} {row['stock']}"
+        f"{row['ratio']:<5} {row['link'] / 1e9:<9.1f} {row['median_s'] * 1e3:<7.1f} "
+        f"{row['over_fluid']:<9.3f} {row['over_plan']:<8.3f} {row['over_lru']:<7.3f} "
+        f"{row['moved_over_excess']:<11.3f} {row['setup_s']:<7.2f} {row['written_back']:<13} "
+        f"{row['gpu_fault_groups']!s:<6} {'yes' if row['same_bits'] else 'NO':<5} {row['stock']}"
         for row in result["rows"]
     ]
     return "\n".join([head, columns, *rows])

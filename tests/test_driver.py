@@ -144,8 +144,6 @@ def test_the_host_limit_is_told_and_takes_nothing(loopback: Loopback) -> None:
         ("cuMemAllocManaged", _core.Use.SCRATCH),
         ("cuMemAdvise", _core.Use.WEIGHTS),
         ("cuMemAdvise", _core.Use.SCRATCH),
-        ("cuMemPrefetchAsync", _core.Use.WEIGHTS),
-        ("cuEventSynchronize", _core.Use.WEIGHTS),
     ],
 )
 def test_a_failed_allocation_is_told_and_the_next_one_works(

@@ -460,14 +460,24 @@ class ProgramOnACard(RuleBasedStateMachine):
             self.check(piece)  # what outlives the core stays readable
 
 
-# Five hundred programs take minutes on a busy machine.
-TestProgramOnACard = pytest.mark.timeout(1800)(ProgramOnACard.TestCase)
-TestProgramOnACard.settings = settings(
-    max_examples=500,
-    stateful_step_count=30,
-    deadline=None,
-    derandomize=True,
-    print_blob=True,
-    report_multiple_bugs=False,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+@pytest.mark.timeout(1800)  # five hundred programs take minutes on a busy machine
+class TestProgramOnACard(ProgramOnACard.TestCase):
+    settings = settings(
+        max_examples=500,
+        stateful_step_count=30,
+        deadline=None,
+        derandomize=True,
+        print_blob=True,
+        report_multiple_bugs=False,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        # What other tests have loaded is not looked through five hundred times.
+        gc.collect()
+        gc.freeze()
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        gc.unfreeze()

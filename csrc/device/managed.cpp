@@ -5,10 +5,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
-#include <exception>
 #include <limits>
-#include <thread>
-#include <type_traits>
 
 #include "base/error.hpp"
 
@@ -32,8 +29,6 @@ void count(Bytes size) {
 }
 
 constexpr std::size_t most_spare_events = 256;
-constexpr Bytes populated_at_once = 2 * MiB;
-constexpr Bytes most_populating = 4;
 
 /// As NVML writes it: GPU-8-4-4-4-12 hexadecimal digits.
 std::string uuid_text(const CUuuid& uuid) {
@@ -187,9 +182,7 @@ Range ManagedDevice::reserve(Bytes size, Use use) {
       throw DeviceFailure("cuMemAllocManaged gave an address that is not 2 MiB-aligned");
     }
     advise(range, CU_MEM_ADVISE_SET_PREFERRED_LOCATION, CU_DEVICE_CPU);
-    if (use == Use::weights) {
-      populate(range);
-    } else {
+    if (use == Use::scratch) {
       advise(range, CU_MEM_ADVISE_SET_ACCESSED_BY, card_->device);
       const std::lock_guard lock(mutex_);
       scratch_.push_back(range);
@@ -200,45 +193,6 @@ Range ManagedDevice::reserve(Bytes size, Use use) {
     held.fetch_sub(size);
     throw;
   }
-}
-
-// Populated by requests of 2 MiB the host gets pages of that size; left to the writer's faults it
-// gets small ones, with which most cyclic passes on one machine took a third longer. The driver
-// clears pages on the calling thread; four threads were the fastest.
-void ManagedDevice::populate(Range range) const {
-  const Driver& cuda = *card_->driver;
-  std::atomic<Bytes> next{0};
-  std::exception_ptr error;
-  std::mutex mutex;
-  const auto work = [&] {
-    try {
-      const Current current(cuda, card_->context);
-      CUstream stream = nullptr;
-      cuda.check(cuda.stream_create(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
-      const std::unique_ptr<std::remove_pointer_t<CUstream>, decltype(cuda.stream_destroy)> owner(
-          stream, cuda.stream_destroy);
-      for (Bytes at = next.fetch_add(populated_at_once); at < range.size;
-           at = next.fetch_add(populated_at_once)) {
-        cuda.check(cuda.prefetch(range.start + at, std::min(populated_at_once, range.size - at),
-                                 CU_DEVICE_CPU, stream),
-                   "cuMemPrefetchAsync");
-      }
-      const auto done = std::make_shared<Event>(card_);
-      cuda.check(cuda.event_record(done->event, stream), "cuEventRecord");
-      cuda.check(cuda.event_wait(done->event), "cuEventSynchronize");
-    } catch (...) {
-      const std::lock_guard lock(mutex);
-      error = std::current_exception();
-    }
-  };
-  const Bytes pieces = (range.size + populated_at_once - 1) / populated_at_once;
-  const auto threads =
-      std::min<Bytes>({pieces, most_populating, std::max(1U, std::thread::hardware_concurrency())});
-  std::vector<std::thread> team;
-  for (Bytes i = 1; i < threads; ++i) team.emplace_back(work);
-  work();
-  for (auto& thread : team) thread.join();
-  if (error) std::rethrow_exception(error);
 }
 
 void ManagedDevice::release(Range range) noexcept {

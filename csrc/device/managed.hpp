@@ -48,7 +48,6 @@ class ManagedDevice final : public Device {
   struct Event;
 
   void advise(Range range, CUmem_advise advice, CUdevice where) const;
-  void populate(Range range) const;
 
   std::shared_ptr<Card> card_;
   Facts facts_;

@@ -140,14 +140,15 @@ void Mover::carry_out(Job job) {
   if (outcome.error) call_off(outcome.error);
 }
 
-// Once the failure has been told: whatever was queued until then may count on the room.
+// Once the failure has been told, so that nobody who does not know of it queues more.
 void Mover::call_off(const std::exception_ptr& error) {
   std::vector<Job> called_off;
+  ++failures_;
   {
     const std::lock_guard lock(state_->mutex);
     std::deque<Job> kept;
     for (Job& each : state_->jobs) {
-      if (each.arrivals.empty()) {
+      if (each.arrivals.empty() || each.failures_known >= failures_) {
         kept.push_back(std::move(each));
       } else {
         called_off.push_back(std::move(each));

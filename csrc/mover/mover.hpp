@@ -3,8 +3,9 @@
 // A job takes ranges off the card, then brings others. A departure may hold the thread until the
 // last use of its range is over: that is why it is not the caller's thread. Neighbours in a job
 // move in one request, and arrivals take the lanes by turns. Jobs run first in, first out, and what
-// arrives waits for all that left before it. A job that fails says how far it got; the jobs that
-// were queued behind it may have counted on the room it did not make, and are called off.
+// arrives waits for all that left before it. A job that fails says how far it got; what was to
+// arrive after it, by who had not been told of the failure, may have counted on the room it did not
+// make, and is called off.
 #pragma once
 
 #include <cstdint>
@@ -43,6 +44,7 @@ struct Outcome {
 struct Job {
   std::vector<Departure> departures;
   std::vector<Arrival> arrivals;
+  std::uint64_t failures_known = 0;  ///< how many failed jobs its submitter had been told of
   std::function<void(const Outcome&)> done;  ///< called once, without locks, and must not throw
 };
 
@@ -76,6 +78,7 @@ class Mover {
   Lane next_lane_ = 0;
   std::vector<std::vector<Fence>> not_ordered_;  ///< by lane: departures it has not waited for
   std::vector<Fence> under_way_;                 ///< by lane: its last arrival
+  std::uint64_t failures_ = 0;                   ///< jobs that failed and have been told
   std::unique_ptr<State> state_;
 };
 

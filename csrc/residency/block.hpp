@@ -10,7 +10,8 @@
 namespace vramx {
 
 struct Residency::Block {
-  enum class State : std::uint8_t { unused, host, arriving, resident, leaving };
+  /// `held`: on the host, while somebody works on the host copy.
+  enum class State : std::uint8_t { unused, host, held, arriving, resident, leaving };
   enum class Preference : std::uint8_t { none, device, host };
 
   Range range;
@@ -32,6 +33,7 @@ struct Residency::Block {
   std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream; null: not marked
   std::exception_ptr error;                    ///< why its last move failed
 
+  bool settled() const { return state == State::host || state == State::resident; }
   bool committed() const { return state == State::arriving || state == State::resident; }
 
   Arrive arrives() const {

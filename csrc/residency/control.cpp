@@ -10,8 +10,9 @@ namespace vramx {
 using State = Residency::Block::State;
 using Preference = Residency::Block::Preference;
 
-void Residency::conceal(Block& block) {
-  if (!block.exposed) return;
+// What is leased may be in use where it lies, and what arrives is concealed by its move.
+void Residency::conceal_idle(Block& block) {
+  if (!block.exposed || block.state != State::host || block.leases > 0) return;
   device_->conceal(block.range);
   block.exposed = false;
 }
@@ -28,8 +29,7 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
   }
   // What is on the card came as the old advice had it; it comes back as the new one has it.
   if (to_host || advice == Advice::unset_read_mostly) {
-    check_not_leased(blocks, "change how memory is kept");
-    evict(lock, blocks, poll);
+    take_off(lock, blocks, "change how memory is kept", poll);
   }
   for (const BlockId id : blocks) {
     Block& block = blocks_[id];
@@ -58,7 +58,7 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
         break;
       case Advice::unset_accessed_by:
         block.accessed_by = false;
-        if (block.leases == 0) conceal(block);
+        conceal_idle(block);
         break;
     }
   }
@@ -122,7 +122,7 @@ void Residency::close(const Poll& poll) {
   }
   closed_ = true;
   for (auto& [start, range] : ranges_) {
-    for (const BlockId id : range.second) conceal(blocks_[id]);
+    for (const BlockId id : range.second) conceal_idle(blocks_[id]);
     device_->settle(range.first);
   }
 }

@@ -35,10 +35,8 @@ void Residency::wait(Lock& lock, const Poll& poll) {
 }
 
 void Residency::settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll) {
-  const auto moving = [&](BlockId id) {
-    return blocks_[id].state == State::arriving || blocks_[id].state == State::leaving;
-  };
-  while (std::any_of(blocks.begin(), blocks.end(), moving)) wait(lock, poll);
+  const auto settled = [&](BlockId id) { return blocks_[id].settled(); };
+  while (!std::all_of(blocks.begin(), blocks.end(), settled)) wait(lock, poll);
 }
 
 void Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
@@ -119,11 +117,11 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
   for (;;) {
     Bytes need = 0;
     Bytes own_idle = 0;
-    bool leaving = false;
+    bool comes_to_host = false;
     for (const BlockId id : blocks) {
       const Block& block = blocks_[id];
-      if (block.state == State::leaving) {
-        leaving = true;
+      if (block.state == State::leaving || block.state == State::held) {
+        comes_to_host = true;
       } else if (block.leases == 0 && block.state == State::resident) {
         own_idle += block.range.size;
       } else if (block.leases == 0 && block.state == State::host &&
@@ -131,9 +129,9 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
         need += block.range.size;
       }
     }
-    if (!leaving && need + committed_ + own_idle <= settings_.budget + idle_) return;
+    if (!comes_to_host && need + committed_ + own_idle <= settings_.budget + idle_) return;
     const bool others_hold = thread_leases_ > 0 && !holders_.contains(std::this_thread::get_id());
-    if (!leaving && jobs_ == 0 && !others_hold) {
+    if (!comes_to_host && jobs_ == 0 && !others_hold) {
       if (device_->facts().reads_over_link) return;
       out_of_memory(blocks);
     }

@@ -118,6 +118,7 @@ void Residency::retell_policy(BlockId id, bool on_card) noexcept {
 
 void Residency::submit(Blocks victims, Blocks arriving) {
   Job job;
+  job.failures_known = failures_;
   for (const BlockId id : victims) {
     Block& block = blocks_[id];
     block.leaving = block.leaves();
@@ -200,6 +201,7 @@ void Residency::finished(const Blocks& victims, const Blocks& arriving, const Ou
       }
     }
     if (outcome.error) ++stats_.failed_moves;
+    if (outcome.error && !outcome.called_off) ++failures_;
     --jobs_;
   }
   changed_.notify_all();
@@ -227,6 +229,19 @@ void Residency::evict(Lock& lock, const Blocks& blocks, const Poll& poll) {
   }
 }
 
+// Until all of the blocks are on the host at one moment: while one eviction waits, others may
+// bring.
+void Residency::take_off(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll) {
+  for (;;) {
+    settle_transitions(lock, blocks, poll);
+    check_not_leased(blocks, action);
+    if (std::none_of(blocks.begin(), blocks.end(), [this](BlockId id) { return may_leave(id); })) {
+      return;
+    }
+    evict(lock, blocks, poll);
+  }
+}
+
 void Residency::evict(const Blocks& blocks, const Poll& poll) {
   Lock lock = locked();
   check_open();
@@ -234,38 +249,38 @@ void Residency::evict(const Blocks& blocks, const Poll& poll) {
   check_not_leased(blocks, "evict");
   evict(lock, blocks, poll);
   for (const BlockId id : blocks) {
-    const Block& block = blocks_[id];
-    if (!block.accessed_by && block.leases == 0) conceal(blocks_[id]);
+    if (!blocks_[id].accessed_by) conceal_idle(blocks_[id]);
   }
 }
 
 void Residency::on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll) {
-  {
-    Lock lock = locked();
-    check_open();
-    settle_transitions(lock, blocks, poll);
-    check_not_leased(blocks, "reach host copies");
-    evict(lock, blocks, poll);
-    check_not_leased(blocks, "reach host copies");
-    for (const BlockId id : blocks) conceal(blocks_[id]);
-    lease(blocks, false);  // so that nothing is brought meanwhile
-  }
-  struct Unlease {
-    Residency& residency;
-    const Blocks& blocks;
-    ~Unlease() {
-      const Lock lock(residency.mutex_);
-      residency.unlease(blocks, false);
+  const auto set_state = [&](State state) {
+    for (const BlockId id : blocks) {
+      const Change change(*this, blocks_[id]);
+      blocks_[id].state = state;
     }
   };
-  {
-    const Unlease unlease{*this, blocks};
+  Lock lock = locked();
+  check_open();
+  take_off(lock, blocks, "reach host copies", poll);
+  for (const BlockId id : blocks) conceal_idle(blocks_[id]);
+  set_state(State::held);
+  ++jobs_;
+  lock.unlock();
+  std::exception_ptr error;
+  try {
     work();
+  } catch (...) {
+    error = std::current_exception();
   }
-  const Lock lock = locked();
+  lock.lock();
+  --jobs_;
+  set_state(State::host);
+  changed_.notify_all();
+  if (error) std::rethrow_exception(error);
   for (const BlockId id : blocks) {
     Block& block = blocks_[id];
-    if (!block.accessed_by || block.exposed || block.state != State::host) continue;
+    if (!block.accessed_by) continue;
     device_->expose(block.range);
     block.exposed = true;
   }

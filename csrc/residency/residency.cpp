@@ -115,16 +115,19 @@ void Residency::forget(Range range, bool keep) {
     throw BadConfig("forget takes a range as it was adopted");
   }
   const Blocks ids = it->second.second;
-  settle_transitions(lock, ids, nullptr);
-  check_not_leased(ids, "give up memory");
-  if (keep) evict(lock, ids, nullptr);
+  if (keep) {
+    take_off(lock, ids, "give up memory", nullptr);
+  } else {
+    settle_transitions(lock, ids, nullptr);
+    check_not_leased(ids, "give up memory");
+  }
   for (const BlockId id : ids) {
     device_->wait(blocks_[id].departure);
     for (const auto& fence : blocks_[id].fences(*device_)) device_->wait(fence);
   }
   for (const BlockId id : ids) {
     Block& block = blocks_[id];
-    conceal(block);
+    conceal_idle(block);
     if (block.state == State::resident) policy_->left(id);
     tally(block, -1);
     for (const GroupId group : groups_of_[id]) std::erase(groups_[group], id);

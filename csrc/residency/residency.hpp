@@ -95,7 +95,7 @@ class Residency final : public Future {
 
   void prefetch(const Blocks& blocks);
   void evict(const Blocks& blocks, const Poll& poll);
-  /// Does `work` on the host copies, which hold the truth meanwhile if nobody else uses the blocks.
+  /// Does `work` on the host copies, which hold the truth meanwhile; other uses wait for its end.
   void on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll);
   void advise(const Blocks& blocks, Advice advice, const Poll& poll);
   /// The program wrote to the blocks in a way their host copies do not show.
@@ -143,7 +143,7 @@ class Residency final : public Future {
   std::size_t bring(const Blocks& wanted, const MayLeave& may_leave);
   void bring_ahead();
   void use_over_link(Block& block, Stream stream);
-  void conceal(Block& block);
+  void conceal_idle(Block& block);
   void tell_policy(const Blocks& leaving, const Blocks& arriving);
   void retell_policy(BlockId id, bool on_card) noexcept;
   void submit(Blocks victims, Blocks arriving);
@@ -151,6 +151,7 @@ class Residency final : public Future {
   void left_card(Block& block);
   void pump(Lock& lock);
   void evict(Lock& lock, const Blocks& blocks, const Poll& poll);
+  void take_off(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll);
 
   std::shared_ptr<Device> device_;
   Settings settings_;
@@ -167,11 +168,12 @@ class Residency final : public Future {
   std::unique_ptr<Policy> policy_;
   std::unordered_map<std::thread::id, std::uint64_t> holders_;
   std::uint64_t thread_leases_ = 0;
-  std::uint64_t jobs_ = 0;   ///< submitted and not finished
-  Bytes committed_ = 0;      ///< arriving and resident
-  Bytes idle_ = 0;           ///< resident and not leased
-  Bytes leased_ = 0;         ///< arriving or resident, and leased
-  std::size_t on_host_ = 0;  ///< blocks, the dead ones apart
+  std::uint64_t failures_ = 0;  ///< jobs of the mover that failed
+  std::uint64_t jobs_ = 0;      ///< submitted and not finished, work on host copies included
+  Bytes committed_ = 0;         ///< arriving and resident
+  Bytes idle_ = 0;              ///< resident and not leased
+  Bytes leased_ = 0;            ///< arriving or resident, and leased
+  std::size_t on_host_ = 0;     ///< blocks, the dead ones apart
   std::atomic<std::size_t> scratch_on_host_ = 0;
   std::size_t dead_on_card_ = 0;
   std::uint64_t window_ = 0;  ///< the number of the present look ahead

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from types import TracebackType
 
 from vramx import _core
@@ -85,7 +86,7 @@ def simulate(
     latency: float = 10e-6,
     lanes: int = 2,
     granule: Size = "64KiB",
-    host_memory: Size = "1TiB",
+    host_memory: Size | None = None,
     reads_over_link: bool = True,
 ) -> Simulation:
     """Configure the simulated device for the sessions opened from now on.
@@ -103,7 +104,7 @@ def simulate(
     granule : int, float or str
         The unit of placement; blocks are multiples of it.
     host_memory : int, float or str
-        The most bytes of host copies.
+        The most bytes of host copies; this machine's memory unless given.
     reads_over_link : bool
         Whether the card can use host memory in place.
 
@@ -129,7 +130,11 @@ def simulate(
         latency=latency,
         lanes=lanes,
         granule=parse_size(granule, "granule"),
-        host_memory=parse_size(host_memory, "host_memory"),
+        host_memory=(
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            if host_memory is None
+            else parse_size(host_memory, "host_memory")
+        ),
         reads_over_link=reads_over_link,
     )
     _stack.append(simulation)

@@ -309,7 +309,6 @@ HOLDS("ranges that are misaligned or foreign are refused, and nothing changes") 
 HOLDS("a failed reserve takes nothing, and the next one works") {
   for (const Use use : {Use::weights, Use::scratch}) {
     for (const auto& fault : rig.faults(Operation::reserve)) {
-      if (use == Use::scratch && fault.only_weights) continue;
       fault.arm();
       REQUIRE_THROWS(Error, rig.device()->reserve(rig.device()->facts().granule, use));
       const Held held(rig, 1, use);

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -30,18 +31,9 @@ class FakeDevice final : public vramx::Device {
     const std::lock_guard lock(mutex_);
     failing_ = start;
   }
-  /// Calls wait, holding their thread, until open.
-  void shut() {
-    const std::lock_guard lock(mutex_);
-    shut_ = true;
-  }
-  void open() {
-    {
-      const std::lock_guard lock(mutex_);
-      shut_ = false;
-    }
-    gate_.notify_all();
-  }
+  /// Calls that begin so, by default all, wait and hold their thread, until others are chosen.
+  void shut(const std::string& call = "") { choose(call); }
+  void open() { choose(std::nullopt); }
   /// Returns once a call waits at the gate.
   void await_arrival() {
     std::unique_lock lock(mutex_);
@@ -75,6 +67,14 @@ class FakeDevice final : public vramx::Device {
     std::string name;
   };
 
+  void choose(const std::optional<std::string>& shut) {
+    {
+      const std::lock_guard lock(mutex_);
+      shut_ = shut;
+    }
+    gate_.notify_all();
+  }
+
   static std::string names(vramx::Fences fences) {
     std::string all;
     for (const Fence& fence : fences) {
@@ -84,12 +84,12 @@ class FakeDevice final : public vramx::Device {
   }
 
   Fence asked(const std::string& what, Range range, const std::string& how) {
+    const std::string name = what + " " + std::to_string(range.start);
     std::unique_lock lock(mutex_);
     ++waiting_;
     gate_.notify_all();
-    gate_.wait(lock, [&] { return !shut_; });
+    gate_.wait(lock, [&] { return !shut_ || !name.starts_with(*shut_); });
     --waiting_;
-    const std::string name = what + " " + std::to_string(range.start);
     log_.push_back(name + "+" + std::to_string(range.size) + how);
     last_thread_ = std::this_thread::get_id();
     if (range.start == failing_) throw vramx::DeviceFailure(name + " fails");
@@ -101,6 +101,7 @@ class FakeDevice final : public vramx::Device {
     facts.name = facts.kind = "fake";
     facts.capacity = vramx::GiB;
     facts.granule = 1;
+    facts.reads_over_link = true;
     return facts;
   }
 
@@ -110,6 +111,6 @@ class FakeDevice final : public vramx::Device {
   std::vector<std::string> log_;
   std::thread::id last_thread_;
   vramx::Address failing_ = 0;
-  bool shut_ = false;
+  std::optional<std::string> shut_;
   int waiting_ = 0;
 };

@@ -37,9 +37,14 @@ struct Bench {
       {
         const std::lock_guard lock(mutex);
         outcomes.push_back(outcome);
+        if (outcome.error && !outcome.called_off) ++failures;
       }
       changed.notify_all();
     };
+    {
+      const std::lock_guard lock(mutex);
+      job.failures_known = failures;
+    }
     mover->submit(std::move(job));
   }
 
@@ -59,6 +64,7 @@ struct Bench {
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<Outcome> outcomes;
+  std::uint64_t failures = 0;
   std::unique_ptr<Mover> mover;
 };
 

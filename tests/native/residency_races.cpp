@@ -3,8 +3,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+
 #include "base/error.hpp"
 #include "check.hpp"
+#include "fake_device.hpp"
 #include "world.hpp"
 
 using namespace vramx;
@@ -22,6 +26,31 @@ struct Held {
 
   std::unique_ptr<rig::Rig> rig;
   World world;
+};
+
+/// Blocks of one byte on a device whose calls can be held one by one.
+struct Gated {
+  Gated() { residency.adopt({0x1000, 8}, Use::weights, false); }
+  ~Gated() { device->open(); }
+
+  Address at(BlockId id) const { return 0x1000 + id; }
+  std::string call(const std::string& what, BlockId id) const {
+    return what + " " + std::to_string(at(id));
+  }
+  std::size_t calls(const std::string& call) const {
+    const auto log = device->log();
+    return static_cast<std::size_t>(std::count_if(
+        log.begin(), log.end(), [&](const std::string& each) { return each.starts_with(call); }));
+  }
+  void prefetch(BlockId id) {
+    residency.prefetch({id});
+    await([&] { return calls(call("bring", id)) > 0 && residency.stats().moved_in > 0; });
+  }
+
+  std::shared_ptr<FakeDevice> device = std::make_shared<FakeDevice>();
+  Residency residency{device, {.budget = 4, .block = 1}, [](const Future& future) {
+                        return make_policy("lru", future);
+                      }};
 };
 
 struct GiveUp : std::runtime_error {
@@ -118,6 +147,81 @@ TEST("an eviction conceals nothing that another thread leases meanwhile") {
   held.world.give({5});
   held.world->evict({0, 1, 5}, nullptr);
   REQUIRE(held.world.kept_on_host());
+}
+
+TEST("an eviction conceals nothing that is on its way by then") {
+  Gated gated;
+  gated.residency.advise({5}, Advice::preferred_host, nullptr);
+  gated.residency.take({5}, 0, true, nullptr);
+  gated.residency.give({5}, 0, true);
+  gated.residency.advise({5}, Advice::unset_preferred, nullptr);
+  gated.prefetch(0);
+  gated.device->shut(gated.call("leave", 0));
+  Thread evictor([&] { gated.residency.evict({0, 5}, nullptr); });
+  gated.device->await_arrival();
+  gated.residency.prefetch({5});
+  gated.device->shut(gated.call("bring", 5));
+  evictor.join();
+  REQUIRE(gated.calls(gated.call("conceal", 5)) <= 1);
+  gated.device->open();
+  await([&] { return gated.residency.stats().moved_in == 2; });
+  REQUIRE(gated.calls(gated.call("conceal", 5)) == 1);
+}
+
+TEST("host copies are worked on only while all of them are on the host") {
+  Gated gated;
+  gated.prefetch(0);
+  gated.device->shut(gated.call("leave", 0));
+  std::atomic<unsigned> polls = 0;
+  std::atomic<bool> worked = false;
+  bool all_on_host = false;
+  Thread worker([&] {
+    const auto work = [&] {
+      all_on_host =
+          gated.calls(gated.call("leave", 0)) == 1 && gated.calls(gated.call("leave", 5)) == 1;
+      worked = true;
+    };
+    gated.residency.on_host({0, 5}, work, [&] { ++polls; });
+  });
+  gated.device->await_arrival();
+  gated.residency.prefetch({5});
+  gated.device->shut(gated.call("bring", 5));
+  await([&] { return gated.calls(gated.call("leave", 0)) > 0; });
+  const unsigned before = polls;
+  await([&] { return worked || polls > before + 1; });
+  gated.device->open();
+  worker.join();
+  REQUIRE(all_on_host);
+}
+
+TEST("a use waits for the end of work on its host copy") {
+  Held held({.budget = 4});
+  std::atomic<bool> working = false;
+  std::atomic<bool> may_end = false;
+  Thread worker([&] {
+    held.world->on_host(
+        {0},
+        [&] {
+          working = true;
+          await([&] { return may_end.load(); });
+        },
+        nullptr);
+  });
+  await([&] { return working.load(); });
+  Waiting user_waits;
+  std::atomic<bool> used = false;
+  Thread user([&] {
+    held.world->take({0}, 0, true, user_waits.poll());
+    used = true;
+    REQUIRE(held.world.reads(0));
+    held.world.give({0});
+  });
+  await([&] { return used || user_waits.waits(); });
+  const bool used_meanwhile = used || held.world->on_card({0});
+  may_end = true;
+  worker.join();
+  user.join();
+  REQUIRE(used && !used_meanwhile);
 }
 
 TEST("the budget holds when a departure whose room is promised fails") {

@@ -81,17 +81,14 @@ class Managed final : public Rig {
   }
   Bytes faulted() const override { return counts().faulted - start_.faulted; }
   std::vector<Fault> faults(Operation operation) const override {
-    enum class Only : std::uint8_t { always, copies, weights };
+    enum class Only : std::uint8_t { always, copies };
     const auto call = [](const char* entry, Only only = Only::always) {
       return Fault{entry, [entry] { loopback_fail(entry, 1, CUDA_ERROR_UNKNOWN); },
-                   [entry] { loopback_fail(entry, 0, CUDA_SUCCESS); }, only == Only::copies,
-                   only == Only::weights};
+                   [entry] { loopback_fail(entry, 0, CUDA_SUCCESS); }, only == Only::copies};
     };
     switch (operation) {
       case Operation::reserve:
-        return {call("cuMemAllocManaged"), call("cuMemAdvise"),
-                call("cuStreamCreate", Only::weights), call("cuMemPrefetchAsync", Only::weights),
-                call("cuEventRecord", Only::weights)};
+        return {call("cuMemAllocManaged"), call("cuMemAdvise")};
       case Operation::bring:
         return {call("cuMemPrefetchAsync"), call("cuEventRecord")};
       case Operation::leave:

@@ -17,8 +17,7 @@ struct Fault {
   std::string name;
   std::function<void()> arm;
   std::function<void()> disarm;
-  bool only_copies = false;   ///< a drop does not meet it
-  bool only_weights = false;  ///< a reserve of scratch does not meet it
+  bool only_copies = false;  ///< a drop does not meet it
 };
 
 class Rig {

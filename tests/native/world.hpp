@@ -63,6 +63,7 @@ class Waiting {
   vramx::Poll poll() {
     return [this] { waits_ = true; };
   }
+  bool waits() const { return waits_; }
   void await() const {
     while (!waits_) std::this_thread::yield();
   }

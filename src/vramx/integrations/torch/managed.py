@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -185,29 +184,17 @@ class ManagedModule:
                 tensor.data = tensor.data.to(self._bridge.device)
 
     def _move_in_batches(self, storages: list[_Storage], use: _core.Use) -> None:
-        """Move batch by batch, so that the host holds little twice, one being reserved ahead."""
-        batches: list[list[_Storage]] = []
-        size = 0
+        """Move batch by batch, so that the host holds little twice."""
         while storages:
-            if not batches or size + storages[0].raw.numel() > _BATCH:
-                batches.append([])
-                size = 0
-            size += storages[0].raw.numel()
-            batches[-1].append(storages.pop(0))
+            batch = [storages.pop(0)]
+            size = batch[0].raw.numel()
+            while storages and size + storages[0].raw.numel() <= _BATCH:
+                size += storages[0].raw.numel()
+                batch.append(storages.pop(0))
+            self._move_in_batch(batch, use)
 
-        def reserve(batch: list[_Storage]) -> list[_core.Memory]:
-            return self._core.reserve([storage.raw.numel() for storage in batch], use)
-
-        # Reserving clears pages on one thread, filling copies on many: they go side by side.
-        with ThreadPoolExecutor(1) as ahead:
-            reserved = ahead.submit(reserve, batches[0]) if batches else None
-            while reserved is not None:
-                memories = reserved.result()
-                batch = batches.pop(0)
-                reserved = ahead.submit(reserve, batches[0]) if batches else None
-                self._move_in_batch(batch, memories)
-
-    def _move_in_batch(self, batch: list[_Storage], memories: list[_core.Memory]) -> None:
+    def _move_in_batch(self, batch: list[_Storage], use: _core.Use) -> None:
+        memories = self._core.reserve([storage.raw.numel() for storage in batch], use)
         sources = [storage.raw.cpu() for storage in batch]
         self._core.store(
             [
