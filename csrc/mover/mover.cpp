@@ -50,6 +50,17 @@ void Mover::submit(Job job) {
   state_->wake.notify_one();
 }
 
+std::vector<std::uint64_t> Mover::take_back() {
+  std::vector<std::uint64_t> numbers;
+  const std::lock_guard lock(state_->mutex);
+  std::erase_if(state_->jobs, [&](const Job& job) {
+    if (job.arrivals.empty()) return false;
+    numbers.push_back(job.number);
+    return true;
+  });
+  return numbers;
+}
+
 void Mover::pump() {
   if (state_->thread.joinable()) return;
   const std::lock_guard one_at_a_time(state_->pumping);
@@ -137,29 +148,6 @@ void Mover::carry_out(Job job) {
     outcome.error = std::current_exception();
   }
   job.done(outcome);
-  if (outcome.error) call_off(outcome.error);
-}
-
-// Once the failure has been told, so that nobody who does not know of it queues more.
-void Mover::call_off(const std::exception_ptr& error) {
-  std::vector<Job> called_off;
-  ++failures_;
-  {
-    const std::lock_guard lock(state_->mutex);
-    std::deque<Job> kept;
-    for (Job& each : state_->jobs) {
-      if (each.arrivals.empty() || each.failures_known >= failures_) {
-        kept.push_back(std::move(each));
-      } else {
-        called_off.push_back(std::move(each));
-      }
-    }
-    state_->jobs = std::move(kept);
-  }
-  Outcome not_begun;
-  not_begun.error = error;
-  not_begun.called_off = true;
-  for (const Job& each : called_off) each.done(not_begun);
 }
 
 }  // namespace vramx

@@ -3,9 +3,8 @@
 // A job takes ranges off the card, then brings others. A departure may hold the thread until the
 // last use of its range is over: that is why it is not the caller's thread. Neighbours in a job
 // move in one request, and arrivals take the lanes by turns. Jobs run first in, first out, and what
-// arrives waits for all that left before it. A job that fails says how far it got; what was to
-// arrive after it, by who had not been told of the failure, may have counted on the room it did not
-// make, and is called off.
+// arrives waits for all that left before it. A job that fails says how far it got; who submitted it
+// takes back the jobs behind it that counted on the room it did not make.
 #pragma once
 
 #include <cstdint>
@@ -38,13 +37,12 @@ struct Outcome {
   std::vector<Fence> freed;     ///< of the departures carried out, when each is over
   std::vector<Fence> arrivals;  ///< of the arrivals under way, when each is complete
   std::exception_ptr error;     ///< why the job stopped, or null
-  bool called_off = false;      ///< it was not begun, because an earlier one failed
 };
 
 struct Job {
+  std::uint64_t number = 0;  ///< its submitter's name for it
   std::vector<Departure> departures;
   std::vector<Arrival> arrivals;
-  std::uint64_t failures_known = 0;  ///< how many failed jobs its submitter had been told of
   std::function<void(const Outcome&)> done;  ///< called once, without locks, and must not throw
 };
 
@@ -61,6 +59,9 @@ class Mover {
 
   /// Queues a job. Takes no lock that `done` may want.
   void submit(Job job);
+  /// Removes the queued jobs that bring something, and returns their numbers: they never begin, and
+  /// their `done` is not called.
+  std::vector<std::uint64_t> take_back();
   /// Returns with every queued job done where there is no thread to do them; else at once.
   void pump();
 
@@ -71,14 +72,12 @@ class Mover {
   void carry_out(Job job);
   void depart(const Job& job, Outcome& outcome);
   void arrive(const Job& job, Outcome& outcome);
-  void call_off(const std::exception_ptr& error);
 
   std::shared_ptr<Device> device_;
   std::uint64_t generation_;
   Lane next_lane_ = 0;
   std::vector<std::vector<Fence>> not_ordered_;  ///< by lane: departures it has not waited for
   std::vector<Fence> under_way_;                 ///< by lane: its last arrival
-  std::uint64_t failures_ = 0;                   ///< jobs that failed and have been told
   std::unique_ptr<State> state_;
 };
 

@@ -89,7 +89,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
                     ") and at most the card's " + text(device_->facts().capacity) + ", not " +
                     text(budget));
   }
-  while (jobs_ > 0) wait(lock, poll);
+  while (moving()) wait(lock, poll);
   if (leased_ > budget) {
     throw OutOfMemory(
         "the budget cannot become " + text(budget) + " now: " + text(leased_) +
@@ -115,7 +115,7 @@ void Residency::close(const Poll& poll) {
   if (generation_ != process_generation()) return;  // the parent's, and its to close
   Lock lock = locked();
   if (closed_) return;
-  while (jobs_ > 0) wait(lock, poll);
+  while (moving()) wait(lock, poll);
   if (thread_leases_ > 0) {
     throw InUse("cannot close the session: " + std::to_string(thread_leases_) +
                 " modules are running in it; let them finish first");

@@ -131,7 +131,7 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
     }
     if (!comes_to_host && need + committed_ + own_idle <= settings_.budget + idle_) return;
     const bool others_hold = thread_leases_ > 0 && !holders_.contains(std::this_thread::get_id());
-    if (!comes_to_host && jobs_ == 0 && !others_hold) {
+    if (!comes_to_host && !moving() && !others_hold) {
       if (device_->facts().reads_over_link) return;
       out_of_memory(blocks);
     }
@@ -178,7 +178,7 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
     const bool stays = block.preference == Preference::host || shared;
     (stays ? over_link : absent).push_back(id);
   }
-  const auto jobs_before = jobs_;
+  const auto jobs_before = last_job_;
   const std::size_t brought = bring(absent, [this](BlockId other) { return may_leave(other); });
   for (std::size_t i = 0; i < absent.size(); ++i) {
     if (i < brought) {
@@ -189,7 +189,7 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
   }
   if (!over_link.empty() && !device_->facts().reads_over_link) out_of_memory(blocks);
   if (group) bring_ahead();
-  if (jobs_ != jobs_before) pump(lock);
+  if (last_job_ != jobs_before) pump(lock);
   settle_transitions(lock, blocks, poll);
   bool complete = true;
   for (const BlockId id : blocks) {

@@ -118,7 +118,7 @@ void Residency::retell_policy(BlockId id, bool on_card) noexcept {
 
 void Residency::submit(Blocks victims, Blocks arriving) {
   Job job;
-  job.failures_known = failures_;
+  job.number = ++last_job_;
   for (const BlockId id : victims) {
     Block& block = blocks_[id];
     block.leaving = block.leaves();
@@ -141,9 +141,8 @@ void Residency::submit(Blocks victims, Blocks arriving) {
     blocks_[id].state = State::arriving;
   }
   stats_.peak_resident = std::max(stats_.peak_resident, committed_);
-  job.done = [this, victims = std::move(victims), arriving = std::move(arriving)](
-                 const Outcome& outcome) { finished(victims, arriving, outcome); };
-  ++jobs_;
+  under_way_[job.number] = {std::move(victims), std::move(arriving)};
+  job.done = [this, number = job.number](const Outcome& outcome) { finished(number, outcome); };
   mover_->submit(std::move(job));
 }
 
@@ -167,44 +166,55 @@ void Residency::left_card(Block& block) {
   }
 }
 
-void Residency::finished(const Blocks& victims, const Blocks& arriving, const Outcome& outcome) {
+void Residency::finished(std::uint64_t job, const Outcome& outcome) {
   {
     const Lock lock = locked();
-    const auto error = outcome.called_off ? nullptr : outcome.error;
-    for (std::size_t i = 0; i < victims.size(); ++i) {
-      Block& block = blocks_[victims[i]];
-      const Change change(*this, block);
-      if (i < outcome.left) {
-        block.departure = outcome.freed[i];
-        left_card(block);
-      } else {
-        block.state = State::resident;
-        block.error = error;
-        retell_policy(victims[i], true);
+    settle_moves(under_way_.at(job), outcome, outcome.error);
+    under_way_.erase(job);
+    if (outcome.error) {
+      ++stats_.failed_moves;
+      // They counted on room that this one did not make.
+      for (const auto number : mover_->take_back()) {
+        settle_moves(under_way_.at(number), {}, nullptr);
+        under_way_.erase(number);
       }
     }
-    for (std::size_t i = 0; i < arriving.size(); ++i) {
-      Block& block = blocks_[arriving[i]];
-      const Change change(*this, block);
-      if (i < outcome.concealed) block.exposed = false;
-      if (i < outcome.arrivals.size()) {
-        block.state = State::resident;
-        block.arrival = outcome.arrivals[i];
-        // A write reported while it was on its way has set dirty already.
-        block.dirty = block.dirty || block.arriving != Arrive::duplicate;
-        if (block.arriving != Arrive::empty) stats_.moved_in += block.range.size;
-      } else {
-        block.state = State::host;
-        block.dirty = false;
-        block.error = error;
-        retell_policy(arriving[i], false);
-      }
-    }
-    if (outcome.error) ++stats_.failed_moves;
-    if (outcome.error && !outcome.called_off) ++failures_;
-    --jobs_;
   }
   changed_.notify_all();
+}
+
+// The moves that did not happen leave their blocks where they were.
+void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
+                             const std::exception_ptr& error) {
+  for (std::size_t i = 0; i < moves.victims.size(); ++i) {
+    Block& block = blocks_[moves.victims[i]];
+    const Change change(*this, block);
+    if (i < outcome.left) {
+      block.departure = outcome.freed[i];
+      left_card(block);
+    } else {
+      block.state = State::resident;
+      block.error = error;
+      retell_policy(moves.victims[i], true);
+    }
+  }
+  for (std::size_t i = 0; i < moves.arriving.size(); ++i) {
+    Block& block = blocks_[moves.arriving[i]];
+    const Change change(*this, block);
+    if (i < outcome.concealed) block.exposed = false;
+    if (i < outcome.arrivals.size()) {
+      block.state = State::resident;
+      block.arrival = outcome.arrivals[i];
+      // A write reported while it was on its way has set dirty already.
+      block.dirty = block.dirty || block.arriving != Arrive::duplicate;
+      if (block.arriving != Arrive::empty) stats_.moved_in += block.range.size;
+    } else {
+      block.state = State::host;
+      block.dirty = false;
+      block.error = error;
+      retell_policy(moves.arriving[i], false);
+    }
+  }
 }
 
 void Residency::pump(Lock& lock) {
@@ -265,7 +275,7 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   take_off(lock, blocks, "reach host copies", poll);
   for (const BlockId id : blocks) conceal_idle(blocks_[id]);
   set_state(State::held);
-  ++jobs_;
+  ++works_on_host_;
   lock.unlock();
   std::exception_ptr error;
   try {
@@ -274,7 +284,7 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
     error = std::current_exception();
   }
   lock.lock();
-  --jobs_;
+  --works_on_host_;
   set_state(State::host);
   changed_.notify_all();
   if (error) std::rethrow_exception(error);

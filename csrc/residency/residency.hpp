@@ -119,6 +119,10 @@ class Residency final : public Future {
 
  private:
   struct Change;
+  struct Moves {
+    Blocks victims;
+    Blocks arriving;
+  };
   using Lock = std::unique_lock<std::mutex>;
 
   Lock locked() const;
@@ -147,7 +151,9 @@ class Residency final : public Future {
   void tell_policy(const Blocks& leaving, const Blocks& arriving);
   void retell_policy(BlockId id, bool on_card) noexcept;
   void submit(Blocks victims, Blocks arriving);
-  void finished(const Blocks& victims, const Blocks& arriving, const Outcome& outcome);
+  void finished(std::uint64_t job, const Outcome& outcome);
+  void settle_moves(const Moves& moves, const Outcome& outcome, const std::exception_ptr& error);
+  bool moving() const { return !under_way_.empty() || works_on_host_ > 0; }
   void left_card(Block& block);
   void pump(Lock& lock);
   void evict(Lock& lock, const Blocks& blocks, const Poll& poll);
@@ -168,12 +174,13 @@ class Residency final : public Future {
   std::unique_ptr<Policy> policy_;
   std::unordered_map<std::thread::id, std::uint64_t> holders_;
   std::uint64_t thread_leases_ = 0;
-  std::uint64_t failures_ = 0;  ///< jobs of the mover that failed
-  std::uint64_t jobs_ = 0;      ///< submitted and not finished, work on host copies included
-  Bytes committed_ = 0;         ///< arriving and resident
-  Bytes idle_ = 0;              ///< resident and not leased
-  Bytes leased_ = 0;            ///< arriving or resident, and leased
-  std::size_t on_host_ = 0;     ///< blocks, the dead ones apart
+  std::map<std::uint64_t, Moves> under_way_;  ///< by the number of the mover's job
+  std::uint64_t last_job_ = 0;
+  std::uint64_t works_on_host_ = 0;
+  Bytes committed_ = 0;      ///< arriving and resident
+  Bytes idle_ = 0;           ///< resident and not leased
+  Bytes leased_ = 0;         ///< arriving or resident, and leased
+  std::size_t on_host_ = 0;  ///< blocks, the dead ones apart
   std::atomic<std::size_t> scratch_on_host_ = 0;
   std::size_t dead_on_card_ = 0;
   std::uint64_t window_ = 0;  ///< the number of the present look ahead
