@@ -91,7 +91,7 @@ def open_core() -> Iterator[Callable[..., tuple[_core.Core, _core.SimulatedDevic
         *,
         policy: Any = "lru",
         block: int = BLOCK,
-        bring_ahead: bool = False,
+        adaptive: bool = False,
         threaded: bool = False,
         host_limit: int = 2**63,
         **card: Any,
@@ -103,7 +103,7 @@ def open_core() -> Iterator[Callable[..., tuple[_core.Core, _core.SimulatedDevic
             budget=budget,
             block=block,
             policy=policy,
-            bring_ahead=bring_ahead,
+            adaptive=adaptive,
             threaded=threaded,
             host_limit=host_limit,
         )

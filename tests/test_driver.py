@@ -29,7 +29,7 @@ def core(device: _core.Device, host_limit: int = UNLIMITED) -> _core.Core:
         budget=4 * GRANULE,
         block=GRANULE,
         policy="lru",
-        bring_ahead=False,
+        adaptive=False,
         threaded=True,
         host_limit=host_limit,
     )

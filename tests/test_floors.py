@@ -15,6 +15,7 @@ NATIVE = (
     "device",
     "mover",
     "policy",
+    "plan",
     "residency",
     "pool",
     "core",

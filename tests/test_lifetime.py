@@ -564,7 +564,7 @@ def test_a_forked_child_lets_go_of_a_session_and_ends(threaded: bool) -> None:
         device = _core.SimulatedDevice(capacity=64 * BLOCK, to_card=1e9, to_host=1e9, latency=0,
             lanes=2, granule=4096, host_memory=2**40, reads_over_link=True, check_drops=False)
         core = _core.Core(device=device, budget=4 * BLOCK, block=BLOCK, policy="lru",
-            bring_ahead=False, threaded={threaded}, host_limit=2**63)
+            adaptive=False, threaded={threaded}, host_limit=2**63)
         memories = core.reserve([BLOCK] * 2, _core.Use.WEIGHTS) + [core.empty(100, 0)]
         ranges = [(each.address, each.nbytes) for each in memories]
         group = core.define(ranges)

@@ -18,7 +18,7 @@ UNLIMITED = 2**64 - 1
 
 
 def core(
-    driver: Loopback, budget: int, *, policy: str = "lru", bring_ahead: bool = False
+    driver: Loopback, budget: int, *, policy: str = "lru", adaptive: bool = False
 ) -> _core.Core:
     """A core whose budget is a number of blocks."""
     return _core.Core(
@@ -26,7 +26,7 @@ def core(
         budget=budget * BLOCK,
         block=BLOCK,
         policy=policy,
-        bring_ahead=bring_ahead,
+        adaptive=adaptive,
         threaded=True,
         host_limit=UNLIMITED,
     )
@@ -101,7 +101,7 @@ def test_on_a_cycle_mru_and_clairvoyant_bring_the_least_there_can_be(
 
 @pytest.mark.parametrize("policy", _core.policy_names())
 def test_bringing_ahead_keeps_the_budget_and_the_bytes(loopback: Loopback, policy: str) -> None:
-    one = core(loopback, 6, policy=policy, bring_ahead=True)
+    one = core(loopback, 6, policy=policy, adaptive=True)
     model = weights(one, 16)
     one.guess([weight.group for weight in model])
     for _ in range(5):
@@ -112,7 +112,7 @@ def test_bringing_ahead_keeps_the_budget_and_the_bytes(loopback: Loopback, polic
 
 
 def test_a_model_that_fits_is_brought_once(loopback: Loopback) -> None:
-    one = core(loopback, 12, bring_ahead=True)
+    one = core(loopback, 12, adaptive=True)
     model = weights(one, 10)
     for _ in range(5):
         run(one, loopback, model)
@@ -222,7 +222,7 @@ def test_a_pass_with_a_failed_move_is_told_and_the_next_pass_works(
 
 def test_the_end_gives_everything_back(loopback: Loopback) -> None:
     before = _core.managed_bytes()
-    one = core(loopback, 4, bring_ahead=True)
+    one = core(loopback, 4, adaptive=True)
     model = weights(one, 10)
     scratch = one.empty(3 * BLOCK, 0)
     run(one, loopback, model)

@@ -109,7 +109,7 @@ class ProgramOnACard(RuleBasedStateMachine):
             budget=self.budget,
             block=BLOCK,
             policy=policy,
-            bring_ahead=ahead,
+            adaptive=ahead,
             threaded=False,
             host_limit=2**30,
         )

@@ -304,7 +304,7 @@ def test_a_policy_object_and_other_threads_never_wait_for_each_other() -> None:
         device = _core.SimulatedDevice(capacity=2**20, to_card=1e9, to_host=1e9, latency=0,
             lanes=2, granule=4096, host_memory=2**30, reads_over_link=True, check_drops=False)
         core = _core.Core(device=device, budget=2**16, block=2**16, policy=Policy(),
-            bring_ahead=False, threaded=False, host_limit=2**63)
+            adaptive=False, threaded=False, host_limit=2**63)
         memories = core.reserve([2**16] * 2, _core.Use.WEIGHTS)
         ranges = [[(each.address, each.nbytes)] for each in memories]
 
@@ -366,7 +366,7 @@ def test_an_operation_keeps_what_it_uses_when_another_thread_s_lease_ends(
 
 @pytest.mark.parametrize("threaded", [False, True], ids=["no mover thread", "a mover thread"])
 def test_no_byte_is_lost_whatever_threads_do_at_once(open_core: OpenCore, threaded: bool) -> None:
-    core, device = open_core(6 * BLOCK, threaded=threaded, bring_ahead=True)
+    core, device = open_core(6 * BLOCK, threaded=threaded, adaptive=True)
     weights = filled(core, 6, BLOCK + 4096)
     groups = [core.define(span(each)) for each in weights]
     core.guess(groups)

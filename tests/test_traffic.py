@@ -142,21 +142,6 @@ def test_clairvoyant_brings_the_fewest_bytes_of_an_order_it_has_seen(
     assert device.moved_in < lru_device.moved_in
 
 
-@pytest.mark.parametrize(("count", "frames"), [(32, 20), (40, 12)])
-def test_adaptive_keeps_the_link_busy_for_a_whole_cycle(
-    open_session: OpenSession, linears: Linears, count: int, frames: int
-) -> None:
-    with open_session(frames * BLOCK, policy="adaptive") as session:
-        model = session.manage(busy(linears(count), session, SECONDS / 4))
-        steady = passes(session, model, 5)[1:]
-        assert session.device.peak_on_card <= frames * BLOCK
-    for each in steady:
-        assert each.moved_in == count * BLOCK
-        assert each.moved_out == 0
-        assert count * SECONDS <= each.seconds * (1 + 1e-9)
-        assert each.seconds <= 1.05 * count * SECONDS
-
-
 def wait_for_work(session: vramx.Session) -> None:
     """The host waits until the card has done what it was given, as a program does that looks."""
     memory = session._core.empty(1, 0)

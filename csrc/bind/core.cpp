@@ -83,18 +83,18 @@ void core(nb::module_& module) {
 
   nb::class_<Core>(module, "Core")
       .def(nb::new_([](std::shared_ptr<Device> device, Bytes budget, Bytes block, nb::object policy,
-                       bool bring_ahead, bool threaded, Bytes host_limit) {
+                       bool adaptive, bool threaded, Bytes host_limit) {
              const MakePolicy make = policy_from(std::move(policy));
              const nb::gil_scoped_release unlocked;
              return std::make_shared<Core>(std::move(device),
                                            Settings{.budget = budget,
                                                     .block = block,
                                                     .host_limit = host_limit,
-                                                    .bring_ahead = bring_ahead,
+                                                    .adaptive = adaptive,
                                                     .threaded = threaded},
                                            make);
            }),
-           "device"_a, "budget"_a, "block"_a, "policy"_a, "bring_ahead"_a, "threaded"_a,
+           "device"_a, "budget"_a, "block"_a, "policy"_a, "adaptive"_a, "threaded"_a,
            "host_limit"_a)
       .def(
           "reserve",

@@ -54,6 +54,8 @@ struct Facts {
   unsigned lanes = 2;            ///< copy queues
   bool reads_over_link = false;  ///< expose works
   bool asynchronous = true;      ///< moves take host time, so a mover thread pays
+  double to_card = 50e9;         ///< about what the link carries, bytes a second
+  double to_host = 25e9;
 };
 
 class Device {
@@ -89,6 +91,9 @@ class Device {
   virtual void order(Stream stream, const Fence& fence) = 0;
   /// A fence at the present end of the stream.
   virtual Fence mark(Stream stream) = 0;
+  /// As mark, and a point in time too: `seconds` tells how far two that were reached lie apart.
+  virtual Fence clock(Stream stream) = 0;
+  virtual double seconds(const Fence& from, const Fence& to) const = 0;
   virtual bool reached(const Fence& fence) const noexcept = 0;
   virtual void wait(const Fence& fence) = 0;
 

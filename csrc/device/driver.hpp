@@ -39,6 +39,7 @@ namespace vramx {
   X(event_destroy, "cuEventDestroy_v2", CUevent)                                  \
   X(event_record, "cuEventRecord", CUevent, CUstream)                             \
   X(event_query, "cuEventQuery", CUevent)                                         \
+  X(event_elapsed, "cuEventElapsedTime", float*, CUevent, CUevent)                \
   X(event_wait, "cuEventSynchronize", CUevent)
 
 template <class... Arguments>

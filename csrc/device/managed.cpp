@@ -53,32 +53,38 @@ struct ManagedDevice::Card {
   CUdevice device = 0;
   CUcontext context = nullptr;
   std::mutex mutex;
-  std::vector<CUevent> spare;
+  std::vector<CUevent> spare[2];  ///< without and with times
 
   ~Card() {
     if (context == nullptr) return;
-    for (CUevent event : spare) driver->event_destroy(event);
+    for (const auto& events : spare) {
+      for (CUevent event : events) driver->event_destroy(event);
+    }
     driver->context_release(device);
   }
 };
 
 struct ManagedDevice::Event final : Mark {
-  explicit Event(std::shared_ptr<Card> of) : card(std::move(of)) {
+  explicit Event(std::shared_ptr<Card> of, bool with_time = false)
+      : card(std::move(of)), timed(with_time) {
     {
       const std::lock_guard lock(card->mutex);
-      if (!card->spare.empty()) {
-        event = card->spare.back();
-        card->spare.pop_back();
+      auto& spare = card->spare[timed];
+      if (!spare.empty()) {
+        event = spare.back();
+        spare.pop_back();
         return;
       }
     }
-    card->driver->check(card->driver->event_create(&event, CU_EVENT_DISABLE_TIMING),
-                        "cuEventCreate");
+    card->driver->check(
+        card->driver->event_create(&event, timed ? CU_EVENT_DEFAULT : CU_EVENT_DISABLE_TIMING),
+        "cuEventCreate");
   }
   ~Event() override {
     const std::lock_guard lock(card->mutex);
-    if (card->spare.size() < most_spare_events) {
-      card->spare.push_back(event);
+    auto& spare = card->spare[timed];
+    if (spare.size() < most_spare_events) {
+      spare.push_back(event);
     } else {
       card->driver->event_destroy(event);
     }
@@ -87,6 +93,7 @@ struct ManagedDevice::Event final : Mark {
   Event& operator=(const Event&) = delete;
 
   std::shared_ptr<Card> card;
+  bool timed;
   CUevent event = nullptr;
 };
 
@@ -289,11 +296,24 @@ void ManagedDevice::order(Stream stream, const Fence& fence) {
       "cuStreamWaitEvent");
 }
 
-Fence ManagedDevice::mark(Stream stream) {
+Fence ManagedDevice::mark(Stream stream) { return record(stream, false); }
+
+Fence ManagedDevice::clock(Stream stream) { return record(stream, true); }
+
+Fence ManagedDevice::record(Stream stream, bool timed) {
   const Current current(*card_->driver, card_->context);
-  auto end = std::make_shared<Event>(card_);
+  auto end = std::make_shared<Event>(card_, timed);
   card_->driver->check(card_->driver->event_record(end->event, stream_of(stream)), "cuEventRecord");
   return end;
+}
+
+double ManagedDevice::seconds(const Fence& from, const Fence& to) const {
+  const Current current(*card_->driver, card_->context);
+  float milliseconds = 0;
+  card_->driver->check(
+      card_->driver->event_elapsed(&milliseconds, event_of<Event>(from), event_of<Event>(to)),
+      "cuEventElapsedTime");
+  return milliseconds / 1e3;
 }
 
 bool ManagedDevice::reached(const Fence& fence) const noexcept {

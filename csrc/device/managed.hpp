@@ -39,6 +39,8 @@ class ManagedDevice final : public Device {
   void use_over_link(Stream stream, Range range) override;
   void order(Stream stream, const Fence& fence) override;
   Fence mark(Stream stream) override;
+  Fence clock(Stream stream) override;
+  double seconds(const Fence& from, const Fence& to) const override;
   bool reached(const Fence& fence) const noexcept override;
   void wait(const Fence& fence) override;
   void settle(Range range) noexcept override;
@@ -47,6 +49,7 @@ class ManagedDevice final : public Device {
   struct Card;
   struct Event;
 
+  Fence record(Stream stream, bool timed);
   void advise(Range range, CUmem_advise advice, CUdevice where) const;
 
   std::shared_ptr<Card> card_;

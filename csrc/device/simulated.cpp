@@ -84,7 +84,9 @@ SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec) {
                  .granule = spec.granule,
                  .lanes = spec.lanes,
                  .reads_over_link = spec.reads_over_link,
-                 .asynchronous = false};
+                 .asynchronous = false,
+                 .to_card = spec.to_card,
+                 .to_host = spec.to_host};
 }
 
 SimulatedDevice::~SimulatedDevice() {
@@ -318,6 +320,10 @@ void SimulatedDevice::order(Stream stream, const Fence& fence) {
 Fence SimulatedDevice::mark(Stream stream) {
   const std::lock_guard lock(mutex_);
   return std::make_shared<Time>(cursor(stream));
+}
+
+double SimulatedDevice::seconds(const Fence& from, const Fence& to) const {
+  return latest({&to, 1}) - latest({&from, 1});
 }
 
 bool SimulatedDevice::reached(const Fence& fence) const noexcept {

@@ -55,6 +55,8 @@ class SimulatedDevice final : public Device {
   void use_over_link(Stream stream, Range range) override;
   void order(Stream stream, const Fence& fence) override;
   Fence mark(Stream stream) override;
+  Fence clock(Stream stream) override { return mark(stream); }
+  double seconds(const Fence& from, const Fence& to) const override;
   bool reached(const Fence& fence) const noexcept override;
   void wait(const Fence& fence) override;
   void settle(Range range) noexcept override;

@@ -32,6 +32,7 @@ void Order::seed(const std::vector<GroupId>& groups) {
     }
   }
   cursor_.reset();
+  followed_ = 0;
 }
 
 void Order::used(GroupId group) {
@@ -40,8 +41,10 @@ void Order::used(GroupId group) {
   const std::size_t present = history_.size() - 1;
   if (follows && cursor_) {
     ++*cursor_;
+    ++followed_;
   } else {
     cursor_.reset();
+    followed_ = 0;
   }
   for (std::size_t n = std::min(longest_context, history_.size()); n >= 1; --n) {
     auto [it, fresh] = last_[n - 1].try_emplace(context(n), present);
@@ -65,12 +68,14 @@ void Order::forget_oldest() {
   const std::vector<GroupId> recent(history_.end() - static_cast<std::ptrdiff_t>(kept),
                                     history_.end());
   const std::size_t gone = history_.size() - kept;
+  const std::size_t followed = followed_;
   const auto cursor = cursor_ && *cursor_ >= gone ? std::optional(*cursor_ - gone) : std::nullopt;
   history_.clear();
   for (auto& places : places_) places.clear();
   for (auto& map : last_) map.clear();
   seed(recent);
   cursor_ = cursor;
+  followed_ = cursor ? followed : 0;
 }
 
 }  // namespace vramx

@@ -25,11 +25,19 @@ class Order {
   template <class Visit>
   void ahead(std::size_t count, Visit&& visit) const {
     if (!cursor_) return;
-    const std::size_t lag = history_.size() - 1 - *cursor_;
     for (std::size_t i = 0; i < count; ++i) {
-      if (!visit(history_[*cursor_ + 1 + i % lag])) return;
+      if (!visit(history_[*cursor_ + 1 + i % lag()])) return;
     }
   }
+  /// How many uses in a row have been foretold.
+  std::size_t followed() const { return followed_; }
+  /// The length of the cycle that the program has been round at least once more, use by use.
+  std::optional<std::size_t> cycle() const {
+    if (!cursor_ || followed_ < lag()) return std::nullopt;
+    return lag();
+  }
+  /// The group used `ago` uses before the last one.
+  GroupId recent(std::size_t ago) const { return history_[history_.size() - 1 - ago]; }
   /// How many uses from now `group` is expected; none where nothing is known of it.
   std::optional<std::uint64_t> distance(GroupId group) const;
 
@@ -37,6 +45,7 @@ class Order {
   static constexpr std::size_t longest_context = 3;
   static constexpr std::size_t most_history = std::size_t{1} << 20;
 
+  std::size_t lag() const { return history_.size() - 1 - *cursor_; }
   void append(GroupId group);
   std::uint64_t context(std::size_t length) const;
   void forget_oldest();
@@ -45,6 +54,7 @@ class Order {
   std::vector<std::vector<std::size_t>> places_;  ///< by group: where it stands in the history
   std::unordered_map<std::uint64_t, std::size_t> last_[longest_context];
   std::optional<std::size_t> cursor_;  ///< the earlier place that matches the present one
+  std::size_t followed_ = 0;           ///< uses in a row that the cursor's run foretold
 };
 
 }  // namespace vramx

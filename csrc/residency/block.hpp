@@ -22,6 +22,8 @@ struct Residency::Block {
   bool read_mostly = true;   ///< comes with its host copy left valid
   bool dirty = false;        ///< on the card, and the host copy is not valid
   bool dead = false;         ///< nobody needs its bytes
+  bool planned = false;      ///< the plan knows it
+  bool released = false;     ///< the plan says that it leaves now
   bool exposed = false;      ///< on the host, and the card may use it there
   bool accessed_by = false;  ///< is exposed whenever it is on the host
   std::uint32_t leases = 0;
@@ -33,6 +35,8 @@ struct Residency::Block {
   std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream; null: not marked
   std::exception_ptr error;                    ///< why its last move failed
 
+  /// The plan has no need of it for as long as what it brings ahead.
+  bool leavable() const { return released || (!planned && use == Use::weights); }
   bool settled() const { return state == State::host || state == State::resident; }
   bool committed() const { return state == State::arriving || state == State::resident; }
 

@@ -104,6 +104,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
                   text(budget) + "; " + text(idle_) + " could leave");
     }
     evict(lock, victims, poll);
+    plan_again(planned_scratch_);
   } catch (...) {
     settings_.budget = previous;
     throw;

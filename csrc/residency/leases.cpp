@@ -43,11 +43,16 @@ void Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   Lock lock = locked();
   check_open();
   if (group >= groups_.size()) throw BadConfig("unknown group " + std::to_string(group));
+  const Fence asked = recording() ? time_now(stream) : nullptr;
   start(lock, groups_[group], stream, true, group, poll);
+  in_use_.push_back(group);
+  if (asked) record(group, asked, stream);
 }
 
 void Residency::release(GroupId group, Stream stream) {
   const Lock lock = locked();
+  const auto it = std::find(in_use_.rbegin(), in_use_.rend(), group);
+  if (it != in_use_.rend()) in_use_.erase(std::next(it).base());
   end(groups_.at(group), stream, true);
 }
 
@@ -143,7 +148,7 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
 void Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
                       std::optional<GroupId> group, const Poll& poll) {
   wait_for_room(lock, blocks, poll);
-  if (group) order_.used(*group);
+  if (group) follow(*group);
   for (;;) {
     lease(blocks, held_by_thread);
     try {
@@ -220,13 +225,16 @@ void Residency::use_over_link(Block& block, Stream stream) {
 }
 
 void Residency::bring_ahead() {
-  if (!settings_.bring_ahead || on_host_ == 0) return;
+  if (!settings_.adaptive || on_host_ == 0) return;
+  if (schedule_ && schedule_->on_course()) return bring_planned();
   const Bytes limit = std::min<Bytes>(blocks_ahead * settings_.block,
                                       (settings_.budget - std::min(leased_, settings_.budget)) / 2);
   ++window_;
   Blocks wanted;
   Bytes total = 0;
-  order_.ahead(groups_ahead, [&](GroupId group) {
+  // As far as the order has been right: a wrong guess takes the place of something used before.
+  const std::size_t trusted = std::min(groups_ahead, 2 * order_.followed());
+  order_.ahead(trusted, [&](GroupId group) {
     for (const BlockId id : groups_[group]) {
       Block& block = blocks_[id];
       if (block.window == window_) continue;

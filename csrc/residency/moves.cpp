@@ -35,11 +35,14 @@ bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& vi
     const MayLeave freely = [&](BlockId id) {
       return blocks_[id].preference != Preference::device && if_must(id);
     };
-    // What nobody needs leaves first; then what leaves without a copy, since a write-back and the
-    // way back in cost the link twice.
+    // What nobody needs leaves first, and what the plan lets go; then what leaves without a copy,
+    // since a write-back and the way back in cost the link twice.
     std::optional<BlockId> victim;
     if (dead_on_card_ > 0) {
       victim = policy_->victim([&](BlockId id) { return blocks_[id].dead && if_must(id); });
+    }
+    if (!victim && schedule_ && leavable_ > 0) {
+      victim = policy_->victim([&](BlockId id) { return blocks_[id].released && if_must(id); });
     }
     if (!victim) {
       victim = policy_->victim(
@@ -139,6 +142,7 @@ void Residency::submit(Blocks victims, Blocks arriving) {
     const Change change(*this, blocks_[id]);
     blocks_[id].error = nullptr;
     blocks_[id].state = State::arriving;
+    blocks_[id].released = false;
   }
   stats_.peak_resident = std::max(stats_.peak_resident, committed_);
   under_way_[job.number] = {std::move(victims), std::move(arriving)};

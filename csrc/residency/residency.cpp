@@ -37,7 +37,14 @@ void Residency::tally(const Block& block, int sign) {
   if (block.committed()) {
     add(committed_, size);
     if (block.leases > 0) add(leased_, size);
-    if (block.leases == 0 && block.state == State::resident) add(idle_, size);
+    if (block.leases == 0 && block.state == State::resident) {
+      add(idle_, size);
+      if (block.leavable()) add(leavable_, size);
+    }
+    if (!block.planned && block.use == Use::scratch) {
+      add(unplanned_scratch_, size);
+      most_scratch_ = std::max(most_scratch_, unplanned_scratch_);
+    }
     if (block.dead) add(dead_on_card_, 1);
   } else if (block.state == State::host && !block.dead) {
     add(on_host_, 1);
@@ -127,6 +134,7 @@ void Residency::forget(Range range, bool keep) {
   }
   for (const BlockId id : ids) {
     Block& block = blocks_[id];
+    if (block.planned) drop_plan();
     conceal_idle(block);
     if (block.state == State::resident) policy_->left(id);
     tally(block, -1);
@@ -187,6 +195,11 @@ GroupId Residency::define(Blocks blocks) {
 
 void Residency::undefine(GroupId group) {
   const Lock lock = locked();
+  recorder_.clear();  // its uses name the group
+  if (std::any_of(groups_.at(group).begin(), groups_.at(group).end(),
+                  [&](BlockId id) { return blocks_[id].planned; })) {
+    drop_plan();
+  }
   for (const BlockId id : groups_.at(group)) std::erase(groups_of_[id], group);
   groups_[group].clear();
   unused_groups_.push_back(group);

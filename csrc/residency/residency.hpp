@@ -25,8 +25,10 @@
 
 #include "device/device.hpp"
 #include "mover/mover.hpp"
+#include "plan/schedule.hpp"
 #include "policy/order.hpp"
 #include "policy/policy.hpp"
+#include "residency/recorder.hpp"
 
 namespace vramx {
 
@@ -44,8 +46,8 @@ struct Settings {
   Bytes budget = 0;
   Bytes block = 32 * MiB;
   Bytes host_limit = std::numeric_limits<Bytes>::max();  ///< the most bytes to take charge of
-  bool bring_ahead = true;  ///< bring what the learned order says is next
-  bool threaded = true;     ///< moves are issued by a thread of their own
+  bool adaptive = true;  ///< learn the order, bring ahead what is next, and plan what stays
+  bool threaded = true;  ///< moves are issued by a thread of their own
 };
 
 /// Counted in bytes, in blocks (hits to failed_moves) and in seconds.
@@ -119,6 +121,8 @@ class Residency final : public Future {
 
  private:
   struct Change;
+  /// Planned anew after each of so many rounds of a cycle: first uses take longer than later ones.
+  static constexpr unsigned rounds_planned = 3;
   struct Moves {
     Blocks victims;
     Blocks arriving;
@@ -146,6 +150,19 @@ class Residency final : public Future {
   bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;
   std::size_t bring(const Blocks& wanted, const MayLeave& may_leave);
   void bring_ahead();
+  void bring_planned();
+  void follow(GroupId group);
+  Fence time_now(Stream stream) noexcept;
+  void record(GroupId group, Fence asked, Stream stream);
+  void plan_if_due();
+  bool fits(std::size_t length) const;
+  bool plan_round(std::size_t length);
+  void adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position,
+                  Bytes scratch);
+  void plan_again(Bytes scratch);
+  void follow_scratch();
+  void drop_plan();
+  void release_unless_stays(BlockId id);
   void use_over_link(Block& block, Stream stream);
   void conceal_idle(Block& block);
   void tell_policy(const Blocks& leaving, const Blocks& arriving);
@@ -153,6 +170,7 @@ class Residency final : public Future {
   void submit(Blocks victims, Blocks arriving);
   void finished(std::uint64_t job, const Outcome& outcome);
   void settle_moves(const Moves& moves, const Outcome& outcome, const std::exception_ptr& error);
+  bool recording() const { return settings_.adaptive && rounds_to_plan_ > 0 && on_host_ > 0; }
   bool moving() const { return !under_way_.empty() || works_on_host_ > 0; }
   void left_card(Block& block);
   void pump(Lock& lock);
@@ -171,6 +189,13 @@ class Residency final : public Future {
   std::vector<GroupId> unused_groups_;
   std::vector<std::vector<GroupId>> groups_of_;  ///< by block
   Order order_;
+  Recorder recorder_;
+  std::vector<GroupId> in_use_;         ///< the groups leased now, in order
+  std::unique_ptr<Schedule> schedule_;  ///< the plan in force, or null
+  unsigned rounds_to_plan_ = rounds_planned;
+  std::uint64_t uses_ = 0;
+  std::uint64_t plan_from_use_ = 0;
+  std::uint64_t off_course_ = 0;  ///< uses since the plan last said what came
   std::unique_ptr<Policy> policy_;
   std::unordered_map<std::thread::id, std::uint64_t> holders_;
   std::uint64_t thread_leases_ = 0;
@@ -183,7 +208,11 @@ class Residency final : public Future {
   std::size_t on_host_ = 0;  ///< blocks, the dead ones apart
   std::atomic<std::size_t> scratch_on_host_ = 0;
   std::size_t dead_on_card_ = 0;
-  std::uint64_t window_ = 0;  ///< the number of the present look ahead
+  Bytes leavable_ = 0;           ///< resident, not leased, and no need of the plan's
+  Bytes unplanned_scratch_ = 0;  ///< arriving and resident, and not the plan's
+  Bytes most_scratch_ = 0;       ///< of those, since the plan's round began
+  Bytes planned_scratch_ = 0;    ///< of those, what the plan leaves room for
+  std::uint64_t window_ = 0;     ///< the number of the present look ahead
   Stats stats_;
   bool closed_ = false;
   std::unique_ptr<Mover> mover_;  ///< last: its thread ends before what it calls back is gone

@@ -147,7 +147,7 @@ class Core:
         budget: int,
         block: int,
         policy: object,
-        bring_ahead: bool,
+        adaptive: bool,
         threaded: bool,
         host_limit: int,
     ) -> None: ...

@@ -91,7 +91,7 @@ class Session:
         block_bytes = parse_size(block, "block")
         reserve_bytes = parse_size(reserve, "reserve") if reserve != 0 else 0
         limit = LARGEST if host_limit is None else parse_size(host_limit, "host_limit")
-        native_policy, bring_ahead = _policy(policy)
+        native_policy, adaptive = _policy(policy)
         asked = None if budget is None else parse_size(budget, "budget")
         self.device = open_card(backend, _ordinal(device), settings)
         if asked is None:
@@ -108,7 +108,7 @@ class Session:
             budget=asked,
             block=block_bytes,
             policy=native_policy,
-            bring_ahead=bring_ahead,
+            adaptive=adaptive,
             threaded=self.device.asynchronous,
             host_limit=limit,
         )

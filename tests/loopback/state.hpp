@@ -40,6 +40,7 @@ struct Point {
 };
 
 struct Event {
+  bool timed = false;
   std::shared_ptr<Point> point;  // null: never recorded
 };
 

@@ -198,20 +198,20 @@ void check_end(Shared& shared, Faults faults) {
   }
 }
 
-WorldSpec spec_of(bool threaded, bool bring_ahead) {
+WorldSpec spec_of(bool threaded, bool adaptive) {
   WorldSpec spec;
   spec.budget = budget;
   spec.blocks = blocks;
   spec.threaded = threaded;
-  spec.bring_ahead = bring_ahead;
+  spec.adaptive = adaptive;
   return spec;
 }
 
 }  // namespace
 
 HOLDS("threads that only read find the right bytes, within the budget") {
-  for (const bool bring_ahead : {false, true}) {
-    Shared shared(rig, spec_of(true, bring_ahead));
+  for (const bool adaptive : {false, true}) {
+    Shared shared(rig, spec_of(true, adaptive));
     run(shared, 300, false, Faults::none);
     check_end(shared, Faults::none);
     REQUIRE(shared.world->stats().moved_out == 0);
@@ -220,8 +220,8 @@ HOLDS("threads that only read find the right bytes, within the budget") {
 
 HOLDS("threads that also write lose no write, with a mover's thread and without") {
   for (const bool threaded : {true, false}) {
-    for (const bool bring_ahead : {false, true}) {
-      Shared shared(rig, spec_of(threaded, bring_ahead));
+    for (const bool adaptive : {false, true}) {
+      Shared shared(rig, spec_of(threaded, adaptive));
       run(shared, 400, true, Faults::none);
       check_end(shared, Faults::none);
     }

@@ -211,7 +211,7 @@ HOLDS("a dead block comes and goes without a copy") {
 }
 
 HOLDS("host copies that are being worked on are not brought meanwhile") {
-  World world(rig, {.budget = 4, .bring_ahead = true, .threaded = false});
+  World world(rig, {.budget = 4, .adaptive = true, .threaded = false});
   const GroupId first = world.group({0});
   const GroupId second = world.group({1});
   world->guess({first, second});

@@ -10,7 +10,7 @@ World::World(rig::Rig& rig, const WorldSpec& spec)
   Settings settings;
   settings.budget = spec.budget * block_;
   settings.block = block_;
-  settings.bring_ahead = spec.bring_ahead;
+  settings.adaptive = spec.adaptive;
   settings.threaded = spec.threaded;
   residency_ = std::make_shared<Residency>(rig.device(), settings, [&](const Future& future) {
     return make_policy(spec.policy, future);

@@ -16,7 +16,7 @@ struct WorldSpec {
   vramx::Bytes blocks = 8;
   vramx::Use use = vramx::Use::weights;
   std::string policy = "lru";
-  bool bring_ahead = false;
+  bool adaptive = false;
   bool threaded = true;
 };
 

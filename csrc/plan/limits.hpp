@@ -1,0 +1,33 @@
+// What no way of moving blocks can beat, in seconds a pass: the formulas that every benchmark
+// prints.
+#pragma once
+
+#include <algorithm>
+
+#include "base/bytes.hpp"
+
+namespace vramx {
+
+/// One pass over `used` bytes with at most `budget` of them on the card.
+struct PassLimits {
+  Bytes used = 0;
+  Bytes budget = 0;
+  double to_card = 0;   ///< the link, bytes a second
+  double compute = 0;   ///< the pass with everything resident, seconds
+  Bytes in_flight = 0;  ///< room for what is on its way or just leaving: slots times block size
+
+  Bytes excess(Bytes room) const { return used > room ? used - room : 0; }
+  double crossing(Bytes bytes) const { return static_cast<double>(bytes) / to_card; }
+
+  /// Nothing that moves uncompressed bytes is faster.
+  double fluid() const { return std::max(compute, crossing(excess(budget))); }
+  /// What an evenly spread plan reaches. What fits needs no room in flight.
+  double plan() const {
+    const Bytes over = excess(budget);
+    return std::max(compute, crossing(over > 0 ? std::min(used, over + in_flight) : 0));
+  }
+  /// What LRU reaches on a cycle that does not fit.
+  double lru() const { return std::max(compute, crossing(excess(budget) > 0 ? used : 0)); }
+};
+
+}  // namespace vramx

@@ -1,0 +1,227 @@
+#include "plan/plan.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+
+#include "base/error.hpp"
+#include "plan/spans.hpp"
+
+namespace vramx {
+
+namespace {
+
+/// Spans whose worth a byte differs by less are taken to be alike, and thinned out evenly.
+constexpr double alike = 1.05;
+/// Room for bringing ahead that is tried, in blocks of the largest size. Fewer than three leave the
+/// link idle while a departure waits for its last use.
+constexpr Bytes first_ahead = 3;
+constexpr Bytes other_aheads[] = {1, 2, 6, 12, 24};
+/// A pass this close to its limit is not worth another try.
+constexpr double good_enough = 1.005;
+
+void check(const Trace& trace, Bytes budget) {
+  if (trace.steps.empty()) throw BadConfig("there is nothing to plan: the trace has no steps");
+  for (const Step& step : trace.steps) {
+    for (const auto block : step.blocks) {
+      if (block >= trace.blocks.size()) {
+        throw BadConfig("the trace names block " + std::to_string(block) + ", but it has " +
+                        std::to_string(trace.blocks.size()) + " blocks, numbered from 0");
+      }
+    }
+    const Bytes held = trace.bytes_of(step);
+    if (held > budget) {
+      throw OutOfMemory("a step of the trace uses " + text(held) +
+                            " at once, more than the budget of " + text(budget) +
+                            "; raise the budget or manage smaller modules",
+                        {.asked = held, .budget = budget});
+    }
+  }
+}
+
+/// Steps on an axis of compute time; of bytes, where no time is known.
+class Axis {
+ public:
+  explicit Axis(const Trace& trace) {
+    const bool timed = trace.seconds() > 0;
+    begins_.push_back(0);
+    for (const Step& step : trace.steps) {
+      double length = step.seconds;
+      if (!timed) length = static_cast<double>(trace.bytes_of(step));
+      begins_.push_back(begins_.back() + length);
+    }
+    if (total() > 0) return;
+    std::iota(begins_.begin(), begins_.end(), 0.0);
+  }
+
+  double total() const { return begins_.back(); }
+  double length(const Span& span) const { return begin(span.to) - begins_[span.from]; }
+  /// The middle of the step that ends a span, as a part of the round.
+  double part(const Span& span) const {
+    const std::size_t step = span.to % steps();
+    return (begins_[step] + begins_[step + 1]) / 2 / total();
+  }
+
+ private:
+  std::size_t steps() const { return begins_.size() - 1; }
+  double begin(std::size_t step) const {
+    return begins_[step % steps()] + (step >= steps() ? total() : 0);
+  }
+
+  std::vector<double> begins_;
+};
+
+using Places = std::vector<std::size_t>;  ///< of spans
+
+class Planner {
+ public:
+  Planner(const Trace& trace, Bytes budget, LinkRates link)
+      : trace_(trace), budget_(budget), link_(link), axis_(trace), spans_(spans_of(trace)) {
+    std::vector<double> worth;
+    for (const Span& span : spans_) worth.push_back(axis_.length(span) / cost_a_byte(span));
+    by_worth_.resize(spans_.size());
+    std::iota(by_worth_.begin(), by_worth_.end(), std::size_t{0});
+    std::stable_sort(by_worth_.begin(), by_worth_.end(),
+                     [&](std::size_t a, std::size_t b) { return worth[a] < worth[b]; });
+    for (auto begin = by_worth_.begin(); begin != by_worth_.end();) {
+      const double limit = worth[*begin] * alike;
+      const auto end =
+          std::find_if(begin, by_worth_.end(), [&](std::size_t at) { return worth[at] > limit; });
+      groups_.emplace_back(begin, end);
+      begin = end;
+    }
+    for (const Step& step : trace_.steps) {
+      held_.push_back(static_cast<std::int64_t>(trace_.bytes_of(step)));
+    }
+  }
+
+  Bytes most_ahead() const {
+    return budget_ - static_cast<Bytes>(*std::max_element(held_.begin(), held_.end()));
+  }
+
+  Plan plan(Bytes ahead) const {
+    ahead = std::min(ahead, most_ahead());
+    Load load(held_);
+    const auto room = static_cast<std::int64_t>(budget_ - ahead);
+    std::vector<bool> stays(spans_.size());
+    for (const Places& group : groups_) keep_most(group, room, load, stays);
+    Plan plan;
+    plan.ahead = ahead;
+    for (const Step& step : trace_.steps) plan.stays.emplace_back(step.blocks.size());
+    for (std::size_t i = 0; i < spans_.size(); ++i) {
+      plan.stays[spans_[i].from][spans_[i].place] = stays[i];
+    }
+    plan.predicted = predict(trace_, plan, budget_, link_);
+    return plan;
+  }
+
+ private:
+  std::int64_t size(std::uint32_t block) const {
+    return static_cast<std::int64_t>(trace_.blocks[block].size);
+  }
+  double cost_a_byte(const Span& span) const {
+    return trace_.blocks[span.block].written ? 1 + link_.to_card / link_.to_host : 1;
+  }
+
+  void add(const Places& places, Load& load, int sign) const {
+    for (const std::size_t at : places) load.add(spans_[at], sign * size(spans_[at].block));
+  }
+
+  /// Keeps all of a group of spans that are alike, or as many as there is room for.
+  void keep_most(const Places& group, std::int64_t room, Load& load,
+                 std::vector<bool>& stays) const {
+    Places kept = group;
+    add(kept, load, +1);
+    std::int64_t leaving = 0;
+    // What leaves takes room while it is used, so that a little more must leave than is too much.
+    for (int attempt = 0; load.most() > room && attempt < 4; ++attempt) {
+      leaving += load.most() - room;
+      add(kept, load, -1);
+      kept = thinned(group, leaving);
+      add(kept, load, +1);
+    }
+    if (load.most() > room) {
+      add(kept, load, -1);
+      kept = keep_what_fits(kept, room, load);
+    }
+    for (const std::size_t at : kept) stays[at] = true;
+    if (kept.size() == group.size()) return;
+    Places rest;
+    for (const std::size_t at : group) {
+      if (!stays[at]) rest.push_back(at);
+    }
+    for (const std::size_t at : keep_what_fits(rest, room, load)) stays[at] = true;
+  }
+
+  Places keep_what_fits(const Places& places, std::int64_t room, Load& load) const {
+    Places kept;
+    for (const std::size_t at : places) {
+      const std::int64_t bytes = size(spans_[at].block);
+      if (load.most(spans_[at]) + bytes > room) continue;
+      load.add(spans_[at], bytes);
+      kept.push_back(at);
+    }
+    return kept;
+  }
+
+  /// The group without `leaving` bytes, taken away evenly along the axis.
+  Places thinned(const Places& group, std::int64_t leaving) const {
+    Places by_need = group;
+    std::stable_sort(by_need.begin(), by_need.end(), [&](std::size_t a, std::size_t b) {
+      return axis_.part(spans_[a]) < axis_.part(spans_[b]);
+    });
+    double taken = 0;
+    const auto all = static_cast<double>(leaving);
+    for (double round = 0; taken < all && !by_need.empty(); ++round) {
+      std::erase_if(by_need, [&](std::size_t at) {
+        const auto bytes = static_cast<double>(size(spans_[at].block));
+        if (taken + bytes / 2 > all * (round + axis_.part(spans_[at]))) return false;
+        if (taken >= all) return false;
+        taken += bytes;
+        return true;
+      });
+    }
+    return by_need;
+  }
+
+  const Trace& trace_;
+  Bytes budget_;
+  LinkRates link_;
+  Axis axis_;
+  std::vector<Span> spans_;
+  Places by_worth_;
+  std::vector<Places> groups_;
+  std::vector<std::int64_t> held_;
+};
+
+}  // namespace
+
+Plan make_plan(const Trace& trace, Bytes budget, LinkRates link, Bytes ahead) {
+  check(trace, budget);
+  return Planner(trace, budget, link).plan(ahead);
+}
+
+Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
+  check(trace, budget);
+  const Planner planner(trace, budget, link);
+  Plan best = planner.plan(0);
+  if (best.predicted.moved_in == 0) return best;
+  Bytes largest = 0;
+  for (const auto& block : trace.blocks) largest = std::max(largest, block.size);
+  best = planner.plan(first_ahead * largest);
+  const auto limit = [&](const Plan& plan) {
+    return std::max(trace.seconds(), static_cast<double>(plan.predicted.moved_in) / link.to_card);
+  };
+  // Less room ahead is less to move where the budget is small; more lets uneven passes catch up.
+  const bool small = best.ahead * 20 > budget;
+  for (const Bytes blocks : other_aheads) {
+    const bool less = blocks < first_ahead;
+    if (less ? !small : best.predicted.seconds <= good_enough * limit(best)) continue;
+    if (!less && blocks * largest > planner.most_ahead()) break;
+    Plan other = planner.plan(blocks * largest);
+    if (other.predicted.seconds * good_enough < best.predicted.seconds) best = std::move(other);
+  }
+  return best;
+}
+
+}  // namespace vramx

@@ -1,0 +1,43 @@
+// Which blocks stay on the card between their uses, and which leave and come back.
+//
+// Between two uses a block either stays, and takes room all that time, or leaves, and costs the
+// link its bytes. What is used again soonest stays first. Of those that are used again after about
+// the same time, as all are in a plain cycle, the ones that leave are spread evenly through the
+// pass, evenly in compute time: then the link always has about as much to bring as there is time to
+// bring it. (Keeping what is used soonest is Belady's rule; that prefetching asks for room in which
+// the next blocks arrive while others are in use is Cao, Felten, Karlin and Li, "A Study of
+// Integrated Prefetching and Caching Strategies", 1995.)
+#pragma once
+
+#include <vector>
+
+#include "plan/trace.hpp"
+
+namespace vramx {
+
+struct Prediction {
+  double seconds = 0;   ///< a pass, when passes follow each other
+  Bytes moved_in = 0;   ///< a pass
+  Bytes moved_out = 0;  ///< a pass, written back
+};
+
+struct Plan {
+  /// By step, and by place among the step's blocks: it stays until its next use.
+  std::vector<std::vector<bool>> stays;
+  Bytes ahead = 0;  ///< room kept free for what is brought ahead
+  Prediction predicted;
+};
+
+/// Plans a trace for a budget, with the room for bringing ahead that predicts the shortest pass.
+/// Throws BadConfig where the trace is empty or names unknown blocks, and OutOfMemory where a
+/// step's blocks exceed the budget.
+Plan make_plan(const Trace& trace, Bytes budget, LinkRates link);
+
+/// The same with `ahead` bytes, or as many as the largest step leaves, kept free.
+Plan make_plan(const Trace& trace, Bytes budget, LinkRates link, Bytes ahead);
+
+/// How long a pass takes under a plan when passes follow each other: the link carries one block at
+/// a time in the order of need, as early as there is room, and a step waits for its blocks.
+Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, LinkRates link);
+
+}  // namespace vramx

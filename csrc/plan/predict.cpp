@@ -1,0 +1,77 @@
+#include <algorithm>
+#include <vector>
+
+#include "plan/plan.hpp"
+#include "plan/spans.hpp"
+
+namespace vramx {
+
+namespace {
+
+/// A block that leaves and comes back, once a round.
+struct Return {
+  Bytes size = 0;
+  bool written = false;
+  std::uint64_t leaves_after = 0;  ///< step of the round
+  std::uint64_t needed_by = 0;     ///< step of the round
+};
+
+}  // namespace
+
+Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, LinkRates link) {
+  constexpr std::uint64_t rounds = 3;  // the first has a start, which the others have not
+  const std::uint64_t steps = trace.steps.size();
+  Prediction prediction;
+  std::vector<Return> by_departure;
+  Bytes present = 0;  // at the start of a round: what stays across it
+  for (const Span& span : spans_of(trace)) {
+    const TracedBlock& block = trace.blocks[span.block];
+    if (!plan.stays[span.from][span.place]) {
+      by_departure.push_back({block.size, block.written, span.from, span.to % steps});
+      prediction.moved_in += block.size;
+      if (block.written) prediction.moved_out += block.size;
+    } else if (span.to >= steps) {
+      present += block.size;
+    }
+  }
+  std::vector<Return> by_need = by_departure;
+  std::stable_sort(by_need.begin(), by_need.end(),
+                   [](const Return& a, const Return& b) { return a.needed_by < b.needed_by; });
+
+  double now = 0;
+  double arrived = 0;  // when the link to the card is free again
+  double left = 0;     // and the one back
+  double round_began = 0;
+  // Room comes in the order of departure: how much in all, from when.
+  struct Room {
+    double bytes;
+    double from;
+  };
+  std::vector<Room> rooms = {{static_cast<double>(budget) - static_cast<double>(present), 0}};
+  std::size_t room = 0;
+  double brought = 0;
+  for (std::uint64_t round = 0; round < rounds; ++round) {
+    round_began = now;
+    auto next = by_need.begin();
+    auto leaves = by_departure.begin();
+    for (std::uint64_t step = 0; step < steps; ++step) {
+      for (; next != by_need.end() && next->needed_by == step; ++next) {
+        const auto bytes = static_cast<double>(next->size);
+        brought += bytes;
+        while (room + 1 < rooms.size() && rooms[room].bytes < brought) ++room;
+        arrived = std::max(arrived, rooms[room].from) + bytes / link.to_card;
+        now = std::max(now, arrived);
+      }
+      now += trace.steps[step].seconds;
+      for (; leaves != by_departure.end() && leaves->leaves_after == step; ++leaves) {
+        const auto bytes = static_cast<double>(leaves->size);
+        if (leaves->written) left = std::max(left, now) + bytes / link.to_host;
+        rooms.push_back({rooms.back().bytes + bytes, leaves->written ? left : now});
+      }
+    }
+  }
+  prediction.seconds = now - round_began;
+  return prediction;
+}
+
+}  // namespace vramx

@@ -1,0 +1,63 @@
+// A plan in force: where in its cycle the program is, what stays from there, and what comes next.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "plan/plan.hpp"
+#include "policy/order.hpp"
+#include "policy/policy.hpp"
+
+namespace vramx {
+
+class Schedule {
+ public:
+  struct Use {
+    GroupId group = 0;
+    std::vector<BlockId> blocks;  ///< in the order of the plan's step
+  };
+
+  /// Of a plan for `cycle`, whose use at `position` is the present one.
+  Schedule(std::vector<Use> cycle, Trace trace, Plan plan, std::size_t position);
+
+  /// The program uses a group. Returns whether that is what the plan says, or the plan has been
+  /// found again: two uses in a row that stand so in the cycle.
+  bool used(GroupId group);
+  /// The present use, while the program is where the plan says.
+  std::optional<std::size_t> position() const { return on_course() ? position_ : std::nullopt; }
+  bool on_course() const { return position_ && matched_ >= matches_needed; }
+
+  bool knows(BlockId block) const { return block < uses_of_.size() && !uses_of_[block].empty(); }
+  /// Whether a known block stays from its last use to its next, as seen from the present use.
+  bool stays(BlockId block) const;
+  const std::vector<BlockId>& blocks_at(std::size_t position) const {
+    return cycle_[position].blocks;
+  }
+  /// Where this cycle begins in a cycle of the same groups; none if they are not the same.
+  std::optional<std::size_t> begin_in(const std::vector<Use>& other) const;
+  const std::vector<Use>& cycle() const { return cycle_; }
+  const Trace& trace() const { return trace_; }
+  const Plan& plan() const { return plan_; }
+
+  /// Visits the uses after the present one, until `visit` returns false or the cycle is round.
+  template <class Visit>
+  void ahead(Visit&& visit) const {
+    for (std::size_t i = 1; position_ && i < cycle_.size(); ++i) {
+      if (!visit(cycle_[(*position_ + i) % cycle_.size()].blocks)) return;
+    }
+  }
+
+ private:
+  static constexpr unsigned matches_needed = 2;
+
+  std::vector<Use> cycle_;
+  Trace trace_;
+  Plan plan_;
+  std::vector<std::vector<std::size_t>> places_of_;  ///< by group: where it stands in the cycle
+  std::vector<std::vector<std::pair<std::size_t, bool>>> uses_of_;  ///< by block: use, and stays
+  std::optional<std::size_t> position_;
+  std::optional<GroupId> last_;
+  unsigned matched_ = matches_needed;
+};
+
+}  // namespace vramx

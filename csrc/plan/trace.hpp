@@ -1,0 +1,45 @@
+// What a pass did: which blocks were in use, in which order, and how long the work took.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/bytes.hpp"
+
+namespace vramx {
+
+/// One use: its blocks stay on the card for all of it.
+struct Step {
+  std::vector<std::uint32_t> blocks;  ///< places in Trace::blocks, each at most once
+  double seconds = 0;                 ///< of work, until the next step may begin
+};
+
+struct TracedBlock {
+  Bytes size = 0;
+  bool written = false;  ///< it leaves by write-back
+};
+
+/// One round of a cycle: after the last step comes the first again.
+struct Trace {
+  std::vector<TracedBlock> blocks;
+  std::vector<Step> steps;
+
+  Bytes bytes_of(const Step& step) const {
+    Bytes total = 0;
+    for (const auto block : step.blocks) total += blocks[block].size;
+    return total;
+  }
+  double seconds() const {
+    double total = 0;
+    for (const Step& step : steps) total += step.seconds;
+    return total;
+  }
+};
+
+/// The link's rates in bytes a second.
+struct LinkRates {
+  double to_card = 0;
+  double to_host = 0;
+};
+
+}  // namespace vramx

@@ -1,0 +1,225 @@
+// The plan in force: made from what was recorded, followed use by use, and given up where it fails.
+#include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+
+#include "base/error.hpp"
+#include "residency/block.hpp"
+
+namespace vramx {
+
+namespace {
+
+// How many uses ahead are looked at in one go.
+constexpr std::size_t uses_ahead = 1024;
+
+// So many uses off the plan's course and the program is taken to do something else now.
+constexpr std::uint64_t lost_after = 64;
+
+// A plan is changed for another only if its passes are predicted to take this many times as long.
+constexpr double worth_a_change = 1.02;
+
+// Uses to let go by where the times are not known yet.
+constexpr std::uint64_t patience = 16;
+
+}  // namespace
+
+using State = Residency::Block::State;
+using Preference = Residency::Block::Preference;
+
+Fence Residency::time_now(Stream stream) noexcept {
+  try {
+    return device_->clock(stream);
+  } catch (const Error&) {
+    return nullptr;  // this use is not recorded, and what is known stays
+  }
+}
+
+void Residency::record(GroupId group, Fence asked, Stream stream) {
+  Fence began = time_now(stream);
+  if (!began) return recorder_.clear();
+  Recorder::Use use{.groups = {group}, .asked = std::move(asked), .began = std::move(began)};
+  use.groups.insert(use.groups.end(), in_use_.begin(), std::prev(in_use_.end()));
+  recorder_.add(std::move(use));
+}
+
+// A use begins: the one before it is over, and what the plan does not keep of it may leave.
+void Residency::follow(GroupId group) {
+  order_.used(group);
+  if (!settings_.adaptive) return;
+  ++uses_;
+  plan_if_due();
+  if (!schedule_) return;
+  const auto before = schedule_->position();
+  const bool on_course = schedule_->used(group);
+  if (before && on_course) {
+    for (const BlockId id : schedule_->blocks_at(*before)) release_unless_stays(id);
+    off_course_ = 0;
+  } else if (++off_course_ % lost_after == 0) {
+    rounds_to_plan_ = std::max(rounds_to_plan_, rounds_planned);
+  }
+  if (schedule_->position() == 0) follow_scratch();
+  for (const BlockId id : groups_[group]) {
+    const Change change(*this, blocks_[id]);
+    blocks_[id].released = false;
+  }
+}
+
+void Residency::release_unless_stays(BlockId id) {
+  const Change change(*this, blocks_[id]);
+  blocks_[id].released = !schedule_->stays(id);
+}
+
+void Residency::plan_if_due() {
+  if (rounds_to_plan_ == 0 || uses_ < plan_from_use_ || on_host_ == 0) return;
+  const auto length = order_.cycle();
+  if (!length) return;
+  plan_from_use_ = uses_ + *length;
+  if (fits(*length)) return;  // a loop inside a longer cycle, perhaps; it needs no plan
+  if (plan_round(*length)) {
+    --rounds_to_plan_;
+  } else {
+    plan_from_use_ = uses_ + patience;
+  }
+}
+
+/// Whether all that was used last, `length` uses long, is within the budget.
+bool Residency::fits(std::size_t length) const {
+  std::unordered_set<BlockId> counted;
+  Bytes total = 0;
+  for (std::size_t ago = 0; ago < length; ++ago) {
+    for (const BlockId id : groups_[order_.recent(ago)]) {
+      if (counted.insert(id).second) total += blocks_[id].range.size;
+    }
+    if (total > settings_.budget) return false;
+  }
+  return true;
+}
+
+bool Residency::plan_round(std::size_t length) {
+  const auto round = recorder_.last_round(*device_, length);
+  if (!round) return false;
+  for (std::size_t i = 0; i < length; ++i) {
+    if (round->uses[i]->groups.front() == order_.recent(round->ago + length - i)) continue;
+    recorder_.clear();  // a use in between was not recorded
+    return false;
+  }
+  Trace trace;
+  std::vector<Schedule::Use> cycle;
+  std::unordered_map<BlockId, std::uint32_t> places;
+  for (std::size_t i = 0; i < length; ++i) {
+    Schedule::Use use{.group = round->uses[i]->groups.front(), .blocks = {}};
+    Step step{.blocks = {}, .seconds = round->seconds[i]};
+    for (const GroupId group : round->uses[i]->groups) {
+      for (const BlockId id : groups_[group]) {
+        if (std::find(use.blocks.begin(), use.blocks.end(), id) != use.blocks.end()) continue;
+        if (blocks_[id].preference == Preference::host) continue;
+        const auto [it, fresh] = places.try_emplace(id, trace.blocks.size());
+        if (fresh) {
+          const Block& block = blocks_[id];
+          trace.blocks.push_back({block.range.size, block.leaves() == Leave::write_back});
+        }
+        use.blocks.push_back(id);
+        step.blocks.push_back(it->second);
+      }
+    }
+    cycle.push_back(std::move(use));
+    trace.steps.push_back(std::move(step));
+  }
+  Bytes scratch = std::max(most_scratch_, unplanned_scratch_);
+  for (const auto& [id, place] : places) {
+    const Block& block = blocks_[id];
+    const bool counted = block.committed() && block.use == Use::scratch && !block.planned;
+    if (counted) scratch -= block.range.size;
+  }
+  // The round's last use came `ago` uses before the last one that was recorded.
+  std::size_t position = (round->ago - 1) % length;
+  if (schedule_) {
+    // Begun where the present plan begins, so that like times give a like plan.
+    const std::size_t begin = schedule_->begin_in(cycle).value_or(0);
+    const auto turn = static_cast<std::ptrdiff_t>(begin);
+    std::rotate(cycle.begin(), cycle.begin() + turn, cycle.end());
+    std::rotate(trace.steps.begin(), trace.steps.begin() + turn, trace.steps.end());
+    position = (position + length - begin) % length;
+  }
+  adopt_plan(std::move(cycle), std::move(trace), position, scratch);
+  return true;
+}
+
+void Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position,
+                           Bytes scratch) {
+  Bytes largest = 0;
+  for (const Step& step : trace.steps) largest = std::max(largest, trace.bytes_of(step));
+  const Bytes budget = settings_.budget - std::min(settings_.budget, scratch);
+  if (largest > budget) return drop_plan();  // a use goes over the link: there is no plan for that
+  const LinkRates link{.to_card = device_->facts().to_card, .to_host = device_->facts().to_host};
+  Plan plan = make_plan(trace, budget, link);
+  if (schedule_ && schedule_->begin_in(cycle) == 0) {
+    const Prediction present = predict(trace, schedule_->plan(), budget, link);
+    if (present.seconds <= worth_a_change * plan.predicted.seconds) return;
+  }
+  drop_plan();
+  planned_scratch_ = most_scratch_ = scratch;
+  schedule_ =
+      std::make_unique<Schedule>(std::move(cycle), std::move(trace), std::move(plan), position);
+  for (const auto& use : schedule_->cycle()) {
+    for (const BlockId id : use.blocks) {
+      const Change change(*this, blocks_[id]);
+      blocks_[id].planned = true;
+      blocks_[id].released = !schedule_->stays(id);
+    }
+  }
+}
+
+// The budget has changed, or what must be kept out of it.
+void Residency::plan_again(Bytes scratch) {
+  if (!schedule_) return;
+  const Schedule last = *schedule_;
+  drop_plan();
+  if (last.position()) adopt_plan(last.cycle(), last.trace(), *last.position(), scratch);
+}
+
+void Residency::follow_scratch() {
+  const Bytes most = std::exchange(most_scratch_, unplanned_scratch_);
+  const Bytes apart = most > planned_scratch_ ? most - planned_scratch_ : planned_scratch_ - most;
+  if (apart > settings_.block) plan_again(most);
+}
+
+void Residency::drop_plan() {
+  if (!schedule_) return;
+  schedule_.reset();
+  for (Block& block : blocks_) {
+    if (!block.planned) continue;
+    const Change change(*this, block);
+    block.planned = block.released = false;
+  }
+}
+
+// In the order of need, as far as there is room: what stays is left alone.
+void Residency::bring_planned() {
+  // What the program allocates comes and goes: the plan leaves room for the most there was.
+  const Bytes scratch = std::max(planned_scratch_, unplanned_scratch_);
+  const Bytes taken = scratch + committed_ - unplanned_scratch_;
+  const Bytes room = settings_.budget + leavable_ - std::min(settings_.budget + leavable_, taken);
+  Blocks wanted;
+  Bytes total = 0;
+  std::size_t looked_at = 0;
+  schedule_->ahead([&](const Blocks& blocks) {
+    for (const BlockId id : blocks) {
+      const Block& block = blocks_[id];
+      if (block.state != State::host || block.leases > 0) continue;
+      if (std::find(wanted.begin(), wanted.end(), id) != wanted.end()) continue;
+      total += block.range.size;
+      if (total > room) return false;
+      wanted.push_back(id);
+    }
+    return ++looked_at < uses_ahead;
+  });
+  if (wanted.empty()) return;
+  bring(wanted, [this](BlockId other) {
+    return may_leave(other) && (blocks_[other].leavable() || blocks_[other].dead);
+  });
+}
+
+}  // namespace vramx

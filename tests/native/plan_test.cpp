@@ -1,0 +1,182 @@
+// Plans: what stays and what leaves, evenly spread, and the times they predict.
+#include "plan/plan.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "base/error.hpp"
+#include "check.hpp"
+#include "plan/limits.hpp"
+
+using namespace vramx;
+
+namespace {
+
+constexpr Bytes block = 32 * MiB;
+constexpr LinkRates link{.to_card = 50e9, .to_host = 50e9};
+
+/// A cycle over blocks of one size, one a step.
+Trace cycle(std::uint32_t blocks, double seconds, Bytes size = block) {
+  Trace trace;
+  for (std::uint32_t i = 0; i < blocks; ++i) {
+    trace.blocks.push_back({size, false});
+    trace.steps.push_back({{i}, seconds / blocks});
+  }
+  return trace;
+}
+
+Bytes bytes_of(const Trace& trace) {
+  Bytes total = 0;
+  for (const auto& each : trace.blocks) total += each.size;
+  return total;
+}
+
+PassLimits limits(const Trace& trace, Bytes budget, Bytes in_flight) {
+  return {.used = bytes_of(trace),
+          .budget = budget,
+          .to_card = link.to_card,
+          .compute = trace.seconds(),
+          .in_flight = in_flight};
+}
+
+/// The most bytes that a plan keeps or uses at one step.
+Bytes most_held(const Trace& trace, const Plan& plan) {
+  const std::size_t steps = trace.steps.size();
+  std::vector<std::int64_t> change(3 * steps + 1);
+  std::vector<std::vector<std::pair<std::size_t, bool>>> uses(trace.blocks.size());
+  for (std::size_t step = 0; step < steps; ++step) {
+    for (std::size_t i = 0; i < trace.steps[step].blocks.size(); ++i) {
+      uses[trace.steps[step].blocks[i]].emplace_back(step, plan.stays[step][i]);
+    }
+  }
+  for (std::size_t id = 0; id < uses.size(); ++id) {
+    const auto size = static_cast<std::int64_t>(trace.blocks[id].size);
+    for (std::size_t i = 0; i < uses[id].size(); ++i) {
+      const auto [from, stays] = uses[id][i];
+      const std::size_t to =
+          i + 1 < uses[id].size() ? uses[id][i + 1].first : uses[id][0].first + steps;
+      for (std::size_t round = 0; round < 2; ++round) {
+        change[from + round * steps] += size;
+        change[(stays ? to : from + 1) + round * steps] -= size;
+      }
+    }
+  }
+  std::int64_t held = 0;
+  std::int64_t most = 0;
+  for (std::size_t step = 0; step < 2 * steps; ++step) {
+    held += change[step];
+    if (step >= steps) most = std::max(most, held);
+  }
+  return static_cast<Bytes>(most);
+}
+
+}  // namespace
+
+TEST("what fits stays, and nothing moves") {
+  const Trace trace = cycle(20, 0.1);
+  const Plan plan = make_plan(trace, 20 * block, link);
+  REQUIRE(plan.predicted.moved_in == 0);
+  REQUIRE(std::abs(plan.predicted.seconds - trace.seconds()) < 1e-9);
+}
+
+TEST("a plain cycle moves just what does not fit beside the blocks in flight") {
+  for (const std::uint32_t blocks : {16U, 48U, 97U, 384U}) {
+    for (const double part : {0.25, 0.5, 0.667, 0.8}) {
+      const auto budget = static_cast<Bytes>(blocks * part) * block;
+      if (budget < 5 * block) continue;
+      const Trace trace = cycle(blocks, 0.05);
+      const Plan plan = make_plan(trace, budget, link, 3 * block);
+      REQUIRE(plan.predicted.moved_in == blocks * block - budget + 4 * block);
+      REQUIRE(most_held(trace, plan) + plan.ahead <= budget);
+    }
+  }
+}
+
+TEST("a plain cycle is predicted to take as long as an even plan can, whatever bounds it") {
+  for (const std::uint32_t blocks : {48U, 97U, 384U}) {
+    for (const double part : {0.25, 0.5, 0.667, 0.8}) {
+      const auto budget = static_cast<Bytes>(blocks * part) * block;
+      const double crossing = limits({cycle(blocks, 0)}, budget, 4 * block).plan();
+      for (const double compute : {0.0, 0.3, 0.9, 1.0, 1.1, 2.0}) {
+        const Trace trace = cycle(blocks, compute * crossing);
+        const Plan plan = make_plan(trace, budget, link);
+        const double limit = limits(trace, budget, 4 * block).plan();
+        REQUIRE(plan.predicted.seconds <= 1.01 * limit);
+        REQUIRE(plan.predicted.seconds > (1 - 1e-9) * limits(trace, budget, 0).fluid());
+      }
+    }
+  }
+}
+
+TEST("sizes and times at random stay within a twentieth of the limit") {
+  std::mt19937 random(7);
+  double worst = 0;
+  for (int round = 0; round < 300; ++round) {
+    Trace trace;
+    const auto blocks = std::uniform_int_distribution<std::uint32_t>(40, 400)(random);
+    std::uniform_int_distribution<Bytes> units(1, 16);
+    std::uniform_real_distribution<double> times(0, 1);
+    for (std::uint32_t i = 0; i < blocks; ++i) {
+      trace.blocks.push_back({2 * MiB * units(random), false});
+      trace.steps.push_back({{i}, times(random)});
+    }
+    const Bytes used = bytes_of(trace);
+    const auto budget = static_cast<Bytes>(
+        static_cast<double>(used) * std::uniform_real_distribution<double>(0.25, 0.9)(random));
+    if (budget < 8 * block) continue;
+    const double crossing = limits(trace, budget, 4 * block).crossing(used - budget);
+    const double scale =
+        crossing * std::uniform_real_distribution<double>(0, 2)(random) / trace.seconds();
+    for (Step& step : trace.steps) step.seconds *= scale;
+    const Plan plan = make_plan(trace, budget, link);
+    REQUIRE(most_held(trace, plan) + plan.ahead <= budget);
+    const double over = plan.predicted.seconds / limits(trace, budget, 4 * block).plan();
+    worst = std::max(worst, over);
+  }
+  REQUIRE(worst <= 1.05);
+}
+
+TEST("what is used thirty times stays before what is used once") {
+  Trace trace;
+  for (std::uint32_t i = 0; i < 60; ++i) trace.blocks.push_back({block, false});
+  for (std::uint32_t i = 0; i < 20; ++i) trace.steps.push_back({{i}, 1e-3});  // an encoder
+  for (int repeat = 0; repeat < 30; ++repeat) {
+    for (std::uint32_t i = 20; i < 40; ++i) trace.steps.push_back({{i}, 1e-3});
+  }
+  for (std::uint32_t i = 40; i < 60; ++i) trace.steps.push_back({{i}, 1e-3});  // a decoder
+  const Plan plan = make_plan(trace, 26 * block, link);
+  REQUIRE(plan.predicted.moved_in <= 2 * 60 * block);
+  for (std::size_t step = 40; step < 600; ++step) REQUIRE(plan.stays[step][0]);
+  REQUIRE(most_held(trace, plan) + plan.ahead <= 26 * block);
+}
+
+TEST("what would be written back stays before what is dropped") {
+  Trace trace = cycle(40, 0.01);
+  for (std::uint32_t i = 0; i < 40; i += 2) trace.blocks[i].written = true;
+  const Plan plan = make_plan(trace, 26 * block, link);
+  REQUIRE(plan.predicted.moved_out == 0 && plan.predicted.moved_in > 0);
+}
+
+TEST("a budget of one step's blocks is enough") {
+  const Trace trace = cycle(10, 0.01);
+  const Plan plan = make_plan(trace, block, link);
+  REQUIRE(plan.predicted.moved_in == 10 * block && plan.ahead == 0);
+}
+
+TEST("what cannot be planned is refused with its figures") {
+  REQUIRE_THROWS(BadConfig, make_plan({}, block, link));
+  Trace trace = cycle(4, 0.1);
+  REQUIRE_THROWS(OutOfMemory, make_plan(trace, block - 1, link));
+  trace.steps[2].blocks = {9};
+  REQUIRE_THROWS(BadConfig, make_plan(trace, 4 * block, link));
+}
+
+TEST("a hundred thousand blocks are planned") {
+  Trace trace = cycle(100000, 10, 2 * MiB);
+  std::mt19937 random(1);
+  for (auto& step : trace.steps)
+    step.seconds *= std::uniform_real_distribution<double>(0, 2)(random);
+  const Plan plan = make_plan(trace, 50000 * Bytes{2} * MiB, link);
+  REQUIRE(most_held(trace, plan) + plan.ahead <= 100000 * MiB);
+}

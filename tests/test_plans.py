@@ -1,0 +1,203 @@
+"""The adaptive policy: what it plans, how soon it gets there, and what it does when it is wrong."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vramx import _core
+
+BLOCK = 64 * 2**10
+LINK = 1e9
+SECONDS = BLOCK / LINK  # that a block takes on the link
+IN_FLIGHT = 4  # blocks, in DESIGN's T_plan
+
+OpenCore = Callable[..., tuple[_core.Core, _core.SimulatedDevice]]
+
+
+class Pass(NamedTuple):
+    """What one pass did, in bytes and virtual seconds."""
+
+    moved_in: int
+    moved_out: int
+    seconds: float
+
+
+class Model:
+    """Groups of blocks that are used one after the other, each with some virtual work."""
+
+    def __init__(
+        self,
+        core: _core.Core,
+        device: _core.SimulatedDevice,
+        sizes: Sequence[int],
+        work: Sequence[float],
+    ) -> None:
+        self.core, self.device, self.work = core, device, work
+        self.memories = core.reserve([size * BLOCK for size in sizes], _core.Use.WEIGHTS)
+        self.groups = [core.define([(m.address, m.nbytes)]) for m in self.memories]
+        core.guess(self.groups)
+
+    def run(self, order: Sequence[int] | None = None) -> Pass:
+        """Use the groups once, in the order of registration or another."""
+        before, began = self.core.stats(), self.device.now
+        for each in range(len(self.groups)) if order is None else order:
+            self.core.acquire(self.groups[each], 0)
+            self.device.compute(self.work[each])
+            self.core.release(self.groups[each], 0)
+        after = self.core.stats()
+        return Pass(
+            after.moved_in - before.moved_in,
+            after.moved_out - before.moved_out,
+            self.device.now - began,
+        )
+
+
+def t_plan(used: int, budget: int, compute: float, largest: int = 1) -> float:
+    """DESIGN's limit, of counts of blocks."""
+    return max(compute, min(used, used - budget + IN_FLIGHT * largest) * SECONDS)
+
+
+@pytest.mark.parametrize("frames", [10, 24, 32, 38])
+@pytest.mark.parametrize("share", [0.1, 1.0, 3.0])
+def test_a_cycle_is_at_its_limit_from_the_third_pass_on(
+    open_core: OpenCore, frames: int, share: float
+) -> None:
+    count = 48
+    work = share * (count - frames) * SECONDS / count
+    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
+    model = Model(core, device, [1] * count, [work] * count)
+    model.run(), model.run()
+    steady = [model.run() for _ in range(5)]
+    for each in steady:
+        assert each.seconds <= 1.01 * t_plan(count, frames, work * count)
+        assert each.moved_in == steady[0].moved_in
+        in_flight = each.moved_in // BLOCK - (count - frames)
+        assert 1 <= in_flight <= IN_FLIGHT
+        assert each.moved_out == 0
+    assert device.peak_on_card <= frames * BLOCK
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(seed=st.integers(0, 2**32), part=st.floats(0.3, 0.9), share=st.floats(0.0, 2.0))
+def test_sizes_and_times_at_random_come_near_their_limit(
+    open_core: OpenCore, seed: int, part: float, share: float
+) -> None:
+    random_ = random.Random(seed)
+    count, largest = random_.randint(30, 80), 3
+    sizes = [random_.randint(1, largest) for _ in range(count)]
+    frames = max(6 * largest, int(part * sum(sizes)))
+    work = [random_.random() for _ in range(count)]
+    scale = share * max(1, sum(sizes) - frames) * SECONDS / sum(work)
+    work = [each * scale for each in work]
+    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
+    model = Model(core, device, sizes, work)
+    steady = [model.run() for _ in range(6)][-1]
+    assert steady.seconds <= 1.05 * t_plan(sum(sizes), frames, sum(work), largest) + 1e-9
+    assert device.peak_on_card <= frames * BLOCK
+
+
+def test_another_order_is_learned_and_planned(open_core: OpenCore) -> None:
+    count, frames = 40, 20
+    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
+    model = Model(core, device, [1] * count, [SECONDS / 10] * count)
+    first = [model.run() for _ in range(5)][-1]
+    other = random.Random(3).sample(range(count), count)
+    again = [model.run(other) for _ in range(8)][-1]
+    assert again.seconds == pytest.approx(first.seconds)
+    assert again.moved_in == first.moved_in
+
+
+def test_a_pass_that_departs_from_the_plan_is_right_and_the_next_one_recovers(
+    open_core: OpenCore,
+) -> None:
+    count, frames = 40, 20
+    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
+    model = Model(core, device, [1] * count, [SECONDS / 10] * count)
+    steady = [model.run() for _ in range(5)][-1]
+    departing = model.run([*range(15), 30, 7, 22, 3, *range(15, count)])
+    assert departing.moved_in <= 1.5 * count * BLOCK
+    later = [model.run() for _ in range(3)][-1]
+    assert later == pytest.approx(steady)
+    assert device.peak_on_card <= frames * BLOCK
+
+
+def test_a_random_order_costs_about_what_recency_costs(open_core: OpenCore) -> None:
+    count, frames = 40, 20
+    moved = {}
+    for adaptive in (True, False):
+        random_ = random.Random(5)
+        core, device = open_core(frames * BLOCK, adaptive=adaptive, latency=0.0)
+        model = Model(core, device, [1] * count, [SECONDS] * count)
+        moved[adaptive] = sum(
+            model.run(random_.sample(range(count), 12)).moved_in for _ in range(60)
+        )
+    assert moved[True] <= 1.25 * moved[False]
+
+
+def test_what_a_loop_uses_stays_while_what_comes_once_passes_through(open_core: OpenCore) -> None:
+    # An encoder, a loop of ten rounds, a decoder; the loop and its neighbours do not fit together.
+    sizes = [1] * 36
+    frames = 20
+    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
+    model = Model(core, device, sizes, [SECONDS / 4] * 36)
+    order = [*range(12), *([*range(12, 24)] * 10), *range(24, 36)]
+    rounds = [model.run(order) for _ in range(6)]
+    assert (
+        rounds[-1].moved_in <= 24 * BLOCK
+    )  # the encoder's and the decoder's, and none of the loop's
+    assert device.peak_on_card <= frames * BLOCK
+
+
+def test_a_changed_budget_is_planned_at_once(open_core: OpenCore) -> None:
+    count, frames = 48, 32
+    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
+    model = Model(core, device, [1] * count, [SECONDS / 10] * count)
+    before = [model.run() for _ in range(4)][-1]
+    core.set_budget(20 * BLOCK)
+    smaller = [model.run() for _ in range(2)][-1]
+    assert smaller.seconds <= 1.01 * t_plan(count, 20, count * SECONDS / 10)
+    core.set_budget(frames * BLOCK)
+    again = [model.run() for _ in range(2)][-1]
+    assert again == pytest.approx(before)
+    assert device.peak_on_card <= frames * BLOCK
+
+
+def test_what_fits_again_is_moved_no_more(open_core: OpenCore) -> None:
+    core, device = open_core(10 * BLOCK, adaptive=True, latency=0.0)
+    model = Model(core, device, [1] * 16, [SECONDS] * 16)
+    for _ in range(4):
+        model.run()
+    core.set_budget(16 * BLOCK)
+    model.run()
+    assert model.run().moved_in == 0
+    assert device.on_card == 16 * BLOCK
+
+
+def test_nested_uses_are_planned_as_held_together(open_core: OpenCore) -> None:
+    core, device = open_core(12 * BLOCK, adaptive=True, latency=0.0)
+    model = Model(core, device, [1] * 24, [SECONDS / 10] * 24)
+
+    def run() -> float:
+        began = device.now
+        for outer in range(0, 24, 4):
+            core.acquire(model.groups[outer], 0)
+            for inner in range(outer + 1, outer + 4):
+                core.acquire(model.groups[inner], 0)
+                device.compute(SECONDS / 10)
+                core.release(model.groups[inner], 0)
+            core.release(model.groups[outer], 0)
+        return float(device.now - began)
+
+    seconds = [run() for _ in range(6)][-1]
+    assert seconds <= 1.1 * t_plan(24, 12, 0.0)
+    assert device.peak_on_card <= 12 * BLOCK
