@@ -206,6 +206,7 @@ def test_a_smaller_budget_is_kept_at_once(card: Card) -> None:
     assert card.counts.on_card == 8 * BLOCK
     assert one.set_budget(3 * BLOCK) == 8 * BLOCK
     assert card.counts.on_card == 3 * BLOCK
+    assert card.counts.card_memory in (0, 3 * BLOCK)
     run(one, card, model)
 
 
@@ -278,6 +279,12 @@ def test_mapped_memory_keeps_the_cards_memory_within_the_budget(loopback: Loopba
     created = loopback.calls("cuMemCreate")
     run(one, card, model)
     assert loopback.calls("cuMemCreate") == created
+
+
+def test_memory_says_which_card_it_is_on(card: Card) -> None:
+    # The driver names the host where mapped memory lies there.
+    memory = card.core(4).empty(BLOCK, 0)
+    assert memory.__dlpack_device__() == (2, 0)
 
 
 def test_a_session_maps_blocks_of_its_size(

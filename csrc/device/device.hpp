@@ -6,7 +6,7 @@
 //   whose last unit may be shorter.
 // - A reserved range starts on the host. bring and leave alternate; a range on the host may instead
 //   be exposed, and is concealed before it is brought.
-// - On throw nothing has changed. release, settle and reached never throw.
+// - On throw nothing has changed. release, settle, trim and reached never throw.
 // - No call synchronises the device. Only wait, release, settle, leave (on its `after`) and bring
 // (on
 //   the uses over the link of its range, which are all issued by then) block the host.
@@ -95,6 +95,9 @@ class Device {
   virtual Fence mark(Stream stream) = 0;
   virtual bool reached(const Fence& fence) const noexcept = 0;
   virtual void wait(const Fence& fence) = 0;
+
+  /// Lets go of what it keeps of the card's memory for later moves, down to `most` in all.
+  virtual void trim(Bytes /*most*/) noexcept {}
 
   /// From now on the bytes stay readable without management, wherever they are.
   virtual void settle(Range range) noexcept = 0;
