@@ -3,10 +3,11 @@
  * It exports the entry points that vramx looks up, under the same names, over host memory. Managed
  * memory has one address for both sides, as the real one has; what the stand-in keeps is where each
  * 2 MiB page lies: on the host, on cards, or on several. A fresh page counts as written by the
- * host. Physical memory is a file, so what is mapped is there and what is not faults. It is stricter than the real driver: it refuses ranges that are not 2 MiB-aligned, dead
- * handles, calls that want a context and find none, and freeing or unmapping memory that work in
- * flight still names. Work on a stream is carried out when it is given, unless the stream is held. An entry
- * point that the real driver has and this one does not aborts with its name.
+ * host. Physical memory is a file, so what is mapped is there and what is not faults. It is
+ * stricter than the real driver: it refuses ranges that are not 2 MiB-aligned, dead handles,
+ * calls that want a context and find none, and freeing or unmapping memory that work in flight
+ * still names. Work on a stream is carried out when it is given, unless the stream is held. An
+ * entry point that the real driver has and this one does not aborts with its name.
  *
  * These functions are for tests. They may be called from any thread at any time. */
 #ifndef VRAMX_TESTS_LOOPBACK_H
