@@ -48,9 +48,9 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     ("policy", None, "arrived, touched, left and victim"),
     ("policy", 3, "arrived, touched, left and victim"),
     ("policy", object(), "arrived, touched, left and victim"),
-    ("backend", "cuda", r"'cuda'.*auto, managed, simulated"),
-    ("backend", "", "auto, managed, simulated"),
-    ("backend", None, "auto, managed, simulated"),
+    ("backend", "cuda", r"'cuda'.*auto, managed, mapped, simulated"),
+    ("backend", "", "auto, managed, mapped, simulated"),
+    ("backend", None, "auto, managed, mapped, simulated"),
     ("device", -1, r"-1.*cuda:0"),
     ("device", "cpu", r"'cpu'.*cuda:0"),
     ("device", torch.device("cpu"), r"cpu.*cuda:0"),
@@ -140,7 +140,7 @@ def no_card(monkeypatch: pytest.MonkeyPatch, no_open_session: None) -> str:  # n
     return path
 
 
-@pytest.mark.parametrize("backend", ["auto", "managed"])
+@pytest.mark.parametrize("backend", ["auto", "managed", "mapped"])
 def test_without_a_driver_there_is_no_session_and_the_error_says_what_to_do(
     no_card: str, backend: str
 ) -> None:

@@ -1,5 +1,6 @@
 #include "core/core.hpp"
 
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -68,10 +69,30 @@ nb::typed<nb::dict, nb::str, nb::any> array_interface(const Held& held) {
   return nb::typed<nb::dict, nb::str, nb::any>(interface);
 }
 
+int dlpack_type(const Held& held) {
+  return held.memory->card().kind == "simulated" ? nb::device::cpu::value : nb::device::cuda::value;
+}
+
+/// Unlike the array interfaces, DLPack says which card it is. Asked about mapped memory that lies
+/// on the host, the driver names the host.
+nb::object dlpack(nb::handle self, const nb::kwargs& /*asked*/) {
+  const auto& held = nb::cast<const Held&>(self);
+  const Range range = held.memory->range();
+  const nb::ndarray<std::uint8_t, nb::ndim<1>> bytes(range.data(), {range.size}, self, {},
+                                                     nb::dtype<std::uint8_t>(), dlpack_type(held),
+                                                     held.memory->card().ordinal);
+  return nb::cast(bytes);
+}
+
 void bind_memory(nb::module_& module) {
   nb::class_<Held>(module, "Memory")
       .def_prop_ro("address", [](const Held& held) { return held.memory->range().start; })
       .def_prop_ro("nbytes", [](const Held& held) { return held.memory->range().size; })
+      .def("__dlpack__", &dlpack, nb::sig("def __dlpack__(self, **kwargs: Any) -> Any"))
+      .def("__dlpack_device__",
+           [](const Held& held) {
+             return std::pair(dlpack_type(held), held.memory->card().ordinal);
+           })
       .def_prop_ro("__array_interface__", &array_interface)
       .def_prop_ro("__cuda_array_interface__", &array_interface);
 }

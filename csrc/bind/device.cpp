@@ -3,6 +3,7 @@
 
 #include "bind/bind.hpp"
 #include "device/managed.hpp"
+#include "device/mapped.hpp"
 #include "device/simulated.hpp"
 
 namespace nb = nanobind;
@@ -35,6 +36,11 @@ void device(nb::module_& module) {
   module.def("set_managed_limit", &set_managed_limit, "limit"_a,
              "Caps the managed bytes of this process; returns the previous cap.");
   module.def("managed_bytes", &managed_bytes);
+
+  nb::class_<MappedDevice, Device>(module, "MappedDevice")
+      .def(nb::init<const std::string&, int, Bytes>(), "driver"_a, "ordinal"_a, "unit"_a,
+           nb::call_guard<nb::gil_scoped_release>());
+  module.def("pinned_bytes", &pinned_bytes, "The host memory that mapped devices have pinned.");
 
   nb::class_<SimulatedDevice, Device>(module, "SimulatedDevice")
       .def(

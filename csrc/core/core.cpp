@@ -60,6 +60,8 @@ Memory::~Memory() {
   if (!arena_) core_->free(range_.start);
 }
 
+const Facts& Memory::card() const { return core_->device()->facts(); }
+
 Core::Core(std::shared_ptr<Device> device, Settings settings, const MakePolicy& make_policy)
     : device_(std::move(device)),
       residency_(std::make_shared<Residency>(device_, settings, make_policy)),

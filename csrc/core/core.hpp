@@ -26,6 +26,7 @@ class Memory {
   Memory& operator=(const Memory&) = delete;
 
   Range range() const { return range_; }
+  const Facts& card() const;
 
  private:
   std::shared_ptr<Core> core_;

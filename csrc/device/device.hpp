@@ -2,11 +2,14 @@
 //
 // Contract, the same for every device and held by tests/conformance:
 // - Sizes are bytes. Ranges given to bring, leave, expose and conceal lie inside one reserved range
-//   and start and end at multiples of facts().granule.
+//   and consist of whole units: facts().unit each, counted from the start of the reserved range,
+//   whose last unit may be shorter.
 // - A reserved range starts on the host. bring and leave alternate; a range on the host may instead
 //   be exposed, and is concealed before it is brought.
-// - On throw nothing has changed. release, settle and reached never throw.
-// - No call synchronises the device. Only wait, release and leave (on its `after`) block the host.
+// - On throw nothing has changed. release, settle, trim and reached never throw.
+// - No call synchronises the device. Only wait, release, settle, leave (on its `after`) and bring
+// (on
+//   the uses over the link of its range, which are all issued by then) block the host.
 // - All calls are safe from any thread. Two calls on overlapping ranges must not run at once.
 #pragma once
 
@@ -46,11 +49,12 @@ using Fences = std::span<const Fence>;
 
 struct Facts {
   std::string name;              ///< the card's name
-  std::string kind;              ///< "managed", "simulated"
+  std::string kind;              ///< "managed", "mapped", "simulated"
   int ordinal = 0;               ///< the card's number
   std::string uuid;              ///< "GPU-…", as NVML writes it; empty where there is none
   Bytes capacity = 0;            ///< the card's memory
   Bytes granule = 2 * MiB;       ///< the unit of placement and alignment
+  Bytes unit = 2 * MiB;          ///< the unit of movement: a multiple of the granule
   unsigned lanes = 2;            ///< copy queues
   bool reads_over_link = false;  ///< expose works
   bool asynchronous = true;      ///< moves take host time, so a mover thread pays
@@ -84,7 +88,7 @@ class Device {
   /// Lets the card use a range where it lies on the host, over the link; conceal ends that.
   virtual void expose(Range range) = 0;
   virtual void conceal(Range range) = 0;
-  /// A stream is about to use an exposed range.
+  /// A stream is about to use an exposed range. The range is brought only after that use is issued.
   virtual void use_over_link(Stream stream, Range range) = 0;
 
   /// The stream waits for the fence; the host does not.
@@ -96,6 +100,9 @@ class Device {
   virtual double seconds(const Fence& from, const Fence& to) const = 0;
   virtual bool reached(const Fence& fence) const noexcept = 0;
   virtual void wait(const Fence& fence) = 0;
+
+  /// Lets go of what it keeps of the card's memory for later moves, down to `most` in all.
+  virtual void trim(Bytes /*most*/) noexcept {}
 
   /// From now on the bytes stay readable without management, wherever they are.
   virtual void settle(Range range) noexcept = 0;

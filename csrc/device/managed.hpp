@@ -6,13 +6,11 @@
 // the card for good, so that a touch of what was evicted crosses the link instead of faulting.
 #pragma once
 
-#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
-#include "device/device.hpp"
-#include "device/driver.hpp"
+#include "device/cuda.hpp"
 
 namespace vramx {
 
@@ -20,14 +18,11 @@ namespace vramx {
 Bytes set_managed_limit(Bytes limit);
 Bytes managed_bytes();
 
-class ManagedDevice final : public Device {
+class ManagedDevice final : public CudaDevice {
  public:
   /// Throws NoDevice where the card does not exist or cannot access managed memory concurrently.
   ManagedDevice(const std::string& driver_path, int ordinal);
-  ~ManagedDevice() override;
 
-  const Facts& facts() const override { return facts_; }
-  Bytes free_bytes() const override;
   Range reserve(Bytes size, Use use) override;
   void release(Range range) noexcept override;
   void store(Address to, const void* from, Bytes size) override;
@@ -37,24 +32,11 @@ class ManagedDevice final : public Device {
   void expose(Range range) override;
   void conceal(Range range) override;
   void use_over_link(Stream stream, Range range) override;
-  void order(Stream stream, const Fence& fence) override;
-  Fence mark(Stream stream) override;
-  Fence clock(Stream stream) override;
-  double seconds(const Fence& from, const Fence& to) const override;
-  bool reached(const Fence& fence) const noexcept override;
-  void wait(const Fence& fence) override;
   void settle(Range range) noexcept override;
 
  private:
-  struct Card;
-  struct Event;
-
-  Fence record(Stream stream, bool timed);
   void advise(Range range, CUmem_advise advice, CUdevice where) const;
 
-  std::shared_ptr<Card> card_;
-  Facts facts_;
-  std::vector<CUstream> lanes_;
   std::mutex mutex_;
   std::vector<Range> scratch_;  ///< mapped for the card for good
 };

@@ -82,6 +82,7 @@ SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec) {
                  .uuid = "",
                  .capacity = spec.capacity,
                  .granule = spec.granule,
+                 .unit = spec.granule,
                  .lanes = spec.lanes,
                  .reads_over_link = spec.reads_over_link,
                  .asynchronous = false,

@@ -109,6 +109,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
     settings_.budget = previous;
     throw;
   }
+  device_->trim(budget);
   return previous;
 }
 

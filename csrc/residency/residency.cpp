@@ -16,8 +16,8 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                      const MakePolicy& make_policy)
     : device_(std::move(device)), settings_(settings), generation_(process_generation()) {
   const Facts& facts = device_->facts();
-  if (settings_.block == 0 || settings_.block % facts.granule != 0) {
-    throw BadConfig("a block is a multiple of " + text(facts.granule) + " on " + facts.name +
+  if (settings_.block == 0 || settings_.block % facts.unit != 0) {
+    throw BadConfig("a block is a multiple of " + text(facts.unit) + " on " + facts.name +
                     ", not " + std::to_string(settings_.block) + " bytes");
   }
   if (settings_.budget < settings_.block || settings_.budget > facts.capacity) {

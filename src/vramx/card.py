@@ -10,7 +10,7 @@ from vramx.config import Config
 from vramx.errors import ConfigError
 from vramx.simulation import current_simulation
 
-BACKENDS = ("auto", "managed", "simulated")
+BACKENDS = ("auto", "managed", "mapped", "simulated")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CardMemory:
     others: dict[int, int]
 
 
-def open_card(backend: str, ordinal: int, config: Config) -> _core.Device:
+def open_card(backend: str, ordinal: int, block: int, config: Config) -> _core.Device:
     """Open the device behind a backend.
 
     Parameters
@@ -39,6 +39,8 @@ def open_card(backend: str, ordinal: int, config: Config) -> _core.Device:
         One of `BACKENDS`; ``"auto"`` is the best that a real card supports and never simulated.
     ordinal : int
         The card's CUDA number.
+    block : int
+        Bytes that will be moved at once: what mapped memory is mapped in.
     config : Config
         The process's settings.
 
@@ -50,7 +52,7 @@ def open_card(backend: str, ordinal: int, config: Config) -> _core.Device:
     Raises
     ------
     ConfigError
-        If the backend is unknown.
+        If the backend is unknown, or the card cannot map blocks of that size.
     NoDeviceError
         If there is no such card, or it cannot do what the backend needs.
     """
@@ -60,6 +62,8 @@ def open_card(backend: str, ordinal: int, config: Config) -> _core.Device:
         if ordinal != 0:
             raise ConfigError(f"the simulated card is device 0, not {ordinal}")
         return current_simulation().device(check_drops=config.check)
+    if backend == "mapped":
+        return _core.MappedDevice(driver=config.cuda_driver, ordinal=ordinal, unit=block)
     if config.managed_limit is not None:
         _core.set_managed_limit(config.managed_limit)
     return _core.ManagedDevice(driver=config.cuda_driver, ordinal=ordinal)

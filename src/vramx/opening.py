@@ -32,7 +32,9 @@ def oversubscribe(
     device : int, str or torch.device, optional
         The card; 0 unless given.
     backend : str
-        ``"auto"``, ``"managed"`` (CUDA unified memory) or ``"simulated"``. Auto never simulates.
+        ``"auto"``, ``"managed"`` (CUDA unified memory), ``"mapped"`` (CUDA virtual memory
+        management: pinned host copies and plain device memory) or ``"simulated"``. Auto never
+        simulates.
     policy : str or object
         ``"adaptive"`` (LRU that brings ahead what the learned order says is next), ``"lru"``,
         ``"mru"``, ``"clairvoyant"``, or an object with ``arrived(block)``, ``touched(block)``,

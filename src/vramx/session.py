@@ -93,7 +93,7 @@ class Session:
         limit = LARGEST if host_limit is None else parse_size(host_limit, "host_limit")
         native_policy, adaptive = _policy(policy)
         asked = None if budget is None else parse_size(budget, "budget")
-        self.device = open_card(backend, _ordinal(device), settings)
+        self.device = open_card(backend, _ordinal(device), block_bytes, settings)
         if asked is None:
             asked = free_bytes(self.device) - reserve_bytes
             if asked < block_bytes:

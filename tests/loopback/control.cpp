@@ -47,6 +47,16 @@ void loopback_set_concurrent_access(int value) {
   state().concurrent_access = value;
 }
 
+void loopback_set_maps_memory(int value) {
+  const Guard lock(state().mutex);
+  state().maps_memory = value;
+}
+
+void loopback_set_maps_host_memory(int value) {
+  const Guard lock(state().mutex);
+  state().maps_host_memory = value;
+}
+
 void loopback_set_capacity(uint64_t bytes) {
   const Guard lock(state().mutex);
   state().capacity = bytes;

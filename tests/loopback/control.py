@@ -23,6 +23,11 @@ class Counts(ctypes.Structure):
             "faulted",
             "over_link",
             "managed",
+            "mapped",
+            "card_memory",
+            "host_memory",
+            "registered",
+            "reserved",
             "live_events",
             "live_streams",
             "live_contexts",
@@ -48,7 +53,8 @@ class Loopback:
     def holds(self) -> dict[str, int]:
         """What is allocated and not given back."""
         counts = self.counts
-        names = ("on_card", "managed", "live_events", "live_streams", "live_contexts")
+        flows = ("peak_on_card", "to_card", "to_host", "faulted", "over_link")
+        names = [name for name, _ in Counts._fields_ if name not in flows]
         return {name: value for name in names if (value := getattr(counts, name))}
 
     def calls(self, entry: str) -> int:
@@ -65,6 +71,15 @@ class Loopback:
 
     def set_concurrent_access(self, value: int) -> None:
         self._library.loopback_set_concurrent_access(value)
+
+    def set_maps_memory(self, value: int) -> None:
+        self._library.loopback_set_maps_memory(value)
+
+    def set_maps_host_memory(self, value: int) -> None:
+        self._library.loopback_set_maps_host_memory(value)
+
+    def set_capacity(self, size: int) -> None:
+        self._library.loopback_set_capacity(ctypes.c_uint64(size))
 
     def touch(self, address: int, size: int, *, write: bool = False, stream: int = 0) -> None:
         self._library.loopback_touch(

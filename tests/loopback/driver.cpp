@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <utility>
 
-#include "state.hpp"
+#include "serve.hpp"
 
 // Newer headers give these names to newer versions; the library keeps the first ones too.
 #undef cuDeviceGetUuid
@@ -14,63 +14,19 @@
 
 namespace {
 
+using loopback::context_of;
+using loopback::contexts;
+using loopback::find;
+using loopback::is_card;
+using loopback::is_live;
+using loopback::Lock;
+using loopback::number;
 using loopback::Page;
+using loopback::serve;
+using loopback::serve_current;
+using loopback::serve_initialised;
 using loopback::State;
 using loopback::Stream;
-using Lock = std::unique_lock<std::mutex>;
-
-thread_local std::vector<CUcontext> contexts;
-
-std::uintptr_t number(const void* handle) { return reinterpret_cast<std::uintptr_t>(handle); }
-
-// A context is its card's number plus one.
-CUcontext context_of(int card) {
-  return reinterpret_cast<CUcontext>(static_cast<std::uintptr_t>(card) + 1);
-}
-
-bool is_card(const State& s, int card) { return card >= 0 && card < s.cards; }
-
-bool is_live(const State& s, CUcontext context) {
-  const std::uintptr_t card = number(context) - 1;
-  return card < loopback::most_cards && s.retained[card] > 0;
-}
-
-bool has_context(const State& s) { return !contexts.empty() && is_live(s, contexts.back()); }
-
-Stream* find(State& s, CUstream stream) {
-  const auto it = s.streams.find(number(stream));
-  return it == s.streams.end() ? nullptr : &it->second;
-}
-
-// Counts the call, fails it where a test asked for that, and serves it under the lock.
-template <class Body>
-CUresult serve(const char* entry, const Body& body) {
-  State& s = loopback::state();
-  Lock lock(s.mutex);
-  ++s.calls[entry];
-  if (const auto it = s.failing.find(entry); it != s.failing.end() && --it->second.first == 0) {
-    const int result = it->second.second;
-    s.failing.erase(it);
-    return static_cast<CUresult>(result);
-  }
-  return body(s, lock);
-}
-
-template <class Body>
-CUresult serve_initialised(const char* entry, const Body& body) {
-  return serve(entry, [&](State& s, Lock& lock) {
-    return s.initialised ? body(s, lock) : CUDA_ERROR_NOT_INITIALIZED;
-  });
-}
-
-// For calls that act on the current context; a stream of one's own brings its context along.
-template <class Body>
-CUresult serve_current(const char* entry, const Body& body, CUstream stream = nullptr) {
-  return serve_initialised(entry, [&](State& s, Lock& lock) {
-    if (stream == nullptr && !has_context(s)) return CUDA_ERROR_INVALID_CONTEXT;
-    return body(s, lock);
-  });
-}
 
 constexpr std::pair<CUresult, const char*> known_errors[] = {
     {CUDA_SUCCESS, "CUDA_SUCCESS"},
@@ -151,9 +107,22 @@ CUresult cuDeviceGetName(char* name, int size, CUdevice device) {
 CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice device) {
   return serve_initialised(__func__, [&](State& s, Lock&) {
     if (!is_card(s, device)) return CUDA_ERROR_INVALID_DEVICE;
-    if (attribute != CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS) return CUDA_ERROR_INVALID_VALUE;
-    *value = s.concurrent_access;
-    return CUDA_SUCCESS;
+    switch (attribute) {
+      case CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS:
+        *value = s.concurrent_access;
+        return CUDA_SUCCESS;
+      case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
+        *value = s.maps_memory;
+        return CUDA_SUCCESS;
+      case CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
+        *value = s.maps_host_memory;
+        return CUDA_SUCCESS;
+      case CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID:
+        *value = -1;  // a host without nodes
+        return CUDA_SUCCESS;
+      default:
+        return CUDA_ERROR_INVALID_VALUE;
+    }
   });
 }
 
@@ -220,7 +189,7 @@ CUresult cuCtxPopCurrent_v2(CUcontext* context) {
 CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
   return serve_current(__func__, [&](State& s, Lock&) {
     *total = s.capacity;
-    *free = s.capacity - std::min(s.capacity, s.counts.on_card);
+    *free = s.capacity - std::min(s.capacity, s.used());
     return CUDA_SUCCESS;
   });
 }
@@ -355,9 +324,7 @@ CUresult cuEventRecord(CUevent event, CUstream stream) {
   const auto body = [&](State& s, Lock&) {
     const auto it = s.events.find(number(event));
     if (find(s, stream) == nullptr || it == s.events.end()) return CUDA_ERROR_INVALID_HANDLE;
-    auto point = std::make_shared<loopback::Point>();
-    it->second.point = point;
-    s.submit(number(stream), {.after = nullptr, .run = [point] { point->reached = true; }});
+    it->second.point = s.end_of(number(stream));
     return CUDA_SUCCESS;
   };
   return serve_current(__func__, body, stream);
@@ -370,6 +337,16 @@ CUresult cuEventQuery(CUevent event) {
     const auto& point = it->second.point;
     return !point || point->reached ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
   });
+}
+
+CUresult cuStreamSynchronize(CUstream stream) {
+  const auto body = [&](State& s, Lock& lock) {
+    if (find(s, stream) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    const auto point = s.end_of(number(stream));
+    s.progressed.wait(lock, [&] { return point->reached; });
+    return CUDA_SUCCESS;
+  };
+  return serve_current(__func__, body, stream);
 }
 
 // Newer headers give this name to a later entry point, which is not the one that is used.

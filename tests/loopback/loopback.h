@@ -3,10 +3,11 @@
  * It exports the entry points that vramx looks up, under the same names, over host memory. Managed
  * memory has one address for both sides, as the real one has; what the stand-in keeps is where each
  * 2 MiB page lies: on the host, on cards, or on several. A fresh page counts as written by the
- * host. It is stricter than the real driver: it refuses ranges that are not 2 MiB-aligned, dead
- * handles, calls that want a context and find none, and freeing memory that work in flight still
- * names. Work on a stream is carried out when it is given, unless the stream is held. An entry
- * point that the real driver has and this one does not aborts with its name.
+ * host. Physical memory is a file, so what is mapped is there and what is not faults. It is
+ * stricter than the real driver: it refuses ranges that are not 2 MiB-aligned, dead handles,
+ * calls that want a context and find none, and freeing or unmapping memory that work in flight
+ * still names. Work on a stream is carried out when it is given, unless the stream is held. An
+ * entry point that the real driver has and this one does not aborts with its name.
  *
  * These functions are for tests. They may be called from any thread at any time. */
 #ifndef VRAMX_TESTS_LOOPBACK_H
@@ -19,13 +20,18 @@ extern "C" {
 #endif
 
 typedef struct {
-  uint64_t on_card;       /* bytes of pages on cards now */
+  uint64_t on_card;       /* bytes of pages on cards, and of mapped memory of theirs, now */
   uint64_t peak_on_card;  /* the most there were */
-  uint64_t to_card;       /* bytes that prefetches copied to a card */
-  uint64_t to_host;       /* bytes that prefetches copied back */
+  uint64_t to_card;       /* bytes that prefetches and copies took to a card */
+  uint64_t to_host;       /* bytes that they took back */
   uint64_t faulted;       /* bytes that a card touched without having them or a mapping of them */
   uint64_t over_link;     /* bytes that a card read or wrote in place on the host */
   uint64_t managed;       /* bytes allocated and not freed */
+  uint64_t mapped;        /* bytes of cards' physical memory that is mapped, which is on_card too */
+  uint64_t card_memory;   /* bytes of physical memory of cards, mapped or not */
+  uint64_t host_memory;   /* bytes of physical memory of the host, mapped or not */
+  uint64_t registered;    /* bytes of the program's memory that are pinned */
+  uint64_t reserved;      /* bytes of reserved addresses */
   uint64_t live_events;   /* created and not destroyed */
   uint64_t live_streams;  /* created and not destroyed */
   uint64_t live_contexts; /* retained and not released */
@@ -39,16 +45,18 @@ uint64_t loopback_calls(const char* entry);
 
 /* The `nth` call from now (1 is the next) of an entry point returns `result` and does nothing. */
 void loopback_fail(const char* entry, uint64_t nth, int result);
-/* What the driver says of itself. The defaults: 13000, one card, 1, 8 GiB. */
+/* What the driver says of itself. The defaults: 13000, one card, 1, 1, 1, 8 GiB. */
 void loopback_set_version(int version);
 void loopback_set_cards(int count);
 void loopback_set_concurrent_access(int value);
+void loopback_set_maps_memory(int value);
+void loopback_set_maps_host_memory(int value);
 void loopback_set_capacity(uint64_t bytes);
 
 /* Work on a stream waits until let_go. Streams are CUstream handles; 0 is the default stream. */
 void loopback_hold(uintptr_t stream);
 void loopback_let_go(uintptr_t stream);
-/* A kernel on `stream` of card 0 that reads, or writes, whole pages of managed memory. */
+/* A kernel on `stream` of card 0 that reads, or writes, whole pages of managed or mapped memory. */
 void loopback_touch(uintptr_t stream, uintptr_t address, uint64_t size, int write);
 
 #ifdef __cplusplus

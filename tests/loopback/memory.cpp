@@ -25,24 +25,27 @@ State& state() {
   return *one;
 }
 
-// Right before the last allocation where there is room. The real driver's lie side by side too, and
-// ranges that reach from one into the next must be noticed.
-std::uintptr_t State::allocate(std::uint64_t size) {
-  const std::uint64_t whole = (size + page_size - 1) / page_size * page_size;
-  const auto map = [](std::uintptr_t at, std::uint64_t bytes, int more) {
-    void* mapped = mmap(reinterpret_cast<void*>(at), bytes, PROT_READ | PROT_WRITE,
+std::uintptr_t place(std::uintptr_t& last, std::uint64_t size, int protection) {
+  const auto map = [protection](std::uintptr_t at, std::uint64_t bytes, int more) {
+    void* mapped = mmap(reinterpret_cast<void*>(at), bytes, protection,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | more, -1, 0);
     return mapped == MAP_FAILED ? 0 : reinterpret_cast<std::uintptr_t>(mapped);
   };
-  std::uintptr_t start = last > whole ? map(last - whole, whole, MAP_FIXED_NOREPLACE) : 0;
+  std::uintptr_t start = last > size ? map(last - size, size, MAP_FIXED_NOREPLACE) : 0;
   if (start == 0) {
-    const std::uintptr_t raw = map(0, whole + page_size, 0);
+    const std::uintptr_t raw = map(0, size + page_size, 0);
     if (raw == 0) return 0;
     start = (raw + page_size - 1) / page_size * page_size;
     if (start > raw) munmap(reinterpret_cast<void*>(raw), start - raw);
-    munmap(reinterpret_cast<void*>(start + whole), raw + page_size - start);
+    munmap(reinterpret_cast<void*>(start + size), raw + page_size - start);
   }
-  last = start;
+  return last = start;
+}
+
+std::uintptr_t State::allocate(std::uint64_t size) {
+  const std::uint64_t whole = (size + page_size - 1) / page_size * page_size;
+  const std::uintptr_t start = place(last, whole, PROT_READ | PROT_WRITE);
+  if (start == 0) return 0;
   allocations[start] = {whole, std::vector<Page>(whole / page_size)};
   counts.managed += whole;
   return start;
@@ -106,7 +109,13 @@ void State::unset_read_mostly(Page& page) {
   }
 }
 
+std::uint64_t State::used() const { return counts.on_card - counts.mapped + counts.card_memory; }
+
 void State::touch(std::uintptr_t address, std::uint64_t size, bool write) {
+  if (touch_mapped(address)) {
+    for (std::uint64_t at = page_size; at < size; at += page_size) touch_mapped(address + at);
+    return;
+  }
   each_page(*this, address, size, [&](Page& page) {
     if ((page.cards & 1U) != 0) {
       if (write) {

@@ -34,6 +34,23 @@ struct Allocation {
   std::vector<Page> pages;
 };
 
+// Physical memory: a file of its own, so that it can be mapped at several addresses.
+struct Physical {
+  int file = -1;
+  std::uint64_t size = 0;
+  bool host = false;
+  bool released = false;
+  int mappings = 0;
+};
+
+// Physical memory at reserved addresses. Without access they are as good as empty.
+struct Mapping {
+  std::uint64_t size = 0;
+  std::uint64_t handle = 0;
+  bool card_access = false;
+  bool host_access = false;
+};
+
 // A place in a stream's work.
 struct Point {
   bool reached = false;
@@ -50,6 +67,7 @@ struct Work {
   std::function<void()> run;
   std::uintptr_t address = 0;  // the memory it names
   std::uint64_t size = 0;
+  std::uintptr_t also = 0;  // more of the same size, or none
 };
 
 struct Stream {
@@ -65,6 +83,8 @@ struct State {
   int version = 13000;
   int cards = 1;
   int concurrent_access = 1;
+  int maps_memory = 1;
+  int maps_host_memory = 1;
   std::uint64_t capacity = std::uint64_t{8} << 30;
 
   std::map<std::string, std::uint64_t> calls;
@@ -75,6 +95,11 @@ struct State {
   std::map<std::uintptr_t, Event> events;
   std::map<std::uintptr_t, Allocation> allocations;
   std::uintptr_t last = 0;  // the last allocation
+  std::map<std::uintptr_t, std::uint64_t> reservations;
+  std::uintptr_t last_reserved = 0;
+  std::map<std::uint64_t, Physical> physical;
+  std::map<std::uintptr_t, Mapping> mappings;
+  std::map<std::uintptr_t, std::uint64_t> registered;  // host memory of the program
   std::uintptr_t next_handle = 0x1000;
   LoopbackCounts counts{};
 
@@ -88,12 +113,37 @@ struct State {
   void unset_read_mostly(Page& page);
   void set_cards_of(Page& page, std::uint32_t cards);
 
+  /// Bytes of cards' memory that nobody else can have.
+  std::uint64_t used() const;
+
+  // mappings.cpp. Likewise; false or 0 where the real driver refuses.
+  std::uintptr_t reserve(std::uint64_t size);
+  bool free_addresses(std::uintptr_t address, std::uint64_t size);
+  std::uint64_t create(std::uint64_t size, bool host);
+  bool release(std::uint64_t handle);
+  bool map(std::uintptr_t address, std::uint64_t size, std::uint64_t handle);
+  bool unmap(std::uintptr_t address, std::uint64_t size);
+  bool set_access(std::uintptr_t address, std::uint64_t size, bool card, bool host);
+  /// The mapping that holds a range, or null.
+  Mapping* mapping_of(std::uintptr_t address, std::uint64_t size);
+  /// Whether a copy may read or write a range on the card, or in pinned host memory.
+  bool copies_on_card(std::uintptr_t address, std::uint64_t size);
+  bool copies_on_host(std::uintptr_t address, std::uint64_t size);
+  /// A card's touch of one page of reserved addresses; false for other addresses.
+  bool touch_mapped(std::uintptr_t page);
+  void drop_if_unused(std::uint64_t handle);
+
   // streams.cpp
   void submit(std::uintptr_t stream, Work work);
   void advance();
+  std::shared_ptr<Point> end_of(std::uintptr_t stream);
   bool named_by_work(std::uintptr_t address, std::uint64_t size) const;
 };
 
 State& state();
+
+/// Fresh pages, right before the `last` ones where there is room. The real driver's lie side by
+/// side too, and ranges that reach from one into the next must be noticed.
+std::uintptr_t place(std::uintptr_t& last, std::uint64_t size, int protection);
 
 }  // namespace loopback

@@ -24,11 +24,17 @@ void State::advance() {
   progressed.notify_all();
 }
 
+std::shared_ptr<Point> State::end_of(std::uintptr_t stream) {
+  auto point = std::make_shared<Point>();
+  submit(stream, {.after = nullptr, .run = [point] { point->reached = true; }});
+  return point;
+}
+
 bool State::named_by_work(std::uintptr_t address, std::uint64_t size) const {
   for (const auto& [handle, stream] : streams) {
     for (const Work& work : stream.queue) {
-      if (work.size > 0 && work.address < address + size && address < work.address + work.size) {
-        return true;
+      for (const std::uintptr_t named : {work.address, work.also}) {
+        if (named != 0 && named < address + size && address < named + work.size) return true;
       }
     }
   }

@@ -102,7 +102,7 @@ class FakeDevice final : public vramx::Device {
     vramx::Facts facts;
     facts.name = facts.kind = "fake";
     facts.capacity = vramx::GiB;
-    facts.granule = 1;
+    facts.granule = facts.unit = 1;
     facts.reads_over_link = true;
     return facts;
   }

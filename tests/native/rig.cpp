@@ -5,6 +5,7 @@
 #include "check.hpp"
 #include "device/driver.hpp"
 #include "device/managed.hpp"
+#include "device/mapped.hpp"
 #include "loopback.h"
 
 namespace rig {
@@ -48,16 +49,24 @@ class Simulated final : public Rig {
   Stream next_stream_ = 1;
 };
 
-class Managed final : public Rig {
+LoopbackCounts counts() {
+  LoopbackCounts now{};
+  loopback_counts(&now);
+  return now;
+}
+
+enum class Only : std::uint8_t { always, copies };
+
+Fault failing_call(const char* entry, Only only = Only::always, std::uint64_t nth = 1) {
+  return {entry + (nth > 1 ? " " + std::to_string(nth) : ""),
+          [entry, nth] { loopback_fail(entry, nth, CUDA_ERROR_UNKNOWN); },
+          [entry] { loopback_fail(entry, 0, CUDA_SUCCESS); }, only == Only::copies};
+}
+
+/// A device over the stand-in driver.
+class Loopback : public Rig {
  public:
-  Managed()
-      : start_(counts()),
-        device_(std::make_shared<vramx::ManagedDevice>(LOOPBACK_PATH, 0)),
-        driver_(vramx::Driver::open(LOOPBACK_PATH)) {
-    driver_->check(driver_->context_retain(&context_, 0), "cuDevicePrimaryCtxRetain");
-    loopback_reset_peak();
-  }
-  ~Managed() override {
+  ~Loopback() override {
     for (const CUstream stream : streams_) driver_->stream_destroy(stream);
     if (context_ != nullptr) driver_->context_release(0);
   }
@@ -80,25 +89,6 @@ class Managed final : public Rig {
     loopback_touch(stream, range.start, range.size, writes ? 1 : 0);
   }
   Bytes faulted() const override { return counts().faulted - start_.faulted; }
-  std::vector<Fault> faults(Operation operation) const override {
-    enum class Only : std::uint8_t { always, copies };
-    const auto call = [](const char* entry, Only only = Only::always) {
-      return Fault{entry, [entry] { loopback_fail(entry, 1, CUDA_ERROR_UNKNOWN); },
-                   [entry] { loopback_fail(entry, 0, CUDA_SUCCESS); }, only == Only::copies};
-    };
-    switch (operation) {
-      case Operation::reserve:
-        return {call("cuMemAllocManaged"), call("cuMemAdvise")};
-      case Operation::bring:
-        return {call("cuMemPrefetchAsync"), call("cuEventRecord")};
-      case Operation::leave:
-        return {call("cuMemAdvise"), call("cuMemPrefetchAsync", Only::copies),
-                call("cuEventRecord", Only::copies)};
-      case Operation::expose:
-        return {call("cuMemPrefetchAsync"), call("cuMemAdvise")};
-    }
-    return {};
-  }
   bool poisons() const override { return false; }
   std::string close() override {
     device_.reset();
@@ -113,25 +103,103 @@ class Managed final : public Rig {
     };
     more("bytes on the card", start_.on_card, now.on_card);
     more("managed bytes", start_.managed, now.managed);
+    more("bytes of the card's memory", start_.card_memory, now.card_memory);
+    more("bytes of the host's memory", start_.host_memory, now.host_memory);
+    more("registered bytes", start_.registered, now.registered);
+    more("bytes of addresses", start_.reserved, now.reserved);
     more("events", start_.live_events, now.live_events);
     more("streams", start_.live_streams, now.live_streams);
     more("contexts", start_.live_contexts, now.live_contexts);
     more("bytes counted as managed", start_.managed, vramx::managed_bytes());
+    more("bytes counted as pinned", start_.host_memory + start_.registered, vramx::pinned_bytes());
     return held;
   }
 
- private:
-  static LoopbackCounts counts() {
-    LoopbackCounts now{};
-    loopback_counts(&now);
-    return now;
+ protected:
+  explicit Loopback(const std::function<std::shared_ptr<vramx::Device>()>& open)
+      : start_(counts()), device_(open()), driver_(vramx::Driver::open(LOOPBACK_PATH)) {
+    driver_->check(driver_->context_retain(&context_, 0), "cuDevicePrimaryCtxRetain");
+    loopback_reset_peak();
   }
 
+ private:
   LoopbackCounts start_;
   std::shared_ptr<vramx::Device> device_;
   std::shared_ptr<const vramx::Driver> driver_;
   CUcontext context_ = nullptr;
   std::vector<CUstream> streams_;
+};
+
+class Managed final : public Loopback {
+ public:
+  Managed() : Loopback([] { return std::make_shared<vramx::ManagedDevice>(LOOPBACK_PATH, 0); }) {}
+
+  std::vector<Fault> faults(Operation operation) const override {
+    switch (operation) {
+      case Operation::reserve:
+        return {failing_call("cuMemAllocManaged"), failing_call("cuMemAdvise")};
+      case Operation::bring:
+        return {failing_call("cuMemPrefetchAsync"), failing_call("cuEventRecord")};
+      case Operation::leave:
+        return {failing_call("cuMemAdvise"), failing_call("cuMemPrefetchAsync", Only::copies),
+                failing_call("cuEventRecord", Only::copies)};
+      case Operation::expose:
+        return {failing_call("cuMemPrefetchAsync"), failing_call("cuMemAdvise")};
+    }
+    return {};
+  }
+};
+
+class Mapped final : public Loopback {
+ public:
+  Mapped(Bytes unit, HostMemory host)
+      : Loopback([unit, host] {
+          // What the driver says is asked once, when the device is made.
+          loopback_set_maps_host_memory(host == HostMemory::mappable ? 1 : 0);
+          auto device = std::make_shared<vramx::MappedDevice>(LOOPBACK_PATH, 0, unit);
+          loopback_set_maps_host_memory(1);
+          return device;
+        }),
+        host_(host) {}
+
+  std::vector<Fault> faults(Operation operation) const override {
+    const bool mappable = host_ == HostMemory::mappable;
+    switch (operation) {
+      case Operation::reserve:
+        if (!mappable) {
+          return {failing_call("cuMemAddressReserve"), failing_call("cuMemHostRegister_v2")};
+        }
+        return {failing_call("cuMemAddressReserve"),
+                failing_call("cuMemAddressReserve", Only::always, 2),
+                failing_call("cuMemCreate"),
+                failing_call("cuMemMap"),
+                failing_call("cuMemMap", Only::always, 2),
+                failing_call("cuMemSetAccess"),
+                failing_call("cuMemSetAccess", Only::always, 2)};
+      case Operation::bring: {
+        std::vector<Fault> all{failing_call("cuMemMap"), failing_call("cuMemSetAccess"),
+                               failing_call("cuMemcpyHtoDAsync_v2"), failing_call("cuEventRecord")};
+        if (mappable) all.push_back(failing_call("cuMemUnmap"));
+        return all;
+      }
+      case Operation::leave: {
+        std::vector<Fault> all{failing_call("cuMemUnmap"),
+                               failing_call("cuMemcpyDtoHAsync_v2", Only::copies),
+                               failing_call("cuStreamSynchronize", Only::copies)};
+        if (mappable) {
+          all.push_back(failing_call("cuMemMap"));
+          all.push_back(failing_call("cuMemSetAccess"));
+        }
+        return all;
+      }
+      case Operation::expose:
+        return {};
+    }
+    return {};
+  }
+
+ private:
+  HostMemory host_;
 };
 
 }  // namespace
@@ -141,6 +209,10 @@ std::unique_ptr<Rig> simulated(vramx::SimulatedSpec spec) {
 }
 
 std::unique_ptr<Rig> managed() { return std::make_unique<Managed>(); }
+
+std::unique_ptr<Rig> mapped(Bytes unit, HostMemory host) {
+  return std::make_unique<Mapped>(unit, host);
+}
 
 void on_each(void (*test)(Rig&)) {
   std::string failed;
@@ -155,6 +227,8 @@ void on_each(void (*test)(Rig&)) {
   };
   run("simulated", simulated());
   run("managed", managed());
+  run("mapped", mapped());
+  run("mapped without host memory", mapped(2 * vramx::MiB, HostMemory::unmappable));
   if (!failed.empty()) throw check::Failed(failed);
 }
 

@@ -90,7 +90,7 @@ class TorchBridge:
         if nbytes == 0:
             return torch.empty(shape, dtype=dtype, device=self.device)
         memory = self.core.empty(nbytes, self.stream())
-        return as_bytes(memory, self.device)[:nbytes].view(dtype).view(shape)
+        return as_bytes(memory)[:nbytes].view(dtype).view(shape)
 
     def ranges(self, x: Any) -> list[tuple[int, int]] | None:
         """Tell where a tensor's or a module's bytes lie; None for other objects."""

@@ -203,7 +203,7 @@ class ManagedModule:
             ]
         )
         for storage, memory in zip(batch, memories):
-            raw = as_bytes(memory, self._bridge.device)
+            raw = as_bytes(memory)
             self._homes[memory.address] = storage.home
             for tensor in storage.tensors:
                 grad, tensor.grad = tensor.grad, None

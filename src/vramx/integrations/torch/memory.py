@@ -5,30 +5,25 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from vramx import _core
 
 
-def as_bytes(memory: _core.Memory, device: torch.device) -> torch.Tensor:
+def as_bytes(memory: _core.Memory) -> torch.Tensor:
     """View a piece of a core's memory as a tensor that keeps it.
 
     Parameters
     ----------
     memory : _core.Memory
         The memory.
-    device : torch.device
-        ``cpu`` for the simulated card, else the card.
 
     Returns
     -------
     torch.Tensor
-        Of dtype uint8 and shape ``(memory.nbytes,)``.
+        Of dtype uint8 and shape ``(memory.nbytes,)``, on ``cpu`` for the simulated card.
     """
-    if device.type == "cpu":
-        import numpy as np
-
-        return torch.from_numpy(np.asarray(memory))
-    return torch.as_tensor(memory, device=device)
+    return from_dlpack(memory)
 
 
 def storage_range(tensor: torch.Tensor) -> tuple[int, int] | None:

@@ -1,0 +1,173 @@
+#include "device/cuda.hpp"
+
+#include <array>
+#include <cstdio>
+
+#include "base/error.hpp"
+
+namespace vramx {
+
+namespace {
+
+constexpr std::size_t most_spare_events = 256;
+
+/// As NVML writes it: GPU-8-4-4-4-12 hexadecimal digits.
+std::string uuid_text(const CUuuid& uuid) {
+  std::string out = "GPU";
+  for (std::size_t i = 0; i < sizeof(uuid.bytes); ++i) {
+    if (i == 0 || i == 4 || i == 6 || i == 8 || i == 10) out += '-';
+    std::array<char, 3> digits{};
+    std::snprintf(digits.data(), digits.size(), "%02x", static_cast<unsigned char>(uuid.bytes[i]));
+    out += digits.data();
+  }
+  return out;
+}
+
+template <class Event>
+CUevent event_of(const Fence& fence) {
+  return static_cast<const Event&>(*fence).event;
+}
+
+CUstream stream_of(Stream stream) { return reinterpret_cast<CUstream>(stream); }  // NOLINT
+
+}  // namespace
+
+CudaDevice::Card::~Card() {
+  if (context == nullptr) return;
+  for (const auto& events : spare) {
+    for (CUevent event : events) driver->event_destroy(event);
+  }
+  driver->context_release(device);
+}
+
+CudaDevice::Event::Event(std::shared_ptr<Card> of, bool with_time)
+    : card(std::move(of)), timed(with_time) {
+  {
+    const std::lock_guard lock(card->mutex);
+    auto& spare = card->spare[timed];
+    if (!spare.empty()) {
+      event = spare.back();
+      spare.pop_back();
+      return;
+    }
+  }
+  card->driver->check(
+      card->driver->event_create(&event, timed ? CU_EVENT_DEFAULT : CU_EVENT_DISABLE_TIMING),
+      "cuEventCreate");
+}
+
+CudaDevice::Event::~Event() {
+  const std::lock_guard lock(card->mutex);
+  auto& spare = card->spare[timed];
+  if (spare.size() < most_spare_events) {
+    spare.push_back(event);
+  } else {
+    card->driver->event_destroy(event);
+  }
+}
+
+CudaDevice::CudaDevice(const std::string& driver_path, int ordinal, Needs needs)
+    : card_(std::make_shared<Card>()) {
+  card_->driver = Driver::open(driver_path);
+  const Driver& cuda = *card_->driver;
+  int cards = 0;
+  cuda.check(cuda.device_count(&cards), "cuDeviceGetCount");
+  if (ordinal < 0 || ordinal >= cards) {
+    throw NoDevice("there is no CUDA device " + std::to_string(ordinal) + ": the driver lists " +
+                   std::to_string(cards) + ", numbered from 0");
+  }
+  cuda.check(cuda.device_get(&card_->device, ordinal), "cuDeviceGet");
+  std::array<char, 128> name{};
+  cuda.check(cuda.device_name(name.data(), name.size(), card_->device), "cuDeviceGetName");
+  int has = 0;
+  cuda.check(cuda.device_attribute(&has, needs.attribute, card_->device), "cuDeviceGetAttribute");
+  if (has == 0) throw NoDevice(std::string(name.data()) + " " + needs.lacking);
+  CUuuid uuid{};
+  cuda.check(cuda.device_uuid(&uuid, card_->device), "cuDeviceGetUuid");
+  size_t capacity = 0;
+  cuda.check(cuda.device_memory(&capacity, card_->device), "cuDeviceTotalMem");
+  cuda.check(cuda.context_retain(&card_->context, card_->device), "cuDevicePrimaryCtxRetain");
+  facts_ = Facts{.name = name.data(),
+                 .kind = "",
+                 .ordinal = ordinal,
+                 .uuid = uuid_text(uuid),
+                 .capacity = capacity,
+                 .granule = 2 * MiB,
+                 .unit = 2 * MiB,
+                 .lanes = 2,
+                 .reads_over_link = true,
+                 .asynchronous = true};
+  const Current current(cuda, card_->context);
+  for (Lane lane = 0; lane < facts_.lanes; ++lane) {
+    CUstream stream = nullptr;
+    const CUresult result = cuda.stream_create(&stream, CU_STREAM_NON_BLOCKING);
+    if (result != CUDA_SUCCESS) {
+      for (CUstream made : lanes_) cuda.stream_destroy(made);
+      cuda.check(result, "cuStreamCreate");
+    }
+    lanes_.push_back(stream);
+  }
+}
+
+CudaDevice::~CudaDevice() {
+  for (CUstream lane : lanes_) card_->driver->stream_destroy(lane);
+}
+
+Bytes CudaDevice::free_bytes() const {
+  const Current here = current();
+  size_t free = 0;
+  size_t total = 0;
+  cuda().check(cuda().memory_info(&free, &total), "cuMemGetInfo");
+  return free;
+}
+
+void CudaDevice::order_lane(CUstream lane, Fences after) const {
+  for (const Fence& fence : after) {
+    if (!fence) continue;
+    cuda().check(cuda().stream_wait_event(lane, event_of<Event>(fence), 0), "cuStreamWaitEvent");
+  }
+}
+
+void CudaDevice::record(const Event& event, CUstream lane) const {
+  cuda().check(cuda().event_record(event.event, lane), "cuEventRecord");
+}
+
+void CudaDevice::order(Stream stream, const Fence& fence) {
+  if (!fence) return;
+  const Current here = current();
+  order_lane(stream_of(stream), {&fence, 1});
+}
+
+Fence CudaDevice::mark(Stream stream) {
+  const Current here = current();
+  auto end = std::make_shared<Event>(card_);
+  record(*end, stream_of(stream));
+  return end;
+}
+
+Fence CudaDevice::clock(Stream stream) {
+  const Current here = current();
+  auto now = std::make_shared<Event>(card_, true);
+  record(*now, stream_of(stream));
+  return now;
+}
+
+double CudaDevice::seconds(const Fence& from, const Fence& to) const {
+  const Current here = current();
+  float milliseconds = 0;
+  cuda().check(cuda().event_elapsed(&milliseconds, event_of<Event>(from), event_of<Event>(to)),
+               "cuEventElapsedTime");
+  return milliseconds / 1e3;
+}
+
+bool CudaDevice::reached(const Fence& fence) const noexcept {
+  return !fence || cuda().event_query(event_of<Event>(fence)) == CUDA_SUCCESS;
+}
+
+void CudaDevice::wait(const Fence& fence) {
+  if (!fence) return;
+  const Current here = current();
+  cuda().check(cuda().event_wait(event_of<Event>(fence)), "cuEventSynchronize");
+}
+
+}  // namespace vramx

@@ -1,0 +1,72 @@
+// What every CUDA backend has: a card and its context, copy lanes, and fences that are events.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "device/device.hpp"
+#include "device/driver.hpp"
+
+namespace vramx {
+
+class CudaDevice : public Device {
+ public:
+  ~CudaDevice() override;
+
+  const Facts& facts() const override { return facts_; }
+  Bytes free_bytes() const override;
+  void order(Stream stream, const Fence& fence) override;
+  Fence mark(Stream stream) override;
+  Fence clock(Stream stream) override;
+  double seconds(const Fence& from, const Fence& to) const override;
+  bool reached(const Fence& fence) const noexcept override;
+  void wait(const Fence& fence) override;
+
+ protected:
+  /// What outlives the device object while a fence does: the context and the spare events.
+  struct Card {
+    std::shared_ptr<const Driver> driver;
+    CUdevice device = 0;
+    CUcontext context = nullptr;
+    std::mutex mutex;
+    std::vector<CUevent> spare[2];  ///< without and with times
+
+    ~Card();
+  };
+
+  /// A fence, which holds its card.
+  struct Event final : Mark {
+    explicit Event(std::shared_ptr<Card> of, bool with_time = false);
+    ~Event() override;
+    Event(const Event&) = delete;
+    Event& operator=(const Event&) = delete;
+
+    std::shared_ptr<Card> card;
+    bool timed;
+    CUevent event = nullptr;
+  };
+
+  /// A card's attribute that a backend cannot do without, and what to say where it is 0.
+  struct Needs {
+    CUdevice_attribute attribute;
+    const char* lacking;
+  };
+
+  /// Throws NoDevice where the card does not exist or lacks what the backend needs.
+  CudaDevice(const std::string& driver_path, int ordinal, Needs needs);
+
+  const Driver& cuda() const { return *card_->driver; }
+  Current current() const { return Current(cuda(), card_->context); }
+  /// The lane's stream waits for the fences; the host does not.
+  void order_lane(CUstream lane, Fences after) const;
+  /// Records the event on the lane.
+  void record(const Event& event, CUstream lane) const;
+
+  std::shared_ptr<Card> card_;
+  Facts facts_;  ///< kind and reads_over_link are the backend's to fill in
+  std::vector<CUstream> lanes_;
+};
+
+}  // namespace vramx

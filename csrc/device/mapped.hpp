@@ -1,0 +1,82 @@
+// CUDA's virtual memory management: addresses that stay, and physical memory mapped behind them.
+//
+// A range's addresses are reserved once. Its bytes lie in pinned host memory, and on the card too
+// while it is there; pinned copies carry them. What is mapped can be unmapped only as a whole, so
+// the unit of mapping is the unit of movement, given when the device is made: ranges are cut into
+// units from their start, and the last one may be shorter. On the card a unit has physical memory
+// from a stock that is kept and never holds more than was in use at one time.
+//
+// Where the card can map host memory, a unit's addresses show its host copy while it is not on the
+// card: a use without a lease is right, over the link. Elsewhere they show nothing then, and such a
+// use fails. Bytes on the host are reached by the processor with store and load alone.
+//
+// Remapping has no stream. What was announced with use_over_link is waited for before the addresses
+// change; a use that nobody announced and that is still running then fails.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "device/cuda.hpp"
+#include "device/physical.hpp"
+#include "device/pinned.hpp"
+
+namespace vramx {
+
+class MappedDevice final : public CudaDevice {
+ public:
+  /// Throws NoDevice where the card does not exist or lacks virtual memory management, BadConfig
+  /// where `unit` is not a multiple of what the card maps.
+  MappedDevice(const std::string& driver_path, int ordinal, Bytes unit);
+  ~MappedDevice() override;
+
+  Range reserve(Bytes size, Use use) override;
+  void release(Range range) noexcept override;
+  void store(Address to, const void* from, Bytes size) override;
+  void load(void* to, Address from, Bytes size) override;
+  Fence bring(Range range, Arrive how, Lane lane, Fences after) override;
+  Fence leave(Range range, Leave how, Lane lane, Fences after) override;
+  void expose(Range range) override;
+  void conceal(Range range) override;
+  void use_over_link(Stream stream, Range range) override;
+  void trim(Bytes most) noexcept override { memory_.trim(most); }
+  /// Where the card cannot map host memory the bytes come to the card for good, as far as it has
+  /// room; what does not fit stays reachable with load alone.
+  void settle(Range range) noexcept override;
+
+ private:
+  struct Unit;
+  struct Reserved;
+  using Units = std::span<Unit>;
+  using Side = Handle Unit::*;  ///< the card's memory of a unit, or the host's
+
+  bool maps_host_memory() const;
+  Reserved& find(Range range);
+  Units whole_units(Range range);
+  void* host_copy(Range range);
+
+  /// Makes the addresses show this side. On a throw some do; restore and hide do what they can.
+  void show(Units units, Side side) const;
+  void restore(Units units, Side side) const noexcept;
+  void hide(Units units) const noexcept;
+  CUresult map(Unit& unit, Side side) const noexcept;
+  CUresult unmap(Unit& unit) const noexcept;
+  CUresult open(Range range) const noexcept;
+
+  void take_memory(Units units);
+  void give_memory(Units units) noexcept;
+  void copy_back(Units units, CUstream lane) const;
+  void finish_uses_over_link(Units units);
+
+  CUmemAccessDesc access_;
+  int node_ = 0;  ///< the host's, nearest to the card
+  CardMemory memory_;
+  std::mutex mutex_;
+  std::map<Address, std::unique_ptr<Reserved>> reserved_;
+};
+
+}  // namespace vramx

@@ -1,0 +1,69 @@
+// Reserved addresses and the physical memory that is mapped at them.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/range.hpp"
+#include "device/driver.hpp"
+
+namespace vramx {
+
+/// A piece of physical memory; 0 for none.
+using Handle = CUmemGenericAllocationHandle;
+
+/// Where a piece of physical memory lies: on a card, or on a node of the host.
+CUmemAllocationProp on_card(CUdevice card);
+CUmemAllocationProp on_host(int node);
+
+/// Reads and writes for a location, at a range made of whole mappings.
+CUmemAccessDesc access_from(const CUmemAllocationProp& place);
+
+/// Addresses with nothing behind them, given back with the object. What was mapped at them has to
+/// be unmapped before.
+class Addresses {
+ public:
+  Addresses(std::shared_ptr<const Driver> driver, Bytes size, Bytes alignment);
+  ~Addresses();
+  Addresses(const Addresses&) = delete;
+  Addresses& operator=(const Addresses&) = delete;
+
+  Range range() const { return range_; }
+
+ private:
+  std::shared_ptr<const Driver> driver_;
+  Range range_;
+};
+
+/// A card's physical memory, kept for the next use: creating and freeing it for every move would
+/// give other programs the chance to take it in between. It never holds more than was in use at one
+/// time. Calls are safe from any thread and want the card's context current.
+class CardMemory {
+ public:
+  CardMemory(std::shared_ptr<const Driver> driver, CUdevice card);
+  ~CardMemory();
+  CardMemory(const CardMemory&) = delete;
+  CardMemory& operator=(const CardMemory&) = delete;
+
+  /// Throws OutOfMemory, with what was asked, is held and is free, where the card has no more.
+  Handle take(Bytes size);
+  void give(Bytes size, Handle handle) noexcept;
+  /// Lets go of what is not in use, down to `most` held in all.
+  void trim(Bytes most) noexcept;
+
+ private:
+  void shrink(Bytes most) noexcept;
+  Handle create(Bytes size);
+
+  std::shared_ptr<const Driver> driver_;
+  CUmemAllocationProp place_;
+  std::mutex mutex_;
+  std::map<Bytes, std::vector<Handle>> idle_;
+  Bytes held_ = 0;
+  Bytes in_use_ = 0;
+  Bytes peak_ = 0;  ///< the most in use at one time
+};
+
+}  // namespace vramx

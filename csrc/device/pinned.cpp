@@ -1,0 +1,153 @@
+#include "device/pinned.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "base/error.hpp"
+
+namespace vramx {
+
+namespace {
+
+constexpr Bytes alignment = 2 * MiB;
+constexpr unsigned most_threads = 12;
+constexpr Bytes least_a_thread = 16 * MiB;
+
+std::atomic<Bytes> pinned{0};
+
+void check_pinned(const Driver& driver, CUresult result, const char* call, Bytes asked) {
+  if (result == CUDA_ERROR_OUT_OF_MEMORY || result == CUDA_ERROR_OPERATING_SYSTEM) {
+    const Bytes held = pinned.load();
+    throw OutOfMemory("the system refused to pin " + text(asked) + " of host memory: vramx has " +
+                          text(held) + " pinned. Manage less, or free memory of other programs",
+                      {.asked = asked, .resident = held});
+  }
+  driver.check(result, call);
+}
+
+/// By several threads: one fills fresh memory at a third of what the memory takes.
+void zero(Range range) {
+  const Bytes threads =
+      std::clamp<Bytes>(range.size / least_a_thread, 1,
+                        std::min(most_threads, std::max(1U, std::thread::hardware_concurrency())));
+  const Bytes share = round_up(range.size / threads, alignment);
+  const auto fill = [&](Bytes from) {
+    const Range part{range.start + from, std::min(share, range.size - from)};
+    std::memset(part.data(), 0, part.size);
+  };
+  std::vector<std::thread> team;
+  for (Bytes from = share; from < range.size; from += share) team.emplace_back(fill, from);
+  fill(0);
+  for (auto& thread : team) thread.join();
+}
+
+class Mappable final : public PinnedMemory {
+ public:
+  // The destructor runs once the constructor that this one delegates to is done.
+  Mappable(std::shared_ptr<const Driver> driver, CUdevice card, int node, Bytes size, Bytes unit,
+           Use use)
+      : Mappable(std::move(driver), size) {
+    const CUmemAllocationProp place = on_host(node);
+    for (Bytes from = 0; from < size; from += unit) {
+      const Bytes piece = std::min(unit, size - from);
+      Handle handle = 0;
+      check_pinned(*driver_, driver_->create_memory(&handle, piece, &place, 0), "cuMemCreate",
+                   size);
+      pieces_.push_back({.range = {start_ + from, piece}, .handle = handle});
+      pinned += piece;
+      driver_->check(driver_->map(start_ + from, piece, 0, handle, 0), "cuMemMap");
+      pieces_.back().mapped = true;
+    }
+    const std::array access{access_from(place), access_from(on_card(card))};
+    driver_->check(driver_->set_access(start_, size, access.data(), access.size()),
+                   "cuMemSetAccess");
+    if (use == Use::weights) zero(addresses_.range());
+  }
+  ~Mappable() override {
+    for (const Piece& piece : pieces_) {
+      if (piece.mapped) driver_->unmap(piece.range.start, piece.range.size);
+      driver_->release_memory(piece.handle);
+      pinned -= piece.range.size;
+    }
+  }
+
+  Handle handle(std::size_t index) const override { return pieces_.at(index).handle; }
+
+ private:
+  struct Piece {
+    Range range;
+    Handle handle = 0;
+    bool mapped = false;
+  };
+
+  Mappable(std::shared_ptr<const Driver> driver, Bytes size)
+      : driver_(std::move(driver)), addresses_(driver_, size, alignment) {
+    start_ = addresses_.range().start;
+  }
+
+  std::shared_ptr<const Driver> driver_;
+  Addresses addresses_;
+  std::vector<Piece> pieces_;
+};
+
+class Ordinary final : public PinnedMemory {
+ public:
+  Ordinary(std::shared_ptr<const Driver> driver, Bytes size)
+      : Ordinary(map_pages(size), std::move(driver)) {
+    start_ = round_up(mapped_.start, alignment);
+    const Range range{start_, size};
+    madvise(range.data(), size, MADV_HUGEPAGE);
+    // Pinning populates what nobody touched, with one thread.
+    zero(range);
+    check_pinned(*driver_, driver_->pin(range.data(), size, 0), "cuMemHostRegister", size);
+    size_ = size;
+    pinned += size_;
+  }
+  ~Ordinary() override {
+    if (size_ > 0) driver_->unpin(Range{start_, size_}.data());
+    pinned -= size_;
+    munmap(mapped_.data(), mapped_.size);
+  }
+
+  Handle handle(std::size_t /*index*/) const override { return 0; }
+
+ private:
+  Ordinary(Range mapped, std::shared_ptr<const Driver> driver)
+      : driver_(std::move(driver)), mapped_(mapped) {}
+
+  static Range map_pages(Bytes size) {
+    const Bytes whole = size + alignment;
+    void* at = mmap(nullptr, whole, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) {
+      throw OutOfMemory("the system refused " + text(size) + " of host memory: vramx has " +
+                            text(pinned.load()) + " pinned",
+                        {.asked = size, .resident = pinned.load()});
+    }
+    return {reinterpret_cast<Address>(at), whole};  // NOLINT
+  }
+
+  std::shared_ptr<const Driver> driver_;
+  Range mapped_;
+  Bytes size_ = 0;  ///< pinned
+};
+
+}  // namespace
+
+Bytes pinned_bytes() { return pinned.load(); }
+
+std::unique_ptr<PinnedMemory> pin_mappable(std::shared_ptr<const Driver> driver, CUdevice card,
+                                           int node, Bytes size, Bytes unit, Use use) {
+  return std::make_unique<Mappable>(std::move(driver), card, node, size, unit, use);
+}
+
+std::unique_ptr<PinnedMemory> pin_ordinary(std::shared_ptr<const Driver> driver, Bytes size) {
+  return std::make_unique<Ordinary>(std::move(driver), size);
+}
+
+}  // namespace vramx

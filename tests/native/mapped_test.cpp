@@ -1,0 +1,378 @@
+// What is particular to mapped memory: units, the card's memory that is kept, and remapping.
+#include "device/mapped.hpp"
+
+#include <cuda.h>
+
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <thread>
+
+#include "base/error.hpp"
+#include "check.hpp"
+#include "loopback.h"
+#include "rig.hpp"
+
+using namespace vramx;
+using rig::HostMemory;
+
+namespace {
+
+constexpr Bytes unit = 4 * MiB;
+
+LoopbackCounts counts() {
+  LoopbackCounts now{};
+  loopback_counts(&now);
+  return now;
+}
+
+/// Whether as much is held of the hardware as before.
+bool same_holdings(const LoopbackCounts& before) {
+  const LoopbackCounts now = counts();
+  return now.card_memory == before.card_memory && now.host_memory == before.host_memory &&
+         now.registered == before.registered && now.reserved == before.reserved &&
+         now.live_streams == before.live_streams && now.live_contexts == before.live_contexts;
+}
+
+/// What the stand-in driver says of itself, for a scope.
+struct Says {
+  Says(void (*set)(int), int value) : set_(set) { set_(value); }
+  ~Says() { set_(1); }
+  Says(const Says&) = delete;
+  Says& operator=(const Says&) = delete;
+
+ private:
+  void (*set_)(int);
+};
+
+/// A card of this size, for a scope.
+struct Capacity {
+  explicit Capacity(Bytes size) { loopback_set_capacity(size); }
+  ~Capacity() { loopback_set_capacity(8 * GiB); }
+  Capacity(const Capacity&) = delete;
+  Capacity& operator=(const Capacity&) = delete;
+};
+
+/// A range with bytes of its own, given back with its scope.
+struct Held {
+  Held(Device& of, Bytes size, Use use = Use::weights)
+      : device(of), range(of.reserve(size, use)), bytes(size) {
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      bytes[i] = static_cast<unsigned char>((i * 31 + i / 4096) % 251);
+    }
+    device.store(range.start, bytes.data(), bytes.size());
+  }
+  ~Held() { device.release(range); }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+
+  void bring() const { device.wait(device.bring(range, Arrive::duplicate, 0, {})); }
+  void leave(Leave how = Leave::drop) const { device.wait(device.leave(range, how, 0, {})); }
+  bool card_reads() const { return std::memcmp(range.data(), bytes.data(), bytes.size()) == 0; }
+  bool host_holds() const {
+    std::vector<unsigned char> copy(bytes.size());
+    device.load(copy.data(), range.start, copy.size());
+    return copy == bytes;
+  }
+
+  Device& device;
+  Range range;
+  std::vector<unsigned char> bytes;
+};
+
+template <class Kind, class Act>
+Kind thrown(const Act& act) {
+  try {
+    act();
+  } catch (const Kind& error) {
+    return error;
+  }
+  throw check::Failed("nothing of the expected kind was thrown");
+}
+
+bool says(const Error& error, const std::string& part) {
+  return std::string(error.what()).find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST("a card without virtual memory management is refused, and leaves nothing") {
+  const LoopbackCounts before = counts();
+  {
+    const Says without(loopback_set_maps_memory, 0);
+    const auto error = thrown<NoDevice>([] { MappedDevice(LOOPBACK_PATH, 0, unit); });
+    REQUIRE(says(error, "virtual memory management"));
+  }
+  for (const Bytes wrong : {Bytes{0}, MiB, 3 * MiB}) {
+    REQUIRE_THROWS(BadConfig, MappedDevice(LOOPBACK_PATH, 0, wrong));
+  }
+  for (const char* entry : {"cuMemGetAllocationGranularity", "cuStreamCreate"}) {
+    loopback_fail(entry, 1, CUDA_ERROR_UNKNOWN);
+    REQUIRE_THROWS(DeviceFailure, MappedDevice(LOOPBACK_PATH, 0, unit));
+  }
+  REQUIRE(same_holdings(before));
+}
+
+TEST("the facts tell the unit, and whether host memory can be read in place") {
+  REQUIRE(rig::mapped(unit)->device()->facts().kind == "mapped");
+  REQUIRE(rig::mapped(unit)->device()->facts().unit == unit);
+  REQUIRE(rig::mapped(unit)->device()->facts().reads_over_link);
+  const auto without = rig::mapped(unit, HostMemory::unmappable);
+  REQUIRE(!without->device()->facts().reads_over_link);
+  // Forbidden where the card's attribute promises it.
+  loopback_fail("cuMemCreate", 1, CUDA_ERROR_NOT_PERMITTED);
+  REQUIRE(!MappedDevice(LOOPBACK_PATH, 0, unit).facts().reads_over_link);
+}
+
+TEST("whole units move, the shorter last one too, and nothing less") {
+  for (const auto host : {HostMemory::mappable, HostMemory::unmappable}) {
+    const auto rig = rig::mapped(unit, host);
+    Device& device = *rig->device();
+    const Held held(device, 2 * unit + 2 * MiB);
+    const Address start = held.range.start;
+    const Range last{start + 2 * unit, 2 * MiB};
+    const Range wrong[] = {{start, 2 * MiB}, {start + 2 * MiB, unit}, {start, 2 * unit - 2 * MiB}};
+    for (const Range range : wrong) {
+      const auto error = thrown<BadConfig>([&] { device.bring(range, Arrive::duplicate, 0, {}); });
+      REQUIRE(says(error, text(unit)));
+      REQUIRE_THROWS(BadConfig, device.leave(range, Leave::drop, 0, {}));
+    }
+    device.wait(device.bring(last, Arrive::duplicate, 0, {}));
+    REQUIRE(rig->on_card() == last.size);
+    device.wait(device.bring({start, 2 * unit}, Arrive::duplicate, 1, {}));
+    REQUIRE(held.card_reads());
+    REQUIRE_THROWS(BadConfig, held.bring());
+    device.wait(device.leave({start, unit}, Leave::drop, 0, {}));
+    REQUIRE_THROWS(BadConfig, held.leave());
+    REQUIRE(rig->on_card() == unit + last.size);
+  }
+}
+
+TEST("the card's memory is kept and used again") {
+  const auto rig = rig::mapped(unit);
+  const Held first(*rig->device(), 4 * unit);
+  const Held second(*rig->device(), 4 * unit);
+  first.bring();
+  const std::uint64_t created = loopback_calls("cuMemCreate");
+  for (int turn = 0; turn < 5; ++turn) {
+    first.leave();
+    second.bring();
+    REQUIRE(second.card_reads());
+    second.leave();
+    first.bring();
+  }
+  REQUIRE(loopback_calls("cuMemCreate") == created);
+  REQUIRE(counts().card_memory == 4 * unit);
+}
+
+TEST("the card's memory that is kept is never more than was in use at one time") {
+  const auto rig = rig::mapped(unit);
+  std::vector<std::unique_ptr<Held>> all;
+  // Ranges whose last units come in every size.
+  for (const Bytes size : {unit, 2 * MiB, 2 * unit, unit + 2 * MiB, 3 * unit}) {
+    all.push_back(std::make_unique<Held>(*rig->device(), size));
+  }
+  Bytes most = 0;
+  for (std::size_t turn = 0; turn < 40; ++turn) {
+    const Held& held = *all[turn * 7 % all.size()];
+    const Held& other = *all[(turn * 7 + 1 + turn % 4) % all.size()];
+    held.bring();
+    if (turn % 3 == 0) other.bring();
+    most = std::max(most, rig->on_card());
+    REQUIRE(counts().card_memory <= most);
+    REQUIRE(held.card_reads());
+    if (turn % 3 == 0) other.leave();
+    held.leave();
+  }
+}
+
+TEST("memory kept in other sizes makes way before the card is found full") {
+  const auto rig = rig::mapped(unit);
+  const Held large(*rig->device(), 2 * unit);
+  const Held small(*rig->device(), 2 * MiB);
+  const Held smaller(*rig->device(), 2 * MiB);
+  large.bring();
+  small.bring();
+  large.leave();
+  const Capacity tight(2 * unit + 2 * MiB);
+  smaller.bring();
+  REQUIRE(smaller.card_reads() && small.card_reads());
+}
+
+TEST("a full card is told with its figures, and nothing has changed") {
+  const auto rig = rig::mapped(unit);
+  const Held there(*rig->device(), unit);
+  const Held held(*rig->device(), 3 * unit);
+  there.bring();
+  {
+    const Capacity tight(3 * unit);
+    const auto error = thrown<OutOfMemory>([&] { held.bring(); });
+    REQUIRE(error.figures.asked == unit && error.figures.resident == 3 * unit);
+    REQUIRE(says(error, text(unit)) && says(error, text(3 * unit)) && says(error, "0 B are free"));
+    REQUIRE(rig->on_card() == unit && rig->moved_in() == unit);
+  }
+  REQUIRE(held.host_holds() && held.card_reads() && there.card_reads());
+  held.bring();
+  REQUIRE(held.card_reads());
+}
+
+TEST("host memory that the system refuses is told with its figures") {
+  for (const auto host : {HostMemory::mappable, HostMemory::unmappable}) {
+    const auto rig = rig::mapped(unit, host);
+    const Held held(*rig->device(), 2 * unit);
+    const LoopbackCounts before = counts();
+    const char* entry = host == HostMemory::mappable ? "cuMemCreate" : "cuMemHostRegister_v2";
+    for (const std::uint64_t nth : {1, 2}) {
+      if (host == HostMemory::unmappable && nth > 1) continue;
+      loopback_fail(entry, nth, CUDA_ERROR_OUT_OF_MEMORY);
+      const auto error =
+          thrown<OutOfMemory>([&] { rig->device()->reserve(3 * unit, Use::weights); });
+      REQUIRE(error.figures.asked == 3 * unit);
+      REQUIRE(error.figures.resident == 2 * unit + (nth - 1) * unit);
+      REQUIRE(says(error, text(3 * unit)) && says(error, text(error.figures.resident)));
+      REQUIRE(same_holdings(before));
+      REQUIRE(pinned_bytes() == 2 * unit);
+    }
+  }
+}
+
+TEST("a move that fails at any of its calls is undone for every unit") {
+  struct Case {
+    const char* entry;
+    std::uint64_t times;  ///< it is called in one move of three units
+  };
+  const auto check_host = [](const rig::Rig& rig, const Held& held) {
+    REQUIRE(rig.on_card() == 0 && held.host_holds());
+    if (rig.device()->facts().reads_over_link) REQUIRE(held.card_reads());
+  };
+  for (const auto host : {HostMemory::mappable, HostMemory::unmappable}) {
+    const bool mappable = host == HostMemory::mappable;
+    const auto rig = rig::mapped(unit, host);
+    const Held held(*rig->device(), 3 * unit);
+    const Case bringing[] = {
+        {"cuMemCreate", 3},    {"cuMemUnmap", mappable ? 3U : 0U}, {"cuMemMap", 3},
+        {"cuMemSetAccess", 1}, {"cuMemcpyHtoDAsync_v2", 3},        {"cuEventRecord", 1}};
+    const Case leaving[] = {{"cuMemcpyDtoHAsync_v2", 3},
+                            {"cuStreamSynchronize", 1},
+                            {"cuMemUnmap", 3},
+                            {"cuMemMap", mappable ? 3U : 0U},
+                            {"cuMemSetAccess", mappable ? 1U : 0U}};
+    for (const auto& [entry, times] : bringing) {
+      for (std::uint64_t nth = 1; nth <= times; ++nth) {
+        loopback_fail(entry, entry == std::string("cuMemCreate") ? 1 : nth, CUDA_ERROR_UNKNOWN);
+        REQUIRE_THROWS(DeviceFailure, held.bring());
+        check_host(*rig, held);
+      }
+    }
+    held.bring();
+    for (const auto& [entry, times] : leaving) {
+      for (std::uint64_t nth = 1; nth <= times; ++nth) {
+        loopback_fail(entry, nth, CUDA_ERROR_UNKNOWN);
+        REQUIRE_THROWS(DeviceFailure, held.leave(Leave::write_back));
+        REQUIRE(rig->on_card() == held.range.size && held.card_reads());
+      }
+    }
+    held.leave(Leave::write_back);
+    check_host(*rig, held);
+    held.bring();
+    REQUIRE(held.card_reads());
+  }
+}
+
+TEST("what is not on the card is used over the link without a lease, where the card can") {
+  for (const auto host : {HostMemory::mappable, HostMemory::unmappable}) {
+    const auto rig = rig::mapped(unit, host);
+    const Stream stream = rig->stream();
+    const Held held(*rig->device(), 2 * unit);
+    const auto touched = [&] {
+      const LoopbackCounts before = counts();
+      rig->use(stream, held.range, true);
+      const LoopbackCounts after = counts();
+      const Bytes right = after.over_link - before.over_link;
+      const Bytes wrong = after.faulted - before.faulted;
+      REQUIRE(right + wrong == 0 || right + wrong == held.range.size);
+      return std::pair(right, wrong);
+    };
+    const Bytes all = held.range.size;
+    const auto elsewhere =
+        host == HostMemory::mappable ? std::pair(all, Bytes{0}) : std::pair(Bytes{0}, all);
+    REQUIRE(touched() == elsewhere);
+    held.bring();
+    REQUIRE(touched() == std::pair(Bytes{0}, Bytes{0}));
+    held.leave();
+    REQUIRE(touched() == elsewhere);
+  }
+}
+
+TEST("a use over the link is over before its addresses change") {
+  enum class Change : std::uint8_t { bring, release };
+  for (const auto change : {Change::bring, Change::release}) {
+    const auto rig = rig::mapped(unit);
+    Device& device = *rig->device();
+    auto held = std::make_unique<Held>(device, 2 * unit);
+    const Held other(device, unit);
+    const Stream stream = rig->stream();
+    rig->occupy(stream);
+    device.expose(held->range);
+    device.use_over_link(stream, held->range);
+    rig->use(stream, held->range, false);
+    other.bring();  // waits for nothing of it
+    const std::uint64_t waited = loopback_calls("cuEventSynchronize");
+    const std::uint64_t unmapped = loopback_calls("cuMemUnmap");
+    std::atomic<bool> changed{false};
+    std::thread changing([&] {
+      if (change == Change::bring) {
+        held->bring();
+      } else {
+        held.reset();
+      }
+      changed = true;
+    });
+    while (!changed && loopback_calls("cuEventSynchronize") == waited) std::this_thread::yield();
+    const bool too_early = changed || loopback_calls("cuMemUnmap") != unmapped;
+    rig->finish(stream);
+    changing.join();
+    REQUIRE(!too_early);
+    if (held) REQUIRE(held->card_reads());
+    REQUIRE(rig->faulted() == 0);
+  }
+}
+
+TEST("a stream that is gone holds up no move") {
+  const auto rig = rig::mapped(unit);
+  const Held held(*rig->device(), unit);
+  rig->device()->use_over_link(12345, held.range);
+  held.bring();
+  REQUIRE(held.card_reads());
+}
+
+TEST("settled bytes that find no room on the card can still be loaded") {
+  const auto rig = rig::mapped(unit, HostMemory::unmappable);
+  const Held held(*rig->device(), 3 * unit);
+  {
+    const Capacity tight(2 * unit);
+    rig->device()->settle(held.range);
+    REQUIRE(rig->on_card() == 2 * unit);
+  }
+  REQUIRE(held.host_holds());
+  REQUIRE(std::memcmp(held.range.data(), held.bytes.data(), 2 * unit) == 0);
+}
+
+TEST("no call on mapped memory leaves a context behind on the calling thread") {
+  for (const auto host : {HostMemory::mappable, HostMemory::unmappable}) {
+    const auto rig = rig::mapped(unit, host);
+    {
+      const Held held(*rig->device(), unit, Use::scratch);
+      held.bring();
+      loopback_fail("cuMemcpyDtoHAsync_v2", 1, CUDA_ERROR_UNKNOWN);
+      REQUIRE_THROWS(DeviceFailure, held.leave(Leave::write_back));
+      held.leave(Leave::discard);
+      rig->device()->settle(held.range);
+    }
+    loopback_fail("cuMemAddressReserve", 1, CUDA_ERROR_UNKNOWN);
+    REQUIRE_THROWS(DeviceFailure, rig->device()->reserve(unit, Use::weights));
+    CUcontext present = nullptr;
+    const auto driver = Driver::open(LOOPBACK_PATH);
+    REQUIRE(driver->context_get(&present) == CUDA_SUCCESS && present == nullptr);
+  }
+}

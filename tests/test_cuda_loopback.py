@@ -1,0 +1,305 @@
+"""The CUDA backends end to end over the stand-in driver: bytes kept, budget held, traffic exact."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import vramx
+from loopback.control import Counts, Loopback
+from vramx import _core
+
+pytest_plugins = ("loopback.fixture",)
+
+BLOCK = 2 * 2**20
+UNLIMITED = 2**64 - 1
+
+
+@dataclass
+class Card:
+    """The stand-in driver, and the backend that a test uses it with."""
+
+    driver: Loopback
+    backend: str
+
+    @property
+    def counts(self) -> Counts:
+        return self.driver.counts
+
+    def device(self) -> _core.Device:
+        if self.backend == "managed":
+            return _core.ManagedDevice(driver=self.driver.path, ordinal=0)
+        return _core.MappedDevice(driver=self.driver.path, ordinal=0, unit=BLOCK)
+
+    def core(self, budget: int, *, policy: str = "lru", adaptive: bool = False) -> _core.Core:
+        """A core whose budget is a number of blocks."""
+        return _core.Core(
+            device=self.device(),
+            budget=budget * BLOCK,
+            block=BLOCK,
+            policy=policy,
+            adaptive=adaptive,
+            threaded=True,
+            host_limit=UNLIMITED,
+        )
+
+
+@pytest.fixture(params=["managed", "mapped"])
+def card(loopback: Loopback, request: pytest.FixtureRequest) -> Card:
+    return Card(loopback, request.param)
+
+
+@dataclass
+class Weight:
+    """One weight of a model, a group of its own."""
+
+    memory: _core.Memory
+    group: int
+    bytes: np.ndarray
+
+    @property
+    def range(self) -> tuple[int, int]:
+        return self.memory.address, self.memory.nbytes
+
+
+def weights(one: _core.Core, count: int, size: int = BLOCK) -> list[Weight]:
+    """Weights of random bytes, in the order of their use."""
+    random = np.random.default_rng(0)
+    made = []
+    for memory in one.reserve([size] * count, _core.Use.WEIGHTS):
+        content = random.integers(0, 256, size, dtype=np.uint8)
+        one.store([(memory.address, content.ctypes.data, size)])
+        made.append(Weight(memory, one.define([(memory.address, size)]), content))
+    return made
+
+
+def run(one: _core.Core, card: Card, model: list[Weight]) -> None:
+    """One pass: each weight is used by the card and found right."""
+    for weight in model:
+        one.acquire(weight.group, 0)
+        card.driver.touch(*weight.range)
+        assert np.array_equal(np.asarray(weight.memory), weight.bytes)
+        one.release(weight.group, 0)
+
+
+def test_lru_on_a_cycle_brings_every_byte_once_a_pass_and_writes_none_back(
+    card: Card,
+) -> None:
+    one = card.core(4)
+    model = weights(one, 10)
+    for passes in range(1, 5):
+        run(one, card, model)
+        assert card.counts.to_card == passes * 10 * BLOCK
+        assert one.stats().moved_in == card.counts.to_card
+    assert card.counts.to_host == 0
+    assert card.counts.faulted == 0
+    assert card.counts.peak_on_card == 4 * BLOCK
+    assert one.stats().peak_resident == 4 * BLOCK
+    assert one.stats().dropped == one.stats().evictions * BLOCK == 36 * BLOCK
+
+
+@pytest.mark.parametrize("policy", ["mru", "clairvoyant"])
+def test_on_a_cycle_mru_and_clairvoyant_bring_the_least_there_can_be(
+    card: Card, policy: str
+) -> None:
+    count, budget = 10, 4
+    one = card.core(budget, policy=policy)
+    model = weights(one, count)
+    for _ in range(count):
+        run(one, card, model)
+    before = card.counts.to_card
+    # The best there can be hits budget - 1 of every count - 1 uses.
+    for _ in range(count - 1):
+        run(one, card, model)
+    assert card.counts.to_card - before == count * (count - budget) * BLOCK
+    assert card.counts.to_host == 0
+    assert card.counts.peak_on_card <= budget * BLOCK
+
+
+@pytest.mark.parametrize("policy", _core.policy_names())
+def test_bringing_ahead_keeps_the_budget_and_the_bytes(card: Card, policy: str) -> None:
+    one = card.core(6, policy=policy, adaptive=True)
+    model = weights(one, 16)
+    one.guess([weight.group for weight in model])
+    for _ in range(5):
+        run(one, card, model)
+    assert card.counts.peak_on_card <= 6 * BLOCK
+    assert card.counts.to_host == 0
+    assert card.counts.faulted == 0
+
+
+def test_a_model_that_fits_is_brought_once(card: Card) -> None:
+    one = card.core(12, adaptive=True)
+    model = weights(one, 10)
+    for _ in range(5):
+        run(one, card, model)
+    assert card.counts.to_card == 10 * BLOCK
+    assert one.stats().evictions == 0
+
+
+def test_small_weights_share_blocks(card: Card) -> None:
+    one = card.core(2)
+    model = weights(one, 40, BLOCK // 8)
+    for _ in range(3):
+        run(one, card, model)
+    assert card.counts.managed + card.counts.host_memory == 5 * BLOCK
+    assert card.counts.to_card == 3 * 5 * BLOCK
+    assert card.counts.peak_on_card <= 2 * BLOCK
+
+
+def test_a_weight_larger_than_the_budget_is_read_over_the_link(card: Card) -> None:
+    one = card.core(2)
+    model = weights(one, 2, 5 * BLOCK)
+    for _ in range(3):
+        run(one, card, model)
+    assert card.counts.peak_on_card <= 2 * BLOCK
+    assert card.counts.over_link > 0
+    assert card.counts.faulted == 0
+    assert one.stats().over_link == card.counts.over_link
+
+
+def test_written_weights_survive_eviction(card: Card) -> None:
+    one = card.core(2)
+    model = weights(one, 5)
+    for value in (1, 2, 3):
+        for weight in model:
+            one.acquire(weight.group, 0)
+            card.driver.touch(*weight.range, write=True)
+            np.asarray(weight.memory)[:] = weight.bytes[:] = value
+            one.written([weight.range])
+            one.release(weight.group, 0)
+        run(one, card, model)
+    one.evict([weight.range for weight in model])
+    for weight in model:
+        copy = np.zeros_like(weight.bytes)
+        one.load([(weight.memory.address, copy.ctypes.data, copy.nbytes)])
+        assert np.array_equal(copy, weight.bytes)
+    assert card.counts.on_card == 0
+    assert card.counts.peak_on_card <= 2 * BLOCK
+
+
+def test_scratch_survives_eviction(card: Card) -> None:
+    one = card.core(4)
+    held = [one.empty(BLOCK, 0) for _ in range(10)]
+    for number, memory in enumerate(held):
+        ranges = [(memory.address, memory.nbytes)]
+        one.take(ranges, 0, True)
+        card.driver.touch(*ranges[0], write=True)
+        np.asarray(memory)[:] = number
+        one.give(ranges, 0, True)
+    assert card.counts.to_host > 0
+    one.evict([(memory.address, memory.nbytes) for memory in held])
+    assert card.counts.on_card == 0
+    for number, memory in enumerate(held):
+        assert (np.asarray(memory) == number).all()
+    assert card.counts.peak_on_card <= 4 * BLOCK
+    assert card.counts.faulted == 0
+
+
+def test_a_smaller_budget_is_kept_at_once(card: Card) -> None:
+    one = card.core(8)
+    model = weights(one, 8)
+    run(one, card, model)
+    assert card.counts.on_card == 8 * BLOCK
+    assert one.set_budget(3 * BLOCK) == 8 * BLOCK
+    assert card.counts.on_card == 3 * BLOCK
+    assert card.counts.card_memory in (0, 3 * BLOCK)
+    run(one, card, model)
+
+
+def test_advice_holds(card: Card) -> None:
+    one = card.core(4)
+    model = weights(one, 4)
+    one.advise([model[0].range], _core.Advice.PREFERRED_HOST)
+    for _ in range(3):
+        run(one, card, model)
+    assert not one.on_card([model[0].range])
+    assert card.counts.over_link == 3 * BLOCK
+    assert card.counts.faulted == 0
+    one.advise([model[0].range], _core.Advice.UNSET_PREFERRED)
+    run(one, card, model)
+    assert one.on_card([weight.range for weight in model])
+
+
+@pytest.mark.parametrize(
+    ("backend", "entry"),
+    [
+        ("managed", "cuMemAdvise"),
+        ("managed", "cuMemPrefetchAsync"),
+        ("mapped", "cuMemUnmap"),
+        ("mapped", "cuMemMap"),
+        ("mapped", "cuMemSetAccess"),
+        ("mapped", "cuMemcpyHtoDAsync_v2"),
+    ],
+)
+def test_a_pass_with_a_failed_move_is_told_and_the_next_pass_works(
+    loopback: Loopback, backend: str, entry: str
+) -> None:
+    card = Card(loopback, backend)
+    one = card.core(4)
+    model = weights(one, 10)
+    run(one, card, model)
+    for nth in range(1, 12):
+        loopback.fail(entry, nth=nth)
+        with pytest.raises(vramx.DeviceError, match=entry.removesuffix("_v2")):
+            for _ in range(5):
+                run(one, card, model)
+        run(one, card, model)
+        assert card.counts.on_card == one.stats().resident
+    assert card.counts.peak_on_card <= 4 * BLOCK
+
+
+def test_the_end_gives_everything_back(card: Card) -> None:
+    before = _core.managed_bytes(), _core.pinned_bytes()
+    one = card.core(4, adaptive=True)
+    model = weights(one, 10)
+    scratch = one.empty(3 * BLOCK, 0)
+    run(one, card, model)
+    one.close()
+    one.close()
+    with pytest.raises(vramx.SessionClosedError):
+        one.acquire(model[0].group, 0)
+    for weight in model:
+        assert np.array_equal(np.asarray(weight.memory), weight.bytes)
+    del one, model, weight, scratch
+    assert card.driver.holds == {}
+    assert (_core.managed_bytes(), _core.pinned_bytes()) == before
+
+
+def test_mapped_memory_keeps_the_cards_memory_within_the_budget(loopback: Loopback) -> None:
+    card = Card(loopback, "mapped")
+    one = card.core(4, adaptive=True)
+    model = weights(one, 10)
+    for _ in range(3):
+        run(one, card, model)
+        assert card.counts.card_memory <= 4 * BLOCK
+    created = loopback.calls("cuMemCreate")
+    run(one, card, model)
+    assert loopback.calls("cuMemCreate") == created
+
+
+def test_memory_says_which_card_it_is_on(card: Card) -> None:
+    # The driver names the host where mapped memory lies there.
+    memory = card.core(4).empty(BLOCK, 0)
+    assert memory.__dlpack_device__() == (2, 0)
+
+
+def test_a_session_maps_blocks_of_its_size(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VRAMX_CUDA_DRIVER", loopback.path)
+    with contextlib.closing(
+        vramx.oversubscribe("64MiB", backend="mapped", block="8MiB")
+    ) as session:
+        assert session.device.kind == "mapped"
+        one = session._core
+        model = weights(one, 12, 8 * 2**20)
+        run(one, Card(loopback, "mapped"), model)
+        assert loopback.counts.peak_on_card == session.stats().peak_resident == 64 * 2**20
+        assert "mapped" in session.report()
+    loopback.set_maps_memory(0)
+    with pytest.raises(vramx.NoDeviceError, match="managed"):
+        vramx.oversubscribe("64MiB", backend="mapped")
