@@ -1,0 +1,62 @@
+"""The limits that every benchmark prints its times over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: The block of residency, and how many of them an interleaved plan has in flight.
+BLOCK = 32 * 2**20
+BLOCKS_IN_FLIGHT = 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds that a pass takes at best.
+
+    Attributes
+    ----------
+    fluid : float
+        Nothing that moves uncompressed bytes is faster.
+    plan : float
+        What an interleaved plan reaches with `BLOCKS_IN_FLIGHT` blocks in flight.
+    lru : float
+        What LRU reaches on a cycle.
+    """
+
+    fluid: float
+    plan: float
+    lru: float
+
+
+def limits(weights: int, budget: int, link: float, compute: float) -> Limits:
+    """Compute the limits of a pass that uses all weights once.
+
+    Parameters
+    ----------
+    weights, budget : int
+        Bytes that a pass uses, and those that may be on the card.
+    link : float
+        The link's bytes a second.
+    compute : float
+        Seconds of a pass with everything resident.
+    """
+    if weights <= budget:
+        return Limits(fluid=compute, plan=compute, lru=compute)
+    excess = weights - budget
+    return Limits(
+        fluid=max(compute, excess / link),
+        plan=max(compute, (excess + BLOCKS_IN_FLIGHT * BLOCK) / link),
+        lru=max(compute, weights / link),
+    )
+
+
+def budget_of(weights: int, ratio: float) -> int:
+    """Return the budget for a ratio of weights to budget, in whole blocks where it has any."""
+    budget = int(weights / ratio)
+    return budget if budget < BLOCK or ratio == 1 else budget // BLOCK * BLOCK
+
+
+def nearest_rank(values: list[float], share: float) -> float:
+    """Return a percentile by nearest rank: the worst where there are few values."""
+    rank = -int(-share * len(values) // 1)
+    return sorted(values)[max(rank, 1) - 1]

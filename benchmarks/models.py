@@ -1,0 +1,319 @@
+"""Models with seeded random weights, cheap to make, in bf16 on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cyclic import bytes_of
+from unet import CONTEXT, UNet, attend, sinusoids
+
+DTYPE = torch.bfloat16
+
+
+@dataclass
+class Workload:
+    """A model and what it is called with.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The model, on the CPU. Its blocks are in lists, so that offloaders find them.
+    inputs : dict
+        Keyword arguments of a call: tensors, dicts of them and constants.
+    """
+
+    module: nn.Module
+    inputs: dict[str, Any]
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the parameters."""
+        return bytes_of(self.module)
+
+    def inputs_on(self, device: str) -> dict[str, Any]:
+        """Copy the inputs to a device."""
+        return _on(self.inputs, device)
+
+
+def _on(value: Any, device: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _on(each, device) for key, each in value.items()}
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def _noise(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(DTYPE)
+
+
+@torch.no_grad()
+def materialise(module: nn.Module) -> nn.Module:
+    """Give a module made on the meta device its weights.
+
+    One tensor is drawn for each shape and scaled a little differently for each parameter, so that a
+    parameter taken for another shows in the output.
+    """
+    module.to(DTYPE).to_empty(device="cpu").requires_grad_(False).eval()
+    generator = torch.Generator().manual_seed(0)
+    drawn: dict[torch.Size, torch.Tensor] = {}
+    for place, (name, parameter) in enumerate(module.named_parameters()):
+        if parameter.ndim == 1:
+            parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+            continue
+        if parameter.shape not in drawn:
+            weight = torch.randn(parameter.shape, dtype=DTYPE, generator=generator)
+            drawn[parameter.shape] = weight / math.sqrt(parameter[0].numel())
+        torch.mul(drawn[parameter.shape], 1 - place % 16 / 160, out=parameter)
+    return module
+
+
+class Stack(nn.Module):
+    """Linear layers one after another."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(depth))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layers to ``x`` of shape ``(tokens, width)``."""
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class DecoderBlock(nn.Module):
+    """Self-attention and a feed-forward, each after a norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block."""
+        h = self.norm1(x)
+        x = x + self.out(attend(self.q(h), self.k(h), self.v(h), self.heads))
+        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+
+
+class Decoder(nn.Module):
+    """A transformer whose pass over one token reads every weight and computes little."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(DecoderBlock(width, width // 128) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the blocks to ``x`` of shape ``(batch, tokens, width)``."""
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class Half(nn.Module):
+    """The image's or the text's half of a double block."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, 6 * width)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def finish(
+        self, x: torch.Tensor, attended: torch.Tensor, parts: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        """Apply what comes after the attention."""
+        gate1, shift2, scale2, gate2 = parts
+        x = x + gate1 * self.out(attended)
+        h = self.norm(x) * (1 + scale2) + shift2
+        return x + gate2 * self.down(functional.gelu(self.up(h), approximate="tanh"))
+
+
+class DoubleBlock(nn.Module):
+    """Image and text with weights of their own and one attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.image, self.text = Half(width), Half(width)
+
+    def forward(
+        self, image: torch.Tensor, text: torch.Tensor, vector: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Apply the block to both."""
+        qkv, rest = [], []
+        for half, x in ((self.text, text), (self.image, image)):
+            shift, scale, *parts = half.modulation(vector)[:, None].chunk(6, -1)
+            qkv.append(half.qkv(half.norm(x) * (1 + scale) + shift))
+            rest.append(tuple(parts))
+        attended = attend(*torch.cat(qkv, 1).chunk(3, -1), self.heads)
+        of_text, of_image = attended.split([text.shape[1], image.shape[1]], 1)
+        return (
+            self.image.finish(image, of_image, rest[1]),
+            self.text.finish(text, of_text, rest[0]),
+        )
+
+
+class SingleBlock(nn.Module):
+    """Attention and feed-forward side by side over image and text together."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.width = width
+        self.modulation = nn.Linear(width, 3 * width)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.inward = nn.Linear(width, 7 * width)
+        self.outward = nn.Linear(5 * width, width)
+
+    def forward(self, x: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+        """Apply the block."""
+        shift, scale, gate = self.modulation(vector)[:, None].chunk(3, -1)
+        h = self.inward(self.norm(x) * (1 + scale) + shift)
+        qkv, up = h.split([3 * self.width, 4 * self.width], -1)
+        attended = attend(*qkv.chunk(3, -1), self.heads)
+        out = torch.cat([attended, functional.gelu(up, approximate="tanh")], -1)
+        return x + gate * self.outward(out)
+
+
+class DiffusionTransformer(nn.Module):
+    """Double blocks, then twice as many single ones, as in Flux; without rotary embeddings."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        heads = width // 128
+        self.width = width
+        self.inward = nn.Linear(64, width)
+        self.text = nn.Linear(CONTEXT, width)
+        self.time = nn.Linear(256, width)
+        self.doubles = nn.ModuleList(DoubleBlock(width, heads) for _ in range(depth))
+        self.singles = nn.ModuleList(SingleBlock(width, heads) for _ in range(2 * depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.outward = nn.Linear(width, 64)
+
+    def forward(
+        self, image: torch.Tensor, text: torch.Tensor, timestep: torch.Tensor
+    ) -> torch.Tensor:
+        """Apply the model to patches, the text's states and a time for each."""
+        vector = functional.silu(self.time(sinusoids(timestep, 256).to(image.dtype)))
+        image, text = self.inward(image), self.text(text)
+        for block in self.doubles:
+            image, text = block(image, text, vector)
+        x = torch.cat([text, image], 1)
+        for block in self.singles:
+            x = block(x, vector)
+        return self.outward(self.norm(x[:, text.shape[1] :]))
+
+
+def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        return make()
+
+
+def linear(weights: int, tokens: int, width: int = 8192) -> Workload:
+    """Make linear layers of at most `weights` bytes; `tokens` sets how much they compute."""
+    depth = max(2, weights // (width * width * DTYPE.itemsize))
+    module = materialise(_on_meta(lambda: Stack(width, depth)))
+    return Workload(module, {"x": _noise(tokens, width)})
+
+
+def decode(weights: int, tokens: int, width: int | None = None) -> Workload:
+    """Make a transformer of 24 layers, as wide as `weights` bytes allow unless told."""
+    depth = 24
+    if width is None:
+        width = max(1, math.isqrt(weights // (depth * 12 * DTYPE.itemsize)) // 128) * 128
+    module = materialise(_on_meta(lambda: Decoder(width, depth)))
+    return Workload(module, {"x": _noise(1, tokens, width)})
+
+
+def dit(weights: int, tokens: int, width: int = 3072) -> Workload:
+    """Make a diffusion transformer of about `weights` bytes over `tokens` patches of an image."""
+    depth = max(1, round(weights / (66 * width * width * DTYPE.itemsize)))
+    module = materialise(_on_meta(lambda: DiffusionTransformer(width, depth)))
+    inputs = {
+        "image": _noise(1, tokens, 64),
+        "text": _noise(1, 512, CONTEXT),
+        "timestep": torch.tensor([500.0]),
+    }
+    return Workload(module, inputs)
+
+
+def plain_unet(tokens: int, width: int = 320, depths: tuple[int, ...] = (0, 2, 10)) -> Workload:
+    """Make a U-Net of plain torch modules over latents of `tokens` places."""
+    module = materialise(_on_meta(lambda: UNet(width, depths)))
+    inputs = {
+        "sample": _noise(1, 4, math.isqrt(tokens), math.isqrt(tokens)),
+        "timestep": torch.tensor([500.0]),
+        "text": _noise(1, 77, CONTEXT),
+    }
+    return Workload(module, inputs)
+
+
+def diffusers_unet(tokens: int, width: int = 320) -> Workload:
+    """Make diffusers' U-Net in SDXL's configuration over latents of `tokens` places."""
+    from diffusers import UNet2DConditionModel
+
+    cross_down, cross_up = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
+    module = materialise(
+        _on_meta(
+            lambda: UNet2DConditionModel(
+                down_block_types=("DownBlock2D", cross_down, cross_down),
+                up_block_types=(cross_up, cross_up, "UpBlock2D"),
+                block_out_channels=(width, 2 * width, 4 * width),
+                attention_head_dim=(width // 64, width // 32, width // 16),
+                transformer_layers_per_block=(1, 2, 10),
+                cross_attention_dim=CONTEXT,
+                use_linear_projection=True,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=256,
+                projection_class_embeddings_input_dim=2816,
+            )
+        )
+    )
+    inputs = {
+        "sample": _noise(1, 4, math.isqrt(tokens), math.isqrt(tokens)),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": _noise(1, 77, CONTEXT),
+        "added_cond_kwargs": {"text_embeds": _noise(1, 1280), "time_ids": _noise(1, 6)},
+        "return_dict": False,
+    }
+    return Workload(module, inputs)
+
+
+#: The models, and the tokens of a pass unless told.
+TOKENS = {"linear": 2048, "decode": 1, "dit": 4096, "unet": 16384}
+
+
+def build(name: str, weights: int, tokens: int, width: int | None = None) -> Workload:
+    """Build a model.
+
+    Parameters
+    ----------
+    name : str
+        One of `TOKENS`; the U-Net is diffusers' own where it is installed.
+    weights : int
+        Bytes of parameters to aim at; the U-Net's follow from its width.
+    tokens : int
+        The tokens of a pass; for the U-Net the latents' places.
+    width : int, optional
+        The channels; each model has its own unless given.
+    """
+    options = {"tokens": tokens} if width is None else {"tokens": tokens, "width": width}
+    if name == "unet":
+        has_diffusers = importlib.util.find_spec("diffusers") is not None
+        return diffusers_unet(**options) if has_diffusers else plain_unet(**options)
+    return {"linear": linear, "decode": decode, "dit": dit}[name](weights, **options)

@@ -1,0 +1,119 @@
+"""One peer at one budget, in a process of its own that `peers.py` starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import statistics
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cyclic import PinnedCopy, host_bytes, timed_on_card
+from models import Workload, build
+from peer_kinds import PEERS, Budget, NotInstalledError, Run
+
+
+def digest(out: torch.Tensor) -> str:
+    """Return a digest of a tensor's bytes, by which processes compare outputs."""
+    raw = out.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return hashlib.sha256(raw.numpy()).hexdigest()
+
+
+def call(run: Run, inputs: dict[str, Any]) -> torch.Tensor:
+    """Run a pass; return its output."""
+    out = run(**inputs)
+    return out[0] if isinstance(out, tuple) else out
+
+
+def times_of_passes(
+    run: Run, inputs: dict[str, Any], passes: int
+) -> tuple[list[float], torch.Tensor]:
+    """Time passes that follow each other without a pause, by the card's events."""
+    ends = [torch.cuda.Event(enable_timing=True) for _ in range(passes + 1)]
+    ends[0].record()
+    for end in ends[1:]:
+        out = call(run, inputs)
+        end.record()
+    ends[-1].synchronize()
+    return [start.elapsed_time(end) / 1e3 for start, end in zip(ends, ends[1:])], out
+
+
+def measure(name: str, workload: Workload, budget: Budget, passes: int, report: Path) -> None:
+    """Run a peer and write its figures, in bytes and seconds."""
+    torch.cuda.synchronize()  # CUDA's own memory counts as the process's, the probe's does not
+    host_before = host_bytes()
+    link = PinnedCopy()
+    probe_on_host = host_bytes() - host_before
+    probe_on_card = torch.cuda.memory_allocated()
+    weights, module = workload.weights, type(workload.module).__name__
+    peer = PEERS[name]()
+    torch.cuda.reset_peak_memory_stats()
+
+    began = time.perf_counter()
+    run = peer.prepare(workload.module, budget)
+    torch.cuda.synchronize()
+    setup = time.perf_counter() - began
+    weights_on_card = torch.cuda.memory_allocated() - probe_on_card
+    inputs = workload.inputs_on("cuda")
+
+    outputs = []
+    first = timed_on_card(lambda: outputs.append(call(run, inputs)))
+    digests = [digest(outputs.pop())]
+    rates = [link.rate() for _ in range(3)]
+    moved, copying = peer.moved(), peer.copying()
+    times, out = times_of_passes(run, inputs, passes)
+    moved_after = peer.moved()
+    copying = (peer.copying() - copying) / passes
+    rates += [link.rate() for _ in range(3)]
+    digests.append(digest(out))
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() - probe_on_card
+    figures = {
+        "machine": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "module": module,
+        "weights": weights,
+        "setup_s": setup,
+        "first_s": first,
+        "times_s": [each - copying for each in times],
+        "link": statistics.median(rates),
+        "moved": None if moved is None else (moved_after - moved) / passes,
+        "activations": peak - weights_on_card,
+        "peak_vram": peak + peer.bytes_beside_torch(),
+        "rss": host_bytes() - probe_on_host,
+        "peak_rss": peak_rss - probe_on_host,
+        "digests": digests,
+        "finite": bool(out.isfinite().all()),
+    }
+    report.write_text(json.dumps(figures))
+    peer.close()
+
+
+@torch.no_grad()
+def main() -> int:
+    """Measure what the first argument describes; write to the file that the second names."""
+    asked, report = json.loads(sys.argv[1]), Path(sys.argv[2])
+    try:
+        workload = build(*(asked[name] for name in ("model", "weights", "tokens", "width")))
+        budget = Budget(asked["budget"] or workload.weights, asked["activations"])
+        measure(asked["peer"], workload, budget, asked["passes"], report)
+    except NotInstalledError as error:
+        report.write_text(json.dumps({"error": f"not installed: {error}"}))
+    except Exception as error:
+        if report.exists():  # measured; it ended badly
+            raise
+        traceback.print_exc()
+        said = str(error).strip().splitlines() or [""]
+        report.write_text(json.dumps({"error": f"{type(error).__name__}: {said[0]}"}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
