@@ -602,6 +602,21 @@ def test_a_session_left_open_does_not_disturb_the_end_of_the_process() -> None:
 # A core alone
 
 
+def test_memory_that_a_lease_held_when_it_was_freed_is_given_back_later(
+    open_core: OpenCore,
+) -> None:
+    core, device = open_core()
+    memory = core.empty(1, 0)
+    group = core.define([(memory.address, memory.nbytes)])
+    core.acquire(group, 0)
+    del memory
+    core.trim()
+    assert core.stats().managed > 0
+    core.release(group, 0)
+    core.trim()
+    assert (core.stats().managed, device.on_card) == (0, 0)
+
+
 def test_a_core_s_memory_is_all_given_back(open_core: OpenCore) -> None:
     core, device = open_core(4 * BLOCK)
     memories = core.reserve([1000, BLOCK, 3 * BLOCK], _core.Use.WEIGHTS)

@@ -38,8 +38,8 @@ void device(nb::module_& module) {
   module.def("managed_bytes", &managed_bytes);
 
   nb::class_<MappedDevice, Device>(module, "MappedDevice")
-      .def(nb::init<const std::string&, int, Bytes>(), "driver"_a, "ordinal"_a, "unit"_a,
-           nb::call_guard<nb::gil_scoped_release>());
+      .def(nb::init<const std::string&, int, Bytes, bool>(), "driver"_a, "ordinal"_a, "unit"_a,
+           "always_shown"_a = false, nb::call_guard<nb::gil_scoped_release>());
   module.def("pinned_bytes", &pinned_bytes, "The host memory that mapped devices have pinned.");
 
   nb::class_<SimulatedDevice, Device>(module, "SimulatedDevice")

@@ -31,8 +31,10 @@ enum class Use : std::uint8_t { weights, scratch };
 enum class Arrive : std::uint8_t { duplicate, move, empty };
 
 /// What happens to the card's bytes: forgotten because the host copy is valid, copied back, or
-/// forgotten because nobody needs them.
-enum class Leave : std::uint8_t { drop, write_back, discard };
+/// forgotten because nobody needs them. To pass is to be dropped and soon brought again: where
+/// showing the host copy at the range's addresses costs time, nothing is shown there until then,
+/// and a use without a lease fails.
+enum class Leave : std::uint8_t { drop, pass, write_back, discard };
 
 /// A queue of compute work: a CUstream handle, or the number of a simulated stream.
 using Stream = std::uintptr_t;
@@ -57,6 +59,7 @@ struct Facts {
   Bytes unit = 2 * MiB;          ///< the unit of movement: a multiple of the granule
   unsigned lanes = 2;            ///< copy queues
   bool reads_over_link = false;  ///< expose works
+  bool shows_at_a_cost = false;  ///< a range on the host is shown to the card, which pass saves
   bool asynchronous = true;      ///< moves take host time, so a mover thread pays
   double to_card = 50e9;         ///< about what the link carries, bytes a second
   double to_host = 25e9;

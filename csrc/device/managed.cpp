@@ -113,7 +113,7 @@ Fence ManagedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   const Current here = current();
   // Advice has no stream: it takes hold at once, so the last use must be over.
   for (const Fence& fence : after) wait(fence);
-  if (how != Leave::drop) {
+  if (how != Leave::drop && how != Leave::pass) {
     const auto gone = std::make_shared<Event>(card_);
     CUstream stream = lanes_.at(lane);
     cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream),

@@ -23,7 +23,8 @@ struct MappedDevice::Reserved {
   std::vector<Unit> units{};
 };
 
-MappedDevice::MappedDevice(const std::string& driver_path, int ordinal, Bytes unit)
+MappedDevice::MappedDevice(const std::string& driver_path, int ordinal, Bytes unit,
+                           bool always_shown)
     : CudaDevice(driver_path, ordinal,
                  {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
                   "has no virtual memory management here, which backend=\"mapped\" needs; use "
@@ -49,6 +50,7 @@ MappedDevice::MappedDevice(const std::string& driver_path, int ordinal, Bytes un
   facts_.kind = "mapped";
   facts_.unit = unit;
   facts_.reads_over_link = maps_host_memory();
+  facts_.shows_at_a_cost = facts_.reads_over_link && !always_shown;
 }
 
 MappedDevice::~MappedDevice() = default;
@@ -281,7 +283,11 @@ Fence MappedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   for (const Fence& fence : after) wait(fence);
   if (how == Leave::write_back) copy_back(units, lanes_.at(lane));
   try {
-    show(units, &Unit::host_memory);
+    if (how == Leave::pass && facts_.shows_at_a_cost) {
+      for (Unit& unit : units) cuda().check(unmap(unit), "cuMemUnmap");
+    } else {
+      show(units, &Unit::host_memory);
+    }
   } catch (...) {
     restore(units, &Unit::card_memory);
     throw;
@@ -291,9 +297,14 @@ Fence MappedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
 }
 
 void MappedDevice::expose(Range range) {
-  whole_units(range);
+  const Units units = whole_units(range);
   if (!facts_.reads_over_link) {
     throw DeviceFailure(facts_.name + " cannot map host memory, so it does not read it in place");
+  }
+  const Current here = current();
+  for (std::size_t i = 0; i < units.size(); ++i) {
+    const bool hidden = units[i].shown == 0 && units[i].card_memory == 0;
+    if (hidden) show(units.subspan(i, 1), &Unit::host_memory);
   }
 }
 
@@ -307,8 +318,8 @@ void MappedDevice::use_over_link(Stream stream, Range range) {
 }
 
 void MappedDevice::settle(Range range) noexcept {
-  if (facts_.reads_over_link) return;
   try {
+    if (facts_.reads_over_link) return expose(range);
     for (const Unit& unit : whole_units(range)) {
       if (unit.card_memory == 0) wait(bring(unit.range, Arrive::duplicate, 0, {}));
     }

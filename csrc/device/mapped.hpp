@@ -7,8 +7,9 @@
 // from a stock that is kept and never holds more than was in use at one time.
 //
 // Where the card can map host memory, a unit's addresses show its host copy while it is not on the
-// card: a use without a lease is right, over the link. Elsewhere they show nothing then, and such a
-// use fails. Bytes on the host are reached by the processor with store and load alone.
+// card, unless it only passes: a use without a lease is right, over the link. Elsewhere they show
+// nothing then, and such a use fails. Bytes on the host are reached by the processor with store and
+// load alone.
 //
 // Remapping has no stream. What was announced with use_over_link is waited for before the addresses
 // change; a use that nobody announced and that is still running then fails.
@@ -29,9 +30,10 @@ namespace vramx {
 
 class MappedDevice final : public CudaDevice {
  public:
+  /// With `always_shown` to pass is to be dropped: slower, and no use without a lease fails.
   /// Throws NoDevice where the card does not exist or lacks virtual memory management, BadConfig
   /// where `unit` is not a multiple of what the card maps.
-  MappedDevice(const std::string& driver_path, int ordinal, Bytes unit);
+  MappedDevice(const std::string& driver_path, int ordinal, Bytes unit, bool always_shown = false);
   ~MappedDevice() override;
 
   Range reserve(Bytes size, Use use) override;
@@ -40,6 +42,7 @@ class MappedDevice final : public CudaDevice {
   void load(void* to, Address from, Bytes size) override;
   Fence bring(Range range, Arrive how, Lane lane, Fences after) override;
   Fence leave(Range range, Leave how, Lane lane, Fences after) override;
+  /// Shows the host copy again of what has passed.
   void expose(Range range) override;
   void conceal(Range range) override;
   void use_over_link(Stream stream, Range range) override;

@@ -165,7 +165,10 @@ void Scratch::trim_locked() {
   for (auto it = arenas_.begin(); it != arenas_.end();) {
     const Range range = it->second->range();
     const auto piece = pieces_.find(range.start);
-    if (piece == pieces_.end() || piece->second.live || piece->second.size != range.size) {
+    const bool whole =
+        piece != pieces_.end() && !piece->second.live && piece->second.size == range.size;
+    // A group may still name memory that was freed, and hold a lease on it.
+    if (!whole || residency_->any_leased(range)) {
       ++it;
       continue;
     }

@@ -35,6 +35,7 @@ struct Residency::Block {
   std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream; null: not marked
   std::exception_ptr error;                    ///< why its last move failed
 
+  bool leaves_without_a_copy() const { return leaves() == Leave::drop || leaves() == Leave::pass; }
   /// The plan has no need of it for as long as what it brings ahead.
   bool leavable() const { return released || (!planned && use == Use::weights); }
   bool settled() const { return state == State::host || state == State::resident; }
@@ -47,7 +48,8 @@ struct Residency::Block {
 
   Leave leaves() const {
     if (dead) return Leave::discard;
-    return read_mostly && !dirty ? Leave::drop : Leave::write_back;
+    if (!read_mostly || dirty) return Leave::write_back;
+    return released ? Leave::pass : Leave::drop;
   }
 
   void used(Stream stream, const Fence& fence) {

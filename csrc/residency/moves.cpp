@@ -46,7 +46,7 @@ bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& vi
     }
     if (!victim) {
       victim = policy_->victim(
-          [&](BlockId id) { return blocks_[id].leaves() == Leave::drop && freely(id); });
+          [&](BlockId id) { return blocks_[id].leaves_without_a_copy() && freely(id); });
     }
     if (!victim) victim = policy_->victim(freely);
     if (!victim) victim = policy_->victim(if_must);
@@ -156,9 +156,9 @@ void Residency::left_card(Block& block) {
   block.arrival = nullptr;
   block.uses.clear();
   ++stats_.evictions;
-  Bytes& total = block.leaving == Leave::drop         ? stats_.dropped
-                 : block.leaving == Leave::write_back ? stats_.moved_out
-                                                      : stats_.discarded;
+  Bytes& total = block.leaving == Leave::write_back ? stats_.moved_out
+                 : block.leaving == Leave::discard  ? stats_.discarded
+                                                    : stats_.dropped;
   total += block.range.size;
   if (!block.accessed_by) return;
   try {
@@ -233,6 +233,10 @@ void Residency::evict(Lock& lock, const Blocks& blocks, const Poll& poll) {
     if (may_leave(id)) victims.push_back(id);
   }
   if (victims.empty()) return;
+  for (const BlockId id : victims) {
+    const Change change(*this, blocks_[id]);
+    blocks_[id].released = false;  // it leaves for good, whatever was planned
+  }
   submit(victims, {});
   pump(lock);
   settle_transitions(lock, victims, poll);

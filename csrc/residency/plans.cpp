@@ -193,6 +193,19 @@ void Residency::drop_plan() {
     if (!block.planned) continue;
     const Change change(*this, block);
     block.planned = block.released = false;
+    show_what_passed(block);
+  }
+}
+
+// It will not be back soon, so a use without a lease may meet it.
+void Residency::show_what_passed(Block& block) {
+  const bool hidden = block.state == State::host && block.leaving == Leave::pass;
+  if (!hidden || block.exposed || !device_->facts().shows_at_a_cost) return;
+  try {
+    device_->expose(block.range);
+    block.exposed = true;
+  } catch (const Error&) {
+    ++stats_.failed_moves;  // it stays hidden, and comes when it is leased
   }
 }
 

@@ -226,6 +226,13 @@ bool Residency::leased(const Blocks& blocks) const {
                      [&](BlockId id) { return blocks_[id].leases > 0; });
 }
 
+bool Residency::any_leased(Range range) const {
+  const Lock lock = locked();
+  const Blocks blocks = find_blocks(range);
+  return std::any_of(blocks.begin(), blocks.end(),
+                     [&](BlockId id) { return blocks_[id].leases > 0; });
+}
+
 bool Residency::on_card(const Blocks& blocks) const {
   const Lock lock = locked();
   return std::all_of(blocks.begin(), blocks.end(),

@@ -94,6 +94,8 @@ class Residency final : public Future {
   /// As take, but holds nothing: memory was handed out, and work on `stream` is about to use it.
   void place(const Blocks& blocks, Stream stream, const Poll& poll);
   bool leased(const Blocks& blocks) const;
+  /// Whether a lease holds some of a range.
+  bool any_leased(Range range) const;
 
   void prefetch(const Blocks& blocks);
   void evict(const Blocks& blocks, const Poll& poll);
@@ -162,6 +164,7 @@ class Residency final : public Future {
   void plan_again(Bytes scratch);
   void follow_scratch();
   void drop_plan();
+  void show_what_passed(Block& block);
   void release_unless_stays(BlockId id);
   void use_over_link(Block& block, Stream stream);
   void conceal_idle(Block& block);

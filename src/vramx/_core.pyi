@@ -49,7 +49,9 @@ def set_managed_limit(limit: int) -> int:
 def managed_bytes() -> int: ...
 
 class MappedDevice(Device):
-    def __init__(self, driver: str, ordinal: int, unit: int) -> None: ...
+    def __init__(
+        self, driver: str, ordinal: int, unit: int, always_shown: bool = False
+    ) -> None: ...
 
 def pinned_bytes() -> int:
     """The host memory that mapped devices have pinned."""

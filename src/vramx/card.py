@@ -63,7 +63,9 @@ def open_card(backend: str, ordinal: int, block: int, config: Config) -> _core.D
             raise ConfigError(f"the simulated card is device 0, not {ordinal}")
         return current_simulation().device(check_drops=config.check)
     if backend == "mapped":
-        return _core.MappedDevice(driver=config.cuda_driver, ordinal=ordinal, unit=block)
+        return _core.MappedDevice(
+            driver=config.cuda_driver, ordinal=ordinal, unit=block, always_shown=config.check
+        )
     if config.managed_limit is not None:
         _core.set_managed_limit(config.managed_limit)
     return _core.ManagedDevice(driver=config.cuda_driver, ordinal=ordinal)

@@ -304,6 +304,34 @@ TEST("what is not on the card is used over the link without a lease, where the c
   }
 }
 
+TEST("what passes shows nothing until it is exposed, settled or back, and keeps its bytes") {
+  for (const bool always_shown : {false, true}) {
+    MappedDevice device(LOOPBACK_PATH, 0, unit, always_shown);
+    const Held held(device, 2 * unit);
+    const auto faults = [&] {
+      const Bytes before = counts().faulted;
+      loopback_touch(0, held.range.start, held.range.size, 0);
+      return counts().faulted - before;
+    };
+    const Bytes hidden = always_shown ? 0 : held.range.size;
+    for (const bool settled : {false, true}) {
+      held.bring();
+      held.leave(Leave::pass);
+      REQUIRE(faults() == hidden);
+      if (settled) {
+        device.settle(held.range);
+      } else {
+        device.expose(held.range);
+      }
+      REQUIRE(faults() == 0 && held.host_holds());
+    }
+    held.bring();
+    held.leave(Leave::pass);
+    held.bring();
+    REQUIRE(faults() == 0 && held.card_reads());
+  }
+}
+
 TEST("a use over the link is over before its addresses change") {
   enum class Change : std::uint8_t { bring, release };
   for (const auto change : {Change::bring, Change::release}) {
