@@ -229,8 +229,12 @@ class ProgramOnACard(RuleBasedStateMachine):
         if self.holds(self.pieces[key]):
             return
         gone = self.pieces.pop(key)
-        for pieces in self.groups.values():
-            pieces[:] = [each for each in pieces if each is not gone]
+        # A group keeps its memory alive, as modules do; else new memory might be leased with it.
+        for group in [
+            g for g, pieces in self.groups.items() if any(each is gone for each in pieces)
+        ]:
+            self.core.undefine(group)
+            del self.groups[group]
         del gone
         gc.collect(0)
 

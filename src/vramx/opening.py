@@ -36,9 +36,10 @@ def oversubscribe(
         management: pinned host copies and plain device memory) or ``"simulated"``. Auto never
         simulates.
     policy : str or object
-        ``"adaptive"`` (LRU that brings ahead what the learned order says is next), ``"lru"``,
-        ``"mru"``, ``"clairvoyant"``, or an object with ``arrived(block)``, ``touched(block)``,
-        ``left(block)`` and ``victim(may_leave)``.
+        ``"adaptive"`` (records what a program does again and again, and plans what stays and what
+        is brought when; LRU where nothing is known), ``"lru"``, ``"mru"``, ``"clairvoyant"``, or
+        an object with ``arrived(block)``, ``touched(block)``, ``left(block)`` and
+        ``victim(may_leave)``.
     block : int, float or str
         The unit of residency.
     reserve : int, float or str

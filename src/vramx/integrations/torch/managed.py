@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Bytes that are copied before their sources are let go.
 _BATCH = 2**30
+
+_VERSION = operator.attrgetter("_version")
 
 _owners: weakref.WeakKeyDictionary[nn.Module, TorchBridge] = weakref.WeakKeyDictionary()
 
@@ -116,6 +119,9 @@ class ManagedModule:
         self._calls: list[LeasedCall] = []
         self._compiled: list[tuple[nn.Module, Any]] = []
         self._hook: Any = None
+        self._versioned: list[torch.Tensor] = []
+        self._versions = 0
+        self._always_look = False
         self._digests: Digests | None = None
         self._everything = list(module.modules())
         try:
@@ -222,6 +228,9 @@ class ManagedModule:
             self._calls.append(call)
             self._replace_call(module, call)
         self._core.guess(self._groups)
+        self._versioned = [p for call in self._calls for p in call.versioned]
+        self._versions = sum(map(_VERSION, self._versioned))
+        self._always_look = any(call.always_written for call in self._calls)
         root = self.module
         inner = root.__dict__.get("_compiled_call_impl") or root._call_impl
         self._replace_call(root, RootCall(self._bridge, self._digests, inner, self))
@@ -236,6 +245,11 @@ class ManagedModule:
 
     def note_writes(self) -> None:
         """Report parameters that were changed in place since the last look."""
+        # Versions only grow, so that an unchanged sum means that none has changed.
+        versions = sum(map(_VERSION, self._versioned))
+        if versions == self._versions and not self._always_look:
+            return
+        self._versions = versions
         for call in self._calls:
             call.note_writes()
 

@@ -97,8 +97,8 @@ class LeasedCall:
         # The group names blocks of this memory, so the memory stays though parameters be replaced.
         self._memory = [t.untyped_storage() for t in tensors if storage_range(t) in ranges]
         parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
-        self._parameters = [p for p in parameters if has_version(p)]
-        self._always_written = len(self._parameters) < len(parameters)
+        self.versioned = [p for p in parameters if has_version(p)]
+        self.always_written = len(self.versioned) < len(parameters)
         self._inner: Callable[..., Any] = (
             module.__dict__.get("_compiled_call_impl") or module._call_impl
         )
@@ -106,14 +106,14 @@ class LeasedCall:
 
     def _version(self) -> int:
         version = 0
-        for parameter in self._parameters:
+        for parameter in self.versioned:
             version += parameter._version
         return version
 
     def note_writes(self) -> None:
         """Report parameters that were changed in place since the last look."""
         version = self._version()
-        if version != self._versions or self._always_written:
+        if version != self._versions or self.always_written:
             self._versions = version
             self._core.written(self._ranges)
 
