@@ -1,13 +1,10 @@
 #include "core/core.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
-#include <mutex>
-#include <thread>
 
 #include "base/error.hpp"
 #include "base/fork.hpp"
+#include "base/team.hpp"
 #include "pool/packer.hpp"
 
 namespace vramx {
@@ -16,10 +13,8 @@ namespace {
 
 constexpr Bytes largest_arena = GiB;
 constexpr Bytes copied_at_once = 4 * MiB;
-constexpr unsigned most_threads = 12;
 
-/// Carries out copies in pieces on several threads: one thread fills fresh memory at a third of
-/// what the memory takes.
+/// Carries out copies in pieces, on several threads.
 void copy_all(const std::vector<Copy>& copies, const std::function<void(const Copy&)>& one) {
   std::vector<Copy> pieces;
   for (const Copy& copy : copies) {
@@ -28,25 +23,7 @@ void copy_all(const std::vector<Copy>& copies, const std::function<void(const Co
           {copy.device + at, copy.program + at, std::min(copied_at_once, copy.size - at)});
     }
   }
-  std::atomic<std::size_t> next{0};
-  std::exception_ptr error;
-  std::mutex mutex;
-  const auto work = [&] {
-    try {
-      for (std::size_t i = next++; i < pieces.size(); i = next++) one(pieces[i]);
-    } catch (...) {
-      const std::lock_guard lock(mutex);
-      error = std::current_exception();
-      next = pieces.size();
-    }
-  };
-  const std::size_t threads = std::min<std::size_t>(
-      {most_threads, std::max(1U, std::thread::hardware_concurrency()), pieces.size()});
-  std::vector<std::thread> team;
-  for (std::size_t i = 1; i < threads; ++i) team.emplace_back(work);
-  work();
-  for (auto& thread : team) thread.join();
-  if (error) std::rethrow_exception(error);
+  in_team(pieces.size(), [&](std::size_t i) { one(pieces[i]); });
 }
 
 }  // namespace

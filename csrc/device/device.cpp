@@ -12,4 +12,10 @@ Fence mark_or_nothing(Device& device, Stream stream) noexcept {
   }
 }
 
+void check_reservation(const Facts& facts, Bytes size) {
+  if (size > 0 && size % facts.granule == 0) return;
+  throw BadConfig("reserve takes a multiple of " + text(facts.granule) + ", not " +
+                  std::to_string(size) + " bytes");
+}
+
 }  // namespace vramx

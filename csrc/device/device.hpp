@@ -7,9 +7,8 @@
 // - A reserved range starts on the host. bring and leave alternate; a range on the host may instead
 //   be exposed, and is concealed before it is brought.
 // - On throw nothing has changed. release, settle, trim and reached never throw.
-// - No call synchronises the device. Only wait, release, settle, leave (on its `after`) and bring
-// (on
-//   the uses over the link of its range, which are all issued by then) block the host.
+// - No call synchronises the device. Only wait, release, settle, leave (on its `after`) and bring,
+//   on the uses over the link of its range, which are all issued by then, block the host.
 // - All calls are safe from any thread. Two calls on overlapping ranges must not run at once.
 #pragma once
 
@@ -35,6 +34,8 @@ enum class Arrive : std::uint8_t { duplicate, move, empty };
 /// showing the host copy at the range's addresses costs time, nothing is shown there until then,
 /// and a use without a lease fails.
 enum class Leave : std::uint8_t { drop, pass, write_back, discard };
+/// Whether the host copy is what it was on the card.
+constexpr bool is_clean(Leave how) { return how == Leave::drop || how == Leave::pass; }
 
 /// A queue of compute work: a CUstream handle, or the number of a simulated stream.
 using Stream = std::uintptr_t;
@@ -73,8 +74,9 @@ class Device {
   /// Bytes of the card's memory not in use by anybody, as the device reports it.
   virtual Bytes free_bytes() const = 0;
 
-  /// Addresses for `size` bytes (a multiple of the granule), on the host. Weights read as zero.
-  /// Throws OutOfMemory where the host or an allowance is exhausted.
+  /// Addresses for `size` bytes (a multiple of the granule), on the host, where they may read as
+  /// anything. Throws BadConfig for another size, and OutOfMemory where the host or an allowance is
+  /// exhausted.
   virtual Range reserve(Bytes size, Use use) = 0;
   /// Gives back a range exactly as reserved, on the card or not. No move of it may be in flight.
   virtual void release(Range range) noexcept = 0;
@@ -110,6 +112,9 @@ class Device {
   /// From now on the bytes stay readable without management, wherever they are.
   virtual void settle(Range range) noexcept = 0;
 };
+
+/// Throws BadConfig where `size` is none that reserve takes.
+void check_reservation(const Facts& facts, Bytes size);
 
 /// The end of a stream; null where the stream is gone, since nothing is left to run on it then.
 Fence mark_or_nothing(Device& device, Stream stream) noexcept;

@@ -44,10 +44,7 @@ void ManagedDevice::advise(Range range, CUmem_advise advice, CUdevice where) con
 }
 
 Range ManagedDevice::reserve(Bytes size, Use use) {
-  if (size == 0 || size % facts_.granule != 0) {
-    throw BadConfig("reserve takes a multiple of " + text(facts_.granule) + ", not " +
-                    std::to_string(size) + " bytes");
-  }
+  check_reservation(facts_, size);
   const Current here = current();
   count(size);
   CUdeviceptr start = 0;
@@ -113,7 +110,7 @@ Fence ManagedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   const Current here = current();
   // Advice has no stream: it takes hold at once, so the last use must be over.
   for (const Fence& fence : after) wait(fence);
-  if (how != Leave::drop && how != Leave::pass) {
+  if (!is_clean(how)) {
     const auto gone = std::make_shared<Event>(card_);
     CUstream stream = lanes_.at(lane);
     cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream),

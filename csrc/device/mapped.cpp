@@ -73,17 +73,14 @@ bool MappedDevice::maps_host_memory() const {
   return true;
 }
 
-Range MappedDevice::reserve(Bytes size, Use use) {
-  if (size == 0 || size % facts_.granule != 0) {
-    throw BadConfig("reserve takes a multiple of " + text(facts_.granule) + ", not " +
-                    std::to_string(size) + " bytes");
-  }
+Range MappedDevice::reserve(Bytes size, Use /*use*/) {
+  check_reservation(facts_, size);
   const Current here = current();
   auto made = std::unique_ptr<Reserved>(
       new Reserved{.addresses = {card_->driver, size, facts_.granule}, .host = nullptr});
   const Range range = made->addresses.range();
   made->host = facts_.reads_over_link
-                   ? pin_mappable(card_->driver, card_->device, node_, size, facts_.unit, use)
+                   ? pin_mappable(card_->driver, card_->device, node_, size, facts_.unit)
                    : pin_ordinary(card_->driver, size);
   for (Bytes from = 0; from < size; from += facts_.unit) {
     made->units.push_back({.range = {range.start + from, std::min(facts_.unit, size - from)},

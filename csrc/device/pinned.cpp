@@ -6,17 +6,17 @@
 #include <array>
 #include <atomic>
 #include <cstring>
-#include <thread>
 
 #include "base/error.hpp"
+#include "base/pages.hpp"
+#include "base/team.hpp"
 
 namespace vramx {
 
 namespace {
 
 constexpr Bytes alignment = 2 * MiB;
-constexpr unsigned most_threads = 12;
-constexpr Bytes least_a_thread = 16 * MiB;
+constexpr Bytes populated_at_once = 16 * MiB;
 
 std::atomic<Bytes> pinned{0};
 
@@ -30,27 +30,20 @@ void check_pinned(const Driver& driver, CUresult result, const char* call, Bytes
   driver.check(result, call);
 }
 
-/// By several threads: one fills fresh memory at a third of what the memory takes.
-void zero(Range range) {
-  const Bytes threads =
-      std::clamp<Bytes>(range.size / least_a_thread, 1,
-                        std::min(most_threads, std::max(1U, std::thread::hardware_concurrency())));
-  const Bytes share = round_up(range.size / threads, alignment);
-  const auto fill = [&](Bytes from) {
-    const Range part{range.start + from, std::min(share, range.size - from)};
+/// Touches fresh memory by several threads; pinning it would do so with one.
+void populate(Range range) {
+  const Bytes pieces = (range.size - 1) / populated_at_once + 1;
+  in_team(pieces, [&](std::size_t piece) {
+    const Bytes from = piece * populated_at_once;
+    const Range part{range.start + from, std::min(populated_at_once, range.size - from)};
     std::memset(part.data(), 0, part.size);
-  };
-  std::vector<std::thread> team;
-  for (Bytes from = share; from < range.size; from += share) team.emplace_back(fill, from);
-  fill(0);
-  for (auto& thread : team) thread.join();
+  });
 }
 
 class Mappable final : public PinnedMemory {
  public:
   // The destructor runs once the constructor that this one delegates to is done.
-  Mappable(std::shared_ptr<const Driver> driver, CUdevice card, int node, Bytes size, Bytes unit,
-           Use use)
+  Mappable(std::shared_ptr<const Driver> driver, CUdevice card, int node, Bytes size, Bytes unit)
       : Mappable(std::move(driver), size) {
     const CUmemAllocationProp place = on_host(node);
     for (Bytes from = 0; from < size; from += unit) {
@@ -66,7 +59,6 @@ class Mappable final : public PinnedMemory {
     const std::array access{access_from(place), access_from(on_card(card))};
     driver_->check(driver_->set_access(start_, size, access.data(), access.size()),
                    "cuMemSetAccess");
-    if (use == Use::weights) zero(addresses_.range());
   }
   ~Mappable() override {
     for (const Piece& piece : pieces_) {
@@ -98,12 +90,11 @@ class Mappable final : public PinnedMemory {
 class Ordinary final : public PinnedMemory {
  public:
   Ordinary(std::shared_ptr<const Driver> driver, Bytes size)
-      : Ordinary(map_pages(size), std::move(driver)) {
+      : Ordinary(take_pages(size), std::move(driver)) {
     start_ = round_up(mapped_.start, alignment);
     const Range range{start_, size};
     madvise(range.data(), size, MADV_HUGEPAGE);
-    // Pinning populates what nobody touched, with one thread.
-    zero(range);
+    populate(range);
     check_pinned(*driver_, driver_->pin(range.data(), size, 0), "cuMemHostRegister", size);
     size_ = size;
     pinned += size_;
@@ -111,7 +102,7 @@ class Ordinary final : public PinnedMemory {
   ~Ordinary() override {
     if (size_ > 0) driver_->unpin(Range{start_, size_}.data());
     pinned -= size_;
-    munmap(mapped_.data(), mapped_.size);
+    unmap_pages(mapped_);
   }
 
   Handle handle(std::size_t /*index*/) const override { return 0; }
@@ -120,16 +111,14 @@ class Ordinary final : public PinnedMemory {
   Ordinary(Range mapped, std::shared_ptr<const Driver> driver)
       : driver_(std::move(driver)), mapped_(mapped) {}
 
-  static Range map_pages(Bytes size) {
-    const Bytes whole = size + alignment;
-    void* at = mmap(nullptr, whole, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (at == MAP_FAILED) {
+  static Range take_pages(Bytes size) {
+    const auto pages = map_pages(size + alignment);
+    if (!pages) {
       throw OutOfMemory("the system refused " + text(size) + " of host memory: vramx has " +
                             text(pinned.load()) + " pinned",
                         {.asked = size, .resident = pinned.load()});
     }
-    return {reinterpret_cast<Address>(at), whole};  // NOLINT
+    return *pages;
   }
 
   std::shared_ptr<const Driver> driver_;
@@ -142,8 +131,8 @@ class Ordinary final : public PinnedMemory {
 Bytes pinned_bytes() { return pinned.load(); }
 
 std::unique_ptr<PinnedMemory> pin_mappable(std::shared_ptr<const Driver> driver, CUdevice card,
-                                           int node, Bytes size, Bytes unit, Use use) {
-  return std::make_unique<Mappable>(std::move(driver), card, node, size, unit, use);
+                                           int node, Bytes size, Bytes unit) {
+  return std::make_unique<Mappable>(std::move(driver), card, node, size, unit);
 }
 
 std::unique_ptr<PinnedMemory> pin_ordinary(std::shared_ptr<const Driver> driver, Bytes size) {

@@ -28,9 +28,9 @@ class PinnedMemory {
 };
 
 /// Physical memory of the host in units. Throws OutOfMemory, with what was asked and is pinned,
-/// where the system refuses. Weights read as zero.
+/// where the system refuses.
 std::unique_ptr<PinnedMemory> pin_mappable(std::shared_ptr<const Driver> driver, CUdevice card,
-                                           int node, Bytes size, Bytes unit, Use use);
+                                           int node, Bytes size, Bytes unit);
 /// Ordinary memory of the process, which the card cannot map. Likewise.
 std::unique_ptr<PinnedMemory> pin_ordinary(std::shared_ptr<const Driver> driver, Bytes size);
 

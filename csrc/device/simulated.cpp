@@ -1,12 +1,11 @@
 #include "device/simulated.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
 #include <limits>
 
 #include "base/error.hpp"
+#include "base/pages.hpp"
 
 namespace vramx {
 
@@ -17,10 +16,12 @@ struct SimulatedDevice::Time final : Mark {
 
 struct SimulatedDevice::Chunk {
   Range range;
-  unsigned char* host = nullptr;
+  Range host;
   std::map<Address, Bytes> on_card{};
 
-  unsigned char* on_host(Address address) const { return host + (address - range.start); }
+  unsigned char* on_host(Address address) const {
+    return static_cast<unsigned char*>(host.data()) + (address - range.start);
+  }
 
   /// The parts of `part` that are on the card.
   std::vector<Range> held(Range part) const {
@@ -59,12 +60,6 @@ constexpr unsigned most_lanes = 64;
 
 double seconds_of(const Fence& fence, const auto& time_of) { return fence ? time_of(*fence) : 0.0; }
 
-unsigned char* map_pages(Bytes size) {
-  void* at = mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  return at == MAP_FAILED ? nullptr : static_cast<unsigned char*>(at);
-}
-
 }  // namespace
 
 SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec) {
@@ -92,8 +87,8 @@ SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec) {
 
 SimulatedDevice::~SimulatedDevice() {
   for (auto& [start, chunk] : chunks_) {
-    munmap(chunk.range.data(), chunk.range.size);
-    munmap(chunk.host, chunk.range.size);
+    unmap_pages(chunk.range);
+    unmap_pages(chunk.host);
   }
 }
 
@@ -136,10 +131,7 @@ SimulatedDevice::Chunk& SimulatedDevice::chunk(Range range) {
 Range SimulatedDevice::reserve(Bytes size, Use /*use*/) {
   const std::lock_guard lock(mutex_);
   injected(Operation::reserve);
-  if (size == 0 || size % spec_.granule != 0) {
-    throw BadConfig("reserve takes a multiple of " + text(spec_.granule) + ", not " +
-                    std::to_string(size) + " bytes");
-  }
+  check_reservation(facts_, size);
   if (host_used_ + size > spec_.host_memory) {
     throw OutOfMemory("the simulated host has " + text(spec_.host_memory - host_used_) +
                           " left of " + text(spec_.host_memory) + "; " + text(size) +
@@ -148,23 +140,19 @@ Range SimulatedDevice::reserve(Bytes size, Use /*use*/) {
   }
   // Addresses are aligned to the granule by reserving one granule more and trimming.
   const Bytes mapped = size + spec_.granule;
-  unsigned char* raw = map_pages(mapped);
-  unsigned char* host = map_pages(size);
-  if (raw == nullptr || host == nullptr) {
-    if (raw != nullptr) munmap(raw, mapped);
-    if (host != nullptr) munmap(host, size);
+  const auto raw = map_pages(mapped);
+  const auto host = map_pages(size);
+  if (!raw || !host) {
+    if (raw) unmap_pages(*raw);
+    if (host) unmap_pages(*host);
     throw OutOfMemory("the host refused " + text(2 * size) + " for the simulated card",
                       {.asked = size});
   }
-  const auto raw_start = reinterpret_cast<Address>(raw);  // NOLINT
-  const Address start = round_up(raw_start, spec_.granule);
-  if (start > raw_start) munmap(raw, start - raw_start);
-  if (raw_start + mapped > start + size) {
-    munmap(reinterpret_cast<void*>(start + size), raw_start + mapped - start - size);  // NOLINT
-  }
-  const Range range{start, size};
+  const Range range{round_up(raw->start, spec_.granule), size};
+  if (range.start > raw->start) unmap_pages({raw->start, range.start - raw->start});
+  if (raw->end() > range.end()) unmap_pages({range.end(), raw->end() - range.end()});
   std::memset(range.data(), poison, size);
-  chunks_[start] = Chunk{.range = range, .host = host};
+  chunks_[range.start] = Chunk{.range = range, .host = *host};
   host_used_ += size;
   return range;
 }
@@ -178,8 +166,8 @@ void SimulatedDevice::release(Range range) noexcept {
   for (const auto& [at, size] : it->second.on_card) {
     account(host_now_, -static_cast<std::int64_t>(size));
   }
-  munmap(it->second.range.data(), it->second.range.size);
-  munmap(it->second.host, it->second.range.size);
+  unmap_pages(it->second.range);
+  unmap_pages(it->second.host);
   host_used_ -= it->second.range.size;
   chunks_.erase(it);
 }

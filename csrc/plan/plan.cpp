@@ -95,9 +95,7 @@ class Planner {
     }
   }
 
-  Bytes most_ahead() const {
-    return budget_ - static_cast<Bytes>(*std::max_element(held_.begin(), held_.end()));
-  }
+  Bytes most_ahead() const { return budget_ - trace_.largest_step(); }
 
   Plan plan(Bytes ahead) const {
     ahead = std::min(ahead, most_ahead());

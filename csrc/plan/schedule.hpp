@@ -27,7 +27,6 @@ class Schedule {
   std::optional<std::size_t> position() const { return on_course() ? position_ : std::nullopt; }
   bool on_course() const { return position_ && matched_ >= matches_needed; }
 
-  bool knows(BlockId block) const { return block < uses_of_.size() && !uses_of_[block].empty(); }
   /// Whether a known block stays from its last use to its next, as seen from the present use.
   bool stays(BlockId block) const;
   const std::vector<BlockId>& blocks_at(std::size_t position) const {

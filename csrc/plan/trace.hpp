@@ -1,6 +1,7 @@
 // What a pass did: which blocks were in use, in which order, and how long the work took.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -28,6 +29,11 @@ struct Trace {
     Bytes total = 0;
     for (const auto block : step.blocks) total += blocks[block].size;
     return total;
+  }
+  Bytes largest_step() const {
+    Bytes largest = 0;
+    for (const Step& step : steps) largest = std::max(largest, bytes_of(step));
+    return largest;
   }
   double seconds() const {
     double total = 0;

@@ -35,7 +35,6 @@ struct Residency::Block {
   std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream; null: not marked
   std::exception_ptr error;                    ///< why its last move failed
 
-  bool leaves_without_a_copy() const { return leaves() == Leave::drop || leaves() == Leave::pass; }
   /// The plan has no need of it for as long as what it brings ahead.
   bool leavable() const { return released || (!planned && use == Use::weights); }
   bool settled() const { return state == State::host || state == State::resident; }

@@ -10,6 +10,21 @@ namespace vramx {
 using State = Residency::Block::State;
 using Preference = Residency::Block::Preference;
 
+void Residency::expose(Block& block) {
+  if (block.exposed) return;
+  device_->expose(block.range);
+  block.exposed = true;
+}
+
+// Where it fails the block stays hidden until it is next used in place.
+void Residency::try_to_expose(Block& block) noexcept {
+  try {
+    expose(block);
+  } catch (const Error&) {
+    ++stats_.failed_moves;
+  }
+}
+
 // What is leased may be in use where it lies, and what arrives is concealed by its move.
 void Residency::conceal_idle(Block& block) {
   if (!block.exposed || block.state != State::host || block.leases > 0) return;
@@ -51,10 +66,7 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
         break;
       case Advice::accessed_by:
         block.accessed_by = true;
-        if (block.state == State::host && !block.exposed) {
-          device_->expose(block.range);
-          block.exposed = true;
-        }
+        if (block.state == State::host) expose(block);
         break;
       case Advice::unset_accessed_by:
         block.accessed_by = false;

@@ -215,10 +215,7 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
 }
 
 void Residency::use_over_link(Block& block, Stream stream) {
-  if (!block.exposed) {
-    device_->expose(block.range);
-    block.exposed = true;
-  }
+  expose(block);
   if (block.leases > 1) return;
   device_->use_over_link(stream, block.range);
   stats_.over_link += block.range.size;

@@ -45,8 +45,8 @@ bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& vi
       victim = policy_->victim([&](BlockId id) { return blocks_[id].released && if_must(id); });
     }
     if (!victim) {
-      victim = policy_->victim(
-          [&](BlockId id) { return blocks_[id].leaves_without_a_copy() && freely(id); });
+      victim =
+          policy_->victim([&](BlockId id) { return is_clean(blocks_[id].leaves()) && freely(id); });
     }
     if (!victim) victim = policy_->victim(freely);
     if (!victim) victim = policy_->victim(if_must);
@@ -160,14 +160,7 @@ void Residency::left_card(Block& block) {
                  : block.leaving == Leave::discard  ? stats_.discarded
                                                     : stats_.dropped;
   total += block.range.size;
-  if (!block.accessed_by) return;
-  try {
-    device_->expose(block.range);
-    block.exposed = true;
-  } catch (const Error&) {
-    // It is exposed when it is next used in place; until then only the advice is not kept.
-    ++stats_.failed_moves;
-  }
+  if (block.accessed_by) try_to_expose(block);
 }
 
 void Residency::finished(std::uint64_t job, const Outcome& outcome) {
@@ -297,10 +290,7 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   changed_.notify_all();
   if (error) std::rethrow_exception(error);
   for (const BlockId id : blocks) {
-    Block& block = blocks_[id];
-    if (!block.accessed_by) continue;
-    device_->expose(block.range);
-    block.exposed = true;
+    if (blocks_[id].accessed_by) expose(blocks_[id]);
   }
 }
 

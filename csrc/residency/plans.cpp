@@ -149,10 +149,11 @@ bool Residency::plan_round(std::size_t length) {
 
 void Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position,
                            Bytes scratch) {
-  Bytes largest = 0;
-  for (const Step& step : trace.steps) largest = std::max(largest, trace.bytes_of(step));
   const Bytes budget = settings_.budget - std::min(settings_.budget, scratch);
-  if (largest > budget) return drop_plan();  // a use goes over the link: there is no plan for that
+  if (trace.largest_step() > budget) {
+    drop_plan();  // a use goes over the link: there is no plan for that
+    return;
+  }
   const LinkRates link{.to_card = device_->facts().to_card, .to_host = device_->facts().to_host};
   Plan plan = make_plan(trace, budget, link);
   if (schedule_ && schedule_->begin_in(cycle) == 0) {
@@ -167,17 +168,17 @@ void Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::s
     for (const BlockId id : use.blocks) {
       const Change change(*this, blocks_[id]);
       blocks_[id].planned = true;
-      blocks_[id].released = !schedule_->stays(id);
     }
+    for (const BlockId id : use.blocks) release_unless_stays(id);
   }
 }
 
 // The budget has changed, or what must be kept out of it.
 void Residency::plan_again(Bytes scratch) {
-  if (!schedule_) return;
-  const Schedule last = *schedule_;
-  drop_plan();
-  if (last.position()) adopt_plan(last.cycle(), last.trace(), *last.position(), scratch);
+  const auto last = drop_plan();
+  if (last && last->position()) {
+    adopt_plan(last->cycle(), last->trace(), *last->position(), scratch);
+  }
 }
 
 void Residency::follow_scratch() {
@@ -186,27 +187,21 @@ void Residency::follow_scratch() {
   if (apart > settings_.block) plan_again(most);
 }
 
-void Residency::drop_plan() {
-  if (!schedule_) return;
-  schedule_.reset();
+std::unique_ptr<Schedule> Residency::drop_plan() {
+  if (!schedule_) return nullptr;
   for (Block& block : blocks_) {
     if (!block.planned) continue;
     const Change change(*this, block);
     block.planned = block.released = false;
     show_what_passed(block);
   }
+  return std::move(schedule_);
 }
 
 // It will not be back soon, so a use without a lease may meet it.
 void Residency::show_what_passed(Block& block) {
   const bool hidden = block.state == State::host && block.leaving == Leave::pass;
-  if (!hidden || block.exposed || !device_->facts().shows_at_a_cost) return;
-  try {
-    device_->expose(block.range);
-    block.exposed = true;
-  } catch (const Error&) {
-    ++stats_.failed_moves;  // it stays hidden, and comes when it is leased
-  }
+  if (hidden && device_->facts().shows_at_a_cost) try_to_expose(block);
 }
 
 // In the order of need, as far as there is room: what stays is left alone.
@@ -215,14 +210,15 @@ void Residency::bring_planned() {
   const Bytes scratch = std::max(planned_scratch_, unplanned_scratch_);
   const Bytes taken = scratch + committed_ - unplanned_scratch_;
   const Bytes room = settings_.budget + leavable_ - std::min(settings_.budget + leavable_, taken);
+  ++window_;
   Blocks wanted;
   Bytes total = 0;
   std::size_t looked_at = 0;
   schedule_->ahead([&](const Blocks& blocks) {
     for (const BlockId id : blocks) {
-      const Block& block = blocks_[id];
-      if (block.state != State::host || block.leases > 0) continue;
-      if (std::find(wanted.begin(), wanted.end(), id) != wanted.end()) continue;
+      Block& block = blocks_[id];
+      if (block.state != State::host || block.leases > 0 || block.window == window_) continue;
+      block.window = window_;
       total += block.range.size;
       if (total > room) return false;
       wanted.push_back(id);

@@ -30,7 +30,6 @@ class Recorder {
   struct Round {
     std::vector<const Use*> uses;
     std::vector<double> seconds;  ///< of work, by use
-    double whole = 0;             ///< seconds from the first use to the end of the last
     std::size_t ago = 0;
   };
   std::optional<Round> last_round(Device& device, std::size_t count) const {
@@ -45,7 +44,6 @@ class Recorder {
       round.uses.push_back(&uses_[i]);
       round.seconds.push_back(std::max(0.0, device.seconds(uses_[i].began, uses_[i + 1].asked)));
     }
-    round.whole = device.seconds(uses_[end - count].asked, uses_[end].asked);
     round.ago = uses_.size() - end;
     return round;
   }

@@ -163,10 +163,12 @@ class Residency final : public Future {
                   Bytes scratch);
   void plan_again(Bytes scratch);
   void follow_scratch();
-  void drop_plan();
+  std::unique_ptr<Schedule> drop_plan();
   void show_what_passed(Block& block);
   void release_unless_stays(BlockId id);
   void use_over_link(Block& block, Stream stream);
+  void expose(Block& block);
+  void try_to_expose(Block& block) noexcept;
   void conceal_idle(Block& block);
   void tell_policy(const Blocks& leaving, const Blocks& arriving);
   void retell_policy(BlockId id, bool on_card) noexcept;

@@ -103,7 +103,7 @@ def simulate(
         Copy queues.
     granule : int, float or str
         The unit of placement; blocks are multiples of it.
-    host_memory : int, float or str
+    host_memory : int, float or str, optional
         The most bytes of host copies; this machine's memory unless given.
     reads_over_link : bool
         Whether the card can use host memory in place.

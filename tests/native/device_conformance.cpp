@@ -72,15 +72,13 @@ HOLDS("the facts are ones that placement can rely on") {
   REQUIRE(rig.device()->free_bytes() <= facts.capacity);
 }
 
-HOLDS("a reserved range is aligned, on the host, and zero for weights") {
+HOLDS("a reserved range is aligned and on the host") {
   const Held weights(rig, 3);
   const Held scratch(rig, 1, Use::scratch);
   const Bytes granule = weights.device.facts().granule;
   REQUIRE(weights.range.start % granule == 0 && weights.range.size == 3 * granule);
   REQUIRE(scratch.range.start % granule == 0);
   REQUIRE(rig.on_card() == 0);
-  const auto bytes = loaded(weights);
-  REQUIRE(std::all_of(bytes.begin(), bytes.end(), [](unsigned char byte) { return byte == 0; }));
 }
 
 HOLDS("reserve takes multiples of the granule only") {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,15 +13,13 @@ from vramx import _core
 from vramx.errors import ConfigError
 from vramx.integrations.torch.digests import Digests
 from vramx.integrations.torch.memory import as_bytes, storage_range, view_like
-from vramx.integrations.torch.units import LeasedCall, RootCall, leased_modules
+from vramx.integrations.torch.units import LeasedCall, RootCall, leased_modules, total_version
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.bridge import TorchBridge
 
 #: Bytes that are copied before their sources are let go.
 _BATCH = 2**30
-
-_VERSION = operator.attrgetter("_version")
 
 _owners: weakref.WeakKeyDictionary[nn.Module, TorchBridge] = weakref.WeakKeyDictionary()
 
@@ -229,7 +226,7 @@ class ManagedModule:
             self._replace_call(module, call)
         self._core.guess(self._groups)
         self._versioned = [p for call in self._calls for p in call.versioned]
-        self._versions = sum(map(_VERSION, self._versioned))
+        self._versions = total_version(self._versioned)
         self._always_look = any(call.always_written for call in self._calls)
         root = self.module
         inner = root.__dict__.get("_compiled_call_impl") or root._call_impl
@@ -245,8 +242,7 @@ class ManagedModule:
 
     def note_writes(self) -> None:
         """Report parameters that were changed in place since the last look."""
-        # Versions only grow, so that an unchanged sum means that none has changed.
-        versions = sum(map(_VERSION, self._versioned))
+        versions = total_version(self._versioned)
         if versions == self._versions and not self._always_look:
             return
         self._versions = versions

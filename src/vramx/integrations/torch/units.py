@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,6 +71,17 @@ def has_version(tensor: torch.Tensor) -> bool:
         return False
 
 
+def total_version(tensors: Sequence[torch.Tensor]) -> int:
+    """Sum how often tensors were changed in place: the same sum means that none was.
+
+    A loop: `sum` over a map or a generator takes half as long again.
+    """
+    total = 0
+    for tensor in tensors:
+        total += tensor._version
+    return total
+
+
 class LeasedCall:
     """Stands in a module's call: leases its tensors around it.
 
@@ -102,17 +113,11 @@ class LeasedCall:
         self._inner: Callable[..., Any] = (
             module.__dict__.get("_compiled_call_impl") or module._call_impl
         )
-        self._versions = self._version()
-
-    def _version(self) -> int:
-        version = 0
-        for parameter in self.versioned:
-            version += parameter._version
-        return version
+        self._versions = total_version(self.versioned)
 
     def note_writes(self) -> None:
         """Report parameters that were changed in place since the last look."""
-        version = self._version()
+        version = total_version(self.versioned)
         if version != self._versions or self.always_written:
             self._versions = version
             self._core.written(self._ranges)
