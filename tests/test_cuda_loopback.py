@@ -32,7 +32,11 @@ class Card:
     def device(self) -> _core.Device:
         if self.backend == "managed":
             return _core.ManagedDevice(driver=self.driver.path, ordinal=0)
-        return _core.MappedDevice(driver=self.driver.path, ordinal=0, unit=BLOCK)
+        mapped = _core.MappedDevice(driver=self.driver.path, ordinal=0, unit=BLOCK)
+        if self.backend == "mapped":
+            return mapped
+        managed = _core.ManagedDevice(driver=self.driver.path, ordinal=0)
+        return _core.DividedDevice(weights=mapped, scratch=managed)
 
     def core(self, budget: int, *, policy: str = "lru", adaptive: bool = False) -> _core.Core:
         """A core whose budget is a number of blocks."""
@@ -47,7 +51,7 @@ class Card:
         )
 
 
-@pytest.fixture(params=["managed", "mapped"])
+@pytest.fixture(params=["managed", "mapped", "divided"])
 def card(loopback: Loopback, request: pytest.FixtureRequest) -> Card:
     return Card(loopback, request.param)
 

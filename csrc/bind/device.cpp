@@ -2,6 +2,7 @@
 #include <nanobind/stl/string.h>
 
 #include "bind/bind.hpp"
+#include "device/divided.hpp"
 #include "device/managed.hpp"
 #include "device/mapped.hpp"
 #include "device/simulated.hpp"
@@ -30,16 +31,20 @@ void device(nb::module_& module) {
       .def_prop_ro("asynchronous", [](const Device& d) { return d.facts().asynchronous; })
       .def_prop_ro("free_bytes", &Device::free_bytes);
 
-  nb::class_<ManagedDevice, Device>(module, "ManagedDevice")
+  nb::class_<CudaDevice, Device>(module, "CudaDevice");
+  nb::class_<ManagedDevice, CudaDevice>(module, "ManagedDevice")
       .def(nb::init<const std::string&, int>(), "driver"_a, "ordinal"_a,
            nb::call_guard<nb::gil_scoped_release>());
   module.def("set_managed_limit", &set_managed_limit, "limit"_a,
              "Caps the managed bytes of this process; returns the previous cap.");
   module.def("managed_bytes", &managed_bytes);
 
-  nb::class_<MappedDevice, Device>(module, "MappedDevice")
+  nb::class_<MappedDevice, CudaDevice>(module, "MappedDevice")
       .def(nb::init<const std::string&, int, Bytes, bool>(), "driver"_a, "ordinal"_a, "unit"_a,
            "always_shown"_a = false, nb::call_guard<nb::gil_scoped_release>());
+  nb::class_<DividedDevice, Device>(module, "DividedDevice")
+      .def(nb::init<std::shared_ptr<CudaDevice>, std::shared_ptr<CudaDevice>>(), "weights"_a,
+           "scratch"_a);
   module.def("pinned_bytes", &pinned_bytes, "The host memory that mapped devices have pinned.");
 
   nb::class_<SimulatedDevice, Device>(module, "SimulatedDevice")

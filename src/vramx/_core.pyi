@@ -40,7 +40,10 @@ class Device:
     @property
     def free_bytes(self) -> int: ...
 
-class ManagedDevice(Device):
+class CudaDevice(Device):
+    pass
+
+class ManagedDevice(CudaDevice):
     def __init__(self, driver: str, ordinal: int) -> None: ...
 
 def set_managed_limit(limit: int) -> int:
@@ -48,10 +51,13 @@ def set_managed_limit(limit: int) -> int:
 
 def managed_bytes() -> int: ...
 
-class MappedDevice(Device):
+class MappedDevice(CudaDevice):
     def __init__(
         self, driver: str, ordinal: int, unit: int, always_shown: bool = False
     ) -> None: ...
+
+class DividedDevice(Device):
+    def __init__(self, weights: CudaDevice, scratch: CudaDevice) -> None: ...
 
 def pinned_bytes() -> int:
     """The host memory that mapped devices have pinned."""

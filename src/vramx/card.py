@@ -62,13 +62,15 @@ def open_card(backend: str, ordinal: int, block: int, config: Config) -> _core.D
         if ordinal != 0:
             raise ConfigError(f"the simulated card is device 0, not {ordinal}")
         return current_simulation().device(check_drops=config.check)
-    if backend == "mapped":
-        return _core.MappedDevice(
-            driver=config.cuda_driver, ordinal=ordinal, unit=block, always_shown=config.check
-        )
     if config.managed_limit is not None:
         _core.set_managed_limit(config.managed_limit)
-    return _core.ManagedDevice(driver=config.cuda_driver, ordinal=ordinal)
+    managed = _core.ManagedDevice(driver=config.cuda_driver, ordinal=ordinal)
+    if backend != "mapped":
+        return managed
+    mapped = _core.MappedDevice(
+        driver=config.cuda_driver, ordinal=ordinal, unit=block, always_shown=config.check
+    )
+    return _core.DividedDevice(weights=mapped, scratch=managed)
 
 
 def card_memory(uuid: str) -> CardMemory:

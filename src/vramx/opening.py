@@ -33,8 +33,9 @@ def oversubscribe(
         The card; 0 unless given.
     backend : str
         ``"auto"``, ``"managed"`` (CUDA unified memory), ``"mapped"`` (CUDA virtual memory
-        management: pinned host copies and plain device memory) or ``"simulated"``. Auto never
-        simulates.
+        management for managed modules' weights: pinned host copies and plain device memory;
+        unified memory for the rest; fastest, but a weight that is used outside its module's call
+        is a CUDA error) or ``"simulated"``. Auto is managed, and never simulates.
     policy : str or object
         ``"adaptive"`` (records what a program does again and again, and plans what stays and what
         is brought when; LRU where nothing is known), ``"lru"``, ``"mru"``, ``"clairvoyant"``, or

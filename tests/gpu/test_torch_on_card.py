@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import gc
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -53,13 +56,23 @@ class UNet(nn.Module):
         return self.last(y)
 
 
-def session(budget: str, **options: object) -> vramx.Session:
-    options.setdefault("block", "2MiB")
-    return vramx.oversubscribe(budget, backend="managed", **options)
+OpenSession = Callable[..., vramx.Session]
+
+
+@pytest.fixture(params=["managed", "mapped"])
+def session(request: pytest.FixtureRequest) -> OpenSession:
+    return functools.partial(vramx.oversubscribe, backend=request.param, block="2MiB")
+
+
+def in_reach(s: vramx.Session, x: object) -> contextlib.AbstractContextManager[object]:
+    """Of use outside any module's call, which mapped memory asks to be told of."""
+    return s.pin(x) if s.device.kind == "mapped" else contextlib.nullcontext()
 
 
 @pytest.mark.parametrize("policy", ["adaptive", "lru", "mru", "clairvoyant"])
-def test_outputs_are_the_same_bits_under_a_quarter_of_the_weights(policy: str) -> None:
+def test_outputs_are_the_same_bits_under_a_quarter_of_the_weights(
+    session: OpenSession, policy: str
+) -> None:
     x = torch.randn(64, 1024, device="cuda")
     with torch.no_grad():
         expected = stack().cuda()(x)
@@ -72,7 +85,7 @@ def test_outputs_are_the_same_bits_under_a_quarter_of_the_weights(policy: str) -
     assert stats.moved_in > 0
 
 
-def test_clean_weights_are_never_written_back() -> None:
+def test_clean_weights_are_never_written_back(session: OpenSession) -> None:
     x = torch.randn(64, 1024, device="cuda")
     with torch.no_grad(), session("24MiB", policy="lru") as s:
         model = s.manage(stack())
@@ -86,7 +99,7 @@ def test_clean_weights_are_never_written_back() -> None:
     assert all(p.device.type == "cpu" for p in model.parameters())
 
 
-def test_a_module_larger_than_the_budget_is_read_over_the_link() -> None:
+def test_a_module_larger_than_the_budget_is_read_over_the_link(session: OpenSession) -> None:
     torch.manual_seed(0)
     big = nn.Linear(4096, 4096)
     x = torch.randn(8, 4096, device="cuda")
@@ -100,7 +113,7 @@ def test_a_module_larger_than_the_budget_is_read_over_the_link() -> None:
 
 
 @pytest.mark.parametrize("managed", [True, False])
-def test_activations_beyond_the_budget_keep_their_bits(managed: bool) -> None:
+def test_activations_beyond_the_budget_keep_their_bits(session: OpenSession, managed: bool) -> None:
     x = torch.randn(1, 3, 512, 512)
     with torch.no_grad(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
         plain = UNet().cuda().eval()
@@ -118,7 +131,7 @@ def test_activations_beyond_the_budget_keep_their_bits(managed: bool) -> None:
     assert stats.peak_resident <= stats.budget
 
 
-def test_batch_norm_statistics_survive_eviction() -> None:
+def test_batch_norm_statistics_survive_eviction(session: OpenSession) -> None:
     x = torch.randn(4, 3, 64, 64, device="cuda")
     plain = UNet().cuda().train()
     managed = UNet().train()
@@ -133,7 +146,27 @@ def test_batch_norm_statistics_survive_eviction() -> None:
         assert torch.equal(a.cpu(), b), name
 
 
-def test_writes_to_weights_survive() -> None:
+def test_checking_mode_finds_uses_outside_a_call(
+    session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VRAMX_CHECK", "1")
+    x = torch.randn(8, 1024, device="cuda")
+    with torch.no_grad():
+        plain = stack(8).cuda()
+        expected = plain(x)
+        with session("8MiB") as s:
+            model = s.manage(stack(8))
+            for _ in range(5):
+                assert torch.equal(model(x), expected)
+            assert s.stats().unleased_touches == 0
+            warns = pytest.warns(RuntimeWarning, match=r"session\.pin")
+            with warns if s.device.kind == "mapped" else contextlib.nullcontext():
+                for each, other in zip(model, plain):
+                    assert torch.equal(each.weight, other.weight)
+            assert s.stats().unleased_touches == len(model)
+
+
+def test_writes_to_weights_survive(session: OpenSession) -> None:
     x = torch.randn(8, 1024, device="cuda")
     plain, managed = stack(4).cuda(), stack(4)
     with torch.no_grad(), session("8MiB") as s:
@@ -141,13 +174,15 @@ def test_writes_to_weights_survive() -> None:
         managed(x)
         for model in (plain, managed):
             for parameter in model.parameters():
-                parameter.add_(0.5)
+                with in_reach(s, parameter):
+                    parameter.add_(0.5)
         assert torch.equal(managed(x), plain(x))
         state = {k: v.cpu() * 2 for k, v in plain.state_dict().items()}
         managed.load_state_dict(state)
         plain.load_state_dict(state)
         assert torch.equal(managed(x), plain(x))
-        managed[0].weight.data.mul_(0.5)
+        with in_reach(s, managed[0]):
+            managed[0].weight.data.mul_(0.5)
         plain[0].weight.data.mul_(0.5)
         s.written(managed[0])
         s.evict(managed)
@@ -156,7 +191,7 @@ def test_writes_to_weights_survive() -> None:
         assert torch.equal(a.cpu(), b)
 
 
-def test_tensors_outlive_their_scope() -> None:
+def test_tensors_outlive_their_scope(session: OpenSession) -> None:
     with session("8MiB") as s:
         kept = torch.arange(8 * MIB, device="cuda", dtype=torch.int32)
         mine = s.empty((MIB,), torch.float32).fill_(3)
@@ -173,11 +208,11 @@ def test_tensors_outlive_their_scope() -> None:
         pass
 
 
-def test_memory_goes_back_when_all_is_over() -> None:
+def test_memory_goes_back_when_all_is_over(session: OpenSession) -> None:
     gc.collect()
     with session("8MiB"):
         pass
-    before = _core.managed_bytes()
+    before = (_core.managed_bytes(), _core.pinned_bytes())
     with session("8MiB") as s:
         model = s.manage(stack(4))
         out = model(torch.randn(8, 1024, device="cuda"))
@@ -185,10 +220,10 @@ def test_memory_goes_back_when_all_is_over() -> None:
     gc.collect()
     with session("8MiB"):
         pass
-    assert _core.managed_bytes() == before
+    assert (_core.managed_bytes(), _core.pinned_bytes()) == before
 
 
-def test_scopes_nest() -> None:
+def test_scopes_nest(session: OpenSession) -> None:
     with session("16MiB") as outer, session("8MiB") as inner:
         a = torch.ones(2 * MIB, device="cuda")
         assert inner.stats().managed > 0
@@ -201,7 +236,7 @@ def test_scopes_nest() -> None:
     assert bool((a == b).all())
 
 
-def test_an_exception_in_forward_leaves_the_session_usable() -> None:
+def test_an_exception_in_forward_leaves_the_session_usable(session: OpenSession) -> None:
     class Failing(nn.Linear):
         fail = True
 
@@ -218,10 +253,13 @@ def test_an_exception_in_forward_leaves_the_session_usable() -> None:
             model(x)
         assert s.stats().leased == 0
         model.fail = False
-        assert torch.equal(model(x), nn.functional.linear(x, model.weight, model.bias))
+        out = model(x)
+        with in_reach(s, model):
+            assert torch.equal(out, nn.functional.linear(x, model.weight, model.bias))
 
 
 def test_reaching_the_managed_limit_is_torch_s_out_of_memory_with_vramx_s_figures(
+    session: OpenSession,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VRAMX_MANAGED_LIMIT", "64MiB")
@@ -231,7 +269,7 @@ def test_reaching_the_managed_limit_is_torch_s_out_of_memory_with_vramx_s_figure
         assert "VRAMX_MANAGED_LIMIT" in "".join(caught.value.__notes__)
 
 
-def test_compiled_blocks_are_leased_as_one() -> None:
+def test_compiled_blocks_are_leased_as_one(session: OpenSession) -> None:
     x = torch.randn(32, 1024, device="cuda")
     with torch.no_grad():
         plain = nn.Sequential(*(torch.compile(block) for block in stack(8).cuda()))
@@ -243,7 +281,7 @@ def test_compiled_blocks_are_leased_as_one() -> None:
         assert all(torch.equal(out, expected) for out in outputs)
 
 
-def test_a_compiled_whole_keeps_its_bits() -> None:
+def test_a_compiled_whole_keeps_its_bits(session: OpenSession) -> None:
     x = torch.randn(32, 1024, device="cuda")
     with torch.no_grad():
         expected = torch.compile(stack(8).cuda())(x)
@@ -255,7 +293,7 @@ def test_a_compiled_whole_keeps_its_bits() -> None:
             assert torch.equal(after(x), expected)
 
 
-def test_threads_share_a_session() -> None:
+def test_threads_share_a_session(session: OpenSession) -> None:
     x = torch.randn(16, 1024, device="cuda")
     with torch.no_grad():
         expected = stack().cuda()(x)

@@ -306,7 +306,7 @@ HOLDS("ranges that are misaligned or foreign are refused, and nothing changes") 
 
 HOLDS("a failed reserve takes nothing, and the next one works") {
   for (const Use use : {Use::weights, Use::scratch}) {
-    for (const auto& fault : rig.faults(Operation::reserve)) {
+    for (const auto& fault : rig.faults(Operation::reserve, use)) {
       fault.arm();
       REQUIRE_THROWS(Error, rig.device()->reserve(rig.device()->facts().granule, use));
       const Held held(rig, 1, use);
@@ -317,7 +317,7 @@ HOLDS("a failed reserve takes nothing, and the next one works") {
 
 HOLDS("a failed bring leaves the range on the host, and the next one works") {
   for (const Arrive how : {Arrive::duplicate, Arrive::move}) {
-    for (const auto& fault : rig.faults(Operation::bring)) {
+    for (const auto& fault : rig.faults(Operation::bring, Use::weights)) {
       const Held held(rig, 2);
       const auto bytes = pattern(held.range.size, 12);
       store(held, bytes);
@@ -337,7 +337,7 @@ HOLDS("a failed bring leaves the range on the host, and the next one works") {
 
 HOLDS("a failed leave leaves the range on the card, and the next one works") {
   for (const Leave how : {Leave::drop, Leave::write_back}) {
-    for (const auto& fault : rig.faults(Operation::leave)) {
+    for (const auto& fault : rig.faults(Operation::leave, Use::weights)) {
       if (how == Leave::drop && fault.only_copies) continue;
       const Held held(rig, 2);
       const auto bytes = pattern(held.range.size, 13);
@@ -356,7 +356,7 @@ HOLDS("a failed leave leaves the range on the card, and the next one works") {
 
 HOLDS("a failed expose changes nothing, and the next one works") {
   if (!rig.device()->facts().reads_over_link) return;
-  for (const auto& fault : rig.faults(Operation::expose)) {
+  for (const auto& fault : rig.faults(Operation::expose, Use::weights)) {
     const Held held(rig, 1);
     const auto bytes = pattern(held.range.size, 14);
     store(held, bytes);

@@ -40,7 +40,7 @@ struct Unruly final : Policy {
 
 HOLDS("a bring that fails leases nothing, and the next one works") {
   for (const bool threaded : {false, true}) {
-    for (const auto& fault : rig.faults(Operation::bring)) {
+    for (const auto& fault : rig.faults(Operation::bring, Use::weights)) {
       World world(rig, {.budget = 2, .threaded = threaded});
       world.take({0});
       world.give({0});
@@ -65,10 +65,10 @@ HOLDS("a departure that fails leaves its block in place, and the next one works"
     world.write(0);
     world->written({0});
     world.give({0});
-    rig.faults(Operation::leave)[0].arm();
+    rig.faults(Operation::leave, Use::weights)[0].arm();
     REQUIRE_THROWS(DeviceFailure, world->evict({0}, nullptr));
     REQUIRE(world->on_card({0}) && rig.on_card() == world.block());
-    rig.faults(Operation::leave)[0].arm();
+    rig.faults(Operation::leave, Use::weights)[0].arm();
     REQUIRE_THROWS(DeviceFailure, world.take({1}));
     REQUIRE(world->stats().leased == 0);
     REQUIRE(world->on_card({0}) && !world->on_card({1}));
@@ -84,7 +84,7 @@ TEST("an error that is over is not told again") {
   const auto rig = rig::simulated();
   World world(*rig, {.budget = 1, .threaded = false});
   world->prefetch({0});
-  rig->faults(Operation::leave)[0].arm();
+  rig->faults(Operation::leave, Use::weights)[0].arm();
   REQUIRE_THROWS(DeviceFailure, world->prefetch({1}));
   world->evict({0}, nullptr);
   world.take({2});
@@ -95,7 +95,7 @@ TEST("an error that is over is not told again") {
 }
 
 HOLDS("a failed expose leases nothing, and the next one works") {
-  for (const auto& fault : rig.faults(Operation::expose)) {
+  for (const auto& fault : rig.faults(Operation::expose, Use::weights)) {
     World world(rig, {.budget = 1, .threaded = false});
     world.take({0});
     fault.arm();
@@ -111,7 +111,7 @@ HOLDS("a failed expose leases nothing, and the next one works") {
 HOLDS("a budget that cannot be made leaves the one there was") {
   World world(rig, {.budget = 4, .threaded = false});
   world->prefetch({0, 1, 2, 3});
-  rig.faults(Operation::leave)[0].arm();
+  rig.faults(Operation::leave, Use::weights)[0].arm();
   REQUIRE_THROWS(DeviceFailure, world->set_budget(2 * world.block(), nullptr));
   const Stats stats = world->stats();
   REQUIRE(stats.budget == 4 * world.block());

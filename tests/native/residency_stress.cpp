@@ -237,7 +237,7 @@ HOLDS("moves that fail now and then lose no byte, and every count stays exact") 
     std::atomic<bool> over{false};
     std::vector<rig::Fault> faults;
     for (const Operation each : {Operation::bring, Operation::leave, Operation::expose}) {
-      for (auto& fault : rig.faults(each)) {
+      for (auto& fault : rig.faults(each, Use::weights)) {
         // An event that cannot be recorded may as well be that of a lease's end.
         if (fault.name != "cuEventRecord") faults.push_back(std::move(fault));
       }

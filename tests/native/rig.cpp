@@ -3,6 +3,7 @@
 #include <cuda.h>
 
 #include "check.hpp"
+#include "device/divided.hpp"
 #include "device/driver.hpp"
 #include "device/managed.hpp"
 #include "device/mapped.hpp"
@@ -13,6 +14,7 @@ namespace rig {
 using vramx::Bytes;
 using vramx::Operation;
 using vramx::Stream;
+using vramx::Use;
 
 namespace {
 
@@ -31,7 +33,7 @@ class Simulated final : public Rig {
   Bytes moved_out() const override { return card_->moved_out(); }
   void use(Stream /*stream*/, vramx::Range /*range*/, bool /*writes*/) override {}
   Bytes faulted() const override { return 0; }
-  std::vector<Fault> faults(Operation operation) const override {
+  std::vector<Fault> faults(Operation operation, Use /*use*/) const override {
     return {{"injected", [this, operation] { card_->fail(operation, 1); },
              [this, operation] { card_->fail(operation, 0); }}};
   }
@@ -130,39 +132,48 @@ class Loopback : public Rig {
   std::vector<CUstream> streams_;
 };
 
+std::shared_ptr<vramx::ManagedDevice> open_managed() {
+  return std::make_shared<vramx::ManagedDevice>(LOOPBACK_PATH, 0);
+}
+
+std::vector<Fault> managed_faults(Operation operation) {
+  switch (operation) {
+    case Operation::reserve:
+      return {failing_call("cuMemAllocManaged"), failing_call("cuMemAdvise")};
+    case Operation::bring:
+      return {failing_call("cuMemPrefetchAsync"), failing_call("cuEventRecord")};
+    case Operation::leave:
+      return {failing_call("cuMemAdvise"), failing_call("cuMemPrefetchAsync", Only::copies),
+              failing_call("cuEventRecord", Only::copies)};
+    case Operation::expose:
+      return {failing_call("cuMemPrefetchAsync"), failing_call("cuMemAdvise")};
+  }
+  return {};
+}
+
 class Managed final : public Loopback {
  public:
-  Managed() : Loopback([] { return std::make_shared<vramx::ManagedDevice>(LOOPBACK_PATH, 0); }) {}
+  Managed() : Loopback(open_managed) {}
 
-  std::vector<Fault> faults(Operation operation) const override {
-    switch (operation) {
-      case Operation::reserve:
-        return {failing_call("cuMemAllocManaged"), failing_call("cuMemAdvise")};
-      case Operation::bring:
-        return {failing_call("cuMemPrefetchAsync"), failing_call("cuEventRecord")};
-      case Operation::leave:
-        return {failing_call("cuMemAdvise"), failing_call("cuMemPrefetchAsync", Only::copies),
-                failing_call("cuEventRecord", Only::copies)};
-      case Operation::expose:
-        return {failing_call("cuMemPrefetchAsync"), failing_call("cuMemAdvise")};
-    }
-    return {};
+  std::vector<Fault> faults(Operation operation, Use /*use*/) const override {
+    return managed_faults(operation);
   }
 };
 
-class Mapped final : public Loopback {
+std::shared_ptr<vramx::MappedDevice> open_mapped(Bytes unit, HostMemory host) {
+  // What the driver says is asked once, when the device is made.
+  loopback_set_maps_host_memory(host == HostMemory::mappable ? 1 : 0);
+  auto device = std::make_shared<vramx::MappedDevice>(LOOPBACK_PATH, 0, unit);
+  loopback_set_maps_host_memory(1);
+  return device;
+}
+
+class Mapped : public Loopback {
  public:
   Mapped(Bytes unit, HostMemory host)
-      : Loopback([unit, host] {
-          // What the driver says is asked once, when the device is made.
-          loopback_set_maps_host_memory(host == HostMemory::mappable ? 1 : 0);
-          auto device = std::make_shared<vramx::MappedDevice>(LOOPBACK_PATH, 0, unit);
-          loopback_set_maps_host_memory(1);
-          return device;
-        }),
-        host_(host) {}
+      : Mapped(host, [unit, host] { return open_mapped(unit, host); }) {}
 
-  std::vector<Fault> faults(Operation operation) const override {
+  std::vector<Fault> faults(Operation operation, Use /*use*/) const override {
     const bool mappable = host_ == HostMemory::mappable;
     switch (operation) {
       case Operation::reserve:
@@ -198,8 +209,25 @@ class Mapped final : public Loopback {
     return {};
   }
 
+ protected:
+  Mapped(HostMemory host, const std::function<std::shared_ptr<vramx::Device>()>& open)
+      : Loopback(open), host_(host) {}
+
  private:
   HostMemory host_;
+};
+
+class Divided final : public Mapped {
+ public:
+  Divided()
+      : Mapped(HostMemory::mappable, [] {
+          return std::make_shared<vramx::DividedDevice>(
+              open_mapped(2 * vramx::MiB, HostMemory::mappable), open_managed());
+        }) {}
+
+  std::vector<Fault> faults(Operation operation, Use use) const override {
+    return use == Use::weights ? Mapped::faults(operation, use) : managed_faults(operation);
+  }
 };
 
 }  // namespace
@@ -213,6 +241,8 @@ std::unique_ptr<Rig> managed() { return std::make_unique<Managed>(); }
 std::unique_ptr<Rig> mapped(Bytes unit, HostMemory host) {
   return std::make_unique<Mapped>(unit, host);
 }
+
+std::unique_ptr<Rig> divided() { return std::make_unique<Divided>(); }
 
 void on_each(void (*test)(Rig&)) {
   std::string failed;
@@ -228,6 +258,7 @@ void on_each(void (*test)(Rig&)) {
   run("simulated", simulated());
   run("managed", managed());
   run("mapped", mapped());
+  run("divided", divided());
   run("mapped without host memory", mapped(2 * vramx::MiB, HostMemory::unmappable));
   if (!failed.empty()) throw check::Failed(failed);
 }

@@ -12,7 +12,8 @@
 
 namespace rig {
 
-/// One way in which the next call of an operation fails. Arming it counts from that moment.
+/// One way in which the next call of an operation on such memory fails. Arming it counts from that
+/// moment.
 struct Fault {
   std::string name;
   std::function<void()> arm;
@@ -40,7 +41,7 @@ class Rig {
   virtual void use(vramx::Stream stream, vramx::Range range, bool writes) = 0;
   /// Bytes that work touched without their being on the card or mapped for it.
   virtual vramx::Bytes faulted() const = 0;
-  virtual std::vector<Fault> faults(vramx::Operation operation) const = 0;
+  virtual std::vector<Fault> faults(vramx::Operation operation, vramx::Use use) const = 0;
   /// Whether bytes that left the card read as `poison` at their device addresses.
   virtual bool poisons() const = 0;
   /// Lets go of the device; what it then still holds of the hardware is told, "" for nothing.
@@ -54,6 +55,8 @@ std::unique_ptr<Rig> managed();
 enum class HostMemory : std::uint8_t { mappable, unmappable };
 std::unique_ptr<Rig> mapped(vramx::Bytes unit = 2 * vramx::MiB,
                             HostMemory host = HostMemory::mappable);
+/// The mapped device for weights and the managed one for scratch, likewise.
+std::unique_ptr<Rig> divided();
 
 /// Runs a test on every device and fails if any does, or holds something of the hardware
 /// afterwards.

@@ -273,7 +273,7 @@ HOLDS("at the host limit idle memory is given back before an allocation fails") 
 
 HOLDS("an allocation that fails takes nothing, and the next one works") {
   for (const Operation operation : {Operation::reserve, Operation::bring}) {
-    for (const auto& fault : rig.faults(operation)) {
+    for (const auto& fault : rig.faults(operation, Use::scratch)) {
       Pool pool(rig, 4);
       fault.arm();
       try {

@@ -52,7 +52,10 @@ class TorchBridge:
         self.keep_digests = check and not self.simulated
         self.calls = Calls(self.note_writes)
         self.passes = 0
-        self._touches = Touches(core) if self.simulated else None
+        self._touches: Touches | None = None
+        if self.simulated or check:
+            watched = (lambda _: True) if self.simulated else self._is_weight
+            self._touches = Touches(core, self.stream, watched, warn=device.kind == "mapped")
         self._modules: list[ManagedModule] = []
         _bridges.add(self)
 
@@ -70,12 +73,15 @@ class TorchBridge:
     @contextlib.contextmanager
     def route(self) -> Iterator[None]:
         """Serve the calling thread's CUDA allocations, for a scope."""
-        if self._touches is not None:
-            with self._touches:
-                yield
-        else:
-            with route(self.core, self.ordinal):
-                yield
+        with contextlib.ExitStack() as scope:
+            if self._touches is not None:
+                scope.enter_context(self._touches)
+            if not self.simulated:
+                scope.enter_context(route(self.core, self.ordinal))
+            yield
+
+    def _is_weight(self, address: int) -> bool:
+        return any(address in managed.weights for managed in self._modules)
 
     def explain(self, error: BaseException) -> None:
         """Add vramx's figures to torch's own out-of-memory error."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from vramx.errors import UnreportedWriteError
 from vramx.integrations.torch.memory import storage_range
 from vramx.integrations.torch.units import has_version
+
+if TYPE_CHECKING:
+    from vramx.integrations.torch.bridge import TorchBridge
 
 
 def _digest(tensor: torch.Tensor) -> tuple[int, int]:
@@ -22,11 +27,24 @@ class Digests:
     ----------
     parameters : dict of str to torch.nn.Parameter
         By name. Those made in inference mode always count as written and are left out.
+    bridge : TorchBridge
+        The torch side of the session whose memory they are in.
     """
 
-    def __init__(self, parameters: dict[str, torch.nn.Parameter]) -> None:
+    def __init__(self, parameters: dict[str, torch.nn.Parameter], bridge: TorchBridge) -> None:
+        self._bridge = bridge
         self._parameters = {name: p for name, p in parameters.items() if has_version(p)}
-        self._known = {name: (p._version, _digest(p)) for name, p in self._parameters.items()}
+        self._known = {name: self._look(p) for name, p in self._parameters.items()}
+
+    def _look(self, parameter: torch.nn.Parameter) -> tuple[int, tuple[int, int]]:
+        """Take a parameter's version and digest, under a lease: it may be on its way."""
+        core, stream, found = self._bridge.core, self._bridge.stream(), storage_range(parameter)
+        ranges = [] if found is None else [found]
+        core.take(ranges, stream, True)
+        try:
+            return parameter._version, _digest(parameter)
+        finally:
+            core.give(ranges, stream, True)
 
     def verify(self) -> None:
         """Compare the parameters with their digests.
@@ -38,13 +56,13 @@ class Digests:
         """
         for name, parameter in self._parameters.items():
             version, digest = self._known[name]
-            present = _digest(parameter)
-            if present != digest and parameter._version == version:
+            present = self._look(parameter)
+            if present[1] != digest and present[0] == version:
                 raise UnreportedWriteError(
                     f"{name} changed and nothing told: call session.written({name}) after "
                     "writing through .data or a raw pointer"
                 )
-            self._known[name] = (parameter._version, present)
+            self._known[name] = present
 
     def accept(self, ranges: list[tuple[int, int]]) -> None:
         """Take the present bytes of some parameters as reported.
@@ -56,4 +74,4 @@ class Digests:
         """
         for name, parameter in self._parameters.items():
             if storage_range(parameter) in ranges:
-                self._known[name] = (parameter._version, _digest(parameter))
+                self._known[name] = self._look(parameter)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from vramx.integrations.torch.bridge import TorchBridge
 
 #: Bytes that are copied before their sources are let go.
-_BATCH = 2**30
+_BATCH = 2**29
 
 _owners: weakref.WeakKeyDictionary[nn.Module, TorchBridge] = weakref.WeakKeyDictionary()
 
@@ -62,6 +64,17 @@ def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     return cast("torch.Tensor", raw)
 
 
+def _batches(storages: list[_Storage]) -> Iterator[list[_Storage]]:
+    """Take storages off a list, about `_BATCH` bytes at a time."""
+    while storages:
+        batch = [storages.pop(0)]
+        size = batch[0].raw.numel()
+        while storages and size + storages[0].raw.numel() <= _BATCH:
+            size += storages[0].raw.numel()
+            batch.append(storages.pop(0))
+        yield batch
+
+
 def _nothing(*_: Any) -> None:
     """Stand in for a hook in a copy of a managed module, which is not managed."""
 
@@ -98,6 +111,11 @@ class ManagedModule:
     name : str
         How reports call it.
 
+    Attributes
+    ----------
+    weights : set of int
+        The addresses of the storages in memory for weights.
+
     Raises
     ------
     ConfigError
@@ -112,6 +130,7 @@ class ManagedModule:
         self._bridge = bridge
         self._core = bridge.core
         self._homes: dict[int, torch.device] = {}
+        self.weights: set[int] = set()
         self._groups: list[int] = []
         self._calls: list[LeasedCall] = []
         self._compiled: list[tuple[nn.Module, Any]] = []
@@ -125,7 +144,7 @@ class ManagedModule:
             with torch.inference_mode(False), torch.no_grad():
                 self._move_in()
                 if bridge.keep_digests:
-                    self._digests = Digests(dict(module.named_parameters()))
+                    self._digests = Digests(dict(module.named_parameters()), bridge)
                 self._lease_calls()
         except BaseException:
             self.put_back()
@@ -187,17 +206,30 @@ class ManagedModule:
                 tensor.data = tensor.data.to(self._bridge.device)
 
     def _move_in_batches(self, storages: list[_Storage], use: _core.Use) -> None:
-        """Move batch by batch, so that the host holds little twice."""
-        while storages:
-            batch = [storages.pop(0)]
-            size = batch[0].raw.numel()
-            while storages and size + storages[0].raw.numel() <= _BATCH:
-                size += storages[0].raw.numel()
-                batch.append(storages.pop(0))
-            self._move_in_batch(batch, use)
+        """Move batch by batch, so that the host holds little twice.
 
-    def _move_in_batch(self, batch: list[_Storage], use: _core.Use) -> None:
-        memories = self._core.reserve([storage.raw.numel() for storage in batch], use)
+        Memory for the next batch is had while this one is copied: pinning clears pages with one
+        thread of the system's, which takes longer than the copies do with many.
+        """
+        batches = _batches(storages)
+        batch = next(batches, None)
+        if batch is None:
+            return
+        with ThreadPoolExecutor(1) as ahead:
+
+            def reserve(batch: list[_Storage]) -> Future[list[_core.Memory]]:
+                sizes = [storage.raw.numel() for storage in batch]
+                return ahead.submit(self._core.reserve, sizes, use)
+
+            memories = reserve(batch)
+            while batch is not None:
+                present, mine = batch, memories.result()
+                batch = next(batches, None)
+                if batch is not None:
+                    memories = reserve(batch)
+                self._move_in_batch(present, mine)
+
+    def _move_in_batch(self, batch: list[_Storage], memories: list[_core.Memory]) -> None:
         sources = [storage.raw.cpu() for storage in batch]
         self._core.store(
             [
@@ -208,6 +240,8 @@ class ManagedModule:
         for storage, memory in zip(batch, memories):
             raw = as_bytes(memory)
             self._homes[memory.address] = storage.home
+            if storage.is_weight:
+                self.weights.add(memory.address)
             for tensor in storage.tensors:
                 grad, tensor.grad = tensor.grad, None
                 tensor.data = view_like(tensor, raw)

@@ -1,13 +1,15 @@
-"""The simulated card's page faults: torch operations on managed memory outside any lease.
+"""Torch operations on managed memory outside any lease: the simulated card's page faults.
 
-On a real card the hardware resolves such a touch. Here an operation whose tensors lie in the
-session's memory, and that no lease covers, leases them for its own duration; it is counted. What an
-operation writes is known from its schema, so no write is missed.
+On a real card the hardware resolves such a touch. On the simulated one an operation whose tensors
+lie in the session's memory, and that no lease covers, leases them for its own duration; it is
+counted. What an operation writes is known from its schema, so no write is missed. In checking mode
+the same is done with weights on real cards, to find the uses that mapped memory fails at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -40,27 +42,55 @@ class Touches(TorchDispatchMode):
     ----------
     core : _core.Core
         The core whose memory to watch.
+    stream : callable
+        Gives the handle of the calling thread's stream.
+    watched : callable
+        Tells whether memory that begins at an address is looked at.
+    warn : bool
+        Whether to warn of each touch.
     """
 
-    def __init__(self, core: _core.Core) -> None:
+    def __init__(
+        self,
+        core: _core.Core,
+        stream: Callable[[], int],
+        watched: Callable[[int], bool],
+        *,
+        warn: bool,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._core = core
+        self._stream = stream
+        self._watched = watched
+        self._warn = warn
         self.count = 0
+
+    def _owned(self, tree: Any) -> list[tuple[int, int]]:
+        return [each for each in self._core.owned(_ranges(tree)) if self._watched(each[0])]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.is_view:
             return func(*args, **kwargs)
-        touched = self._core.owned(_ranges((args, kwargs)))
+        touched = self._owned((args, kwargs))
         if not touched:
             return func(*args, **kwargs)
-        written = self._core.owned(_ranges(_written(func._schema, args, kwargs)))
+        written = self._owned(_written(func._schema, args, kwargs))
         if not self._core.leased(touched):
             self.count += 1
-        self._core.take(touched, 0, True)
+            if self._warn:
+                warnings.warn(
+                    f"{func} used managed weights outside their modules' calls; mapped memory "
+                    "fails at that while they are away: use them inside `with session.pin(x)`, or "
+                    'choose backend="managed"',
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        stream = self._stream()
+        self._core.take(touched, stream, True)
         try:
             result = func(*args, **kwargs)
             self._core.written(written)
             return result
         finally:
-            self._core.give(touched, 0, True)
+            self._core.give(touched, stream, True)
