@@ -20,6 +20,9 @@ constexpr std::uint64_t lost_after = 64;
 // A plan is changed for another only if its passes are predicted to take this many times as long.
 constexpr double worth_a_change = 1.02;
 
+// The most rounds between looks at a plan that has proved right.
+constexpr std::uint64_t longest_pause = 256;
+
 // Uses to let go by where the times are not known yet.
 constexpr std::uint64_t patience = 16;
 
@@ -57,7 +60,7 @@ void Residency::follow(GroupId group) {
     for (const BlockId id : schedule_->blocks_at(*before)) release_unless_stays(id);
     off_course_ = 0;
   } else if (++off_course_ % lost_after == 0) {
-    rounds_to_plan_ = std::max(rounds_to_plan_, rounds_planned);
+    plan_from_scratch();
   }
   if (schedule_->position() == 0) follow_scratch();
   for (const BlockId id : groups_[group]) {
@@ -72,15 +75,21 @@ void Residency::release_unless_stays(BlockId id) {
 }
 
 void Residency::plan_if_due() {
+  const bool settled = rounds_to_plan_ == 0 && (schedule_ || trial_.left());
+  if (settled && uses_ >= look_again_at_use_) {
+    recorder_.clear();
+    rounds_to_plan_ = 1;
+  }
   if (rounds_to_plan_ == 0 || uses_ < plan_from_use_ || on_host_ == 0) return;
   const auto length = order_.cycle();
   if (!length) return;
   plan_from_use_ = uses_ + *length;
   if (fits(*length)) return;  // a loop inside a longer cycle, perhaps; it needs no plan
-  if (plan_round(*length)) {
-    --rounds_to_plan_;
-  } else {
+  if (!plan_round(*length)) {
     plan_from_use_ = uses_ + patience;
+  } else if (--rounds_to_plan_ == 0) {
+    look_again_at_use_ = uses_ + pause_ * *length;
+    pause_ = std::min(2 * pause_, longest_pause);
   }
 }
 
@@ -143,22 +152,51 @@ bool Residency::plan_round(std::size_t length) {
     std::rotate(trace.steps.begin(), trace.steps.begin() + turn, trace.steps.end());
     position = (position + length - begin) % length;
   }
-  adopt_plan(std::move(cycle), std::move(trace), position, scratch);
+  if (!schedule_ && keeps_streaming(*round)) return true;
+  if (schedule_ && leaves_plan(*round, trace)) return true;
+  if (adopt_plan(std::move(cycle), std::move(trace), position, scratch)) pause_ = first_pause;
   return true;
 }
 
-void Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position,
+/// Whether the plan was left, and what is brought without one still comes sooner.
+bool Residency::keeps_streaming(const Recorder::Round& round) {
+  trial_.streamed(round.stalled);
+  if (!trial_.left()) return false;
+  // What the plan left behind is there for a round or two.
+  if (rounds_to_plan_ > 1 || trial_.stays_left(round.stalled, round.uses.size())) return true;
+  trial_.take_up();
+  return false;
+}
+
+bool Residency::leaves_plan(const Recorder::Round& round, const Trace& trace) {
+  if (!trial_.leaves_plan(round.stalled, trace.seconds(), round.uses.size())) {
+    if (trial_.suspects()) rounds_to_plan_ = std::max(rounds_to_plan_, 2U);
+    return false;
+  }
+  drop_plan();
+  rounds_to_plan_ = rounds_planned + 1;
+  return true;
+}
+
+/// Something else is to be planned than before: what was learned of the last plan is void.
+void Residency::plan_from_scratch() {
+  trial_ = {};
+  pause_ = first_pause;
+  rounds_to_plan_ = rounds_planned;
+}
+
+/// Returns whether another plan is in force now than before.
+bool Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position,
                            Bytes scratch) {
   const Bytes budget = settings_.budget - std::min(settings_.budget, scratch);
   if (trace.largest_step() > budget) {
-    drop_plan();  // a use goes over the link: there is no plan for that
-    return;
+    return drop_plan() != nullptr;  // a use goes over the link: there is no plan for that
   }
   const LinkRates link{.to_card = device_->facts().to_card, .to_host = device_->facts().to_host};
   Plan plan = make_plan(trace, budget, link);
   if (schedule_ && schedule_->begin_in(cycle) == 0) {
     const Prediction present = predict(trace, schedule_->plan(), budget, link);
-    if (present.seconds <= worth_a_change * plan.predicted.seconds) return;
+    if (present.seconds <= worth_a_change * plan.predicted.seconds) return false;
   }
   drop_plan();
   planned_scratch_ = most_scratch_ = scratch;
@@ -171,12 +209,15 @@ void Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::s
     }
     for (const BlockId id : use.blocks) release_unless_stays(id);
   }
+  return true;
 }
 
 // The budget has changed, or what must be kept out of it.
 void Residency::plan_again(Bytes scratch) {
   const auto last = drop_plan();
-  if (last && last->position()) {
+  if (!last) return plan_from_scratch();
+  trial_ = {};
+  if (last->position()) {
     adopt_plan(last->cycle(), last->trace(), *last->position(), scratch);
   }
 }

@@ -30,6 +30,7 @@ class Recorder {
   struct Round {
     std::vector<const Use*> uses;
     std::vector<double> seconds;  ///< of work, by use
+    double stalled = 0;           ///< seconds that the uses waited for their blocks, in all
     std::size_t ago = 0;
   };
   std::optional<Round> last_round(Device& device, std::size_t count) const {
@@ -43,6 +44,7 @@ class Recorder {
     for (std::size_t i = end - count; i < end; ++i) {
       round.uses.push_back(&uses_[i]);
       round.seconds.push_back(std::max(0.0, device.seconds(uses_[i].began, uses_[i + 1].asked)));
+      round.stalled += std::max(0.0, device.seconds(uses_[i].asked, uses_[i].began));
     }
     round.ago = uses_.size() - end;
     return round;

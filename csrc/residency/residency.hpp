@@ -29,6 +29,7 @@
 #include "policy/order.hpp"
 #include "policy/policy.hpp"
 #include "residency/recorder.hpp"
+#include "residency/trial.hpp"
 
 namespace vramx {
 
@@ -125,6 +126,8 @@ class Residency final : public Future {
   struct Change;
   /// Planned anew after each of so many rounds of a cycle: first uses take longer than later ones.
   static constexpr unsigned rounds_planned = 3;
+  /// Then a round is looked at now and then, after so many others at first: times may have changed.
+  static constexpr std::uint64_t first_pause = 16;
   struct Moves {
     Blocks victims;
     Blocks arriving;
@@ -159,8 +162,11 @@ class Residency final : public Future {
   void plan_if_due();
   bool fits(std::size_t length) const;
   bool plan_round(std::size_t length);
-  void adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position,
+  bool adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position,
                   Bytes scratch);
+  bool keeps_streaming(const Recorder::Round& round);
+  bool leaves_plan(const Recorder::Round& round, const Trace& trace);
+  void plan_from_scratch();
   void plan_again(Bytes scratch);
   void follow_scratch();
   std::unique_ptr<Schedule> drop_plan();
@@ -200,6 +206,9 @@ class Residency final : public Future {
   unsigned rounds_to_plan_ = rounds_planned;
   std::uint64_t uses_ = 0;
   std::uint64_t plan_from_use_ = 0;
+  std::uint64_t pause_ = first_pause;  ///< rounds until the next look
+  std::uint64_t look_again_at_use_ = 0;
+  Trial trial_;
   std::uint64_t off_course_ = 0;  ///< uses since the plan last said what came
   std::unique_ptr<Policy> policy_;
   std::unordered_map<std::thread::id, std::uint64_t> holders_;

@@ -1,0 +1,52 @@
+// Whether a plan is worth keeping: how long the program stalls under it, and without one.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+
+namespace vramx {
+
+/// Fed with rounds of a cycle, in seconds. What a program pauses of its own accord is no stall, so
+/// that rounds may be compared whatever happens between them.
+class Trial {
+ public:
+  /// A round without a plan.
+  void streamed(double stalled) { streamed_ = stalled; }
+
+  /// A round of `length` uses under a plan. Returns whether the plan is to be left; each time it
+  /// takes twice as many slow rounds in a row as the time before.
+  bool leaves_plan(double stalled, double work, std::size_t length) {
+    const bool slow = streamed_ && stalled > *streamed_ + margin * (work + stalled);
+    slow_rounds_ = slow ? slow_rounds_ + 1 : 0;
+    if (slow_rounds_ < patience_) return false;
+    slow_rounds_ = 0;
+    patience_ *= 2;
+    left_ = Left{.stalled = stalled, .length = length};
+    return true;
+  }
+
+  /// The last round was slow, and more are to be looked at.
+  bool suspects() const { return slow_rounds_ > 0; }
+
+  /// The plan was left, and this is a round without one since then: it is still the better way.
+  bool stays_left(double stalled, std::size_t length) const {
+    return left_ && left_->length == length && stalled < left_->stalled;
+  }
+  bool left() const { return left_.has_value(); }
+  void take_up() { left_.reset(); }
+
+ private:
+  static constexpr double margin = 0.05;
+
+  struct Left {
+    double stalled = 0;  ///< seconds, of the plan's last round
+    std::size_t length = 0;
+  };
+
+  std::optional<double> streamed_;
+  std::optional<Left> left_;
+  unsigned slow_rounds_ = 0;
+  unsigned patience_ = 3;
+};
+
+}  // namespace vramx

@@ -1,0 +1,157 @@
+// A plan that turns out slower than plain streaming is left, and comes back when it would pay.
+#include "residency/trial.hpp"
+
+#include <functional>
+
+#include "check.hpp"
+#include "device/simulated.hpp"
+#include "policy/policy.hpp"
+#include "residency/residency.hpp"
+
+using namespace vramx;
+
+namespace {
+
+constexpr Bytes block = 64 * KiB;
+constexpr std::size_t blocks = 12;
+constexpr double rate = 1e9;
+constexpr double block_seconds = static_cast<double>(block) / rate;
+
+/// A card on which to pass costs a write-back, which nobody can know beforehand.
+class CostlyToPass final : public Device {
+ public:
+  explicit CostlyToPass(SimulatedSpec spec) : card_(spec) {}
+
+  SimulatedDevice& card() { return card_; }
+  std::size_t passed = 0;
+  bool costly = true;
+
+  const Facts& facts() const override { return card_.facts(); }
+  Bytes free_bytes() const override { return card_.free_bytes(); }
+  Range reserve(Bytes size, Use use) override { return card_.reserve(size, use); }
+  void release(Range range) noexcept override { card_.release(range); }
+  void store(Address to, const void* from, Bytes size) override { card_.store(to, from, size); }
+  void load(void* to, Address from, Bytes size) override { card_.load(to, from, size); }
+  Fence bring(Range range, Arrive how, Lane lane, Fences after) override {
+    return card_.bring(range, how, lane, after);
+  }
+  Fence leave(Range range, Leave how, Lane lane, Fences after) override {
+    passed += how == Leave::pass ? 1 : 0;
+    const bool dear = how == Leave::pass && costly;
+    return card_.leave(range, dear ? Leave::write_back : how, lane, after);
+  }
+  void expose(Range range) override { card_.expose(range); }
+  void conceal(Range range) override { card_.conceal(range); }
+  void use_over_link(Stream stream, Range range) override { card_.use_over_link(stream, range); }
+  void order(Stream stream, const Fence& fence) override { card_.order(stream, fence); }
+  Fence mark(Stream stream) override { return card_.mark(stream); }
+  Fence clock(Stream stream) override { return card_.clock(stream); }
+  double seconds(const Fence& from, const Fence& to) const override {
+    return card_.seconds(from, to);
+  }
+  bool reached(const Fence& fence) const noexcept override { return card_.reached(fence); }
+  void wait(const Fence& fence) override { card_.wait(fence); }
+  void settle(Range range) noexcept override { card_.settle(range); }
+
+ private:
+  SimulatedDevice card_;
+};
+
+/// A cycle over all blocks, in half the memory.
+struct Cycle {
+  std::shared_ptr<CostlyToPass> device;
+  std::unique_ptr<Residency> residency;
+  Range range;
+  std::vector<GroupId> groups;
+
+  Cycle() {
+    SimulatedSpec spec;
+    spec.capacity = 2 * blocks * block;
+    spec.granule = block;
+    spec.to_card = rate;
+    spec.to_host = rate / 20;
+    spec.latency = 0;
+    device = std::make_shared<CostlyToPass>(spec);
+    Settings settings;
+    settings.budget = blocks / 2 * block;
+    settings.block = block;
+    settings.threaded = false;
+    residency = std::make_unique<Residency>(
+        device, settings, [](const Future& future) { return make_policy("lru", future); });
+    range = device->reserve(blocks * block, Use::weights);
+    residency->adopt(range, Use::weights, false);
+    for (BlockId id = 0; id < blocks; ++id) groups.push_back(residency->define({id}));
+    residency->guess(groups);
+  }
+  ~Cycle() {
+    residency->forget(range, false);
+    residency.reset();
+    device->release(range);
+  }
+
+  /// A pass; returns its virtual seconds.
+  double pass() {
+    const double began = device->card().now();
+    for (const GroupId group : groups) {
+      residency->acquire(group, 0, nullptr);
+      device->card().compute(0, 0.2 * block_seconds);
+      residency->release(group, 0);
+    }
+    return device->card().now() - began;
+  }
+};
+
+}  // namespace
+
+TEST("a plan that is slower than plain streaming is left") {
+  Cycle cycle;
+  cycle.pass();
+  const double streamed = cycle.pass();
+  for (int i = 0; i < 30; ++i) cycle.pass();
+  REQUIRE(cycle.device->passed > 0);
+  cycle.device->passed = 0;
+  for (int i = 0; i < 60; ++i) REQUIRE(cycle.pass() <= 1.05 * streamed);
+  REQUIRE(cycle.device->passed == 0);
+}
+
+TEST("a plan that is faster stays, however often it is looked at") {
+  Cycle cycle;
+  cycle.device->costly = false;
+  cycle.pass();
+  const double streamed = cycle.pass();
+  for (int i = 0; i < 10; ++i) cycle.pass();
+  for (int i = 0; i < 600; ++i) REQUIRE(cycle.pass() < 0.75 * streamed);
+}
+
+TEST("a budget that changes gives the plan another chance") {
+  Cycle cycle;
+  for (int i = 0; i < 40; ++i) cycle.pass();
+  cycle.device->costly = false;
+  cycle.device->passed = 0;
+  cycle.residency->set_budget((blocks / 2 + 1) * block, nullptr);
+  for (int i = 0; i < 10; ++i) cycle.pass();
+  REQUIRE(cycle.device->passed > 0);
+}
+
+TEST("times that differ now and then neither leave a plan nor bring one back") {
+  Trial trial;
+  trial.streamed(1.0);
+  for (int i = 0; i < 1000; ++i) REQUIRE(!trial.leaves_plan(i % 3 == 0 ? 0.9 : 1.3, 1.0, 10));
+  REQUIRE(!trial.left());
+}
+
+TEST("each time it takes longer to leave a plan than the time before") {
+  Trial trial;
+  trial.streamed(1.0);
+  int before = 0;
+  for (int times = 0; times < 5; ++times) {
+    int rounds = 1;
+    while (!trial.leaves_plan(2.0, 1.0, 10)) ++rounds;
+    REQUIRE(rounds > before);
+    before = rounds;
+    REQUIRE(trial.stays_left(1.0, 10));
+    REQUIRE(!trial.stays_left(2.0, 10));
+    REQUIRE(!trial.stays_left(1.0, 11));
+    trial.take_up();
+  }
+}
