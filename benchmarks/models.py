@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cyclic import bytes_of
+from layers import bytes_of
 from unet import CONTEXT, UNet, attend, sinusoids
 
 DTYPE = torch.bfloat16

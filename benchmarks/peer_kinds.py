@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import vramx
-from cyclic import bytes_of
+from layers import bytes_of
 from leaf_streaming import OneByOne, PrefixAndLeaves
 from vramx.units import format_size
 

@@ -15,12 +15,15 @@ import vramx  # noqa: E402
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
+cyclic = importlib.import_module("cyclic")
 leaf_streaming = importlib.import_module("leaf_streaming")
 limits = importlib.import_module("limits")
+measuring = importlib.import_module("measuring")
 models = importlib.import_module("models")
 peer_kinds = importlib.import_module("peer_kinds")
 peer_process = importlib.import_module("peer_process")
 peers = importlib.import_module("peers")
+reporting = importlib.import_module("reporting")
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 SMALL = {
@@ -79,6 +82,12 @@ def test_limits_are_those_of_the_design() -> None:
     assert found == limits.Limits(fluid=6.0, plan=6.125, lru=12.0)
 
 
+def test_smaller_blocks_in_flight_are_less_room() -> None:
+    found = limits.limits(weights=12 * GIB, budget=6 * GIB, link=GIB, compute=1.0, block=MIB)
+    assert found == limits.Limits(fluid=6.0, plan=6.0 + 4 / 1024, lru=12.0)
+    assert limits.budget_of(10 * MIB, 3, block=MIB) == 3 * MIB
+
+
 def test_computing_is_the_limit_where_the_link_is_fast() -> None:
     found = limits.limits(weights=12 * GIB, budget=6 * GIB, link=100 * GIB, compute=1.0)
     assert found == limits.Limits(fluid=1.0, plan=1.0, lru=1.0)
@@ -100,6 +109,86 @@ def test_a_budget_is_whole_blocks_and_never_above_its_share() -> None:
 def test_a_percentile_of_few_values_is_the_worst() -> None:
     assert limits.nearest_rank([3.0, 1.0, 2.0], 0.99) == 3.0
     assert limits.nearest_rank([float(n) for n in range(1, 201)], 0.99) == 198.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "over_plan", "spread", "missed"),
+    [
+        ("mapped", 1.05, 1.2, []),
+        ("mapped", 1.06, 1.2, ["T/T_plan > 1.05"]),
+        ("managed", 1.2, 1.0, []),
+        ("managed", 1.21, 1.21, ["T/T_plan > 1.20", "p99/median > 1.20"]),
+    ],
+)
+def test_a_row_names_the_limits_that_it_does_not_hold(
+    kind: str, over_plan: float, spread: float, missed: list[str]
+) -> None:
+    assert cyclic.missed_limits(kind, over_plan, spread) == missed
+
+
+# Measuring
+
+
+def test_passes_are_as_many_as_fit_but_never_few_or_endless() -> None:
+    assert measuring.passes_within(6.0, 0.3) == 20
+    assert measuring.passes_within(6.0, 2.0) == 10
+    assert measuring.passes_within(6.0, 0.001) == 30
+    assert measuring.passes_within(6.0, 0.0) == 30
+
+
+@pytest.mark.usefixtures("no_open_session")
+def test_a_simulated_pass_takes_its_virtual_time() -> None:
+    with vramx.simulate(), vramx.oversubscribe(MIB, backend="simulated", block=MIB) as session:
+        card, seconds = session.device, iter([0.5, 0.25, 2.0])
+        times, out = measuring.times_simulated(card, lambda: card.compute(next(seconds)) or "x", 3)
+    assert times == [0.5, 0.25, 2.0]
+    assert out == "x"
+
+
+@pytest.mark.usefixtures("no_open_session")
+def test_every_count_of_tokens_and_ratio_has_a_row_that_holds_its_limits(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "cyclic.json"
+    report = reporting.Report(path, cyclic.head_line, cyclic.line)
+    asked = Namespace(
+        backend="simulated", policy="adaptive", weights=4 * MIB, width=128, tokens=[1, 64],
+        block="64KiB", ratios=[1.5, 2.0], passes=4, compute_ms=0.1, count_faults=False,
+    )  # fmt: skip
+    with vramx.simulate(link=1e9, latency=0.0):
+        cyclic.Cyclic(asked).run(report)
+    result = json.loads(path.read_text())
+    assert result["weights"] == 4 * MIB
+    rows = result["rows"]
+    assert [(r["tokens"], r["ratio"]) for r in rows] == [(1, 1.5), (1, 2), (64, 1.5), (64, 2)]
+    for row in rows:
+        assert row["same_bits"]
+        assert row["missed_limits"] == []
+        assert row["peak_resident"] <= row["budget"]
+        assert row["moved_over_excess"] >= 1
+        assert (len(row["warm_up_s"]), len(row["times_s"])) == (3, 4)
+        assert row["over_fluid"] >= row["over_plan"]
+        bound_by_computing = row["tokens"] == 64
+        assert (row["over_fluid"] == pytest.approx(1)) == bound_by_computing
+    printed = capsys.readouterr().out.splitlines()[2:]
+    assert [text.split()[:2] for text in printed] == [
+        [str(row["tokens"]), str(row["ratio"])] for row in rows
+    ]
+
+
+@pytest.mark.usefixtures("no_open_session")
+def test_a_row_that_fails_says_why_and_the_others_follow(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = reporting.Report(None, cyclic.head_line, cyclic.line)
+    asked = Namespace(
+        backend="simulated", policy="adaptive", weights=4 * MIB, width=128, tokens=[1],
+        block="64KiB", ratios=[1000.0, 2.0], passes=1, compute_ms=0.01, count_faults=False,
+    )  # fmt: skip
+    cyclic.Cyclic(asked).run(report)
+    assert "Error: " in report.rows[0]["error"]
+    assert report.rows[0]["error"] in capsys.readouterr().out
+    assert report.rows[1]["same_bits"]
 
 
 # Peers
@@ -173,7 +262,7 @@ def test_what_may_exhaust_the_card_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def figures(**changed: Any) -> dict[str, Any]:
     return {
         "machine": "a card", "torch": "2", "cuda": "13", "module": "Stack",
-        "weights": 12 * GIB, "activations": GIB, "setup_s": 1.0, "first_s": 2.0,
+        "weights": 12 * GIB, "activations": GIB, "setup_s": 1.0, "warm_up_s": [2.0],
         "times_s": [1.0, 3.0, 2.0], "link": float(GIB), "moved": None, "peak_vram": 2 * GIB,
         "rss": GIB, "peak_rss": GIB, "digests": ["a", "a"], "finite": True,
     } | changed  # fmt: skip
@@ -228,6 +317,8 @@ def test_what_a_process_measures_is_what_a_row_needs(
     row = peers.row("prefix-leaf", 2, budget.weights, measured, measured)
     assert row["same_bits"]
     assert row["times_s"] == [1.0] * 3
+    assert row["warm_up_s"] == [2.0, 1.0, 1.0]
+    assert row["p99_over_median"] == 1.0
     assert (row["first_s"], row["peak_vram"], row["link"]) == (2.0, 100, 1e9)
     assert peers.line(row).startswith("prefix-leaf")
 
@@ -249,7 +340,7 @@ def test_every_peer_and_ratio_has_a_row_whatever_becomes_of_it(
         return figures(note="after its passes: ended by SIGSEGV" if peer == "group-leaf" else None)
 
     asked = {"model": "linear", "tokens": 1, "width": None, "passes": 3}
-    report = peers.Report(Namespace(json=tmp_path / "out.json", **asked))
+    report = peers.report_of(Namespace(json=tmp_path / "out.json", **asked))
     assert peers.compare(list(peers.PEERS), [2.0, 4.0], start, report)
 
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
@@ -268,7 +359,7 @@ def test_every_peer_and_ratio_has_a_row_whatever_becomes_of_it(
 def test_without_stock_torch_there_is_nothing_to_compare_with(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    report = peers.Report(Namespace(json=None, model="dit", tokens=1, width=None, passes=3))
+    report = peers.report_of(Namespace(json=None, model="dit", tokens=1, width=None, passes=3))
     assert not peers.compare(["accelerate"], [2.0], lambda *_: {"error": "no room"}, report)
     assert "no room" in capsys.readouterr().out
 
