@@ -50,28 +50,27 @@ def missed_limits(kind: str, over_plan: float, p99_over_median: float) -> list[s
     return missed
 
 
-def stock_under_cap(args: argparse.Namespace, budget: int) -> str:
-    """Run stock torch held to the budget in a process of its own; return how it ended."""
-    code = (
-        "import torch\n"
-        f"total = torch.cuda.get_device_properties(0).total_memory\n"
-        f"torch.cuda.set_per_process_memory_fraction({budget} / total)\n"
-        "try:\n"
-        f"    shape = ({args.width}, {args.width})\n"
-        "    layers = [torch.empty(shape, dtype=torch.bfloat16, device='cuda')\n"
-        f"              for _ in range({args.weights} // ({args.width} ** 2 * 2))]\n"
-        "    print('fits')\n"
-        "except torch.OutOfMemoryError as error:\n"
-        "    print('OutOfMemoryError:', str(error).split('. ')[0])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return ((done.stdout or done.stderr).strip().splitlines() or ["said nothing"])[-1]
+def stock_under_caps(weights: int, width: int, budgets: list[int]) -> list[str]:
+    """Let stock torch, in a process of its own, have each budget; return how each ended."""
+    code = f"""
+import torch
+total = torch.cuda.get_device_properties(0).total_memory
+for budget in {budgets}:
+    torch.cuda.set_per_process_memory_fraction(budget / total)
+    layers = []
+    try:
+        for _ in range({weights // (width**2 * 2)}):
+            layers.append(torch.empty({width}, {width}, dtype=torch.bfloat16, device="cuda"))
+        print("fits")
+    except torch.OutOfMemoryError as error:
+        print("OutOfMemoryError:", str(error).split(". ")[0])
+    del layers
+    torch.cuda.empty_cache()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = done.stdout.strip().splitlines()
+    failed = (done.stderr.strip().splitlines() or ["said nothing"])[-1]
+    return said + [failed] * (len(budgets) - len(said))
 
 
 @dataclass
@@ -159,14 +158,13 @@ class Cyclic:
             policy=self.args.policy,
         )
         resident = self.all_resident()
-        budgets = {each: budget_of(self.weights, each, self.block) for each in self.args.ratios}
-        stock = {
-            ratio: stock_under_cap(self.args, budget) if self.on_card else "not run"
-            for ratio, budget in budgets.items()
-        }
+        budgets = [budget_of(self.weights, each, self.block) for each in self.args.ratios]
+        stock = ["not run"] * len(budgets)
+        if self.on_card:
+            stock = stock_under_caps(self.weights, self.args.width, budgets)
         for tokens in self.args.tokens:
-            for ratio, budget in budgets.items():
-                row = {"tokens": tokens, "ratio": ratio, "budget": budget, "stock": stock[ratio]}
+            for ratio, budget, ended in zip(self.args.ratios, budgets, stock):
+                row = {"tokens": tokens, "ratio": ratio, "budget": budget, "stock": ended}
                 try:
                     row |= self.at(budget, resident[tokens])
                 except (vramx.Error, RuntimeError) as error:
@@ -198,7 +196,7 @@ class Cyclic:
             setup = time.perf_counter() - began
             host_after = host_bytes()
             warm_up = self.times_of_passes(plain.x, WARM_UP)
-            passes = self.args.passes or passes_within(3.0, warm_up[-1])
+            passes = self.args.passes or passes_within(2.0, warm_up[-1])
             before = session.stats()
             if self.faults is not None:
                 self.faults.read()

@@ -16,6 +16,7 @@ import vramx  # noqa: E402
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 cyclic = importlib.import_module("cyclic")
+dit = importlib.import_module("dit")
 leaf_streaming = importlib.import_module("leaf_streaming")
 limits = importlib.import_module("limits")
 measuring = importlib.import_module("measuring")
@@ -29,7 +30,7 @@ KIB, MIB, GIB = 2**10, 2**20, 2**30
 SMALL = {
     "linear": lambda: models.linear(512 * KIB, tokens=4, width=128),
     "decode": lambda: models.decode(0, tokens=1),
-    "dit": lambda: models.dit(0, tokens=16, width=128),
+    "dit": lambda: models.dit(0, tokens=16, width=256, words=8),
     "unet": lambda: models.plain_unet(tokens=64, width=64, depths=(0, 1)),
 }
 
@@ -65,13 +66,35 @@ def test_parameters_of_one_shape_differ(name: str) -> None:
 def test_a_model_has_about_the_weights_asked_for() -> None:
     assert models.linear(MIB, tokens=1, width=128).weights == MIB
     assert models.decode(40 * MIB, tokens=1).weights == pytest.approx(40 * MIB, rel=0.2)
-    assert models.dit(32 * MIB, tokens=1, width=128).weights == pytest.approx(32 * MIB, rel=0.2)
+    assert models.dit(32 * MIB, tokens=1, width=256).weights == pytest.approx(32 * MIB, rel=0.2)
 
 
 def test_the_plain_unet_is_as_large_as_sdxl() -> None:
     with torch.device("meta"):
         unet = models.UNet()
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(2.567e9, rel=0.01)
+
+
+def test_the_diffusion_transformer_is_as_large_as_flux() -> None:
+    with torch.device("meta"):
+        flux = dit.DiffusionTransformer()
+    assert sum(p.numel() for p in flux.parameters()) == pytest.approx(11.9e9, rel=0.01)
+    weights = 66 * 3072**2 * 2
+    assert round(22 * GIB / weights) == len(flux.doubles)
+
+
+def test_a_rotation_changes_no_length_and_tells_only_how_far_apart_tokens_are() -> None:
+    places = torch.tensor([[0, 0, 0], [0, 3, 5], [0, 4, 7], [0, 1, 2]])
+    turn = dit.rotations(places, torch.float64)
+    q, k = torch.randn(2, 1, 4, 1, 128, dtype=torch.float64).unbind()
+    q, k = q[:, :1].expand_as(q), k[:, :1].expand_as(k)
+    turned = dit.rotate(q, turn)
+    assert torch.allclose(turned.norm(dim=-1), q.norm(dim=-1))
+    assert torch.equal(turned[:, 0], q[:, 0])
+    across = (turned[:, :, None] * dit.rotate(k, turn)[:, None]).sum((-1, -2))[0]
+    # From the second to the third it is as far as from the first to the fourth.
+    assert torch.isclose(across[1, 2], across[0, 3])
+    assert not torch.isclose(across[1, 2], across[0, 2])
 
 
 # Limits
