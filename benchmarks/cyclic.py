@@ -25,7 +25,8 @@ from torch import nn
 import vramx
 from layers import build, bytes_of
 from limits import budget_of, limits, nearest_rank
-from measuring import WARM_UP, PinnedCopy, host_bytes, passes_within, times_on_card, times_simulated
+from machine import Machine
+from measuring import WARM_UP, host_bytes, passes_within
 from reporting import Report
 from vramx.units import format_size, parse_size
 
@@ -36,7 +37,7 @@ P99_OVER_MEDIAN = 1.2
 
 COLUMNS = (
     "tokens W/B   C ms    link GB/s first s ms      p99/median T/T_fluid T/T_plan T/(W/L) "
-    "moved/(W-B) setup s written back  faults same holds                stock"
+    "moved/(W-B) setup s written back  faults same stock                               holds"
 )
 
 
@@ -93,74 +94,60 @@ class Cyclic:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.on_card = args.backend != "simulated"
-        self.device = "cuda" if self.on_card else "cpu"
-        self.dtype = torch.bfloat16 if self.on_card else torch.float32
-        self.block = parse_size(args.block, "block")
-        self.session: vramx.Session | None = None
-        self.copy = PinnedCopy() if self.on_card else None
+        self.machine = Machine(args.backend, parse_size(args.block, "block"))
         self.faults = None
         if args.count_faults:
             from page_faults import PageFaults
 
             self.faults = PageFaults()
         self.layer_seconds = 0.0
-        self.model = build(args.weights, args.width, self.dtype, self.device, self._compute)
+        self.model = build(
+            args.weights,
+            args.width,
+            self.machine.dtype,
+            self.machine.device,
+            lambda: self.machine.compute(self.layer_seconds),
+        )
         self.weights = bytes_of(self.model)
-
-    def _compute(self) -> None:
-        if self.session is not None and not self.on_card:
-            self.session.device.compute(self.layer_seconds)
 
     def times_of_passes(self, x: torch.Tensor, passes: int) -> list[float]:
         """Time passes that follow each other without a pause, in seconds."""
-        run = lambda: self.model(x)  # noqa: E731
-        if self.on_card:
-            return times_on_card(run, passes)[0]
-        assert self.session is not None
-        return times_simulated(self.session.device, run, passes)[0]
+        return self.machine.times(lambda: self.model(x), passes)[0]
 
     def all_resident(self) -> dict[int, Resident]:
         """Run the plain model with everything on the card, for each count of tokens."""
-        self.model.to(self.device)
+        self.model.to(self.machine.device)
         found = {}
         generator = torch.Generator().manual_seed(1)
         for tokens in self.args.tokens:
             x = torch.randn(tokens, self.args.width, generator=generator)
-            x = x.to(self.device, self.dtype)
+            x = x.to(self.machine.device, self.machine.dtype)
             out = self.model(x)
-            if self.on_card:
+            if self.machine.on_card:
                 seconds = statistics.median(self.times_of_passes(x, 10))
             else:
                 seconds = tokens * self.args.compute_ms / 1e3
             found[tokens] = Resident(x, out, seconds)
         self.model.cpu()
-        if self.on_card:
-            torch.cuda.empty_cache()
+        self.machine.forget()
         return found
-
-    def link(self) -> float:
-        """Return the link's bytes a second, measured now or simulated."""
-        if self.copy is None:
-            return vramx.simulation.current_simulation().to_card
-        return self.copy.rate()
 
     @torch.no_grad()
     def run(self, report: Report) -> None:
         """Run every count of tokens at every ratio; report all figures, in bytes and seconds."""
         report.begin(
-            machine=torch.cuda.get_device_name() if self.on_card else "simulated card",
+            machine=self.machine.name,
             torch=torch.__version__,
             python=platform.python_version(),
             weights=self.weights,
-            block=self.block,
+            block=self.machine.block,
             backend=self.args.backend,
             policy=self.args.policy,
         )
         resident = self.all_resident()
-        budgets = [budget_of(self.weights, each, self.block) for each in self.args.ratios]
+        budgets = [budget_of(self.weights, each, self.machine.block) for each in self.args.ratios]
         stock = ["not run"] * len(budgets)
-        if self.on_card:
+        if self.machine.on_card:
             stock = stock_under_caps(self.weights, self.args.width, budgets)
         for tokens in self.args.tokens:
             for ratio, budget, ended in zip(self.args.ratios, budgets, stock):
@@ -169,8 +156,6 @@ class Cyclic:
                     row |= self.at(budget, resident[tokens])
                 except (vramx.Error, RuntimeError) as error:
                     row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-                finally:
-                    self.session = None
                 report.add(row)
 
     def faults_of_an_unleased_use(self, session: vramx.Session, x: torch.Tensor) -> int | None:
@@ -187,10 +172,7 @@ class Cyclic:
         """Run one count of tokens at one budget, in a session of its own."""
         self.layer_seconds = plain.seconds / len(self.model)
         host_before = host_bytes()
-        with vramx.oversubscribe(
-            budget, backend=self.args.backend, policy=self.args.policy, block=self.block
-        ) as session:
-            self.session = session
+        with self.machine.session(budget, self.args.policy) as session:
             began = time.perf_counter()
             session.manage(self.model)
             setup = time.perf_counter() - began
@@ -200,9 +182,9 @@ class Cyclic:
             before = session.stats()
             if self.faults is not None:
                 self.faults.read()
-            rates = [self.link() for _ in range(3)]
+            rates = [self.machine.link() for _ in range(3)]
             times = self.times_of_passes(plain.x, passes)
-            rates += [self.link() for _ in range(3)]
+            rates += [self.machine.link() for _ in range(3)]
             faults = self.faults.read() if self.faults is not None else None
             after = session.stats()
             same = torch.equal(self.model(plain.x), plain.out)
@@ -210,7 +192,7 @@ class Cyclic:
         moved = (after.moved_in - before.moved_in) / passes
         median, p99 = statistics.median(times), nearest_rank(times, 0.99)
         link = statistics.median(rates)
-        limit = limits(self.weights, budget, link, plain.seconds, self.block)
+        limit = limits(self.weights, budget, link, plain.seconds, self.machine.block)
         planned = self.args.policy == "adaptive"
         return {
             "all_resident_s": plain.seconds,
@@ -253,8 +235,8 @@ def line(row: dict[str, Any]) -> str:
         f"{row['warm_up_s'][0]:<8.3f}{row['median_s'] * 1e3:<8.1f}{row['p99_over_median']:<11.3f}"
         f"{row['over_fluid']:<10.3f}{row['over_plan']:<9.3f}{row['over_lru']:<8.3f}"
         f"{row['moved_over_excess']:<12.3f}{row['setup_s']:<8.2f}{row['written_back']:<14}"
-        f"{row['gpu_fault_groups']!s:<7}{'yes' if row['same_bits'] else 'NO':<5}{holds:<21}"
-        f"{row['stock']}"
+        f"{row['gpu_fault_groups']!s:<7}{'yes' if row['same_bits'] else 'NO':<5}"
+        f"{row['stock']:<35} {holds}"
     )
 
 

@@ -10,7 +10,6 @@ max(C, bytes/L). On the simulated device the times are virtual.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import random
 import statistics
 import sys
@@ -24,9 +23,9 @@ from torch import nn
 from torch.nn import functional
 
 import vramx
-from layers import Layer, build, bytes_of, no_work
+from layers import Layer, build, bytes_of
 from limits import budget_of
-from measuring import PinnedCopy, times_on_card, times_simulated
+from machine import Machine
 from reporting import Report
 from vramx.units import format_size, parse_size
 
@@ -208,64 +207,59 @@ class Orders:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.on_card = args.backend != "simulated"
-        self.device = "cuda" if self.on_card else "cpu"
-        self.dtype = torch.bfloat16 if self.on_card else torch.float32
-        self.block = parse_size(args.block, "block")
-        self.session: vramx.Session | None = None
-        self.copy = PinnedCopy() if self.on_card else None
+        self.machine = Machine(args.backend, parse_size(args.block, "block"))
 
-    def _compute(self) -> None:
-        if self.session is not None:
-            self.session.device.compute(self.args.compute_ms / 1e3)
-
-    def times(self, program: Program, x: torch.Tensor, budget: int) -> tuple[list[float], list]:
-        """Time the passes, each with its share of the budget if a session is open."""
-        outputs = []
-        before = 1.0
+    def times(
+        self, program: Program, x: torch.Tensor, resize: Callable[[float], Any]
+    ) -> tuple[list[float], list[torch.Tensor]]:
+        """Time the passes; tell `resize` of a share of the budget that is not the last one's."""
+        outputs: list[torch.Tensor] = []
+        share = 1.0
 
         def run() -> None:
-            nonlocal before
+            nonlocal share
             place = len(outputs)
-            if self.session is not None and program.shares[place] != before:
-                before = program.shares[place]
-                self.session.set_budget(self.share(budget, before))
+            if program.shares[place] != share:
+                share = program.shares[place]
+                resize(share)
             outputs.append(program.passes[place](x))
 
-        passes = len(program.passes)
-        if self.on_card:
-            return times_on_card(run, passes)[0], outputs
-        assert self.session is not None
-        return times_simulated(self.session.device, run, passes)[0], outputs
+        times, _ = self.machine.times(run, len(program.passes))
+        return times, outputs
 
     def share(self, budget: int, part: float) -> int:
         """Return a part of the budget in whole blocks."""
-        return int(budget * part) // self.block * self.block
+        return int(budget * part) // self.machine.block * self.machine.block
 
     @torch.no_grad()
     def run(self, report: Report) -> None:
         """Run every program under every policy; report figures in bytes and seconds."""
         report.begin(
-            machine=torch.cuda.get_device_name() if self.on_card else "simulated card",
+            machine=self.machine.name,
             torch=torch.__version__,
             backend=self.args.backend,
             weights=self.args.weights,
-            budget=budget_of(self.args.weights, self.args.ratio, self.block),
+            budget=budget_of(self.args.weights, self.args.ratio, self.machine.block),
         )
         x = torch.randn(
             self.args.tokens, self.args.width, generator=torch.Generator().manual_seed(1)
-        ).to(self.device, self.dtype)
+        ).to(self.machine.device, self.machine.dtype)
         for name in self.args.programs:
-            compute = no_work if self.on_card else self._compute
-            layers = build(self.args.weights, self.args.width, self.dtype, self.device, compute)
+            layers = build(
+                self.args.weights,
+                self.args.width,
+                self.machine.dtype,
+                self.machine.device,
+                lambda: self.machine.compute(self.args.compute_ms / 1e3),
+            )
             self.run_program(name, PROGRAMS[name](layers, self.args.passes), x, report)
 
     def run_program(self, name: str, program: Program, x: torch.Tensor, report: Report) -> None:
         """Run a program with everything on the card, then under every policy."""
         weights = sum(bytes_of(model) for model in program.models)
-        budget = budget_of(weights, self.args.ratio, self.block)
+        budget = budget_of(weights, self.args.ratio, self.machine.block)
         for model in program.models:
-            model.to(self.device)
+            model.to(self.machine.device)
         used = modules_used(program, x)
         uses = [
             Use(id(module), sum(p.nbytes for p in module.parameters(recurse=False)), of_pass)
@@ -273,16 +267,15 @@ class Orders:
             for of_pass in [self.share(budget, part)]
             for module in modules
         ]
-        if self.on_card:
-            times, expected = self.times(program, x, budget)
+        if self.machine.on_card:
+            times, expected = self.times(program, x, lambda _: None)
             compute = sum(times)
         else:
             expected = [each(x) for each in program.passes]
             compute = len(uses) * self.args.compute_ms / 1e3
         for model in program.models:
             model.cpu()
-        if self.on_card:
-            torch.cuda.empty_cache()
+        self.machine.forget()
         bound = clairvoyant_bytes(uses)
         lru: dict[str, Any] = {}
         for policy in ("lru", *self.args.policies):
@@ -292,16 +285,14 @@ class Orders:
             except (vramx.Error, RuntimeError) as error:
                 row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             else:
-                lru = lru or row
+                lru = row if policy == "lru" else lru
                 row |= {
                     "compute_s": compute,
                     "bound_moved": bound,
                     "bound_s": max(compute, bound / row["link"]),
-                    "lru_moved": lru["moved_in"],
-                    "lru_s": lru["seconds"],
+                    "lru_moved": lru.get("moved_in"),
+                    "lru_s": lru.get("seconds"),
                 }
-            finally:
-                self.session = None
             report.add(row)
 
     def under(
@@ -314,19 +305,18 @@ class Orders:
     ) -> dict[str, Any]:
         """Run a program under one policy, from an empty card."""
         # Its scope is not entered: the outputs that are kept would take part of the budget.
-        with contextlib.closing(
-            vramx.oversubscribe(budget, backend=self.args.backend, policy=policy, block=self.block)
-        ) as session:
-            self.session = session
+        with self.machine.session(budget, policy, enter=False) as session:
             for model in program.models:
                 session.manage(model)
             touch_everything(session, program.models)
             session.evict(program.models)
-            rates = [self.link() for _ in range(3)]
+            rates = [self.machine.link() for _ in range(3)]
             before = session.stats()
-            times, outputs = self.times(program, x, budget)
+            times, outputs = self.times(
+                program, x, lambda part: session.set_budget(self.share(budget, part))
+            )
             after = session.stats()
-            rates += [self.link() for _ in range(3)]
+            rates += [self.machine.link() for _ in range(3)]
         same = all(torch.equal(one, other) for one, other in zip(outputs, expected))
         return {
             "seconds": sum(times),
@@ -338,12 +328,6 @@ class Orders:
             "same_bits": same,
         }
 
-    def link(self) -> float:
-        """Return the link's bytes a second, measured now or simulated."""
-        if self.copy is None:
-            return vramx.simulation.current_simulation().to_card
-        return self.copy.rate()
-
 
 def head_line(shared: dict[str, Any]) -> str:
     """Write what all rows share for people."""
@@ -353,6 +337,11 @@ def head_line(shared: dict[str, Any]) -> str:
     )
 
 
+def over(value: float, other: float | None) -> str:
+    """Write a ratio, if there is one."""
+    return "-" if not other else f"{value / other:.3f}"
+
+
 def line(row: dict[str, Any]) -> str:
     """Write a row for people."""
     start = f"{row['program']:<9}{row['policy']:<13}"
@@ -360,9 +349,9 @@ def line(row: dict[str, Any]) -> str:
         return start + row["error"]
     seconds, moved = row["seconds"], row["moved_in"]
     return (
-        f"{start}{seconds:<9.3f}{seconds / row['lru_s']:<7.3f}{seconds / row['bound_s']:<8.3f}"
+        f"{start}{seconds:<9.3f}{over(seconds, row['lru_s']):<7}{over(seconds, row['bound_s']):<8}"
         f"{row['compute_s']:<9.3f}{row['link'] / 1e9:<8.1f}{moved / 2**30:<11.2f}"
-        f"{moved / row['lru_moved']:<7.3f}{moved / row['bound_moved']:<8.3f}"
+        f"{over(moved, row['lru_moved']):<7}{over(moved, row['bound_moved']):<8}"
         f"{'yes' if row['same_bits'] else 'NO'}"
     )
 

@@ -17,6 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 cyclic = importlib.import_module("cyclic")
 dit = importlib.import_module("dit")
+fits = importlib.import_module("fits")
 leaf_streaming = importlib.import_module("leaf_streaming")
 limits = importlib.import_module("limits")
 measuring = importlib.import_module("measuring")
@@ -212,6 +213,21 @@ def test_a_row_that_fails_says_why_and_the_others_follow(
     assert "Error: " in report.rows[0]["error"]
     assert report.rows[0]["error"] in capsys.readouterr().out
     assert report.rows[1]["same_bits"]
+
+
+@pytest.mark.usefixtures("no_open_session")
+@pytest.mark.parametrize(("layers", "width"), [(20, 32), (2, 1024)])
+def test_what_fits_is_not_moved_and_its_cost_is_put_beside_its_limit(
+    layers: int, width: int
+) -> None:
+    row = fits.measure("simulated", layers, width, tokens=2, rounds=3)
+    assert row["same_bits"]
+    assert (row["layers"], row["moved_in"]) == (layers, 0)
+    assert row["ratio"] == row["managed_s"] / row["stock_s"]
+    assert row["per_call_s"] == (row["managed_s"] - row["stock_s"]) / layers
+    small = row["per_call_s"] <= fits.PER_CALL
+    assert row["holds_limit"] == (small if width == 32 else row["ratio"] <= fits.RATIO)
+    assert ("a call; same bits" in fits.line(row)) == (width == 32)
 
 
 # Peers
