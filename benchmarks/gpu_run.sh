@@ -67,7 +67,8 @@ if [[ $what == peers ]]; then
       attempt python3 peers.py --model "$model" --json "$out/peers-$model.json"
     done
     # As large as Flux.
-    attempt python3 peers.py --model dit --weights 22GiB --ratios 2 --json "$out/peers-dit.json"
+    attempt python3 peers.py --model dit --weights 22GiB --ratios 2 --timeout 240 \
+      --json "$out/peers-dit.json"
   fi
 fi
 if ((${#failed[@]})); then
