@@ -3,11 +3,20 @@
 # Usage: benchmarks/gpu_run.sh OUT [tests|bench|all]
 #        benchmarks/gpu_run.sh OUT peers [OPTIONS]
 #
-# The second compares vramx with its peers: one run with the options of peers.py, or without any
-# the runs of all models, each several minutes. Peers installed elsewhere may stand in PYTHONPATH.
+# The first takes about eight minutes in all, most of them for the benchmarks. The second compares
+# vramx with its peers: one run with the options of peers.py, or without any the runs of all models,
+# each several minutes.
 #
-# Needs python3 with torch (CUDA), nanobind, scikit-build-core, cmake, ninja and pytest, and nvcc for
-# counting page faults. Managed memory is held under 48 GiB, which the card must have free.
+# Peers installed elsewhere may stand in PYTHONPATH. diffusers (0.34 or newer; its group offload
+# needs accelerate too) is pure Python, so that where nothing can be installed its wheel, downloaded
+# elsewhere, will do:
+#   python3 -m pip download --no-deps -d WHEELS diffusers
+#   python3 -m pip install --no-deps --no-index --target /path/to/SITE WHEELS/*.whl
+#   PYTHONPATH=/path/to/SITE benchmarks/gpu_run.sh OUT peers
+#
+# Needs python3 with torch (CUDA), nanobind, scikit-build-core, cmake, ninja, pytest and
+# pytest-benchmark, and nvcc for counting page faults. Managed memory is held under 48 GiB, which
+# the card must have free.
 set -euo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 what=${2:-all}
@@ -18,29 +27,51 @@ rm -rf "$site"
 python3 -m pip install -q --no-build-isolation --no-deps --no-index --target "$site" .
 export PYTHONPATH="$site:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}"
 
+# A benchmark that fails leaves the others their turn; the script fails at the end.
+failed=()
+attempt() {
+  echo "== $*"
+  "$@" || failed+=("$*")
+}
+
 if [[ $what == tests || $what == all ]]; then
   python3 -m pytest tests/gpu -q -p no:cacheprovider -o addopts="" -o timeout=0 \
     --junitxml "$out/tests.xml" 2>&1 | tee "$out/tests.txt" || true
 fi
 if [[ $what == bench || $what == all ]]; then
+  cmake -S benchmarks -B "$site/native" -G Ninja >"$out/native.txt"
+  cmake --build "$site/native" >>"$out/native.txt"
+  "$site/native/plan_speed" | tee "$out/plan_speed.txt"
   cd benchmarks
-  python3 cyclic.py --json "$out/cyclic.json"
-  python3 cyclic.py --policy lru --ratios 2 --json "$out/lru.json"
-  python3 cyclic.py --ratios 2 --count-faults --json "$out/faults.json"
-  python3 fits.py --json "$out/fits.json"
-  python3 -m pytest test_micro.py -q -p no:cacheprovider -o addopts="" --benchmark-only \
+  for backend in mapped managed; do
+    attempt python3 cyclic.py --backend $backend --tokens 2048 7000 16384 \
+      --json "$out/cyclic-$backend.json"
+  done
+  attempt python3 cyclic.py --policy lru --ratios 2 --json "$out/lru.json"
+  attempt python3 cyclic.py --weights 4GiB --ratios 2 --count-faults --json "$out/faults.json"
+  attempt python3 orders.py --backend managed --json "$out/orders-managed.json"
+  attempt python3 orders.py --backend mapped --weights 6GiB --json "$out/orders-mapped.json"
+  attempt python3 fits.py --json "$out/fits.json"
+  attempt python3 -m pytest test_micro.py -q -p no:cacheprovider -o addopts="" --benchmark-only \
     --benchmark-json "$out/micro.json"
 fi
 if [[ $what == peers ]]; then
   cd benchmarks
   if (($# > 2)); then
-    python3 peers.py --json "$out/peers.json" "${@:3}"
+    attempt python3 peers.py --json "$out/peers.json" "${@:3}"
   else
     for tokens in 2048 7000 16384; do
-      python3 peers.py --tokens "$tokens" --json "$out/peers-linear-$tokens.json"
+      attempt python3 peers.py --tokens "$tokens" --json "$out/peers-linear-$tokens.json"
     done
-    for model in decode dit unet; do
-      python3 peers.py --model "$model" --json "$out/peers-$model.json"
+    for model in decode unet; do
+      attempt python3 peers.py --model "$model" --json "$out/peers-$model.json"
     done
+    # As large as Flux.
+    attempt python3 peers.py --model dit --weights 22GiB --ratios 2 --timeout 240 \
+      --json "$out/peers-dit.json"
   fi
+fi
+if ((${#failed[@]})); then
+  printf 'failed: %s\n' "${failed[@]}" >&2
+  exit 1
 fi

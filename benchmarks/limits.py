@@ -28,7 +28,7 @@ class Limits:
     lru: float
 
 
-def limits(weights: int, budget: int, link: float, compute: float) -> Limits:
+def limits(weights: int, budget: int, link: float, compute: float, block: int = BLOCK) -> Limits:
     """Compute the limits of a pass that uses all weights once.
 
     Parameters
@@ -39,21 +39,23 @@ def limits(weights: int, budget: int, link: float, compute: float) -> Limits:
         The link's bytes a second.
     compute : float
         Seconds of a pass with everything resident.
+    block : int
+        Bytes of a block.
     """
     if weights <= budget:
         return Limits(fluid=compute, plan=compute, lru=compute)
     excess = weights - budget
     return Limits(
         fluid=max(compute, excess / link),
-        plan=max(compute, (excess + BLOCKS_IN_FLIGHT * BLOCK) / link),
+        plan=max(compute, (excess + BLOCKS_IN_FLIGHT * block) / link),
         lru=max(compute, weights / link),
     )
 
 
-def budget_of(weights: int, ratio: float) -> int:
+def budget_of(weights: int, ratio: float, block: int = BLOCK) -> int:
     """Return the budget for a ratio of weights to budget, in whole blocks where it has any."""
     budget = int(weights / ratio)
-    return budget if budget < BLOCK or ratio == 1 else budget // BLOCK * BLOCK
+    return budget if budget < block or ratio == 1 else budget // block * block
 
 
 def nearest_rank(values: list[float], share: float) -> float:

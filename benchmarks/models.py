@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cyclic import bytes_of
-from unet import CONTEXT, UNet, attend, sinusoids
+from dit import PATCH, POOLED, TEXT, DiffusionTransformer, places_of
+from layers import bytes_of
+from unet import CONTEXT, UNet, attend
 
 DTYPE = torch.bfloat16
 
@@ -80,12 +81,14 @@ class Stack(nn.Module):
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(depth))
+        # Without a module beside its list of blocks, diffusers would not bring blocks ahead.
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layers to ``x`` of shape ``(tokens, width)``."""
         for block in self.blocks:
             x = block(x)
-        return x
+        return self.norm(x)
 
 
 class DecoderBlock(nn.Module):
@@ -121,104 +124,6 @@ class Decoder(nn.Module):
         return self.norm(x)
 
 
-class Half(nn.Module):
-    """The image's or the text's half of a double block."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.modulation = nn.Linear(width, 6 * width)
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
-
-    def finish(
-        self, x: torch.Tensor, attended: torch.Tensor, parts: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
-        """Apply what comes after the attention."""
-        gate1, shift2, scale2, gate2 = parts
-        x = x + gate1 * self.out(attended)
-        h = self.norm(x) * (1 + scale2) + shift2
-        return x + gate2 * self.down(functional.gelu(self.up(h), approximate="tanh"))
-
-
-class DoubleBlock(nn.Module):
-    """Image and text with weights of their own and one attention."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.image, self.text = Half(width), Half(width)
-
-    def forward(
-        self, image: torch.Tensor, text: torch.Tensor, vector: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Apply the block to both."""
-        qkv, rest = [], []
-        for half, x in ((self.text, text), (self.image, image)):
-            shift, scale, *parts = half.modulation(vector)[:, None].chunk(6, -1)
-            qkv.append(half.qkv(half.norm(x) * (1 + scale) + shift))
-            rest.append(tuple(parts))
-        attended = attend(*torch.cat(qkv, 1).chunk(3, -1), self.heads)
-        of_text, of_image = attended.split([text.shape[1], image.shape[1]], 1)
-        return (
-            self.image.finish(image, of_image, rest[1]),
-            self.text.finish(text, of_text, rest[0]),
-        )
-
-
-class SingleBlock(nn.Module):
-    """Attention and feed-forward side by side over image and text together."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.width = width
-        self.modulation = nn.Linear(width, 3 * width)
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.inward = nn.Linear(width, 7 * width)
-        self.outward = nn.Linear(5 * width, width)
-
-    def forward(self, x: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-        """Apply the block."""
-        shift, scale, gate = self.modulation(vector)[:, None].chunk(3, -1)
-        h = self.inward(self.norm(x) * (1 + scale) + shift)
-        qkv, up = h.split([3 * self.width, 4 * self.width], -1)
-        attended = attend(*qkv.chunk(3, -1), self.heads)
-        out = torch.cat([attended, functional.gelu(up, approximate="tanh")], -1)
-        return x + gate * self.outward(out)
-
-
-class DiffusionTransformer(nn.Module):
-    """Double blocks, then twice as many single ones, as in Flux; without rotary embeddings."""
-
-    def __init__(self, width: int, depth: int) -> None:
-        super().__init__()
-        heads = width // 128
-        self.width = width
-        self.inward = nn.Linear(64, width)
-        self.text = nn.Linear(CONTEXT, width)
-        self.time = nn.Linear(256, width)
-        self.doubles = nn.ModuleList(DoubleBlock(width, heads) for _ in range(depth))
-        self.singles = nn.ModuleList(SingleBlock(width, heads) for _ in range(2 * depth))
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.outward = nn.Linear(width, 64)
-
-    def forward(
-        self, image: torch.Tensor, text: torch.Tensor, timestep: torch.Tensor
-    ) -> torch.Tensor:
-        """Apply the model to patches, the text's states and a time for each."""
-        vector = functional.silu(self.time(sinusoids(timestep, 256).to(image.dtype)))
-        image, text = self.inward(image), self.text(text)
-        for block in self.doubles:
-            image, text = block(image, text, vector)
-        x = torch.cat([text, image], 1)
-        for block in self.singles:
-            x = block(x, vector)
-        return self.outward(self.norm(x[:, text.shape[1] :]))
-
-
 def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
     with torch.device("meta"):
         return make()
@@ -240,14 +145,21 @@ def decode(weights: int, tokens: int, width: int | None = None) -> Workload:
     return Workload(module, {"x": _noise(1, tokens, width)})
 
 
-def dit(weights: int, tokens: int, width: int = 3072) -> Workload:
-    """Make a diffusion transformer of about `weights` bytes over `tokens` patches of an image."""
+def dit(weights: int, tokens: int, width: int = 3072, words: int = 512) -> Workload:
+    """Make a diffusion transformer of about `weights` bytes over `tokens` patches of an image.
+
+    At its own width 22 GiB make it as deep as Flux.
+    """
     depth = max(1, round(weights / (66 * width * width * DTYPE.itemsize)))
     module = materialise(_on_meta(lambda: DiffusionTransformer(width, depth)))
+    side = math.isqrt(tokens)
     inputs = {
-        "image": _noise(1, tokens, 64),
-        "text": _noise(1, 512, CONTEXT),
+        "image": _noise(1, side * side, PATCH),
+        "text": _noise(1, words, TEXT),
+        "pooled": _noise(1, POOLED),
         "timestep": torch.tensor([500.0]),
+        "guidance": torch.tensor([3500.0]),
+        "places": places_of(words, side),
     }
     return Workload(module, inputs)
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import vramx
-from cyclic import bytes_of
+from layers import bytes_of
 from leaf_streaming import OneByOne, PrefixAndLeaves
 from vramx.units import format_size
 
@@ -148,9 +148,10 @@ class GroupOffload(Peer):
     def prepare(self, module: nn.Module, budget: Budget) -> Run:  # noqa: ARG002
         """Hook the module."""
         try:
+            import accelerate  # noqa: F401  # diffusers' hooks fail without it, once they run
             from diffusers.hooks import apply_group_offloading
         except ImportError as error:
-            raise NotInstalledError(f"diffusers ({error})") from error
+            raise NotInstalledError(f"diffusers and accelerate ({error})") from error
         apply_group_offloading(
             module,
             onload_device=torch.device("cuda"),

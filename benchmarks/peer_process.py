@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 
-from cyclic import PinnedCopy, host_bytes, timed_on_card
+from measuring import (
+    WARM_UP,
+    PinnedCopy,
+    host_bytes,
+    passes_within,
+    timed_on_card,
+    times_on_card,
+)
 from models import Workload, build
 from peer_kinds import PEERS, Budget, NotInstalledError, Run
 
@@ -31,20 +38,9 @@ def call(run: Run, inputs: dict[str, Any]) -> torch.Tensor:
     return out[0] if isinstance(out, tuple) else out
 
 
-def times_of_passes(
-    run: Run, inputs: dict[str, Any], passes: int
-) -> tuple[list[float], torch.Tensor]:
-    """Time passes that follow each other without a pause, by the card's events."""
-    ends = [torch.cuda.Event(enable_timing=True) for _ in range(passes + 1)]
-    ends[0].record()
-    for end in ends[1:]:
-        out = call(run, inputs)
-        end.record()
-    ends[-1].synchronize()
-    return [start.elapsed_time(end) / 1e3 for start, end in zip(ends, ends[1:])], out
-
-
-def measure(name: str, workload: Workload, budget: Budget, passes: int, report: Path) -> None:
+def measure(
+    name: str, workload: Workload, budget: Budget, passes: int | None, report: Path
+) -> None:
     """Run a peer and write its figures, in bytes and seconds."""
     torch.cuda.synchronize()  # CUDA's own memory counts as the process's, the probe's does not
     host_before = host_bytes()
@@ -65,9 +61,11 @@ def measure(name: str, workload: Workload, budget: Budget, passes: int, report: 
     outputs = []
     first = timed_on_card(lambda: outputs.append(call(run, inputs)))
     digests = [digest(outputs.pop())]
+    again, _ = times_on_card(lambda: call(run, inputs), WARM_UP - 1)
+    passes = passes or passes_within(6.0, again[-1])
     rates = [link.rate() for _ in range(3)]
     moved, copying = peer.moved(), peer.copying()
-    times, out = times_of_passes(run, inputs, passes)
+    times, out = times_on_card(lambda: call(run, inputs), passes)
     moved_after = peer.moved()
     copying = (peer.copying() - copying) / passes
     rates += [link.rate() for _ in range(3)]
@@ -81,7 +79,7 @@ def measure(name: str, workload: Workload, budget: Budget, passes: int, report: 
         "module": module,
         "weights": weights,
         "setup_s": setup,
-        "first_s": first,
+        "warm_up_s": [first, *again],
         "times_s": [each - copying for each in times],
         "link": statistics.median(rates),
         "moved": None if moved is None else (moved_after - moved) / passes,

@@ -15,11 +15,12 @@ Everybody has B = W / ratio for weights, in whole blocks of 32 MiB, and A for al
   is above B + A is marked with an exclamation mark;
 - stock torch and the naive pool of unified memory hold all of W and stand at the ratio 1.
 
-Times are medians of passes that follow each other without a pause; p99 is the worst where there are
-fewer than a hundred. T_fluid = max(C, (W-B)/L), T_plan = max(C, (W-B+S*b)/L) and T_LRU = max(C,
-W/L), with L as measured beside the passes, S = 4 blocks in flight and b = 32 MiB. Memory on the
-card is what torch allocated and vramx's blocks at their peaks, without CUDA's context; the host's
-is that of the process, at the end and at its peak.
+Times are medians of passes that follow each other without a pause, 10 to 30 of them by the time
+that one takes, after three that are reported apart: in those vramx plans, and others may warm up
+too. p99 is the worst where there are fewer than a hundred. T_fluid = max(C, (W-B)/L), T_plan =
+max(C, (W-B+S*b)/L) and T_LRU = max(C, W/L), with L as measured beside the passes, S = 4 blocks in
+flight and b = 32 MiB. Memory on the card is what torch allocated and vramx's blocks at their peaks,
+without CUDA's context; the host's is that of the process, at the end and at its peak.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ import torch
 from limits import budget_of, limits, nearest_rank
 from models import TOKENS
 from peer_kinds import PEERS
+from reporting import Report
 from vramx.units import format_size, parse_size
 
 #: Starts a peer with a budget and room for activations, in bytes; returns its figures or its error.
@@ -49,8 +51,8 @@ Start = Callable[[str, int, int], dict[str, Any]]
 
 COLUMNS = (
     f"{'peer':<19}{'W/B':<6}{'set-up s':<9}{'first s':<8}{'median ms':<10}{'p99 ms':<9}"
-    f"{'T/T_fluid':<10}{'T/T_plan':<9}{'T/T_LRU':<8}{'moved/(W-B)':<12}{'card GiB':<9}"
-    f"{'host GiB':<9}{'peak':<7}{'L GB/s':<7}same bits"
+    f"{'/median':<8}{'T/T_fluid':<10}{'T/T_plan':<9}{'T/T_LRU':<8}{'moved/(W-B)':<12}"
+    f"{'card GiB':<9}{'host GiB':<9}{'peak':<7}{'L GB/s':<7}same bits"
 )
 
 
@@ -105,14 +107,17 @@ def row(
         return {**result, "error": figures["error"]}
     compute = statistics.median(stock["times_s"])
     median = statistics.median(figures["times_s"])
+    p99 = nearest_rank(figures["times_s"], 0.99)
     limit = limits(stock["weights"], budget, figures["link"], compute)
     moved, excess = figures["moved"], stock["weights"] - budget
     return {
         **result,
-        **{name: figures[name] for name in ("setup_s", "first_s", "link", "peak_vram")},
+        **{name: figures[name] for name in ("setup_s", "warm_up_s", "link", "peak_vram")},
         **{name: figures[name] for name in ("rss", "peak_rss", "finite", "times_s", "moved")},
+        "first_s": figures["warm_up_s"][0],
         "median_s": median,
-        "p99_s": nearest_rank(figures["times_s"], 0.99),
+        "p99_s": p99,
+        "p99_over_median": p99 / median,
         "moved_over_excess": None if moved is None or excess <= 0 else moved / excess,
         "over_fluid": median / limit.fluid,
         "over_plan": median / limit.plan,
@@ -133,7 +138,8 @@ def line(row: dict[str, Any]) -> str:
     card = f"{row['peak_vram'] / 2**30:.2f}{'' if row['within_budget'] else '!'}"
     return (
         f"{start}{row['setup_s']:<9.2f}{row['first_s']:<8.3f}{row['median_s'] * 1e3:<10.2f}"
-        f"{row['p99_s'] * 1e3:<9.2f}{row['over_fluid']:<10.3f}{row['over_plan']:<9.3f}"
+        f"{row['p99_s'] * 1e3:<9.2f}{row['p99_over_median']:<8.3f}"
+        f"{row['over_fluid']:<10.3f}{row['over_plan']:<9.3f}"
         f"{row['over_lru']:<8.3f}{'-' if moved is None else format(moved, '.3f'):<12}{card:<9}"
         f"{row['rss'] / 2**30:<9.2f}{row['peak_rss'] / 2**30:<7.2f}{row['link'] / 1e9:<7.1f}"
         f"{'yes' if row['same_bits'] else 'NO'}{'' if row['finite'] else ', not finite'}"
@@ -145,7 +151,7 @@ def compare(
     peers: list[str],
     ratios: list[float],
     start: Start,
-    tell: Callable[[dict[str, Any]], None],
+    report: Report,
 ) -> bool:
     """Run stock torch and the peers.
 
@@ -157,8 +163,8 @@ def compare(
         Of weights to budget.
     start : callable
         Runs one peer at one budget.
-    tell : callable
-        Takes the head, then each row as it is known.
+    report : Report
+        Takes what all rows share, then each row as it is known.
 
     Returns
     -------
@@ -167,48 +173,27 @@ def compare(
     """
     stock = start("stock", 0, 0)
     if "error" in stock:
-        tell({"peer": "stock", "ratio": 1, "budget": 0, "error": stock["error"]})
+        report.add({"peer": "stock", "ratio": 1, "budget": 0, "error": stock["error"]})
         return False
     weights, room = stock["weights"], stock["activations"]
     head = {name: stock[name] for name in ("machine", "torch", "cuda", "module", "link")}
     compute = statistics.median(stock["times_s"])
-    tell({**head, "weights": weights, "activations": room, "all_resident_s": compute})
-    tell(row("stock", 1, weights, stock, stock))
+    report.begin(**head, weights=weights, activations=room, all_resident_s=compute)
+    report.add(row("stock", 1, weights, stock, stock))
     for peer in peers:
         kind = PEERS[peer]()
         if peer == "stock":
             continue
         if kind.takes_all:
-            tell(row(peer, 1, weights, start(peer, weights, room), stock))
+            report.add(row(peer, 1, weights, start(peer, weights, room), stock))
             continue
         figures = None
         for ratio in ratios:
             budget = budget_of(weights, ratio)
             if figures is None or kind.heeds_budget:
                 figures = start(peer, budget, room)
-            tell(row(peer, ratio, budget, figures, stock))
+            report.add(row(peer, ratio, budget, figures, stock))
     return True
-
-
-class Report:
-    """Prints what becomes known and keeps the file complete, should the run be cut short."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self._file: Path | None = args.json
-        asked = ("model", "tokens", "width", "passes")
-        self._result: dict[str, Any] = {name: getattr(args, name) for name in asked}
-        self._result["rows"] = []
-
-    def __call__(self, known: dict[str, Any]) -> None:
-        """Take the head or a row."""
-        if "peer" in known:
-            self._result["rows"].append(known)
-            print(line(known), flush=True)
-        else:
-            self._result.update(known)
-            print(head_line(self._result), COLUMNS, sep="\n", flush=True)
-        if self._file is not None:
-            self._file.write_text(json.dumps(self._result, indent=1))
 
 
 def head_line(result: dict[str, Any]) -> str:
@@ -216,8 +201,14 @@ def head_line(result: dict[str, Any]) -> str:
     return (
         f"{result['machine']}, torch {result['torch']}: {result['model']} ({result['module']}), "
         f"W {format_size(result['weights'])}, A {format_size(result['activations'])}, "
-        f"C {result['all_resident_s'] * 1e3:.1f} ms, L {result['link'] / 1e9:.1f} GB/s"
+        f"C {result['all_resident_s'] * 1e3:.1f} ms, L {result['link'] / 1e9:.1f} GB/s\n{COLUMNS}"
     )
+
+
+def report_of(args: argparse.Namespace) -> Report:
+    """Make the report of a run with these options."""
+    asked = {name: getattr(args, name) for name in ("model", "tokens", "width", "passes")}
+    return Report(args.json, head_line, line, **asked)
 
 
 def above_one(text: str) -> float:
@@ -244,7 +235,7 @@ def main() -> int:
     )
     parser.add_argument("--ratios", type=above_one, nargs="+", default=[1.25, 1.5, 2, 4])
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
-    parser.add_argument("--passes", type=int, default=10)
+    parser.add_argument("--passes", type=int, help="measured; 10 to 30 by their time unless given")
     parser.add_argument("--timeout", type=float, default=120, help="seconds for each process")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -258,7 +249,7 @@ def main() -> int:
         )
         return 2
     start = functools.partial(start_process, args)
-    return 0 if compare(args.peers, args.ratios, start, Report(args)) else 1
+    return 0 if compare(args.peers, args.ratios, start, report_of(args)) else 1
 
 
 if __name__ == "__main__":

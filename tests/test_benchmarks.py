@@ -15,18 +15,23 @@ import vramx  # noqa: E402
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
+cyclic = importlib.import_module("cyclic")
+dit = importlib.import_module("dit")
+fits = importlib.import_module("fits")
 leaf_streaming = importlib.import_module("leaf_streaming")
 limits = importlib.import_module("limits")
+measuring = importlib.import_module("measuring")
 models = importlib.import_module("models")
 peer_kinds = importlib.import_module("peer_kinds")
 peer_process = importlib.import_module("peer_process")
 peers = importlib.import_module("peers")
+reporting = importlib.import_module("reporting")
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 SMALL = {
     "linear": lambda: models.linear(512 * KIB, tokens=4, width=128),
     "decode": lambda: models.decode(0, tokens=1),
-    "dit": lambda: models.dit(0, tokens=16, width=128),
+    "dit": lambda: models.dit(0, tokens=16, width=256, words=8),
     "unet": lambda: models.plain_unet(tokens=64, width=64, depths=(0, 1)),
 }
 
@@ -62,7 +67,7 @@ def test_parameters_of_one_shape_differ(name: str) -> None:
 def test_a_model_has_about_the_weights_asked_for() -> None:
     assert models.linear(MIB, tokens=1, width=128).weights == MIB
     assert models.decode(40 * MIB, tokens=1).weights == pytest.approx(40 * MIB, rel=0.2)
-    assert models.dit(32 * MIB, tokens=1, width=128).weights == pytest.approx(32 * MIB, rel=0.2)
+    assert models.dit(32 * MIB, tokens=1, width=256).weights == pytest.approx(32 * MIB, rel=0.2)
 
 
 def test_the_plain_unet_is_as_large_as_sdxl() -> None:
@@ -71,12 +76,40 @@ def test_the_plain_unet_is_as_large_as_sdxl() -> None:
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(2.567e9, rel=0.01)
 
 
+def test_the_diffusion_transformer_is_as_large_as_flux() -> None:
+    with torch.device("meta"):
+        flux = dit.DiffusionTransformer()
+    assert sum(p.numel() for p in flux.parameters()) == pytest.approx(11.9e9, rel=0.01)
+    weights = 66 * 3072**2 * 2
+    assert round(22 * GIB / weights) == len(flux.doubles)
+
+
+def test_a_rotation_changes_no_length_and_tells_only_how_far_apart_tokens_are() -> None:
+    places = torch.tensor([[0, 0, 0], [0, 3, 5], [0, 4, 7], [0, 1, 2]])
+    turn = dit.rotations(places, torch.float64)
+    q, k = torch.randn(2, 1, 4, 1, 128, dtype=torch.float64).unbind()
+    q, k = q[:, :1].expand_as(q), k[:, :1].expand_as(k)
+    turned = dit.rotate(q, turn)
+    assert torch.allclose(turned.norm(dim=-1), q.norm(dim=-1))
+    assert torch.equal(turned[:, 0], q[:, 0])
+    across = (turned[:, :, None] * dit.rotate(k, turn)[:, None]).sum((-1, -2))[0]
+    # From the second to the third it is as far as from the first to the fourth.
+    assert torch.isclose(across[1, 2], across[0, 3])
+    assert not torch.isclose(across[1, 2], across[0, 2])
+
+
 # Limits
 
 
 def test_limits_are_those_of_the_design() -> None:
     found = limits.limits(weights=12 * GIB, budget=6 * GIB, link=GIB, compute=1.0)
     assert found == limits.Limits(fluid=6.0, plan=6.125, lru=12.0)
+
+
+def test_smaller_blocks_in_flight_are_less_room() -> None:
+    found = limits.limits(weights=12 * GIB, budget=6 * GIB, link=GIB, compute=1.0, block=MIB)
+    assert found == limits.Limits(fluid=6.0, plan=6.0 + 4 / 1024, lru=12.0)
+    assert limits.budget_of(10 * MIB, 3, block=MIB) == 3 * MIB
 
 
 def test_computing_is_the_limit_where_the_link_is_fast() -> None:
@@ -100,6 +133,101 @@ def test_a_budget_is_whole_blocks_and_never_above_its_share() -> None:
 def test_a_percentile_of_few_values_is_the_worst() -> None:
     assert limits.nearest_rank([3.0, 1.0, 2.0], 0.99) == 3.0
     assert limits.nearest_rank([float(n) for n in range(1, 201)], 0.99) == 198.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "over_plan", "spread", "missed"),
+    [
+        ("mapped", 1.05, 1.2, []),
+        ("mapped", 1.06, 1.2, ["T/T_plan > 1.05"]),
+        ("managed", 1.2, 1.0, []),
+        ("managed", 1.21, 1.21, ["T/T_plan > 1.20", "p99/median > 1.20"]),
+    ],
+)
+def test_a_row_names_the_limits_that_it_does_not_hold(
+    kind: str, over_plan: float, spread: float, missed: list[str]
+) -> None:
+    assert cyclic.missed_limits(kind, over_plan, spread) == missed
+
+
+# Measuring
+
+
+def test_passes_are_as_many_as_fit_but_never_few_or_endless() -> None:
+    assert measuring.passes_within(6.0, 0.3) == 20
+    assert measuring.passes_within(6.0, 2.0) == 10
+    assert measuring.passes_within(6.0, 0.001) == 30
+    assert measuring.passes_within(6.0, 0.0) == 30
+
+
+@pytest.mark.usefixtures("no_open_session")
+def test_a_simulated_pass_takes_its_virtual_time() -> None:
+    with vramx.simulate(), vramx.oversubscribe(MIB, backend="simulated", block=MIB) as session:
+        card, seconds = session.device, iter([0.5, 0.25, 2.0])
+        times, out = measuring.times_simulated(card, lambda: card.compute(next(seconds)) or "x", 3)
+    assert times == [0.5, 0.25, 2.0]
+    assert out == "x"
+
+
+@pytest.mark.usefixtures("no_open_session")
+def test_every_count_of_tokens_and_ratio_has_a_row_that_holds_its_limits(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "cyclic.json"
+    report = reporting.Report(path, cyclic.head_line, cyclic.line)
+    asked = Namespace(
+        backend="simulated", policy="adaptive", weights=4 * MIB, width=128, tokens=[1, 64],
+        block="64KiB", ratios=[1.5, 2.0], passes=4, compute_ms=0.1, count_faults=False,
+    )  # fmt: skip
+    with vramx.simulate(link=1e9, latency=0.0):
+        cyclic.Cyclic(asked).run(report)
+    result = json.loads(path.read_text())
+    assert result["weights"] == 4 * MIB
+    rows = result["rows"]
+    assert [(r["tokens"], r["ratio"]) for r in rows] == [(1, 1.5), (1, 2), (64, 1.5), (64, 2)]
+    for row in rows:
+        assert row["same_bits"]
+        assert row["missed_limits"] == []
+        assert row["peak_resident"] <= row["budget"]
+        assert row["moved_over_excess"] >= 1
+        assert (len(row["warm_up_s"]), len(row["times_s"])) == (3, 4)
+        assert row["over_fluid"] >= row["over_plan"]
+        bound_by_computing = row["tokens"] == 64
+        assert (row["over_fluid"] == pytest.approx(1)) == bound_by_computing
+    printed = capsys.readouterr().out.splitlines()[2:]
+    assert [text.split()[:2] for text in printed] == [
+        [str(row["tokens"]), str(row["ratio"])] for row in rows
+    ]
+
+
+@pytest.mark.usefixtures("no_open_session")
+def test_a_row_that_fails_says_why_and_the_others_follow(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = reporting.Report(None, cyclic.head_line, cyclic.line)
+    asked = Namespace(
+        backend="simulated", policy="adaptive", weights=4 * MIB, width=128, tokens=[1],
+        block="64KiB", ratios=[1000.0, 2.0], passes=1, compute_ms=0.01, count_faults=False,
+    )  # fmt: skip
+    cyclic.Cyclic(asked).run(report)
+    assert "Error: " in report.rows[0]["error"]
+    assert report.rows[0]["error"] in capsys.readouterr().out
+    assert report.rows[1]["same_bits"]
+
+
+@pytest.mark.usefixtures("no_open_session")
+@pytest.mark.parametrize(("layers", "width"), [(20, 32), (2, 1024)])
+def test_what_fits_is_not_moved_and_its_cost_is_put_beside_its_limit(
+    layers: int, width: int
+) -> None:
+    row = fits.measure("simulated", layers, width, tokens=2, rounds=3)
+    assert row["same_bits"]
+    assert (row["layers"], row["moved_in"]) == (layers, 0)
+    assert row["ratio"] == row["managed_s"] / row["stock_s"]
+    assert row["per_call_s"] == (row["managed_s"] - row["stock_s"]) / layers
+    small = row["per_call_s"] <= fits.PER_CALL
+    assert row["holds_limit"] == (small if width == 32 else row["ratio"] <= fits.RATIO)
+    assert ("a call; same bits" in fits.line(row)) == (width == 32)
 
 
 # Peers
@@ -173,7 +301,7 @@ def test_what_may_exhaust_the_card_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def figures(**changed: Any) -> dict[str, Any]:
     return {
         "machine": "a card", "torch": "2", "cuda": "13", "module": "Stack",
-        "weights": 12 * GIB, "activations": GIB, "setup_s": 1.0, "first_s": 2.0,
+        "weights": 12 * GIB, "activations": GIB, "setup_s": 1.0, "warm_up_s": [2.0],
         "times_s": [1.0, 3.0, 2.0], "link": float(GIB), "moved": None, "peak_vram": 2 * GIB,
         "rss": GIB, "peak_rss": GIB, "digests": ["a", "a"], "finite": True,
     } | changed  # fmt: skip
@@ -228,6 +356,8 @@ def test_what_a_process_measures_is_what_a_row_needs(
     row = peers.row("prefix-leaf", 2, budget.weights, measured, measured)
     assert row["same_bits"]
     assert row["times_s"] == [1.0] * 3
+    assert row["warm_up_s"] == [2.0, 1.0, 1.0]
+    assert row["p99_over_median"] == 1.0
     assert (row["first_s"], row["peak_vram"], row["link"]) == (2.0, 100, 1e9)
     assert peers.line(row).startswith("prefix-leaf")
 
@@ -249,7 +379,7 @@ def test_every_peer_and_ratio_has_a_row_whatever_becomes_of_it(
         return figures(note="after its passes: ended by SIGSEGV" if peer == "group-leaf" else None)
 
     asked = {"model": "linear", "tokens": 1, "width": None, "passes": 3}
-    report = peers.Report(Namespace(json=tmp_path / "out.json", **asked))
+    report = peers.report_of(Namespace(json=tmp_path / "out.json", **asked))
     assert peers.compare(list(peers.PEERS), [2.0, 4.0], start, report)
 
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
@@ -268,7 +398,7 @@ def test_every_peer_and_ratio_has_a_row_whatever_becomes_of_it(
 def test_without_stock_torch_there_is_nothing_to_compare_with(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    report = peers.Report(Namespace(json=None, model="dit", tokens=1, width=None, passes=3))
+    report = peers.report_of(Namespace(json=None, model="dit", tokens=1, width=None, passes=3))
     assert not peers.compare(["accelerate"], [2.0], lambda *_: {"error": "no room"}, report)
     assert "no room" in capsys.readouterr().out
 

@@ -1,0 +1,79 @@
+"""A card or the simulated one, as the benchmarks see it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+
+import vramx
+from measuring import PinnedCopy, times_on_card, times_simulated
+
+T = TypeVar("T")
+
+
+class Machine:
+    """Where a benchmark runs.
+
+    Parameters
+    ----------
+    backend : str
+        Of the sessions. On ``"simulated"`` models are on the CPU, and times are virtual.
+    block : int
+        Of the sessions, in bytes.
+
+    Attributes
+    ----------
+    name, device : str
+        The card's name, and torch's name for where models compute.
+    dtype : torch.dtype
+        Of the weights.
+    on_card : bool
+        Whether there is a real card.
+    """
+
+    def __init__(self, backend: str, block: int) -> None:
+        self.backend = backend
+        self.block = block
+        self.on_card = backend != "simulated"
+        self.name = torch.cuda.get_device_name() if self.on_card else "simulated card"
+        self.device = "cuda" if self.on_card else "cpu"
+        self.dtype = torch.bfloat16 if self.on_card else torch.float32
+        self._copy = PinnedCopy() if self.on_card else None
+        self._session: vramx.Session | None = None
+
+    @contextlib.contextmanager
+    def session(self, budget: int, policy: str, *, enter: bool = True) -> Iterator[vramx.Session]:
+        """Open a session for a scope, and enter it unless told not to."""
+        opened = vramx.oversubscribe(budget, backend=self.backend, policy=policy, block=self.block)
+        self._session = opened
+        try:
+            with opened if enter else contextlib.closing(opened):
+                yield opened
+        finally:
+            self._session = None
+
+    def compute(self, seconds: float) -> None:
+        """Spend virtual time in the open session; on a card time passes by itself."""
+        if self._session is not None and not self.on_card:
+            self._session.device.compute(seconds)
+
+    def times(self, run: Callable[[], T], passes: int) -> tuple[list[float], T]:
+        """Time passes that follow each other without a pause; see `times_on_card`."""
+        if self.on_card:
+            return times_on_card(run, passes)
+        assert self._session is not None, "virtual time passes in a session only"
+        return times_simulated(self._session.device, run, passes)
+
+    def link(self) -> float:
+        """Return the link's bytes a second, measured now or simulated."""
+        if self._copy is None:
+            return vramx.simulation.current_simulation().to_card
+        return self._copy.rate()
+
+    def forget(self) -> None:
+        """Let go of the card's memory that torch keeps for later."""
+        if self.on_card:
+            torch.cuda.empty_cache()
