@@ -23,8 +23,8 @@ KIB, MIB = 2**10, 2**20
 LAYER = 64 * KIB  # of a weight of 128 by 128, and the block of these tests
 
 # An adaptive policy moves at most so many times what LRU does. Random experts are the worst there
-# is for it: what it brings ahead is what followed the last time, mostly another expert.
-MOST_OVER_LRU = {"experts": 2.0, "turns": 1.0, "budgets": 1.0}
+# is for it: it has to learn first of which it cannot tell when they come.
+MOST_OVER_LRU = {"experts": 1.2, "turns": 1.0, "budgets": 1.0}
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_open_session")
 

@@ -37,6 +37,7 @@ void Order::seed(const std::vector<GroupId>& groups) {
 
 void Order::used(GroupId group) {
   const bool follows = cursor_ && history_[*cursor_ + 1] == group;
+  if (cursor_) judge(history_[*cursor_ + 1], follows);
   append(group);
   const std::size_t present = history_.size() - 1;
   if (follows && cursor_) {
@@ -53,6 +54,12 @@ void Order::used(GroupId group) {
       it->second = present;
     }
   }
+}
+
+void Order::judge(GroupId expected, bool came) {
+  if (expected >= foretold_right_.size()) foretold_right_.resize(expected + 1, trusted);
+  float& right = foretold_right_[expected];
+  right += newest * ((came ? 1.0F : 0.0F) - right);
 }
 
 std::optional<std::uint64_t> Order::distance(GroupId group) const {

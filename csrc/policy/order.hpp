@@ -29,6 +29,10 @@ class Order {
       if (!visit(history_[*cursor_ + 1 + i % lag()])) return;
     }
   }
+  /// Whether the group came mostly when it was expected, lately.
+  bool trusts(GroupId group) const {
+    return group >= foretold_right_.size() || foretold_right_[group] >= trusted;
+  }
   /// How many uses in a row have been foretold.
   std::size_t followed() const { return followed_; }
   /// The length of the cycle that the program has been round at least once more, use by use.
@@ -44,16 +48,20 @@ class Order {
  private:
   static constexpr std::size_t longest_context = 3;
   static constexpr std::size_t most_history = std::size_t{1} << 20;
+  static constexpr float trusted = 0.5F;   ///< at least; and at first
+  static constexpr float newest = 0.125F;  ///< the weight of the last expectation among all
 
   std::size_t lag() const { return history_.size() - 1 - *cursor_; }
   void append(GroupId group);
   std::uint64_t context(std::size_t length) const;
   void forget_oldest();
+  void judge(GroupId expected, bool came);
 
   std::vector<GroupId> history_;
   std::vector<std::vector<std::size_t>> places_;  ///< by group: where it stands in the history
   std::unordered_map<std::uint64_t, std::size_t> last_[longest_context];
   std::optional<std::size_t> cursor_;  ///< the earlier place that matches the present one
+  std::vector<float> foretold_right_;  ///< by group: the share of expectations that came true
   std::size_t followed_ = 0;           ///< uses in a row that the cursor's run foretold
 };
 

@@ -229,9 +229,11 @@ void Residency::bring_ahead() {
   ++window_;
   Blocks wanted;
   Bytes total = 0;
-  // As far as the order has been right: a wrong guess takes the place of something used before.
+  // As far as the order has been right, and up to what comes as it likes, such as the expert that a
+  // router chooses: a wrong guess takes the place of something used before.
   const std::size_t trusted = std::min(groups_ahead, 2 * order_.followed());
   order_.ahead(trusted, [&](GroupId group) {
+    if (!order_.trusts(group)) return false;
     for (const BlockId id : groups_[group]) {
       Block& block = blocks_[id];
       if (block.window == window_) continue;

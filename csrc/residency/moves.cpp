@@ -290,7 +290,8 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   changed_.notify_all();
   if (error) std::rethrow_exception(error);
   for (const BlockId id : blocks) {
-    if (blocks_[id].accessed_by) expose(blocks_[id]);
+    // The work is done and its bytes are there: what fails now is the advice alone.
+    if (blocks_[id].accessed_by) try_to_expose(blocks_[id]);
   }
 }
 

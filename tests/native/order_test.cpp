@@ -179,3 +179,24 @@ TEST("the history is trimmed without losing the place") {
   REQUIRE(predicted(order, times(pass, passes)) == passes * pass.size());
   for (const GroupId group : pass) REQUIRE(order.distance(group) == group + 1);
 }
+
+TEST("what comes as it likes is not trusted, and what follows it always is") {
+  Order order;
+  std::mt19937 random(3);
+  const GroupId router = 0;
+  const GroupId choices = 8;
+  const auto chosen = [&] { return 1 + static_cast<GroupId>(random() % choices); };
+  const auto follower = [&](GroupId choice) { return choice + choices; };
+  unsigned trusted = 0;
+  for (int turn = 0; turn < 600; ++turn) {
+    order.used(router);
+    const Groups next = ahead(order, 1);
+    if (turn >= 100 && !next.empty()) trusted += order.trusts(next[0]) ? 1 : 0;
+    const GroupId choice = chosen();
+    order.used(choice);
+    order.used(follower(choice));
+  }
+  REQUIRE(trusted < 50);
+  REQUIRE(order.trusts(router));
+  for (GroupId choice = 1; choice <= choices; ++choice) REQUIRE(order.trusts(follower(choice)));
+}
