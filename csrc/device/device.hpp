@@ -104,7 +104,10 @@ class Device {
   virtual bool reached(const Fence& fence) const noexcept = 0;
   virtual void wait(const Fence& fence) = 0;
 
-  /// Lets go of what it keeps of the card's memory for later moves, down to `most` in all.
+  /// What it has of the card's memory for itself: what is on the card and what it keeps for later
+  /// moves. 0 where it keeps nothing.
+  virtual Bytes card_bytes() const { return 0; }
+  /// Lets go of what it keeps for later moves, down to `most` in all.
   virtual void trim(Bytes /*most*/) noexcept {}
 
   /// From now on the bytes stay readable without management, wherever they are.

@@ -46,6 +46,7 @@ class MappedDevice final : public CudaDevice {
   void expose(Range range) override;
   void conceal(Range range) override;
   void use_over_link(Stream stream, Range range) override;
+  Bytes card_bytes() const override { return memory_.held(); }
   void trim(Bytes most) noexcept override { memory_.trim(most); }
   /// Where the card cannot map host memory the bytes come to the card for good, as far as it has
   /// room; what does not fit stays reachable with load alone.
