@@ -104,6 +104,9 @@ class Device {
   virtual bool reached(const Fence& fence) const noexcept = 0;
   virtual void wait(const Fence& fence) = 0;
 
+  /// Throws OutOfMemory where so much of the card's memory cannot be had at one time, as things
+  /// are.
+  virtual void check_budget(Bytes /*budget*/) const {}
   /// What it has of the card's memory for itself: what is on the card and what it keeps for later
   /// moves. 0 where it keeps nothing.
   virtual Bytes card_bytes() const { return 0; }

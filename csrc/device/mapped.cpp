@@ -19,17 +19,18 @@ struct MappedDevice::Unit {
 
 struct MappedDevice::Reserved {
   Addresses addresses;
-  std::unique_ptr<PinnedMemory> host;
+  std::unique_ptr<HostCopy> host;
   std::vector<Unit> units{};
 };
 
 MappedDevice::MappedDevice(const std::string& driver_path, int ordinal, Bytes unit,
-                           bool always_shown)
+                           bool always_shown, Unpinned unpinned)
     : CudaDevice(driver_path, ordinal,
                  {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
                   "has no virtual memory management here, which backend=\"mapped\" needs; use "
                   "backend=\"managed\""}),
       access_(access_from(on_card(card_->device))),
+      unpinned_(unpinned),
       memory_(card_->driver, card_->device) {
   const Current here = current();
   const CUmemAllocationProp card = on_card(card_->device);
@@ -73,6 +74,43 @@ bool MappedDevice::maps_host_memory() const {
   return true;
 }
 
+void MappedDevice::check_budget(Bytes budget) const {
+  const Bytes held = memory_.held();
+  const Bytes free = free_bytes();
+  if (budget <= held + free) return;
+  throw OutOfMemory("the card cannot give a budget of " + text(budget) + " now: of its " +
+                        text(facts_.capacity) + " this session holds " + text(held) + " and " +
+                        text(free) +
+                        " are free. Lower the budget, or free memory of other programs",
+                    {.asked = budget, .resident = held});
+}
+
+Bytes MappedDevice::host_bytes(Pinning pinning) const {
+  const std::lock_guard lock(mutex_);
+  Bytes all = 0;
+  for (const auto& [start, reserved] : reserved_) {
+    if (reserved->host->pinning() == pinning) all += reserved->addresses.range().size;
+  }
+  return all;
+}
+
+std::unique_ptr<HostCopy> MappedDevice::host_copy_for(Bytes size, Use use) const {
+  const bool must_pin = unpinned_ == Unpinned::refuse;
+  if (facts_.reads_over_link) {
+    try {
+      return pin_mappable(card_->driver, card_->device, node_, size, facts_.unit, use);
+    } catch (const PinRefused&) {
+      if (must_pin) throw;
+    }
+  }
+  try {
+    return pin_ordinary(card_->driver, size);
+  } catch (const PinRefused&) {
+    if (must_pin) throw;
+  }
+  return keep_pageable(card_->driver, size);
+}
+
 Range MappedDevice::reserve(Bytes size, Use use) {
   if (size == 0 || size % facts_.granule != 0) {
     throw BadConfig("reserve takes a multiple of " + text(facts_.granule) + ", not " +
@@ -82,9 +120,7 @@ Range MappedDevice::reserve(Bytes size, Use use) {
   auto made = std::unique_ptr<Reserved>(
       new Reserved{.addresses = {card_->driver, size, facts_.granule}, .host = nullptr});
   const Range range = made->addresses.range();
-  made->host = facts_.reads_over_link
-                   ? pin_mappable(card_->driver, card_->device, node_, size, facts_.unit, use)
-                   : pin_ordinary(card_->driver, size);
+  made->host = host_copy_for(size, use);
   for (Bytes from = 0; from < size; from += facts_.unit) {
     made->units.push_back({.range = {range.start + from, std::min(facts_.unit, size - from)},
                            .host = reinterpret_cast<void*>(made->host->start() + from),  // NOLINT
@@ -301,6 +337,13 @@ void MappedDevice::expose(Range range) {
   if (!facts_.reads_over_link) {
     throw DeviceFailure(facts_.name + " cannot map host memory, so it does not read it in place");
   }
+  if (units.front().host_memory == 0) {
+    throw OutOfMemory(text(range.size) +
+                          " do not fit the budget, and the card cannot use them in "
+                          "place: the system refused to pin their host memory so that it could. "
+                          "Raise the budget, or free host memory and manage them anew",
+                      {.asked = range.size, .resident = memory_.held()});
+  }
   const Current here = current();
   for (std::size_t i = 0; i < units.size(); ++i) {
     const bool hidden = units[i].shown == 0 && units[i].card_memory == 0;
@@ -319,8 +362,9 @@ void MappedDevice::use_over_link(Stream stream, Range range) {
 
 void MappedDevice::settle(Range range) noexcept {
   try {
-    if (facts_.reads_over_link) return expose(range);
-    for (const Unit& unit : whole_units(range)) {
+    const Units units = whole_units(range);
+    if (units.front().host_memory != 0) return expose(range);
+    for (const Unit& unit : units) {
       if (unit.card_memory == 0) wait(bring(unit.range, Arrive::duplicate, 0, {}));
     }
   } catch (const Error&) {

@@ -89,6 +89,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
                     ") and at most the card's " + text(device_->facts().capacity) + ", not " +
                     text(budget));
   }
+  if (budget > settings_.budget) device_->check_budget(budget);
   while (moving()) wait(lock, poll);
   if (leased_ > budget) {
     throw OutOfMemory(

@@ -25,6 +25,7 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                     ") and at most the card's " + text(facts.capacity) + ", not " +
                     text(settings_.budget) + "; pass another budget or a smaller block");
   }
+  device_->check_budget(settings_.budget);
   policy_ = make_policy(*this);
   mover_ = std::make_unique<Mover>(device_, settings_.threaded);
 }

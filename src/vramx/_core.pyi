@@ -52,8 +52,22 @@ def managed_bytes() -> int: ...
 
 class MappedDevice(Device):
     def __init__(
-        self, driver: str, ordinal: int, unit: int, always_shown: bool = False
+        self,
+        driver: str,
+        ordinal: int,
+        unit: int,
+        always_shown: bool = False,
+        accept_unpinned: bool = False,
     ) -> None: ...
+    @property
+    def unmappable_bytes(self) -> int:
+        """
+        Host memory that is pinned but could not be so that the card can use it in place.
+        """
+
+    @property
+    def pageable_bytes(self) -> int:
+        """Host memory that could not be pinned at all."""
 
 def pinned_bytes() -> int:
     """The host memory that mapped devices have pinned."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vramx import _core, config
 from vramx.advice import Advice, native_advice
-from vramx.card import NvmlCard, card_memory, free_bytes, open_card
+from vramx.card import NvmlCard, card_memory, free_bytes, open_card, unpinned
 from vramx.errors import ConfigError, Error, SessionClosedError
 from vramx.stats import Stats
 from vramx.units import LARGEST, Size, format_size, parse_size
@@ -87,6 +88,7 @@ class Session:
         block: Size,
         reserve: Size,
         host_limit: Size | None,
+        accept_unpinned: bool,
     ) -> None:
         settings = config.from_environment()
         block_bytes = parse_size(block, "block")
@@ -94,7 +96,9 @@ class Session:
         limit = LARGEST if host_limit is None else parse_size(host_limit, "host_limit")
         native_policy, adaptive = _policy(policy)
         asked = None if budget is None else parse_size(budget, "budget")
-        self.device = open_card(backend, _ordinal(device), block_bytes, settings)
+        self.device = open_card(
+            backend, _ordinal(device), block_bytes, settings, accept_unpinned=accept_unpinned
+        )
         if asked is None:
             asked = free_bytes(self.device) - reserve_bytes
             if asked < block_bytes:
@@ -116,6 +120,7 @@ class Session:
         self._block = block_bytes
         self._reserve = reserve_bytes
         self._watcher: BudgetWatcher | None = None
+        self._told_unpinned = False
         self._check = settings.check
         self._torch_bridge: TorchBridge | None = None
         self._scopes = contextlib.ExitStack()
@@ -168,6 +173,7 @@ class Session:
         """
         if self._closed:
             return
+        self._tell_unpinned()
         if self._torch_bridge is not None:
             self._torch_bridge.close()
         self._core.close()
@@ -197,6 +203,18 @@ class Session:
             )
         if self._torch_bridge is not None:
             self._torch_bridge.note_writes()
+
+    def _tell_unpinned(self) -> None:
+        """Warn, once, of host memory that the system refused to pin."""
+        if self._told_unpinned or not (told := unpinned(self.device)):
+            return
+        self._told_unpinned = True
+        warnings.warn(
+            f"vramx on {self.device.name}: {'; '.join(told)}. Manage less, free memory of other "
+            'programs, or pass on_unpinned="error" to fail instead',
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     @property
     def _torch(self) -> TorchBridge:
@@ -237,6 +255,7 @@ class Session:
         """
         self._usable()
         self._torch.manage(module, name)
+        self._tell_unpinned()
         return module
 
     def unmanage(self, module: T) -> T:
@@ -295,7 +314,9 @@ class Session:
         sizes = checked_shape(shape)
         numpy_type = numpy_dtype(dtype)
         if numpy_type is None:
-            return self._torch.empty(sizes, dtype)
+            tensor = self._torch.empty(sizes, dtype)
+            self._tell_unpinned()
+            return tensor
         if self.device.kind != "simulated":
             raise ConfigError(
                 f"numpy arrays live in host memory; on {self.device.name} give a torch dtype"
@@ -519,6 +540,7 @@ class Session:
                 )
         if self._torch_bridge is not None:
             lines += [f"  module {line}" for line in self._torch_bridge.describe()]
+        lines += [f"  {line}" for line in unpinned(self.device)]
         if self._watcher is not None and self._watcher.watching:
             lines.append(f"  {self._watcher.describe()}")
         lines.append(self.stats().table())
