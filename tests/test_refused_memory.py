@@ -193,10 +193,16 @@ def test_what_is_pageable_and_larger_than_the_budget_is_refused_and_the_rest_run
         large = weights(session, 1, blocks=6)
         for _ in range(2):
             run(session, driver, over_link)
-            with pytest.raises(vramx.OutOfMemoryError, match="cannot use them in place"):
+            with pytest.raises(vramx.OutOfMemoryError, match="refused to pin it"):
                 run(session, driver, large)
             assert session.stats().leased == 0
             run(session, driver, fits)
+        for advice in (_core.Advice.PREFERRED_HOST, _core.Advice.ACCESSED_BY):
+            with pytest.raises(vramx.ConfigError, match="over the link"):
+                session._core.advise([large[0].range], advice)
+            session._core.advise([fits[0].range], advice)
+        session._core.advise([fits[0].range], _core.Advice.UNSET_PREFERRED)
+        assert session.stats().failed_moves == 0
         session.set_budget(8 * BLOCK)
         run(session, driver, large + fits + over_link)
     del large, fits, over_link

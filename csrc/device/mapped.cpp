@@ -161,7 +161,7 @@ void MappedDevice::release(Range range) noexcept {
   }
 }
 
-MappedDevice::Reserved& MappedDevice::find(Range range) {
+MappedDevice::Reserved& MappedDevice::find(Range range) const {
   const std::lock_guard lock(mutex_);
   auto it = reserved_.upper_bound(range.start);
   if (it == reserved_.begin() || !(--it)->second->addresses.range().contains(range)) {
@@ -332,17 +332,15 @@ Fence MappedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   return nullptr;
 }
 
+bool MappedDevice::reads_in_place(Range range) const {
+  return find(range).host->pinning() == Pinning::mappable;
+}
+
 void MappedDevice::expose(Range range) {
   const Units units = whole_units(range);
-  if (!facts_.reads_over_link) {
-    throw DeviceFailure(facts_.name + " cannot map host memory, so it does not read it in place");
-  }
-  if (units.front().host_memory == 0) {
-    throw OutOfMemory(text(range.size) +
-                          " do not fit the budget, and the card cannot use them in "
-                          "place: the system refused to pin their host memory so that it could. "
-                          "Raise the budget, or free host memory and manage them anew",
-                      {.asked = range.size, .resident = memory_.held()});
+  if (!reads_in_place(range)) {
+    throw DeviceFailure(facts_.name + " cannot map the host memory of " + text(range.size) +
+                        ", so it does not read it in place");
   }
   const Current here = current();
   for (std::size_t i = 0; i < units.size(); ++i) {
@@ -362,9 +360,8 @@ void MappedDevice::use_over_link(Stream stream, Range range) {
 
 void MappedDevice::settle(Range range) noexcept {
   try {
-    const Units units = whole_units(range);
-    if (units.front().host_memory != 0) return expose(range);
-    for (const Unit& unit : units) {
+    if (reads_in_place(range)) return expose(range);
+    for (const Unit& unit : whole_units(range)) {
       if (unit.card_memory == 0) wait(bring(unit.range, Arrive::duplicate, 0, {}));
     }
   } catch (const Error&) {

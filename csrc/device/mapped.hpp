@@ -51,6 +51,7 @@ class MappedDevice final : public CudaDevice {
   void load(void* to, Address from, Bytes size) override;
   Fence bring(Range range, Arrive how, Lane lane, Fences after) override;
   Fence leave(Range range, Leave how, Lane lane, Fences after) override;
+  bool reads_in_place(Range range) const override;
   /// Shows the host copy again of what has passed.
   void expose(Range range) override;
   void conceal(Range range) override;
@@ -72,7 +73,7 @@ class MappedDevice final : public CudaDevice {
 
   bool maps_host_memory() const;
   std::unique_ptr<HostCopy> host_copy_for(Bytes size, Use use) const;
-  Reserved& find(Range range);
+  Reserved& find(Range range) const;
   Units whole_units(Range range);
   void* host_copy(Range range);
 

@@ -239,7 +239,7 @@ void Residency::evict(Lock& lock, const Blocks& blocks, const Poll& poll) {
   }
   submit(victims, {});
   pump(lock);
-  settle_transitions(lock, victims, poll);
+  finish_moves(lock, poll);
   for (const BlockId id : victims) {
     if (blocks_[id].state == State::resident && blocks_[id].error) {
       std::rethrow_exception(std::exchange(blocks_[id].error, nullptr));

@@ -200,7 +200,8 @@ void Residency::drop_plan() {
 // It will not be back soon, so a use without a lease may meet it.
 void Residency::show_what_passed(Block& block) {
   const bool hidden = block.state == State::host && block.leaving == Leave::pass;
-  if (!hidden || block.exposed || !device_->facts().shows_at_a_cost) return;
+  const bool shown = !device_->facts().shows_at_a_cost || block.exposed;
+  if (!hidden || shown || !device_->reads_in_place(block.range)) return;
   try {
     device_->expose(block.range);
     block.exposed = true;
