@@ -29,7 +29,7 @@ NATIVE_FOREIGN = {"cuda.h": "device", "nanobind": "bind"}
 PYTHON = (
     {"_core", "errors", "units"},
     {"advice", "arrays", "config", "simulation"},
-    {"card", "stats"},
+    {"card", "stats", "watcher"},
     {"session"},
     {"inactive", "innermost"},
     {"opening"},

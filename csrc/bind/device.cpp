@@ -29,7 +29,8 @@ void device(nb::module_& module) {
       .def_prop_ro("granule", [](const Device& d) { return d.facts().granule; })
       .def_prop_ro("reads_over_link", [](const Device& d) { return d.facts().reads_over_link; })
       .def_prop_ro("asynchronous", [](const Device& d) { return d.facts().asynchronous; })
-      .def_prop_ro("free_bytes", &Device::free_bytes);
+      .def_prop_ro("free_bytes", &Device::free_bytes)
+      .def_prop_ro("card_bytes", &Device::card_bytes);
 
   nb::class_<CudaDevice, Device>(module, "CudaDevice");
   nb::class_<ManagedDevice, CudaDevice>(module, "ManagedDevice")
@@ -40,11 +41,28 @@ void device(nb::module_& module) {
   module.def("managed_bytes", &managed_bytes);
 
   nb::class_<MappedDevice, CudaDevice>(module, "MappedDevice")
-      .def(nb::init<const std::string&, int, Bytes, bool>(), "driver"_a, "ordinal"_a, "unit"_a,
-           "always_shown"_a = false, nb::call_guard<nb::gil_scoped_release>());
+      .def(
+          "__init__",
+          [](MappedDevice* self, const std::string& driver, int ordinal, Bytes unit,
+             bool always_shown, bool accept_unpinned) {
+            new (self) MappedDevice(driver, ordinal, unit, always_shown,
+                                    accept_unpinned ? Unpinned::accept : Unpinned::refuse);
+          },
+          "driver"_a, "ordinal"_a, "unit"_a, "always_shown"_a = false, "accept_unpinned"_a = false,
+          nb::call_guard<nb::gil_scoped_release>())
+      .def_prop_ro(
+          "unmappable_bytes",
+          [](const MappedDevice& d) {
+            return d.facts().reads_over_link ? d.host_bytes(Pinning::ordinary) : Bytes{0};
+          },
+          "Host memory that is pinned but could not be so that the card can use it in place.")
+      .def_prop_ro(
+          "pageable_bytes", [](const MappedDevice& d) { return d.host_bytes(Pinning::none); },
+          "Host memory that could not be pinned at all.");
   nb::class_<DividedDevice, Device>(module, "DividedDevice")
       .def(nb::init<std::shared_ptr<CudaDevice>, std::shared_ptr<CudaDevice>>(), "weights"_a,
-           "scratch"_a);
+           "scratch"_a)
+      .def_prop_ro("weights", &DividedDevice::weights);
   module.def("pinned_bytes", &pinned_bytes, "The host memory that mapped devices have pinned.");
 
   nb::class_<SimulatedDevice, Device>(module, "SimulatedDevice")

@@ -59,7 +59,7 @@ struct Facts {
   Bytes granule = 2 * MiB;       ///< the unit of placement and alignment
   Bytes unit = 2 * MiB;          ///< the unit of movement: a multiple of the granule
   unsigned lanes = 2;            ///< copy queues
-  bool reads_over_link = false;  ///< expose works
+  bool reads_over_link = false;  ///< expose works, unless reads_in_place says otherwise
   bool shows_at_a_cost = false;  ///< a range on the host is shown to the card, which pass saves
   bool asynchronous = true;      ///< moves take host time, so a mover thread pays
   double to_card = 50e9;         ///< about what the link carries, bytes a second
@@ -90,6 +90,8 @@ class Device {
   /// Takes `range` off the card once `after` is reached; the fence marks when its memory is free.
   virtual Fence leave(Range range, Leave how, Lane lane, Fences after) = 0;
 
+  /// Whether expose works on the range.
+  virtual bool reads_in_place(Range /*range*/) const { return facts().reads_over_link; }
   /// Lets the card use a range where it lies on the host, over the link; conceal ends that.
   virtual void expose(Range range) = 0;
   virtual void conceal(Range range) = 0;
@@ -106,7 +108,13 @@ class Device {
   virtual bool reached(const Fence& fence) const noexcept = 0;
   virtual void wait(const Fence& fence) = 0;
 
-  /// Lets go of what it keeps of the card's memory for later moves, down to `most` in all.
+  /// Throws OutOfMemory where so much of the card's memory cannot be had at one time, as things
+  /// are.
+  virtual void check_budget(Bytes /*budget*/) const {}
+  /// What it has of the card's memory for itself: what is on the card and what it keeps for later
+  /// moves. 0 where it keeps nothing.
+  virtual Bytes card_bytes() const { return 0; }
+  /// Lets go of what it keeps for later moves, down to `most` in all.
   virtual void trim(Bytes /*most*/) noexcept {}
 
   /// From now on the bytes stay readable without management, wherever they are.

@@ -16,7 +16,6 @@ DividedDevice::DividedDevice(std::shared_ptr<CudaDevice> weights,
                     std::to_string(facts_.ordinal) + " and " + std::to_string(other.ordinal));
   }
   facts_.granule = std::max(facts_.granule, other.granule);
-  facts_.reads_over_link = facts_.reads_over_link && other.reads_over_link;
 }
 
 CudaDevice& DividedDevice::of(Address address) const {

@@ -15,9 +15,10 @@ namespace vramx {
 
 class DividedDevice final : public Device {
  public:
-  /// Throws BadConfig where the two are not of one card. Facts are those of `weights`, but for what
-  /// both must be able to do.
+  /// Throws BadConfig where the two are not of one card. Facts are those of `weights`.
   DividedDevice(std::shared_ptr<CudaDevice> weights, std::shared_ptr<CudaDevice> scratch);
+
+  const std::shared_ptr<CudaDevice>& weights() const { return weights_; }
 
   const Facts& facts() const override { return facts_; }
   Bytes free_bytes() const override { return weights_->free_bytes(); }
@@ -27,10 +28,13 @@ class DividedDevice final : public Device {
   void load(void* to, Address from, Bytes size) override;
   Fence bring(Range range, Arrive how, Lane lane, Fences after) override;
   Fence leave(Range range, Leave how, Lane lane, Fences after) override;
+  bool reads_in_place(Range range) const override { return of(range.start).reads_in_place(range); }
   void expose(Range range) override { of(range.start).expose(range); }
   void conceal(Range range) override { of(range.start).conceal(range); }
   void use_over_link(Stream stream, Range range) override;
   void settle(Range range) noexcept override { of(range.start).settle(range); }
+  void check_budget(Bytes budget) const override { weights_->check_budget(budget); }
+  Bytes card_bytes() const override { return weights_->card_bytes() + scratch_->card_bytes(); }
   void trim(Bytes most) noexcept override { weights_->trim(most); }
 
   // Fences of all CUDA backends are alike.

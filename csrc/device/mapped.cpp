@@ -19,17 +19,18 @@ struct MappedDevice::Unit {
 
 struct MappedDevice::Reserved {
   Addresses addresses;
-  std::unique_ptr<PinnedMemory> host;
+  std::unique_ptr<HostCopy> host;
   std::vector<Unit> units{};
 };
 
 MappedDevice::MappedDevice(const std::string& driver_path, int ordinal, Bytes unit,
-                           bool always_shown)
+                           bool always_shown, Unpinned unpinned)
     : CudaDevice(driver_path, ordinal,
                  {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
                   "has no virtual memory management here, which backend=\"mapped\" needs; use "
                   "backend=\"managed\""}),
       access_(access_from(on_card(card_->device))),
+      unpinned_(unpinned),
       memory_(card_->driver, card_->device) {
   const Current here = current();
   const CUmemAllocationProp card = on_card(card_->device);
@@ -73,15 +74,50 @@ bool MappedDevice::maps_host_memory() const {
   return true;
 }
 
+void MappedDevice::check_budget(Bytes budget) const {
+  const Bytes held = memory_.held();
+  const Bytes free = free_bytes();
+  if (budget <= held + free) return;
+  throw OutOfMemory("the card cannot give a budget of " + text(budget) + " now: of its " +
+                        text(facts_.capacity) + " this session holds " + text(held) + " and " +
+                        text(free) +
+                        " are free. Lower the budget, or free memory of other programs",
+                    {.asked = budget, .resident = held});
+}
+
+Bytes MappedDevice::host_bytes(Pinning pinning) const {
+  const std::lock_guard lock(mutex_);
+  Bytes all = 0;
+  for (const auto& [start, reserved] : reserved_) {
+    if (reserved->host->pinning() == pinning) all += reserved->addresses.range().size;
+  }
+  return all;
+}
+
+std::unique_ptr<HostCopy> MappedDevice::host_copy_for(Bytes size) const {
+  const bool must_pin = unpinned_ == Unpinned::refuse;
+  if (facts_.reads_over_link) {
+    try {
+      return pin_mappable(card_->driver, card_->device, node_, size, facts_.unit);
+    } catch (const PinRefused&) {
+      if (must_pin) throw;
+    }
+  }
+  try {
+    return pin_ordinary(card_->driver, size);
+  } catch (const PinRefused&) {
+    if (must_pin) throw;
+  }
+  return keep_pageable(card_->driver, size);
+}
+
 Range MappedDevice::reserve(Bytes size, Use /*use*/) {
   check_reservation(facts_, size);
   const Current here = current();
   auto made = std::unique_ptr<Reserved>(
       new Reserved{.addresses = {card_->driver, size, facts_.granule}, .host = nullptr});
   const Range range = made->addresses.range();
-  made->host = facts_.reads_over_link
-                   ? pin_mappable(card_->driver, card_->device, node_, size, facts_.unit)
-                   : pin_ordinary(card_->driver, size);
+  made->host = host_copy_for(size);
   for (Bytes from = 0; from < size; from += facts_.unit) {
     made->units.push_back({.range = {range.start + from, std::min(facts_.unit, size - from)},
                            .host = reinterpret_cast<void*>(made->host->start() + from),  // NOLINT
@@ -122,7 +158,7 @@ void MappedDevice::release(Range range) noexcept {
   }
 }
 
-MappedDevice::Reserved& MappedDevice::find(Range range) {
+MappedDevice::Reserved& MappedDevice::find(Range range) const {
   const std::lock_guard lock(mutex_);
   auto it = reserved_.upper_bound(range.start);
   if (it == reserved_.begin() || !(--it)->second->addresses.range().contains(range)) {
@@ -293,10 +329,15 @@ Fence MappedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   return nullptr;
 }
 
+bool MappedDevice::reads_in_place(Range range) const {
+  return find(range).host->pinning() == Pinning::mappable;
+}
+
 void MappedDevice::expose(Range range) {
   const Units units = whole_units(range);
-  if (!facts_.reads_over_link) {
-    throw DeviceFailure(facts_.name + " cannot map host memory, so it does not read it in place");
+  if (!reads_in_place(range)) {
+    throw DeviceFailure(facts_.name + " cannot map the host memory of " + text(range.size) +
+                        ", so it does not read it in place");
   }
   const Current here = current();
   for (std::size_t i = 0; i < units.size(); ++i) {
@@ -316,7 +357,7 @@ void MappedDevice::use_over_link(Stream stream, Range range) {
 
 void MappedDevice::settle(Range range) noexcept {
   try {
-    if (facts_.reads_over_link) return expose(range);
+    if (reads_in_place(range)) return expose(range);
     for (const Unit& unit : whole_units(range)) {
       if (unit.card_memory == 0) wait(bring(unit.range, Arrive::duplicate, 0, {}));
     }

@@ -11,6 +11,11 @@
 // nothing then, and such a use fails. Bytes on the host are reached by the processor with store and
 // load alone.
 //
+// Where the system refuses to pin the host copies of a range, they lie in what it does grant, if
+// the maker of the device accepts that. Copies of pageable memory keep their place in the lane on
+// the card's side; on the host's they read it when they are issued, and are over when they have
+// written it, which does since nobody writes a host copy while its bytes are on their way.
+//
 // Remapping has no stream. What was announced with use_over_link is waited for before the addresses
 // change; a use that nobody announced and that is still running then fails.
 #pragma once
@@ -28,12 +33,16 @@
 
 namespace vramx {
 
+/// What to do where the system refuses to pin host memory as it is wanted.
+enum class Unpinned : std::uint8_t { refuse, accept };
+
 class MappedDevice final : public CudaDevice {
  public:
   /// With `always_shown` to pass is to be dropped: slower, and no use without a lease fails.
   /// Throws NoDevice where the card does not exist or lacks virtual memory management, BadConfig
   /// where `unit` is not a multiple of what the card maps.
-  MappedDevice(const std::string& driver_path, int ordinal, Bytes unit, bool always_shown = false);
+  MappedDevice(const std::string& driver_path, int ordinal, Bytes unit, bool always_shown = false,
+               Unpinned unpinned = Unpinned::refuse);
   ~MappedDevice() override;
 
   Range reserve(Bytes size, Use use) override;
@@ -42,10 +51,15 @@ class MappedDevice final : public CudaDevice {
   void load(void* to, Address from, Bytes size) override;
   Fence bring(Range range, Arrive how, Lane lane, Fences after) override;
   Fence leave(Range range, Leave how, Lane lane, Fences after) override;
+  bool reads_in_place(Range range) const override;
   /// Shows the host copy again of what has passed.
   void expose(Range range) override;
   void conceal(Range range) override;
   void use_over_link(Stream stream, Range range) override;
+  void check_budget(Bytes budget) const override;
+  Bytes card_bytes() const override { return memory_.held(); }
+  /// The reserved bytes whose host copies lie in such memory.
+  Bytes host_bytes(Pinning pinning) const;
   void trim(Bytes most) noexcept override { memory_.trim(most); }
   /// Where the card cannot map host memory the bytes come to the card for good, as far as it has
   /// room; what does not fit stays reachable with load alone.
@@ -58,7 +72,8 @@ class MappedDevice final : public CudaDevice {
   using Side = Handle Unit::*;  ///< the card's memory of a unit, or the host's
 
   bool maps_host_memory() const;
-  Reserved& find(Range range);
+  std::unique_ptr<HostCopy> host_copy_for(Bytes size) const;
+  Reserved& find(Range range) const;
   Units whole_units(Range range);
   void* host_copy(Range range);
 
@@ -76,9 +91,10 @@ class MappedDevice final : public CudaDevice {
   void finish_uses_over_link(Units units);
 
   CUmemAccessDesc access_;
+  Unpinned unpinned_;
   int node_ = 0;  ///< the host's, nearest to the card
   CardMemory memory_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<Address, std::unique_ptr<Reserved>> reserved_;
 };
 

@@ -61,6 +61,11 @@ void CardMemory::trim(Bytes most) noexcept {
   peak_ = std::max(in_use_, std::min(peak_, most));
 }
 
+Bytes CardMemory::held() const {
+  const std::lock_guard lock(mutex_);
+  return held_;
+}
+
 Handle CardMemory::create(Bytes size) {
   const Bytes most = std::max(peak_, in_use_ + size);
   if (held_ + size > most) shrink(most - size);

@@ -52,6 +52,7 @@ class CardMemory {
   void give(Bytes size, Handle handle) noexcept;
   /// Lets go of what is not in use, down to `most` held in all.
   void trim(Bytes most) noexcept;
+  Bytes held() const;
 
  private:
   void shrink(Bytes most) noexcept;
@@ -59,7 +60,7 @@ class CardMemory {
 
   std::shared_ptr<const Driver> driver_;
   CUmemAllocationProp place_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<Bytes, std::vector<Handle>> idle_;
   Bytes held_ = 0;
   Bytes in_use_ = 0;

@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cstring>
 
-#include "base/error.hpp"
 #include "base/pages.hpp"
 #include "base/team.hpp"
 
@@ -21,13 +20,24 @@ constexpr Bytes populated_at_once = 16 * MiB;
 std::atomic<Bytes> pinned{0};
 
 void check_pinned(const Driver& driver, CUresult result, const char* call, Bytes asked) {
-  if (result == CUDA_ERROR_OUT_OF_MEMORY || result == CUDA_ERROR_OPERATING_SYSTEM) {
-    const Bytes held = pinned.load();
-    throw OutOfMemory("the system refused to pin " + text(asked) + " of host memory: vramx has " +
-                          text(held) + " pinned. Manage less, or free memory of other programs",
-                      {.asked = asked, .resident = held});
+  switch (result) {
+    case CUDA_ERROR_OUT_OF_MEMORY:
+    case CUDA_ERROR_OPERATING_SYSTEM:
+    case CUDA_ERROR_NOT_PERMITTED:
+    case CUDA_ERROR_NOT_SUPPORTED: {
+      const char* name = nullptr;
+      driver.error_name(result, &name);
+      const Bytes held = pinned.load();
+      throw PinRefused("the system refused to pin " + text(asked) + " of host memory (" + call +
+                           ": " + (name != nullptr ? name : "refused") + "): vramx has " +
+                           text(held) +
+                           " pinned. Manage less, free memory of other programs, or let it lie in "
+                           "pageable memory with on_unpinned=\"warn\"",
+                       {.asked = asked, .resident = held});
+    }
+    default:
+      driver.check(result, call);
   }
-  driver.check(result, call);
 }
 
 /// Touches fresh memory by several threads; pinning it would do so with one.
@@ -40,7 +50,7 @@ void populate(Range range) {
   });
 }
 
-class Mappable final : public PinnedMemory {
+class Mappable final : public HostCopy {
  public:
   // The destructor runs once the constructor that this one delegates to is done.
   Mappable(std::shared_ptr<const Driver> driver, CUdevice card, int node, Bytes size, Bytes unit)
@@ -78,7 +88,9 @@ class Mappable final : public PinnedMemory {
   };
 
   Mappable(std::shared_ptr<const Driver> driver, Bytes size)
-      : driver_(std::move(driver)), addresses_(driver_, size, alignment) {
+      : HostCopy(Pinning::mappable),
+        driver_(std::move(driver)),
+        addresses_(driver_, size, alignment) {
     start_ = addresses_.range().start;
   }
 
@@ -87,13 +99,14 @@ class Mappable final : public PinnedMemory {
   std::vector<Piece> pieces_;
 };
 
-class Ordinary final : public PinnedMemory {
+class Ordinary final : public HostCopy {
  public:
-  Ordinary(std::shared_ptr<const Driver> driver, Bytes size)
-      : Ordinary(take_pages(size), std::move(driver)) {
+  Ordinary(std::shared_ptr<const Driver> driver, Bytes size, Pinning pinning)
+      : Ordinary(take_pages(size), std::move(driver), pinning) {
     start_ = round_up(mapped_.start, alignment);
     const Range range{start_, size};
     madvise(range.data(), size, MADV_HUGEPAGE);
+    if (pinning == Pinning::none) return;
     populate(range);
     check_pinned(*driver_, driver_->pin(range.data(), size, 0), "cuMemHostRegister", size);
     size_ = size;
@@ -108,8 +121,8 @@ class Ordinary final : public PinnedMemory {
   Handle handle(std::size_t /*index*/) const override { return 0; }
 
  private:
-  Ordinary(Range mapped, std::shared_ptr<const Driver> driver)
-      : driver_(std::move(driver)), mapped_(mapped) {}
+  Ordinary(Range mapped, std::shared_ptr<const Driver> driver, Pinning pinning)
+      : HostCopy(pinning), driver_(std::move(driver)), mapped_(mapped) {}
 
   static Range take_pages(Bytes size) {
     const auto pages = map_pages(size + alignment);
@@ -130,13 +143,17 @@ class Ordinary final : public PinnedMemory {
 
 Bytes pinned_bytes() { return pinned.load(); }
 
-std::unique_ptr<PinnedMemory> pin_mappable(std::shared_ptr<const Driver> driver, CUdevice card,
-                                           int node, Bytes size, Bytes unit) {
+std::unique_ptr<HostCopy> pin_mappable(std::shared_ptr<const Driver> driver, CUdevice card,
+                                       int node, Bytes size, Bytes unit) {
   return std::make_unique<Mappable>(std::move(driver), card, node, size, unit);
 }
 
-std::unique_ptr<PinnedMemory> pin_ordinary(std::shared_ptr<const Driver> driver, Bytes size) {
-  return std::make_unique<Ordinary>(std::move(driver), size);
+std::unique_ptr<HostCopy> pin_ordinary(std::shared_ptr<const Driver> driver, Bytes size) {
+  return std::make_unique<Ordinary>(std::move(driver), size, Pinning::ordinary);
+}
+
+std::unique_ptr<HostCopy> keep_pageable(std::shared_ptr<const Driver> driver, Bytes size) {
+  return std::make_unique<Ordinary>(std::move(driver), size, Pinning::none);
 }
 
 }  // namespace vramx

@@ -1,9 +1,10 @@
-// Pinned host memory: where the host copies of mapped memory lie.
+// Host memory, pinned where the system grants it: where the host copies of mapped memory lie.
 #pragma once
 
 #include <memory>
 #include <vector>
 
+#include "base/error.hpp"
 #include "device/device.hpp"
 #include "device/physical.hpp"
 
@@ -12,9 +13,20 @@ namespace vramx {
 /// The host memory that this process has pinned here.
 Bytes pinned_bytes();
 
-class PinnedMemory {
+/// What the card can do with host memory: use it in place and copy it, only copy it, or only copy
+/// it by way of memory of the driver's, which is several times slower.
+enum class Pinning : std::uint8_t { mappable, ordinary, none };
+
+/// The system refused to pin memory, whether for want of it or of a permission.
+struct PinRefused : OutOfMemory {
+  using OutOfMemory::OutOfMemory;
+};
+
+class HostCopy {
  public:
-  virtual ~PinnedMemory() = default;
+  virtual ~HostCopy() = default;
+
+  Pinning pinning() const { return pinning_; }
 
   /// Where the processor reads and writes it, and the card's copies too.
   Address start() const { return start_; }
@@ -22,16 +34,21 @@ class PinnedMemory {
   virtual Handle handle(std::size_t index) const = 0;
 
  protected:
-  PinnedMemory() = default;
+  explicit HostCopy(Pinning pinning) : pinning_(pinning) {}
 
   Address start_ = 0;
+
+ private:
+  Pinning pinning_;
 };
 
-/// Physical memory of the host in units. Throws OutOfMemory, with what was asked and is pinned,
+/// Physical memory of the host in units. Throws PinRefused, with what was asked and is pinned,
 /// where the system refuses.
-std::unique_ptr<PinnedMemory> pin_mappable(std::shared_ptr<const Driver> driver, CUdevice card,
-                                           int node, Bytes size, Bytes unit);
+std::unique_ptr<HostCopy> pin_mappable(std::shared_ptr<const Driver> driver, CUdevice card,
+                                       int node, Bytes size, Bytes unit);
 /// Ordinary memory of the process, which the card cannot map. Likewise.
-std::unique_ptr<PinnedMemory> pin_ordinary(std::shared_ptr<const Driver> driver, Bytes size);
+std::unique_ptr<HostCopy> pin_ordinary(std::shared_ptr<const Driver> driver, Bytes size);
+/// The same, not pinned. Throws OutOfMemory where the process can have no more.
+std::unique_ptr<HostCopy> keep_pageable(std::shared_ptr<const Driver> driver, Bytes size);
 
 }  // namespace vramx

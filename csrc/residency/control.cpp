@@ -37,9 +37,9 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
   check_open();
   settle_transitions(lock, blocks, poll);
   const bool to_host = advice == Advice::preferred_host;
-  if ((to_host || advice == Advice::accessed_by) && !device_->facts().reads_over_link) {
+  if ((to_host || advice == Advice::accessed_by) && !read_in_place(blocks)) {
     throw BadConfig(device_->facts().name +
-                    " does not read host memory over the link, so memory cannot be told to be "
+                    " does not read this host memory over the link, so memory cannot be told to be "
                     "used there; use session.evict or a smaller budget instead");
   }
   // What is on the card came as the old advice had it; it comes back as the new one has it.
@@ -101,24 +101,34 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
                     ") and at most the card's " + text(device_->facts().capacity) + ", not " +
                     text(budget));
   }
-  while (moving()) wait(lock, poll);
-  if (leased_ > budget) {
+  if (budget > settings_.budget) device_->check_budget(budget);
+  const Bytes previous = settings_.budget;
+  const auto check_leases = [&] {
+    if (leased_ <= budget) return;
     throw OutOfMemory(
         "the budget cannot become " + text(budget) + " now: " + text(leased_) +
             " are leased by running modules and pins; try again when they end",
-        {.asked = budget, .budget = settings_.budget, .resident = committed_, .leased = leased_});
-  }
-  const Bytes previous = std::exchange(settings_.budget, budget);
+        {.asked = budget, .budget = previous, .resident = committed_, .leased = leased_});
+  };
+  check_leases();
+  settings_.budget = budget;
   try {
-    Blocks victims;
-    if (!choose_victims(0, [this](BlockId id) { return may_leave(id); }, victims)) {
-      throw Error("the policy names no block to leave, so the budget cannot become " +
-                  text(budget) + "; " + text(idle_) + " could leave");
+    finish_moves(lock, last_job_, poll);     // those of the previous budget
+    while (committed_ > settings_.budget) {  // which another thread may have set again
+      Blocks victims;
+      if (choose_victims(0, [this](BlockId id) { return may_leave(id); }, victims)) {
+        evict(lock, victims, poll);
+      } else if (moving()) {
+        wait(lock, poll);  // other threads' moves: what is arriving may leave when it is there
+      } else {
+        check_leases();
+        throw Error("the policy names no block to leave, so the budget cannot become " +
+                    text(budget) + "; " + text(idle_) + " could leave");
+      }
     }
-    evict(lock, victims, poll);
     plan_again(planned_scratch_);
   } catch (...) {
-    settings_.budget = previous;
+    if (settings_.budget == budget) settings_.budget = previous;
     throw;
   }
   device_->trim(budget);

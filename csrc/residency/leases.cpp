@@ -39,6 +39,16 @@ void Residency::settle_transitions(Lock& lock, const Blocks& blocks, const Poll&
   while (!std::all_of(blocks.begin(), blocks.end(), settled)) wait(lock, poll);
 }
 
+// Not those that other threads decide meanwhile: under a program that runs there is always one.
+void Residency::finish_moves(Lock& lock, std::uint64_t last, const Poll& poll) {
+  while (!under_way_.empty() && under_way_.begin()->first <= last) wait(lock, poll);
+}
+
+bool Residency::read_in_place(const Blocks& blocks) const {
+  return std::all_of(blocks.begin(), blocks.end(),
+                     [this](BlockId id) { return device_->reads_in_place(blocks_[id].range); });
+}
+
 void Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   Lock lock = locked();
   check_open();
@@ -137,7 +147,7 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
     if (!comes_to_host && need + committed_ + own_idle <= settings_.budget + idle_) return;
     const bool others_hold = thread_leases_ > 0 && !holders_.contains(std::this_thread::get_id());
     if (!comes_to_host && !moving() && !others_hold) {
-      if (device_->facts().reads_over_link) return;
+      if (read_in_place(blocks)) return;
       out_of_memory(blocks);
     }
     wait(lock, poll);
@@ -192,7 +202,7 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
       over_link.push_back(absent[i]);
     }
   }
-  if (!over_link.empty() && !device_->facts().reads_over_link) out_of_memory(blocks);
+  if (!read_in_place(over_link)) out_of_memory(blocks);
   if (group) bring_ahead();
   if (last_job_ != jobs_before) pump(lock);
   settle_transitions(lock, blocks, poll);

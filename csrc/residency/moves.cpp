@@ -231,8 +231,9 @@ void Residency::evict(Lock& lock, const Blocks& blocks, const Poll& poll) {
     blocks_[id].released = false;  // it leaves for good, whatever was planned
   }
   submit(victims, {});
+  const auto mine = last_job_;
   pump(lock);
-  settle_transitions(lock, victims, poll);
+  finish_moves(lock, mine, poll);
   for (const BlockId id : victims) {
     if (blocks_[id].state == State::resident && blocks_[id].error) {
       std::rethrow_exception(std::exchange(blocks_[id].error, nullptr));

@@ -242,7 +242,8 @@ std::unique_ptr<Schedule> Residency::drop_plan() {
 // It will not be back soon, so a use without a lease may meet it.
 void Residency::show_what_passed(Block& block) {
   const bool hidden = block.state == State::host && block.leaving == Leave::pass;
-  if (hidden && device_->facts().shows_at_a_cost) try_to_expose(block);
+  if (!hidden || !device_->facts().shows_at_a_cost) return;
+  if (device_->reads_in_place(block.range)) try_to_expose(block);
 }
 
 // In the order of need, as far as there is room: what stays is left alone.

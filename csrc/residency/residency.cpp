@@ -25,6 +25,7 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                     ") and at most the card's " + text(facts.capacity) + ", not " +
                     text(settings_.budget) + "; pass another budget or a smaller block");
   }
+  device_->check_budget(settings_.budget);
   policy_ = make_policy(*this);
   mover_ = std::make_unique<Mover>(device_, settings_.threaded);
 }
@@ -253,12 +254,14 @@ std::size_t Residency::scratch_on_host() const { return scratch_on_host_; }
 void Residency::out_of_memory(const Blocks& blocks) const {
   Bytes asked = 0;
   for (const BlockId id : blocks) asked += blocks_[id].range.size;
+  const char* where = device_->facts().reads_over_link
+                          ? "all of it over the link, since the system refused to pin it so"
+                          : "host memory over the link";
   throw OutOfMemory(
       "a use of " + text(asked) + " does not fit the budget of " + text(settings_.budget) + ": " +
           text(committed_) + " are resident, " + text(leased_) +
           " of them leased by running modules and pins, and " + device_->facts().name +
-          " does not read host memory over the link. Raise the budget, pin less, or manage "
-          "smaller modules",
+          " does not read " + where + ". Raise the budget, pin less, or manage smaller modules",
       {.asked = asked, .budget = settings_.budget, .resident = committed_, .leased = leased_});
 }
 

@@ -142,6 +142,8 @@ class Residency final : public Future {
   void tally(const Block& block, int sign);
   void wait(Lock& lock, const Poll& poll);
   void settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll);
+  void finish_moves(Lock& lock, std::uint64_t last, const Poll& poll);
+  bool read_in_place(const Blocks& blocks) const;
 
   void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll);
   void start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,

@@ -39,6 +39,8 @@ class Device:
     def asynchronous(self) -> bool: ...
     @property
     def free_bytes(self) -> int: ...
+    @property
+    def card_bytes(self) -> int: ...
 
 class CudaDevice(Device):
     pass
@@ -53,11 +55,27 @@ def managed_bytes() -> int: ...
 
 class MappedDevice(CudaDevice):
     def __init__(
-        self, driver: str, ordinal: int, unit: int, always_shown: bool = False
+        self,
+        driver: str,
+        ordinal: int,
+        unit: int,
+        always_shown: bool = False,
+        accept_unpinned: bool = False,
     ) -> None: ...
+    @property
+    def unmappable_bytes(self) -> int:
+        """
+        Host memory that is pinned but could not be so that the card can use it in place.
+        """
+
+    @property
+    def pageable_bytes(self) -> int:
+        """Host memory that could not be pinned at all."""
 
 class DividedDevice(Device):
     def __init__(self, weights: CudaDevice, scratch: CudaDevice) -> None: ...
+    @property
+    def weights(self) -> CudaDevice: ...
 
 def pinned_bytes() -> int:
     """The host memory that mapped devices have pinned."""

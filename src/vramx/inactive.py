@@ -11,9 +11,17 @@ from vramx.advice import Advice, native_advice
 from vramx.arrays import checked_shape
 from vramx.session import Session, open_sessions
 from vramx.stats import Stats
-from vramx.units import Size, parse_size
+from vramx.units import LARGEST, Size, parse_size
+from vramx.watcher import BudgetWatcher, FreeMemory, checked_rule
 
 T = TypeVar("T")
+
+
+class _Nothing:
+    """No card, so nothing that is free."""
+
+    def free(self) -> int:
+        return 0
 
 
 class InactiveSession(Session):
@@ -77,6 +85,25 @@ class InactiveSession(Session):
     def set_budget(self, budget: Size) -> int:
         parse_size(budget, "budget")
         return 0
+
+    def watch_budget(
+        self,
+        *,
+        reserve: Size | None = None,
+        least: Size | None = None,
+        most: Size | None = None,
+        every: float = 1.0,
+        card: FreeMemory | None = None,
+    ) -> BudgetWatcher:
+        rule = checked_rule(
+            reserve=0 if reserve is None else reserve,
+            least=least,
+            most=most,
+            block=1,
+            budget=LARGEST,
+            capacity=LARGEST,
+        )
+        return BudgetWatcher(self, rule, _Nothing() if card is None else card, every)
 
     def stats(self) -> Stats:
         return Stats()

@@ -21,6 +21,7 @@ def oversubscribe(
     reserve: Size = "512MiB",
     host_limit: Size | None = None,
     on_missing: str = "error",
+    on_unpinned: str = "warn",
 ) -> Session:
     """Open a session: work inside it may use more memory than the budget, which is never exceeded.
 
@@ -49,6 +50,9 @@ def oversubscribe(
         The most bytes of host memory to take charge of.
     on_missing : str
         ``"error"``, or ``"cpu"``: where there is no usable card, warn once and manage nothing.
+    on_unpinned : str
+        Where the system refuses to pin the host memory that ``"mapped"`` wants: ``"warn"``, which
+        warns once with the size and the cost and uses memory that is not pinned, or ``"error"``.
 
     Returns
     -------
@@ -61,7 +65,11 @@ def oversubscribe(
         If an argument is not allowed.
     NoDeviceError
         If there is no usable card.
+    OutOfMemoryError
+        If a mapped card cannot give the budget now.
     """
+    if on_unpinned not in ("warn", "error"):
+        raise ConfigError(f"unknown on_unpinned {on_unpinned!r}; give 'warn' or 'error'")
     if on_missing not in ("error", "cpu"):
         raise ConfigError(f"unknown on_missing {on_missing!r}; give 'error' or 'cpu'")
     try:
@@ -73,6 +81,7 @@ def oversubscribe(
             block=block,
             reserve=reserve,
             host_limit=host_limit,
+            accept_unpinned=on_unpinned == "warn",
         )
     except NoDeviceError as error:
         if on_missing == "error":

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vramx import _core, config
 from vramx.advice import Advice, native_advice
-from vramx.card import card_memory, free_bytes, open_card
+from vramx.card import NvmlCard, card_memory, free_bytes, open_card, unpinned
 from vramx.errors import ConfigError, Error, SessionClosedError
 from vramx.stats import Stats
 from vramx.units import LARGEST, Size, format_size, parse_size
+from vramx.watcher import BudgetWatcher, FreeMemory, checked_rule
 
 if TYPE_CHECKING:
     from vramx.integrations.torch import TorchBridge
@@ -86,6 +88,7 @@ class Session:
         block: Size,
         reserve: Size,
         host_limit: Size | None,
+        accept_unpinned: bool,
     ) -> None:
         settings = config.from_environment()
         block_bytes = parse_size(block, "block")
@@ -93,7 +96,9 @@ class Session:
         limit = LARGEST if host_limit is None else parse_size(host_limit, "host_limit")
         native_policy, adaptive = _policy(policy)
         asked = None if budget is None else parse_size(budget, "budget")
-        self.device = open_card(backend, _ordinal(device), block_bytes, settings)
+        self.device = open_card(
+            backend, _ordinal(device), block_bytes, settings, accept_unpinned=accept_unpinned
+        )
         if asked is None:
             asked = free_bytes(self.device) - reserve_bytes
             if asked < block_bytes:
@@ -112,6 +117,10 @@ class Session:
             threaded=self.device.asynchronous,
             host_limit=limit,
         )
+        self._block = block_bytes
+        self._reserve = reserve_bytes
+        self._watcher: BudgetWatcher | None = None
+        self._told_unpinned = False
         self._check = settings.check
         self._torch_bridge: TorchBridge | None = None
         self._scopes = contextlib.ExitStack()
@@ -164,10 +173,14 @@ class Session:
         """
         if self._closed:
             return
+        self._tell_unpinned()
         if self._torch_bridge is not None:
             self._torch_bridge.close()
         self._core.close()
         self._closed = True
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher = None
         if self in open_sessions:
             open_sessions.remove(self)
 
@@ -190,6 +203,18 @@ class Session:
             )
         if self._torch_bridge is not None:
             self._torch_bridge.note_writes()
+
+    def _tell_unpinned(self) -> None:
+        """Warn, once, of host memory that the system refused to pin."""
+        if self._told_unpinned or not (told := unpinned(self.device)):
+            return
+        self._told_unpinned = True
+        warnings.warn(
+            f"vramx on {self.device.name}: {'; '.join(told)}. Manage less, free memory of other "
+            'programs, or pass on_unpinned="error" to fail instead',
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     @property
     def _torch(self) -> TorchBridge:
@@ -230,6 +255,7 @@ class Session:
         """
         self._usable()
         self._torch.manage(module, name)
+        self._tell_unpinned()
         return module
 
     def unmanage(self, module: T) -> T:
@@ -288,7 +314,9 @@ class Session:
         sizes = checked_shape(shape)
         numpy_type = numpy_dtype(dtype)
         if numpy_type is None:
-            return self._torch.empty(sizes, dtype)
+            tensor = self._torch.empty(sizes, dtype)
+            self._tell_unpinned()
+            return tensor
         if self.device.kind != "simulated":
             raise ConfigError(
                 f"numpy arrays live in host memory; on {self.device.name} give a torch dtype"
@@ -399,6 +427,78 @@ class Session:
         self._usable()
         return self._core.set_budget(parse_size(budget, "budget"))
 
+    def watch_budget(
+        self,
+        *,
+        reserve: Size | None = None,
+        least: Size | None = None,
+        most: Size | None = None,
+        every: float = 1.0,
+        card: FreeMemory | None = None,
+    ) -> BudgetWatcher:
+        """Let the budget give way to other programs on the card, and come back when they end.
+
+        A thread asks NVML what is free. Less than `reserve`: the budget shrinks to what leaves that
+        much free. More, by more than eight blocks and an eighth of the reserve: it grows into what
+        is free beyond the reserve. What this session holds counts as used for NVML, in unified
+        memory too, and is reckoned with. A budget that running modules and pins do not allow is
+        tried again at the next look, and meanwhile shrinks as far as they do.
+
+        A budget that `set_budget` sets meanwhile is kept only within these bounds. Weights that are
+        written in place outside a managed module's call are safe from the watcher inside
+        ``with session.pin(x)``.
+
+        Parameters
+        ----------
+        reserve : int, float or str, optional
+            Bytes of the card to leave free for others; the session's own `reserve` unless given.
+        least : int, float or str, optional
+            The budget never shrinks below; one block unless given. A module that needs more than
+            the budget is slow, and fails where the card cannot use host memory in place.
+        most : int, float or str, optional
+            The budget never grows beyond; the present one unless given.
+        every : float
+            Seconds between two looks.
+        card : object with ``free() -> int``, optional
+            What tells the bytes that nobody holds; NVML unless given.
+
+        Returns
+        -------
+        BudgetWatcher
+            At work already. It ends by its ``stop()`` or as a context manager, with the session, or
+            with the interpreter; the budget stays as it was last set.
+
+        Raises
+        ------
+        ConfigError
+            If an argument is not allowed, the budget is watched already, nvidia-ml-py is not
+            installed, or the card is simulated and no `card` is given.
+        NoDeviceError
+            If NVML does not know the card.
+        """
+        self._usable()
+        if self._watcher is not None and self._watcher.watching:
+            raise ConfigError("the budget is watched already; stop() that watcher first")
+        rule = checked_rule(
+            reserve=self._reserve if reserve is None else reserve,
+            least=least,
+            most=most,
+            block=self._block,
+            budget=self._core.stats().budget,
+            capacity=self.device.capacity,
+        )
+        if card is None:
+            if not self.device.uuid:
+                raise ConfigError(
+                    f"NVML does not know {self.device.name}: give card, an object whose free() "
+                    "returns the bytes that nobody holds"
+                )
+            card = NvmlCard(self.device.uuid)
+        watcher = BudgetWatcher(self, rule, card, every)
+        watcher.start()
+        self._watcher = watcher
+        return watcher
+
     # Seeing it
 
     def stats(self) -> Stats:
@@ -440,6 +540,9 @@ class Session:
                 )
         if self._torch_bridge is not None:
             lines += [f"  module {line}" for line in self._torch_bridge.describe()]
+        lines += [f"  {line}" for line in unpinned(self.device)]
+        if self._watcher is not None and self._watcher.watching:
+            lines.append(f"  {self._watcher.describe()}")
         lines.append(self.stats().table())
         return "\n".join(lines)
 

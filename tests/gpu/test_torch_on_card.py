@@ -15,6 +15,7 @@ import pytest
 
 import vramx
 from vramx import _core
+from vramx.card import NvmlCard
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -367,3 +368,23 @@ def test_a_budget_of_none_is_what_nvml_says_is_free() -> None:
         free, total = torch.cuda.mem_get_info()
         assert 0 < s.stats().budget <= total - 2**30
         assert abs(s.stats().budget - (free - 2**30)) < 2**30
+
+
+@pytest.mark.parametrize("backend", ["managed", "mapped"])
+def test_a_watched_budget_gives_nvml_what_the_reserve_asks_for(backend: str) -> None:
+    x = torch.randn(8, 8192, device="cuda")
+    with torch.no_grad(), vramx.oversubscribe("4GiB", backend=backend) as s:
+        model = s.manage(stack(16, 8192))  # 4 GiB and its biases
+        expected = model(x)
+        torch.cuda.synchronize()
+        before = NvmlCard(s.device.uuid).free()
+        # As if others had taken a GiB of what was free.
+        with s.watch_budget(reserve=before + 2**30, least="1GiB", every=1e6) as watcher:
+            watcher.look()
+            assert s.stats().budget <= 3 * 2**30 + 32 * MIB
+            assert NvmlCard(s.device.uuid).free() - before > 2**30 - 128 * MIB
+            assert torch.equal(model(x), expected)
+        with s.watch_budget(reserve="512MiB", most="4GiB", every=1e6) as watcher:
+            watcher.look()
+            assert s.stats().budget == 4 * 2**30
+            assert torch.equal(model(x), expected)

@@ -62,6 +62,16 @@ void loopback_set_capacity(uint64_t bytes) {
   state().capacity = bytes;
 }
 
+void loopback_set_pinnable(uint64_t bytes) {
+  const Guard lock(state().mutex);
+  state().pinnable = bytes;
+}
+
+void loopback_set_copies_pageable(int value) {
+  const Guard lock(state().mutex);
+  state().copies_pageable = value;
+}
+
 void loopback_hold(uintptr_t stream) {
   const Guard lock(state().mutex);
   state().streams.at(stream).held = true;

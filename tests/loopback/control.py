@@ -7,6 +7,8 @@ from pathlib import Path
 
 # Results of the driver's calls, as cuda.h numbers them.
 OUT_OF_MEMORY = 2
+NOT_PERMITTED = 800
+NOT_SUPPORTED = 801
 UNKNOWN = 999
 
 
@@ -20,6 +22,7 @@ class Counts(ctypes.Structure):
             "peak_on_card",
             "to_card",
             "to_host",
+            "pageable",
             "faulted",
             "over_link",
             "managed",
@@ -53,7 +56,7 @@ class Loopback:
     def holds(self) -> dict[str, int]:
         """What is allocated and not given back."""
         counts = self.counts
-        flows = ("peak_on_card", "to_card", "to_host", "faulted", "over_link")
+        flows = ("peak_on_card", "to_card", "to_host", "pageable", "faulted", "over_link")
         names = [name for name, _ in Counts._fields_ if name not in flows]
         return {name: value for name in names if (value := getattr(counts, name))}
 
@@ -80,6 +83,12 @@ class Loopback:
 
     def set_capacity(self, size: int) -> None:
         self._library.loopback_set_capacity(ctypes.c_uint64(size))
+
+    def set_pinnable(self, size: int) -> None:
+        self._library.loopback_set_pinnable(ctypes.c_uint64(size))
+
+    def set_copies_pageable(self, value: int) -> None:
+        self._library.loopback_set_copies_pageable(value)
 
     def touch(self, address: int, size: int, *, write: bool = False, stream: int = 0) -> None:
         self._library.loopback_touch(

@@ -24,6 +24,7 @@ typedef struct {
   uint64_t peak_on_card;  /* the most there were */
   uint64_t to_card;       /* bytes that prefetches and copies took to a card */
   uint64_t to_host;       /* bytes that they took back */
+  uint64_t pageable;      /* bytes of both that copies took from or to memory that is not pinned */
   uint64_t faulted;       /* bytes that a card touched without having them or a mapping of them */
   uint64_t over_link;     /* bytes that a card read or wrote in place on the host */
   uint64_t managed;       /* bytes allocated and not freed */
@@ -52,6 +53,12 @@ void loopback_set_concurrent_access(int value);
 void loopback_set_maps_memory(int value);
 void loopback_set_maps_host_memory(int value);
 void loopback_set_capacity(uint64_t bytes);
+/* The host memory that can be pinned in all. No limit unless set. */
+void loopback_set_pinnable(uint64_t bytes);
+/* Whether copies may name host memory that is not pinned, as with the real driver: those to the
+ * card read it when they are given, and those to the host return when it is written. Not so unless
+ * set. */
+void loopback_set_copies_pageable(int value);
 
 /* Work on a stream waits until let_go. Streams are CUstream handles; 0 is the default stream. */
 void loopback_hold(uintptr_t stream);

@@ -53,7 +53,7 @@ bool State::free_addresses(std::uintptr_t address, std::uint64_t size) {
 }
 
 std::uint64_t State::create(std::uint64_t size, bool host) {
-  if (!host && used() + size > capacity) return 0;
+  if (host ? !can_pin(size) : used() + size > capacity) return 0;
   const int file = memfd_create("loopback", MFD_CLOEXEC);
   if (file < 0 || ftruncate(file, static_cast<off_t>(size)) != 0) return 0;
   const std::uint64_t handle = next_handle += 0x10;

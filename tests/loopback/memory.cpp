@@ -111,6 +111,11 @@ void State::unset_read_mostly(Page& page) {
 
 std::uint64_t State::used() const { return counts.on_card - counts.mapped + counts.card_memory; }
 
+bool State::can_pin(std::uint64_t size) const {
+  const std::uint64_t pinned = counts.host_memory + counts.registered;
+  return pinned <= pinnable && size <= pinnable - pinned;
+}
+
 void State::touch(std::uintptr_t address, std::uint64_t size, bool write) {
   if (touch_mapped(address)) {
     for (std::uint64_t at = page_size; at < size; at += page_size) touch_mapped(address + at);

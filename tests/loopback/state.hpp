@@ -86,6 +86,8 @@ struct State {
   int maps_memory = 1;
   int maps_host_memory = 1;
   std::uint64_t capacity = std::uint64_t{8} << 30;
+  std::uint64_t pinnable = ~std::uint64_t{0};
+  int copies_pageable = 0;
 
   std::map<std::string, std::uint64_t> calls;
   std::map<std::string, std::pair<std::uint64_t, int>> failing;  // calls left, result
@@ -115,6 +117,8 @@ struct State {
 
   /// Bytes of cards' memory that nobody else can have.
   std::uint64_t used() const;
+  /// Whether so much more host memory can be pinned.
+  bool can_pin(std::uint64_t size) const;
 
   // mappings.cpp. Likewise; false or 0 where the real driver refuses.
   std::uintptr_t reserve(std::uint64_t size);

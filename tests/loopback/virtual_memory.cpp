@@ -31,16 +31,28 @@ bool is_place(const State& s, const CUmemAllocationProp& place) {
 
 CUresult copy(const char* entry, std::uintptr_t to, std::uintptr_t from, std::uint64_t size,
               bool to_card, CUstream stream) {
-  const auto body = [&](State& s, Lock&) {
+  const auto body = [&](State& s, Lock& lock) {
     if (find(s, stream) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
     if (!s.copies_on_card(to_card ? to : from, size)) return CUDA_ERROR_INVALID_VALUE;
-    if (!s.copies_on_host(to_card ? from : to, size)) return CUDA_ERROR_INVALID_VALUE;
-    const auto run = [&s, to, from, size, to_card] {
-      std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), size);
+    const bool pinned = s.copies_on_host(to_card ? from : to, size);
+    if (!pinned && s.copies_pageable == 0) return CUDA_ERROR_INVALID_VALUE;
+    std::vector<char> staged;
+    if (!pinned && to_card) {
+      const auto* source = reinterpret_cast<const char*>(from);
+      staged.assign(source, source + size);
+    }
+    const auto run = [&s, to, from, size, to_card, pinned, staged = std::move(staged)] {
+      const void* source = staged.empty() ? reinterpret_cast<const void*>(from) : staged.data();
+      std::memcpy(reinterpret_cast<void*>(to), source, size);
       (to_card ? s.counts.to_card : s.counts.to_host) += size;
+      if (!pinned) s.counts.pageable += size;
     };
     s.submit(number(stream),
              {.after = nullptr, .run = run, .address = to, .size = size, .also = from});
+    if (!pinned && !to_card) {
+      const auto point = s.end_of(number(stream));
+      s.progressed.wait(lock, [&] { return point->reached; });
+    }
     return CUDA_SUCCESS;
   };
   return serve_current(entry, body, stream);
@@ -127,6 +139,7 @@ CUresult cuMemHostRegister_v2(void* start, size_t size, unsigned flags) {
         return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
       }
     }
+    if (!s.can_pin(size)) return CUDA_ERROR_OUT_OF_MEMORY;
     s.registered[number(start)] = size;
     s.counts.registered += size;
     return CUDA_SUCCESS;

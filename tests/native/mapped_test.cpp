@@ -45,6 +45,14 @@ struct Says {
   void (*set_)(int);
 };
 
+/// Copies may name memory that is not pinned, for a scope.
+struct PageableCopies {
+  PageableCopies() { loopback_set_copies_pageable(1); }
+  ~PageableCopies() { loopback_set_copies_pageable(0); }
+  PageableCopies(const PageableCopies&) = delete;
+  PageableCopies& operator=(const PageableCopies&) = delete;
+};
+
 /// A card of this size, for a scope.
 struct Capacity {
   explicit Capacity(Bytes size) { loopback_set_capacity(size); }
@@ -234,6 +242,104 @@ TEST("host memory that the system refuses is told with its figures") {
       REQUIRE(pinned_bytes() == 2 * unit);
     }
   }
+}
+
+TEST("what the system refuses to pin lies in what it grants, where that is accepted") {
+  const CUresult refusals[] = {CUDA_ERROR_OUT_OF_MEMORY, CUDA_ERROR_OPERATING_SYSTEM,
+                               CUDA_ERROR_NOT_PERMITTED, CUDA_ERROR_NOT_SUPPORTED};
+  struct Case {
+    std::uint64_t mappable_fails;  ///< at which of its pieces, or never
+    bool ordinary_fails;
+    Pinning had;
+  };
+  const Case cases[] = {{0, false, Pinning::mappable},
+                        {1, false, Pinning::ordinary},
+                        {3, false, Pinning::ordinary},
+                        {2, true, Pinning::none}};
+  const PageableCopies allowed;
+  const LoopbackCounts before = counts();
+  for (const CUresult refusal : refusals) {
+    for (const auto& [mappable_fails, ordinary_fails, had] : cases) {
+      {
+        MappedDevice device(LOOPBACK_PATH, 0, unit, false, Unpinned::accept);
+        const LoopbackCounts open = counts();
+        if (mappable_fails > 0) loopback_fail("cuMemCreate", mappable_fails, refusal);
+        if (ordinary_fails) loopback_fail("cuMemHostRegister_v2", 1, refusal);
+        const Held held(device, 3 * unit);
+        for (const auto kind : {Pinning::mappable, Pinning::ordinary, Pinning::none}) {
+          REQUIRE(device.host_bytes(kind) == (kind == had ? 3 * unit : 0));
+        }
+        const Bytes pinned = had == Pinning::none ? 0 : 3 * unit;
+        REQUIRE(counts().host_memory + counts().registered == pinned && pinned_bytes() == pinned);
+        for (const Leave how : {Leave::drop, Leave::write_back, Leave::pass}) {
+          held.bring();
+          REQUIRE(held.card_reads());
+          held.leave(how);
+          REQUIRE(held.host_holds());
+        }
+        held.bring();
+        std::memset(held.range.data(), 7, held.range.size);
+        held.leave(Leave::write_back);
+        std::vector<unsigned char> back(held.range.size);
+        device.load(back.data(), held.range.start, back.size());
+        REQUIRE(back == std::vector<unsigned char>(back.size(), 7));
+        const Bytes copied = counts().to_card + counts().to_host - open.to_card - open.to_host;
+        REQUIRE(copied == 6 * held.range.size);
+        REQUIRE(counts().pageable - open.pageable == (had == Pinning::none ? copied : 0));
+      }
+      REQUIRE(same_holdings(before));
+      REQUIRE(pinned_bytes() == 0);
+    }
+  }
+}
+
+TEST("what the card cannot use in place says so, and comes to the card when it is settled") {
+  const PageableCopies allowed;
+  MappedDevice device(LOOPBACK_PATH, 0, unit, false, Unpinned::accept);
+  REQUIRE(device.facts().reads_over_link);
+  const Held mappable(device, unit);
+  loopback_fail("cuMemCreate", 1, CUDA_ERROR_OUT_OF_MEMORY);
+  const Held held(device, 2 * unit);
+  const auto faults = [&](const Held& of) {
+    const Bytes before = counts().faulted;
+    loopback_touch(0, of.range.start, of.range.size, 0);
+    return counts().faulted - before;
+  };
+  const LoopbackCounts before = counts();
+  REQUIRE(device.reads_in_place(mappable.range) && !device.reads_in_place(held.range));
+  const auto error = thrown<DeviceFailure>([&] { device.expose(held.range); });
+  REQUIRE(says(error, text(held.range.size)));
+  REQUIRE(same_holdings(before));
+  REQUIRE(faults(mappable) == 0 && faults(held) == held.range.size);
+  device.settle(mappable.range);
+  device.settle(held.range);
+  REQUIRE(counts().on_card == held.range.size);
+  REQUIRE(faults(mappable) == 0 && faults(held) == 0 && held.card_reads());
+}
+
+TEST("copies of pageable memory keep their place in a lane") {
+  const auto rig = rig::mapped(unit, HostMemory::pageable);
+  Device& device = *rig->device();
+  const Held held(device, unit);
+  const Stream stream = rig->stream();
+  rig->occupy(stream);
+  const Fence busy = device.mark(stream);
+  const Fence arrival = device.bring(held.range, Arrive::duplicate, 0, {&busy, 1});
+  REQUIRE(!device.reached(arrival) && rig->moved_in() == 0);
+  rig->finish(stream);
+  device.wait(arrival);
+  REQUIRE(held.card_reads());
+}
+
+TEST("a budget that the card cannot give is told with its figures") {
+  const auto rig = rig::mapped(unit);
+  const Held held(*rig->device(), 2 * unit);
+  held.bring();
+  const Capacity tight(5 * unit);
+  rig->device()->check_budget(5 * unit);
+  const auto error = thrown<OutOfMemory>([&] { rig->device()->check_budget(5 * unit + 1); });
+  REQUIRE(error.figures.asked == 5 * unit + 1 && error.figures.resident == 2 * unit);
+  REQUIRE(says(error, text(2 * unit)) && says(error, text(3 * unit) + " are free"));
 }
 
 TEST("a move that fails at any of its calls is undone for every unit") {

@@ -251,6 +251,45 @@ TEST("the budget holds when a departure whose room is promised fails") {
   REQUIRE(held.rig->peak_on_card() <= 2 * held.world.block());
 }
 
+TEST("a budget is set while other threads bring on and on") {
+  Gated gated;
+  gated.device->shut(gated.call("bring", 1));
+  gated.residency.prefetch({1});
+  gated.device->await_arrival();
+  std::atomic<bool> only_the_later{false};
+  std::atomic<unsigned> polls{0};
+  bool set = false;
+  Thread setter([&] {
+    const Poll no_longer = [&] {
+      if (only_the_later && ++polls > 40) throw GiveUp();
+    };
+    set = gated.residency.set_budget(3, no_longer) == 4;
+  });
+  await([&] { return gated.residency.stats().stall_seconds > 0; });
+  gated.residency.prefetch({2});
+  gated.device->shut(gated.call("bring", 2));
+  await([&] { return gated.calls(gated.call("bring", 1)) > 0; });
+  gated.device->await_arrival();
+  only_the_later = true;
+  setter.join();
+  REQUIRE(set && gated.residency.stats().resident == 2);
+}
+
+TEST("a smaller budget waits for what is on its way, and takes it off") {
+  Gated gated;
+  gated.prefetch(0);
+  gated.device->shut(gated.call("bring", 1));
+  gated.residency.prefetch({1, 2});
+  gated.device->await_arrival();
+  Thread setter([&] { gated.residency.set_budget(1, nullptr); });
+  await([&] { return gated.residency.stats().stall_seconds > 0; });
+  gated.residency.prefetch({3});  // finds no room any more
+  gated.device->open();
+  setter.join();
+  REQUIRE(gated.residency.stats().resident <= 1);
+  REQUIRE(gated.calls(gated.call("bring", 3)) == 0);
+}
+
 TEST("a write that is reported while its block arrives is kept") {
   Held held({.budget = 2});
   held.card().hold();

@@ -161,9 +161,15 @@ class Managed final : public Loopback {
 };
 
 std::shared_ptr<vramx::MappedDevice> open_mapped(Bytes unit, HostMemory host) {
+  auto unpinned = vramx::Unpinned::refuse;
+  if (host == HostMemory::pageable) {
+    loopback_set_pinnable(0);
+    loopback_set_copies_pageable(1);
+    unpinned = vramx::Unpinned::accept;
+  }
   // What the driver says is asked once, when the device is made.
-  loopback_set_maps_host_memory(host == HostMemory::mappable ? 1 : 0);
-  auto device = std::make_shared<vramx::MappedDevice>(LOOPBACK_PATH, 0, unit);
+  loopback_set_maps_host_memory(host == HostMemory::unmappable ? 0 : 1);
+  auto device = std::make_shared<vramx::MappedDevice>(LOOPBACK_PATH, 0, unit, false, unpinned);
   loopback_set_maps_host_memory(1);
   return device;
 }
@@ -172,11 +178,16 @@ class Mapped : public Loopback {
  public:
   Mapped(Bytes unit, HostMemory host)
       : Mapped(host, [unit, host] { return open_mapped(unit, host); }) {}
+  ~Mapped() override {
+    loopback_set_pinnable(~Bytes{0});
+    loopback_set_copies_pageable(0);
+  }
 
   std::vector<Fault> faults(Operation operation, Use /*use*/) const override {
     const bool mappable = host_ == HostMemory::mappable;
     switch (operation) {
       case Operation::reserve:
+        if (host_ == HostMemory::pageable) return {failing_call("cuMemAddressReserve")};
         if (!mappable) {
           return {failing_call("cuMemAddressReserve"), failing_call("cuMemHostRegister_v2")};
         }
@@ -260,6 +271,7 @@ void on_each(void (*test)(Rig&)) {
   run("mapped", mapped());
   run("divided", divided());
   run("mapped without host memory", mapped(2 * vramx::MiB, HostMemory::unmappable));
+  run("mapped without pinned memory", mapped(2 * vramx::MiB, HostMemory::pageable));
   if (!failed.empty()) throw check::Failed(failed);
 }
 

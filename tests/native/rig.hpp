@@ -51,8 +51,9 @@ class Rig {
 std::unique_ptr<Rig> simulated(vramx::SimulatedSpec spec = {});
 /// The managed device over the stand-in driver, whose counts start from zero. One at a time.
 std::unique_ptr<Rig> managed();
-/// The mapped device likewise, on a card that can map host memory or on one that cannot.
-enum class HostMemory : std::uint8_t { mappable, unmappable };
+/// The mapped device likewise, on a card that can map host memory, on one that cannot, or where the
+/// system pins none.
+enum class HostMemory : std::uint8_t { mappable, unmappable, pageable };
 std::unique_ptr<Rig> mapped(vramx::Bytes unit = 2 * vramx::MiB,
                             HostMemory host = HostMemory::mappable);
 /// The mapped device for weights and the managed one for scratch, likewise.
