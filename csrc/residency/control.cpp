@@ -115,12 +115,13 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
       throw Error("the policy names no block to leave, so the budget cannot become " +
                   text(budget) + "; " + text(idle_) + " could leave");
     }
-    evict(lock, victims, poll);
+    evict(lock, victims, Left::budget, poll);
     plan_again(planned_scratch_);
   } catch (...) {
     settings_.budget = previous;
     throw;
   }
+  if (journal_) note_budget();
   device_->trim(budget);
   return previous;
 }

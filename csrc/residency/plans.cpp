@@ -36,8 +36,7 @@ Fence Residency::time_now(Stream stream) noexcept {
   }
 }
 
-void Residency::record(GroupId group, Fence asked, Stream stream) {
-  Fence began = time_now(stream);
+void Residency::record(GroupId group, Fence asked, Fence began) {
   if (!began) return recorder_.clear();
   Recorder::Use use{.groups = {group}, .asked = std::move(asked), .began = std::move(began)};
   use.groups.insert(use.groups.end(), in_use_.begin(), std::prev(in_use_.end()));
@@ -143,6 +142,7 @@ bool Residency::plan_round(std::size_t length) {
     std::rotate(trace.steps.begin(), trace.steps.begin() + turn, trace.steps.end());
     position = (position + length - begin) % length;
   }
+  ++rounds_recorded_;
   adopt_plan(std::move(cycle), std::move(trace), position, scratch);
   return true;
 }
@@ -171,6 +171,7 @@ void Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::s
     }
     for (const BlockId id : use.blocks) release_unless_stays(id);
   }
+  if (journal_) note_plan();
 }
 
 // The budget has changed, or what must be kept out of it.
@@ -226,7 +227,7 @@ void Residency::bring_planned() {
     return ++looked_at < uses_ahead;
   });
   if (wanted.empty()) return;
-  bring(wanted, [this](BlockId other) {
+  bring(wanted, Brought::plan, [this](BlockId other) {
     return may_leave(other) && (blocks_[other].leavable() || blocks_[other].dead);
   });
 }
