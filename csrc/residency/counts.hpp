@@ -16,8 +16,8 @@ enum class Brought : std::uint8_t { use, order, plan, prefetch };
 inline constexpr std::array brought_names{"use", "order", "plan", "prefetch"};
 
 /// Why a block left: room for a use, for what was brought ahead, or for what the program asked for;
-/// because the plan let it go; because the program evicted it, made the budget smaller, or reached
-/// for the host copy.
+/// because the plan let it go; because the program evicted it, made the budget smaller, or needed
+/// the host copy.
 enum class Left : std::uint8_t { use, ahead, prefetch, plan, evict, budget, host };
 inline constexpr std::array left_names{"use",   "ahead",  "prefetch", "plan",
                                        "evict", "budget", "host"};

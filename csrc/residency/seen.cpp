@@ -166,7 +166,7 @@ void Residency::note_use(GroupId group, Kind kind, Stream stream, Fence from, Fe
                  .stream = stream,
                  .thread = this_thread(),
                  .submitted = now,
-                 .began = now,
+                 .began = from ? now : Event::unknown,
                  .ended = now,
                  .from = std::move(from),
                  .to = std::move(to)});

@@ -189,6 +189,8 @@ def _plot(picture: Picture, path: Path) -> None:
     below.legend(loc="lower right", fontsize=7, frameon=False)
     below.set_ylim(0, 1.1 * max(value for _, value in [*picture.budget, *picture.held, (0, 1)]))
     below.set_ylabel("on the card", fontsize=8)
+    most = picture.budget[-1][1]
+    below.set_yticks([most * quarter // 4 for quarter in range(5)])
     below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_size(value)))
     below.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(max(value, 0.0))))
     below.tick_params(labelsize=7)

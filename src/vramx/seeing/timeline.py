@@ -81,12 +81,10 @@ def leases(log: _core.Log) -> list[Lease]:
     open_leases: dict[tuple[int, int, int], list[tuple[float, float]]] = defaultdict(list)
     found = []
     for event in log.events:
-        if event.began is None or event.ended is None:
-            continue
         key = (event.group, event.stream, event.thread)
-        if event.kind == "stalled":
+        if event.kind == "stalled" and event.began is not None and event.ended is not None:
             open_leases[key].append((event.began, event.ended))
-        elif event.kind == "released" and open_leases[key]:
+        elif event.kind == "released" and event.ended is not None and open_leases[key]:
             found.append(Lease(*key, *open_leases[key].pop(), event.ended))
     for key, begun in open_leases.items():
         found += [Lease(*key, asked, began, max(began, last)) for asked, began in begun]

@@ -39,7 +39,8 @@ class ModuleStats:
     left : dict of str to int
         Times that blocks left, by cause: to make room for a ``"use"``, for what is brought
         ``"ahead"`` or for a ``"prefetch"``; since the ``"plan"`` let them go; since the program
-        called ``"evict"`` or shrank the ``"budget"``; since it reached for the ``"host"`` copy.
+        called ``"evict"``, loaded or gave up the module; shrank the ``"budget"``; or changed how
+        the ``"host"`` copy is kept.
     moved_in, moved_out, dropped, discarded, over_link : int
         Bytes, as in `Stats`.
     stall_seconds : float
