@@ -264,7 +264,7 @@ void core(nb::module_& module) {
       .def(
           "begin_trace",
           [](Core& core, Stream stream, std::size_t most_events) {
-            core.residency().begin_trace(stream, most_events, python_signals());
+            core.residency().begin_trace(stream, most_events);
           },
           "stream"_a, "most_events"_a, Unlocked())
       .def(

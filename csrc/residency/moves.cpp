@@ -154,7 +154,8 @@ void Residency::submit(Blocks victims, Blocks arriving, Left left_for, Brought b
     blocks_[id].released = false;
   }
   stats_.peak_resident = std::max(stats_.peak_resident, committed_);
-  under_way_[job.number] = {std::move(victims), std::move(arriving), now};
+  under_way_[job.number] = {std::move(victims), std::move(arriving), job.timed ? journals_ : 0,
+                            now};
   job.done = [this, number = job.number](const Outcome& outcome) { finished(number, outcome); };
   mover_->submit(std::move(job));
 }
@@ -194,17 +195,19 @@ void Residency::finished(std::uint64_t job, const Outcome& outcome) {
 // The moves that did not happen leave their blocks where they were.
 void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
                              const std::exception_ptr& error) {
+  const bool noted = journal_ && moves.journal == journals_;
   for (std::size_t i = 0; i < moves.victims.size(); ++i) {
     Block& block = blocks_[moves.victims[i]];
     const Change change(*this, block);
     if (i < outcome.left) {
       block.departure = outcome.freed[i];
-      if (journal_) note_move(block, moves, outcome, i, outcome.freed[i]);
+      if (noted) note_move(block, moves, outcome, i, outcome.freed[i]);
       left_card(block);
     } else {
       block.state = State::resident;
       block.error = error;
       retell_policy(moves.victims[i], true);
+      if (journal_ && !noted) note_return(block);
     }
   }
   for (std::size_t i = 0; i < moves.arriving.size(); ++i) {
@@ -218,12 +221,13 @@ void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
       block.dirty = block.dirty || block.arriving != Arrive::duplicate;
       if (block.arriving != Arrive::empty) stats_.moved_in += block.range.size;
       block.counts.came(block.brought_for, block.arriving, block.range.size);
-      if (journal_) note_move(block, moves, outcome, outcome.left + i, outcome.arrivals[i]);
+      if (noted) note_move(block, moves, outcome, outcome.left + i, outcome.arrivals[i]);
     } else {
       block.state = State::host;
       block.dirty = false;
       block.error = error;
       retell_policy(moves.arriving[i], false);
+      if (journal_ && !noted) note_return(block);
     }
   }
 }

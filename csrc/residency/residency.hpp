@@ -123,9 +123,9 @@ class Residency final : public Future {
   std::optional<PlanUsage> plan() const;
 
   /// Keeps a journal of the newest `most_events` events until end_trace. `stream` is one that is in
-  /// use. Throws InUse where one is kept already.
-  void begin_trace(Stream stream, std::size_t most_events, const Poll& poll);
-  /// Works after close too.
+  /// use. Moves that are under way by then count as done. Throws InUse where one is kept already.
+  void begin_trace(Stream stream, std::size_t most_events);
+  /// Waits for the moves that were asked for by now. Works after close too.
   Log end_trace(const Poll& poll);
   /// How many live scratch blocks lie on the host: they are slow until touched.
   std::size_t scratch_on_host() const;
@@ -144,7 +144,8 @@ class Residency final : public Future {
   struct Moves {
     Blocks victims;
     Blocks arriving;
-    double submitted = 0;  ///< by the journal's clock
+    std::uint64_t journal = 0;  ///< the one that it is noted in
+    double submitted = 0;       ///< by that one's clock
   };
   using Lock = std::unique_lock<std::mutex>;
 
@@ -202,6 +203,7 @@ class Residency final : public Future {
   void note_move(const Block& block, const Moves& moves, const Outcome& outcome, std::size_t issue,
                  const Fence& over);
   void note_use(GroupId group, Event::Kind kind, Stream stream, Fence from, Fence to);
+  void note_return(const Block& block);
   void note_failure(const std::exception_ptr& error);
   void note_budget();
   void note_plan();
@@ -259,6 +261,7 @@ class Residency final : public Future {
   std::uint64_t rounds_recorded_ = 0;
   bool virtual_clock_ = false;
   std::unique_ptr<Journal> journal_;  ///< while events are wanted
+  std::uint64_t journals_ = 0;        ///< begun so far
   bool closed_ = false;
   std::unique_ptr<Mover> mover_;  ///< last: its thread ends before what it calls back is gone
 };

@@ -102,11 +102,9 @@ TracedGroup Residency::traced(GroupId group) const {
   return traced;
 }
 
-void Residency::begin_trace(Stream stream, std::size_t most_events, const Poll& poll) {
-  Lock lock = locked();
+void Residency::begin_trace(Stream stream, std::size_t most_events) {
+  const Lock lock = locked();
   check_open();
-  // What is under way has no times, and what it does to the bytes on the card has been counted.
-  while (moving()) wait(lock, poll);
   if (journal_) {
     throw InUse("a trace of this session is being recorded already; end that one first");
   }
@@ -120,6 +118,7 @@ void Residency::begin_trace(Stream stream, std::size_t most_events, const Poll& 
     if (!groups_[group].empty()) start.groups.push_back(traced(group));
   }
   journal_ = std::make_unique<Journal>(*device_, stream, most_events, std::move(start));
+  ++journals_;
   if (schedule_) note_plan();
 }
 
@@ -127,7 +126,8 @@ Log Residency::end_trace(const Poll& poll) {
   std::unique_ptr<Journal> journal;
   {
     Lock lock = locked();
-    while (moving()) wait(lock, poll);
+    const auto last = last_job_;
+    while (!under_way_.empty() && under_way_.begin()->first <= last) wait(lock, poll);
     journal = std::move(journal_);
   }
   if (!journal) throw InUse("no trace of this session is being recorded");
@@ -157,6 +157,15 @@ void Residency::note_move(const Block& block, const Moves& moves, const Outcome&
        .to = journal_->virtual_clock() ? over
              : crosses                 ? at.to
                                        : nullptr});
+}
+
+// A move that began before the journal did, and failed: it counted as done.
+void Residency::note_return(const Block& block) {
+  journal_->add({.kind = block.state == State::resident ? Kind::arrived : Kind::left,
+                 .cause = "failure",
+                 .block = block.serial,
+                 .bytes = block.range.size,
+                 .submitted = journal_->now()});
 }
 
 void Residency::note_use(GroupId group, Kind kind, Stream stream, Fence from, Fence to) {

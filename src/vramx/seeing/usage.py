@@ -141,6 +141,8 @@ def the_rest(modules: Sequence[ModuleStats], stats: Stats, ungrouped: _core.Coun
         name: max(0, getattr(stats, name) - sum(getattr(each, name) for each in modules))
         for name in (*_BYTES, "stall_seconds")
     }
+    if rest["stall_seconds"] < 1e-9:  # what adding up rounds away
+        rest["stall_seconds"] = 0.0
     return ModuleStats(
         "(activations and other)",
         hits=ungrouped.hits,
