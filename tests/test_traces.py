@@ -337,6 +337,18 @@ def test_leases_that_overlap_in_part_get_tracks_of_their_own(open_core: OpenCore
     assert tracks["g0"] == tracks["g2"] != tracks["g1"]
 
 
+def test_a_module_that_calls_itself_has_a_span_for_each_call(open_core: OpenCore) -> None:
+    core, device = open_core(6 * BLOCK)
+    (memory,) = core.reserve([BLOCK], _core.Use.WEIGHTS)
+    group = core.define([(memory.address, memory.nbytes)], "g")
+    core.begin_trace(0, MOST)
+    for act in (core.acquire, core.acquire, core.release, core.release):
+        act(group, 0)
+        device.compute(1.0)
+    spans = [lease.ended - lease.began for lease in leases(core.end_trace())]
+    assert spans == pytest.approx([1.0, 3.0])
+
+
 def test_a_failure_is_in_the_trace_and_the_trace_is_saved(
     open_session: OpenSession, linears: Linears, tmp_path: Path
 ) -> None:

@@ -54,6 +54,14 @@ bool Journal::resolve(Event& event, bool wait) noexcept {
   return true;
 }
 
+void Journal::correct_start(std::uint64_t block, bool resident) {
+  if (resident) {
+    resident_.insert(block);
+  } else {
+    resident_.erase(block);
+  }
+}
+
 void Journal::add(Event event) {
   if (virtual_clock_) resolve(event, false);
   events_.push_back(std::move(event));

@@ -94,6 +94,8 @@ class Journal {
   double since_start(double host_seconds) const { return host_seconds - began_; }
   bool virtual_clock() const { return virtual_clock_; }
 
+  /// A move that was under way at the start, and counted as done, was not.
+  void correct_start(std::uint64_t block, bool resident);
   void add(Event event);
   void add(TracedGroup group) { log_.groups.push_back(std::move(group)); }
   void add(const PlacedBlock& block) { log_.blocks.push_back(block); }

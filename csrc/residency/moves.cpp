@@ -207,7 +207,7 @@ void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
       block.state = State::resident;
       block.error = error;
       retell_policy(moves.victims[i], true);
-      if (journal_ && !noted) note_return(block);
+      if (journal_ && !noted) journal_->correct_start(block.serial, true);
     }
   }
   for (std::size_t i = 0; i < moves.arriving.size(); ++i) {
@@ -227,7 +227,7 @@ void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
       block.dirty = false;
       block.error = error;
       retell_policy(moves.arriving[i], false);
-      if (journal_ && !noted) note_return(block);
+      if (journal_ && !noted) journal_->correct_start(block.serial, false);
     }
   }
 }

@@ -203,7 +203,6 @@ class Residency final : public Future {
   void note_move(const Block& block, const Moves& moves, const Outcome& outcome, std::size_t issue,
                  const Fence& over);
   void note_use(GroupId group, Event::Kind kind, Stream stream, Fence from, Fence to);
-  void note_return(const Block& block);
   void note_failure(const std::exception_ptr& error);
   void note_budget();
   void note_plan();

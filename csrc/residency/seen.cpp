@@ -159,15 +159,6 @@ void Residency::note_move(const Block& block, const Moves& moves, const Outcome&
                                        : nullptr});
 }
 
-// A move that began before the journal did, and failed: it counted as done.
-void Residency::note_return(const Block& block) {
-  journal_->add({.kind = block.state == State::resident ? Kind::arrived : Kind::left,
-                 .cause = "failure",
-                 .block = block.serial,
-                 .bytes = block.range.size,
-                 .submitted = journal_->now()});
-}
-
 void Residency::note_use(GroupId group, Kind kind, Stream stream, Fence from, Fence to) {
   const double now = journal_->now();
   journal_->add({.kind = kind,

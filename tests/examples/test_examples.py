@@ -77,7 +77,8 @@ def test_the_residency_example_reports_and_saves_what_it_shows(tmp_path: Path) -
     )
     assert run.returncode == 0, run.stderr
     assert "\nplan from " in run.stdout
-    assert "\nnet.23 " in run.stdout
+    assert run.stdout.count("\nnet.") == 20
+    assert "\nand 4 more " in run.stdout
     assert pictures.load_picture(picture)[0] is not None
     names = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
     assert {f"net.{place}" for place in range(24)} <= names

@@ -106,7 +106,7 @@ def requests(log: _core.Log) -> Iterator[Request]:
     Request
         A request.
     """
-    moves = (event for event in log.events if event.kind in ("arrived", "left") and event.request)
+    moves = (event for event in log.events if event.kind in ("arrived", "left"))
     for _, same in groupby(moves, key=lambda event: event.request):
         parts = list(same)
         first = parts[0]
@@ -159,12 +159,7 @@ def bytes_on_card(log: _core.Log) -> list[tuple[float, int]]:
         (each.began, each.bytes) if each.kind == "arrived" else (each.ended, -each.bytes)
         for each in requests(log)
     ]
-    for event in log.events:
-        at = event.submitted or 0.0
-        if event.kind == "forgotten" or (event.kind == "left" and event.cause == "failure"):
-            changes.append((at, -event.bytes))
-        elif event.kind == "arrived" and event.cause == "failure":
-            changes.append((at, event.bytes))
+    changes += [(e.submitted or 0.0, -e.bytes) for e in log.events if e.kind == "forgotten"]
     series = [(min([0.0, *(at for at, _ in changes)]), held)]
     for at, size in sorted(changes):
         held += size
