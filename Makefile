@@ -85,5 +85,5 @@ bench: $(READY)
 	$(BIN)/python benchmarks/cyclic.py --json build/bench/cyclic.json $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache enlarged.png
+	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache enlarged.png residency.html
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

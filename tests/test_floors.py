@@ -24,12 +24,13 @@ NATIVE = (
 )
 # A policy decides and never acts, so it does not see what acts, although that lies lower.
 NATIVE_ONLY = {"policy": {"base"}}
-NATIVE_FOREIGN = {"cuda.h": "device", "nanobind": "bind"}
+NATIVE_FOREIGN = {"cuda.h": "device", "nvtx3": "device", "nanobind": "bind"}
 
 PYTHON = (
     {"_core", "errors", "units"},
     {"advice", "arrays", "config", "simulation"},
     {"card", "stats", "watcher"},
+    {"seeing"},
     {"session"},
     {"inactive", "innermost"},
     {"opening"},

@@ -40,7 +40,7 @@ def test_the_report_names_the_card_the_modules_and_the_counts(
     assert lines[0] == "vramx on simulated card of 64.00 MiB (simulated)"
     assert "  module the stack: 256.00 KiB in 4 units" in lines
     assert any(line.startswith("  module Linear: 1.06 KiB in 1 unit") for line in lines)
-    counts = dict(line.split(maxsplit=1) for line in lines[3:])
+    counts = dict(line.split(maxsplit=1) for line in lines[3 : lines.index("")])
     assert counts["budget"] == "128.00 KiB"
     assert counts["moved_in"] == "256.00 KiB"
     assert counts["moved_out"] == "0 B"

@@ -11,6 +11,7 @@ void errors(nanobind::module_& module);
 void device(nanobind::module_& module);
 void policy(nanobind::module_& module);
 void residency(nanobind::module_& module);
+void seen(nanobind::module_& module);
 void core(nanobind::module_& module);
 
 /// Lets Python's signal handlers run while a call waits; throws what they raise.

@@ -1,6 +1,7 @@
 #include "core/core.hpp"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -104,7 +105,7 @@ void core(nb::module_& module) {
 
   nb::class_<Core>(module, "Core")
       .def(nb::new_([](std::shared_ptr<Device> device, Bytes budget, Bytes block, nb::object policy,
-                       bool adaptive, bool threaded, Bytes host_limit) {
+                       bool adaptive, bool threaded, Bytes host_limit, bool profiled) {
              const MakePolicy make = policy_from(std::move(policy));
              const nb::gil_scoped_release unlocked;
              return std::make_shared<Core>(std::move(device),
@@ -112,11 +113,12 @@ void core(nb::module_& module) {
                                                     .block = block,
                                                     .host_limit = host_limit,
                                                     .adaptive = adaptive,
-                                                    .threaded = threaded},
+                                                    .threaded = threaded,
+                                                    .profiled = profiled},
                                            make);
            }),
            "device"_a, "budget"_a, "block"_a, "policy"_a, "adaptive"_a, "threaded"_a,
-           "host_limit"_a)
+           "host_limit"_a, "profiled"_a = false)
       .def(
           "reserve",
           [](Core& core, const std::vector<Bytes>& sizes, Use use) {
@@ -148,10 +150,10 @@ void core(nb::module_& module) {
           "copies"_a, Unlocked(), "Copies (device, program, size) out of the host copies.")
       .def(
           "define",
-          [](Core& core, const Ranges& ranges) {
-            return core.residency().define(blocks_of(core, ranges));
+          [](Core& core, const Ranges& ranges, std::string name) {
+            return core.residency().define(blocks_of(core, ranges), std::move(name));
           },
-          "ranges"_a, Unlocked())
+          "ranges"_a, "name"_a = "", Unlocked(), "`name` is what timelines call the group.")
       .def(
           "undefine", [](Core& core, GroupId group) { core.residency().undefine(group); },
           "group"_a, Unlocked())
@@ -251,6 +253,23 @@ void core(nb::module_& module) {
           "budget"_a, Unlocked())
       .def(
           "stats", [](Core& core) { return core.residency().stats(); }, Unlocked())
+      .def(
+          "usage", [](Core& core, GroupId group) { return core.residency().usage(group); },
+          "group"_a, Unlocked())
+      .def(
+          "ungrouped", [](Core& core) { return core.residency().ungrouped(); }, Unlocked(),
+          "What was counted of memory that never was part of a group.")
+      .def(
+          "plan", [](Core& core) { return core.residency().plan(); }, Unlocked())
+      .def(
+          "begin_trace",
+          [](Core& core, Stream stream, std::size_t most_events) {
+            core.residency().begin_trace(stream, most_events);
+          },
+          "stream"_a, "most_events"_a, Unlocked())
+      .def(
+          "end_trace", [](Core& core) { return core.residency().end_trace(python_signals()); },
+          Unlocked())
       .def_prop_ro("scratch_on_host", [](Core& core) { return core.residency().scratch_on_host(); })
       .def(
           "trim", [](Core& core) { core.scratch().trim(); }, Unlocked())

@@ -8,5 +8,6 @@ NB_MODULE(_core, module) {
   vramx::bind::device(module);
   vramx::bind::policy(module);
   vramx::bind::residency(module);
+  vramx::bind::seen(module);
   vramx::bind::core(module);
 }

@@ -152,6 +152,10 @@ Fence CudaDevice::clock(Stream stream) {
   return now;
 }
 
+Fence CudaDevice::lane_clock(Lane lane) {
+  return clock(reinterpret_cast<Stream>(lanes_.at(lane)));  // NOLINT
+}
+
 double CudaDevice::seconds(const Fence& from, const Fence& to) const {
   const Current here = current();
   float milliseconds = 0;

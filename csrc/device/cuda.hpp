@@ -20,6 +20,7 @@ class CudaDevice : public Device {
   void order(Stream stream, const Fence& fence) override;
   Fence mark(Stream stream) override;
   Fence clock(Stream stream) override;
+  Fence lane_clock(Lane lane) override;
   double seconds(const Fence& from, const Fence& to) const override;
   bool reached(const Fence& fence) const noexcept override;
   void wait(const Fence& fence) override;

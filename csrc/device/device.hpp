@@ -105,6 +105,8 @@ class Device {
   /// As mark, and a point in time too: `seconds` tells how far two that were reached lie apart.
   virtual Fence clock(Stream stream) = 0;
   virtual double seconds(const Fence& from, const Fence& to) const = 0;
+  /// As clock, of what a lane has been given; null where the device does not tell.
+  virtual Fence lane_clock(Lane /*lane*/) { return nullptr; }
   virtual bool reached(const Fence& fence) const noexcept = 0;
   virtual void wait(const Fence& fence) = 0;
 

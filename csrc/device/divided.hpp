@@ -40,6 +40,7 @@ class DividedDevice final : public Device {
   // Fences of all CUDA backends are alike.
   void order(Stream stream, const Fence& fence) override { weights_->order(stream, fence); }
   Fence mark(Stream stream) override { return weights_->mark(stream); }
+  Fence lane_clock(Lane lane) override { return weights_->lane_clock(lane); }
   Fence clock(Stream stream) override { return weights_->clock(stream); }
   double seconds(const Fence& from, const Fence& to) const override {
     return weights_->seconds(from, to);

@@ -6,7 +6,10 @@
 #include <thread>
 #include <utility>
 
+#include "base/error.hpp"
 #include "base/fork.hpp"
+#include "base/host_clock.hpp"
+#include "device/profiler.hpp"
 
 namespace vramx {
 
@@ -19,9 +22,10 @@ struct Mover::State {
   std::thread thread;
 };
 
-Mover::Mover(std::shared_ptr<Device> device, bool threaded)
+Mover::Mover(std::shared_ptr<Device> device, bool threaded, bool profiled)
     : device_(std::move(device)),
       generation_(process_generation()),
+      profiled_(profiled),
       not_ordered_(device_->facts().lanes),
       under_way_(device_->facts().lanes),
       state_(std::make_unique<State>()) {
@@ -87,6 +91,39 @@ void Mover::loop() {
   }
 }
 
+Fence Mover::time_of(Lane lane) noexcept {
+  try {
+    return device_->lane_clock(lane);
+  } catch (const Error&) {
+    return nullptr;  // the host's times remain
+  }
+}
+
+// One request of the device for `moves` of the job's, on the next lane.
+template <class Ask>
+Fence Mover::issue(const Job& job, const std::string& name, std::size_t moves, Outcome& outcome,
+                   Ask&& ask) {
+  struct Shown {
+    explicit Shown(const std::string* name) : shown(name != nullptr) {
+      if (shown) begin_profiler_range(*name);
+    }
+    ~Shown() {
+      if (shown) end_profiler_range();
+    }
+    Shown(const Shown&) = delete;
+    Shown& operator=(const Shown&) = delete;
+    bool shown;
+  } const range{profiled_ ? &name : nullptr};
+  if (!job.timed) return ask();
+  Issue issue{.request = ++requests_, .lane = next_lane_, .began = host_seconds()};
+  issue.from = time_of(next_lane_);
+  const Fence over = ask();
+  issue.to = time_of(next_lane_);
+  issue.ended = host_seconds();
+  outcome.issues.insert(outcome.issues.end(), moves, issue);
+  return over;
+}
+
 void Mover::depart(const Job& job, Outcome& outcome) {
   for (std::size_t i = 0; i < job.departures.size();) {
     Range range = job.departures[i].range;
@@ -100,7 +137,9 @@ void Mover::depart(const Job& job, Outcome& outcome) {
       range.size += more.range.size;
       after.insert(after.end(), more.after.begin(), more.after.end());
     }
-    const Fence left = device_->leave(range, job.departures[i].how, next_lane_, after);
+    const Departure& first = job.departures[i];
+    const Fence left = issue(job, first.name, next - i, outcome,
+                             [&] { return device_->leave(range, first.how, next_lane_, after); });
     if (left) {
       for (auto& fences : not_ordered_) fences.push_back(left);
     }
@@ -130,7 +169,10 @@ void Mover::arrive(const Job& job, Outcome& outcome) {
     // request a lane: it keeps the link busy, and longer ones were measured a fifth slower.
     if (state_->thread.joinable()) device_->wait(under_way_[next_lane_]);
     auto& after = not_ordered_[next_lane_];
-    const Fence arrived = device_->bring(range, job.arrivals[i].how, next_lane_, after);
+    const Arrival& first = job.arrivals[i];
+    const Fence arrived = issue(job, first.name, next - i, outcome, [&] {
+      return device_->bring(range, first.how, next_lane_, after);
+    });
     after.clear();
     under_way_[next_lane_] = arrived;
     next_lane_ = (next_lane_ + 1) % device_->facts().lanes;

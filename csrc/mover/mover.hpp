@@ -11,6 +11,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "device/device.hpp"
@@ -22,6 +23,7 @@ struct Departure {
   Address home = 0;  ///< the start of the reserved range it lies in
   Leave how = Leave::drop;
   std::vector<Fence> after;  ///< the uses to let finish first
+  std::string name{};        ///< in a profiler's timeline
 };
 
 struct Arrival {
@@ -29,6 +31,16 @@ struct Arrival {
   Address home = 0;
   Arrive how = Arrive::duplicate;
   bool conceal = false;  ///< the range is exposed now
+  std::string name{};    ///< in a profiler's timeline
+};
+
+/// When a request was carried out: by the host's clock, and where the device tells by its lane's.
+struct Issue {
+  std::uint64_t request = 0;  ///< its number
+  Lane lane = 0;
+  double began = 0;
+  double ended = 0;
+  Fence from{}, to{};
 };
 
 struct Outcome {
@@ -36,11 +48,13 @@ struct Outcome {
   std::size_t concealed = 0;    ///< arrivals that are exposed no more
   std::vector<Fence> freed;     ///< of the departures carried out, when each is over
   std::vector<Fence> arrivals;  ///< of the arrivals under way, when each is complete
+  std::vector<Issue> issues;    ///< of a timed job: of the departures, then of the arrivals
   std::exception_ptr error;     ///< why the job stopped, or null
 };
 
 struct Job {
   std::uint64_t number = 0;  ///< its submitter's name for it
+  bool timed = false;        ///< its issues are wanted
   std::vector<Departure> departures;
   std::vector<Arrival> arrivals;
   std::function<void(const Outcome&)> done;  ///< called once, without locks, and must not throw
@@ -51,8 +65,9 @@ inline constexpr Bytes largest_request = 64 * MiB;
 
 class Mover {
  public:
-  /// Without `threaded` the jobs run in pump, on its caller's thread.
-  Mover(std::shared_ptr<Device> device, bool threaded);
+  /// Without `threaded` the jobs run in pump, on its caller's thread. With `profiled` each request
+  /// is a range in the attached profiler's timeline.
+  Mover(std::shared_ptr<Device> device, bool threaded, bool profiled = false);
   ~Mover();
   Mover(const Mover&) = delete;
   Mover& operator=(const Mover&) = delete;
@@ -70,11 +85,17 @@ class Mover {
 
   void loop();
   void carry_out(Job job);
+  Fence time_of(Lane lane) noexcept;
+  template <class Ask>
+  Fence issue(const Job& job, const std::string& name, std::size_t moves, Outcome& outcome,
+              Ask&& ask);
   void depart(const Job& job, Outcome& outcome);
   void arrive(const Job& job, Outcome& outcome);
 
   std::shared_ptr<Device> device_;
   std::uint64_t generation_;
+  bool profiled_;
+  std::uint64_t requests_ = 0;
   Lane next_lane_ = 0;
   std::vector<std::vector<Fence>> not_ordered_;  ///< by lane: departures it has not waited for
   std::vector<Fence> under_way_;                 ///< by lane: its last arrival

@@ -68,4 +68,9 @@ bool Schedule::stays(BlockId block) const {
   return (next == uses.begin() ? uses.back() : *std::prev(next)).second;
 }
 
+bool Schedule::always_stays(BlockId block) const {
+  const auto& uses = uses_of_[block];
+  return std::all_of(uses.begin(), uses.end(), [](const auto& use) { return use.second; });
+}
+
 }  // namespace vramx

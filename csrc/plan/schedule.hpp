@@ -29,6 +29,8 @@ class Schedule {
 
   /// Whether a known block stays from its last use to its next, as seen from the present use.
   bool stays(BlockId block) const;
+  /// Whether it stays from each of its uses to the next.
+  bool always_stays(BlockId block) const;
   const std::vector<BlockId>& blocks_at(std::size_t position) const {
     return cycle_[position].blocks;
   }

@@ -15,7 +15,8 @@ struct Residency::Block {
   enum class Preference : std::uint8_t { none, device, host };
 
   Range range;
-  Address home = 0;  ///< the start of the range it was adopted in
+  Address home = 0;          ///< the start of the range it was adopted in
+  std::uint64_t serial = 0;  ///< unlike its number never another block's
   Use use = Use::weights;
   State state = State::unused;
   Preference preference = Preference::none;
@@ -26,14 +27,18 @@ struct Residency::Block {
   bool released = false;     ///< the plan says that it leaves now
   bool exposed = false;      ///< on the host, and the card may use it there
   bool accessed_by = false;  ///< is exposed whenever it is on the host
+  bool grouped = false;      ///< is or was part of a group
   std::uint32_t leases = 0;
   std::uint64_t window = 0;                    ///< the last look ahead that wants it
   Leave leaving = Leave::drop;                 ///< while leaving: how
   Arrive arriving = Arrive::duplicate;         ///< while arriving: how
+  Left left_for = Left::use;                   ///< while leaving: why
+  Brought brought_for = Brought::use;          ///< while arriving: why
   Fence departure;                             ///< when it had left the card
   Fence arrival;                               ///< null once every use is ordered after it
   std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream; null: not marked
   std::exception_ptr error;                    ///< why its last move failed
+  Counts counts;
 
   /// The plan has no need of it for as long as what it brings ahead.
   bool leavable() const { return released || (!planned && use == Use::weights); }

@@ -117,7 +117,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
     while (committed_ > settings_.budget) {  // which another thread may have set again
       Blocks victims;
       if (choose_victims(0, [this](BlockId id) { return may_leave(id); }, victims)) {
-        evict(lock, victims, poll);
+        evict(lock, victims, Left::budget, poll);
       } else if (moving()) {
         wait(lock, poll);  // other threads' moves: what is arriving may leave when it is there
       } else {
@@ -131,6 +131,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
     if (settings_.budget == budget) settings_.budget = previous;
     throw;
   }
+  if (journal_) note_budget();
   device_->trim(budget);
   return previous;
 }

@@ -3,6 +3,8 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/host_clock.hpp"
+#include "device/profiler.hpp"
 #include "residency/block.hpp"
 
 namespace vramx {
@@ -19,11 +21,12 @@ constexpr std::size_t groups_ahead = 64;
 
 }  // namespace
 
-void Residency::wait(Lock& lock, const Poll& poll) {
-  const auto began = std::chrono::steady_clock::now();
+void Residency::wait(Lock& lock, const Poll& poll, std::optional<GroupId> group) {
+  const double began = host_seconds();
   const auto status = changed_.wait_for(lock, std::chrono::milliseconds(50));
-  stats_.stall_seconds +=
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  const double waited = host_seconds() - began;
+  stats_.stall_seconds += waited;
+  if (group && !virtual_clock_) group_records_[*group].stall_seconds += waited;
   if (status == std::cv_status::timeout && poll) {
     lock.unlock();
     struct Relock {
@@ -34,9 +37,10 @@ void Residency::wait(Lock& lock, const Poll& poll) {
   }
 }
 
-void Residency::settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll) {
+void Residency::settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll,
+                                   std::optional<GroupId> group) {
   const auto settled = [&](BlockId id) { return blocks_[id].settled(); };
-  while (!std::all_of(blocks.begin(), blocks.end(), settled)) wait(lock, poll);
+  while (!std::all_of(blocks.begin(), blocks.end(), settled)) wait(lock, poll, group);
 }
 
 // Not those that other threads decide meanwhile: under a program that runs there is always one.
@@ -53,14 +57,43 @@ void Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   Lock lock = locked();
   check_open();
   if (group >= groups_.size()) throw BadConfig("unknown group " + std::to_string(group));
-  const Fence asked = recording() ? time_now(stream) : nullptr;
-  start(lock, groups_[group], stream, true, group, poll);
+  const Blocks& blocks = groups_[group];
+  const bool timed = recording() || journal_ || (virtual_clock_ && may_stall(blocks, stream));
+  const Fence asked = timed ? time_now(stream) : nullptr;
+  if (settings_.profiled) begin_profiler_range(group_records_[group].name);
+  try {
+    start(lock, blocks, stream, true, group, poll);
+  } catch (...) {
+    if (settings_.profiled) end_profiler_range();
+    if (journal_) note_failure(std::current_exception());
+    throw;
+  }
   in_use_.push_back(group);
-  if (asked) record(group, asked, stream);
+  ++group_records_[group].uses;
+  if (!asked) return;
+  const Fence began = time_now(stream);
+  if (virtual_clock_ && began) {
+    group_records_[group].stall_seconds += device_->seconds(asked, began);
+  }
+  if (journal_) note_use(group, Event::Kind::stalled, stream, asked, began);
+  if (recording()) record(group, asked, began);
+}
+
+// On a virtual clock a stall is known as it begins. A stream that has used a block waits for it no
+// more.
+bool Residency::may_stall(const Blocks& blocks, Stream stream) const {
+  return std::any_of(blocks.begin(), blocks.end(), [&](BlockId id) {
+    const Block& block = blocks_[id];
+    const auto on_stream = [&](const auto& use) { return use.first == stream; };
+    return block.state != State::resident ||
+           (block.arrival && std::none_of(block.uses.begin(), block.uses.end(), on_stream));
+  });
 }
 
 void Residency::release(GroupId group, Stream stream) {
   const Lock lock = locked();
+  if (settings_.profiled) end_profiler_range();
+  if (journal_) note_use(group, Event::Kind::released, stream, nullptr, time_now(stream));
   const auto it = std::find(in_use_.rbegin(), in_use_.rend(), group);
   if (it != in_use_.rend()) in_use_.erase(std::next(it).base());
   end(groups_.at(group), stream, true);
@@ -128,7 +161,8 @@ void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
 // Room is there, or could be made at once; or will never be, and the use goes over the link. All or
 // nothing: a thread that waits here holds no part of what it asks for, and if it holds other leases
 // it does not wait for other threads, so that no two threads wait for each other.
-void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll) {
+void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
+                              std::optional<GroupId> group) {
   for (;;) {
     Bytes need = 0;
     Bytes own_idle = 0;
@@ -150,14 +184,14 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
       if (read_in_place(blocks)) return;
       out_of_memory(blocks);
     }
-    wait(lock, poll);
+    wait(lock, poll, group);
     check_open();
   }
 }
 
 void Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
                       std::optional<GroupId> group, const Poll& poll) {
-  wait_for_room(lock, blocks, poll);
+  wait_for_room(lock, blocks, poll, group);
   if (group) follow(*group);
   for (;;) {
     lease(blocks, held_by_thread);
@@ -171,7 +205,7 @@ void Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held
     }
     // Another's failure took down what this one waited for: once more.
     unlease(blocks, held_by_thread);
-    wait_for_room(lock, blocks, poll);
+    wait_for_room(lock, blocks, poll, group);
   }
 }
 
@@ -180,11 +214,14 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
   Blocks over_link;
   Blocks absent;
   for (const BlockId id : blocks) {
-    const Block& block = blocks_[id];
+    Block& block = blocks_[id];
     const bool shared = block.leases > 1;
     // A use in the midst of another's lease, outside the learned order, is a part of that one.
     const bool part = shared && !group && block.state != State::arriving;
-    if (!part) ++(block.committed() ? stats_.hits : stats_.misses);
+    if (!part) {
+      ++(block.committed() ? stats_.hits : stats_.misses);
+      ++(block.committed() ? block.counts.hits : block.counts.misses);
+    }
     if (block.committed()) {
       policy_->touched(id);
       continue;
@@ -194,7 +231,8 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
     (stays ? over_link : absent).push_back(id);
   }
   const auto jobs_before = last_job_;
-  const std::size_t brought = bring(absent, [this](BlockId other) { return may_leave(other); });
+  const std::size_t brought =
+      bring(absent, Brought::use, [this](BlockId other) { return may_leave(other); });
   for (std::size_t i = 0; i < absent.size(); ++i) {
     if (i < brought) {
       policy_->touched(absent[i]);
@@ -205,7 +243,7 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
   if (!read_in_place(over_link)) out_of_memory(blocks);
   if (group) bring_ahead();
   if (last_job_ != jobs_before) pump(lock);
-  settle_transitions(lock, blocks, poll);
+  settle_transitions(lock, blocks, poll, group);
   bool complete = true;
   for (const BlockId id : blocks) {
     Block& block = blocks_[id];
@@ -229,6 +267,7 @@ void Residency::use_over_link(Block& block, Stream stream) {
   if (block.leases > 1) return;
   device_->use_over_link(stream, block.range);
   stats_.over_link += block.range.size;
+  block.counts.over_link += block.range.size;
 }
 
 void Residency::bring_ahead() {
@@ -255,7 +294,7 @@ void Residency::bring_ahead() {
     }
     return true;
   });
-  bring(wanted,
+  bring(wanted, Brought::order,
         [this](BlockId other) { return may_leave(other) && blocks_[other].window != window_; });
 }
 

@@ -66,7 +66,10 @@ bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& vi
 }
 
 // Puts as many of `wanted` under way as room can be made for, in order; returns how many.
-std::size_t Residency::bring(const Blocks& wanted, const MayLeave& may_leave) {
+std::size_t Residency::bring(const Blocks& wanted, Brought why, const MayLeave& may_leave) {
+  const Left room = why == Brought::use        ? Left::use
+                    : why == Brought::prefetch ? Left::prefetch
+                                               : Left::ahead;
   std::size_t count = 0;
   while (count < wanted.size()) {
     Blocks victims;
@@ -80,7 +83,7 @@ std::size_t Residency::bring(const Blocks& wanted, const MayLeave& may_leave) {
     }
     if (arriving.empty()) break;
     count += arriving.size();
-    submit(std::move(victims), std::move(arriving));
+    submit(std::move(victims), std::move(arriving), room, why);
   }
   return count;
 }
@@ -119,18 +122,24 @@ void Residency::retell_policy(BlockId id, bool on_card) noexcept {
   }
 }
 
-void Residency::submit(Blocks victims, Blocks arriving) {
+void Residency::submit(Blocks victims, Blocks arriving, Left left_for, Brought brought_for) {
   Job job;
   job.number = ++last_job_;
+  job.timed = journal_ != nullptr;
+  const double now = job.timed ? journal_->now() : 0;
   for (const BlockId id : victims) {
     Block& block = blocks_[id];
     block.leaving = block.leaves();
+    block.left_for = block.released ? Left::plan : left_for;
     job.departures.push_back({block.range, block.home, block.leaving, block.fences(*device_)});
+    if (settings_.profiled) job.departures.back().name = "leave " + name_of(block);
   }
   for (const BlockId id : arriving) {
     Block& block = blocks_[id];
     block.arriving = block.arrives();
+    block.brought_for = brought_for;
     job.arrivals.push_back({block.range, block.home, block.arriving, block.exposed});
+    if (settings_.profiled) job.arrivals.back().name = "bring " + name_of(block);
   }
   tell_policy(victims, arriving);
   for (const BlockId id : victims) {
@@ -145,7 +154,8 @@ void Residency::submit(Blocks victims, Blocks arriving) {
     blocks_[id].released = false;
   }
   stats_.peak_resident = std::max(stats_.peak_resident, committed_);
-  under_way_[job.number] = {std::move(victims), std::move(arriving)};
+  under_way_[job.number] = {std::move(victims), std::move(arriving), job.timed ? journals_ : 0,
+                            now};
   job.done = [this, number = job.number](const Outcome& outcome) { finished(number, outcome); };
   mover_->submit(std::move(job));
 }
@@ -160,6 +170,7 @@ void Residency::left_card(Block& block) {
                  : block.leaving == Leave::discard  ? stats_.discarded
                                                     : stats_.dropped;
   total += block.range.size;
+  block.counts.went(block.left_for, block.leaving, block.range.size);
   if (block.accessed_by) try_to_expose(block);
 }
 
@@ -170,6 +181,7 @@ void Residency::finished(std::uint64_t job, const Outcome& outcome) {
     under_way_.erase(job);
     if (outcome.error) {
       ++stats_.failed_moves;
+      if (journal_) note_failure(outcome.error);
       // They counted on room that this one did not make.
       for (const auto number : mover_->take_back()) {
         settle_moves(under_way_.at(number), {}, nullptr);
@@ -183,16 +195,19 @@ void Residency::finished(std::uint64_t job, const Outcome& outcome) {
 // The moves that did not happen leave their blocks where they were.
 void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
                              const std::exception_ptr& error) {
+  const bool noted = journal_ && moves.journal == journals_;
   for (std::size_t i = 0; i < moves.victims.size(); ++i) {
     Block& block = blocks_[moves.victims[i]];
     const Change change(*this, block);
     if (i < outcome.left) {
       block.departure = outcome.freed[i];
+      if (noted) note_move(block, moves, outcome, i, outcome.freed[i]);
       left_card(block);
     } else {
       block.state = State::resident;
       block.error = error;
       retell_policy(moves.victims[i], true);
+      if (journal_ && !noted) journal_->correct_start(block.serial, true);
     }
   }
   for (std::size_t i = 0; i < moves.arriving.size(); ++i) {
@@ -205,11 +220,14 @@ void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
       // A write reported while it was on its way has set dirty already.
       block.dirty = block.dirty || block.arriving != Arrive::duplicate;
       if (block.arriving != Arrive::empty) stats_.moved_in += block.range.size;
+      block.counts.came(block.brought_for, block.arriving, block.range.size);
+      if (noted) note_move(block, moves, outcome, outcome.left + i, outcome.arrivals[i]);
     } else {
       block.state = State::host;
       block.dirty = false;
       block.error = error;
       retell_policy(moves.arriving[i], false);
+      if (journal_ && !noted) journal_->correct_start(block.serial, false);
     }
   }
 }
@@ -220,7 +238,7 @@ void Residency::pump(Lock& lock) {
   lock.lock();
 }
 
-void Residency::evict(Lock& lock, const Blocks& blocks, const Poll& poll) {
+void Residency::evict(Lock& lock, const Blocks& blocks, Left why, const Poll& poll) {
   Blocks victims;
   for (const BlockId id : blocks) {
     if (may_leave(id)) victims.push_back(id);
@@ -230,7 +248,7 @@ void Residency::evict(Lock& lock, const Blocks& blocks, const Poll& poll) {
     const Change change(*this, blocks_[id]);
     blocks_[id].released = false;  // it leaves for good, whatever was planned
   }
-  submit(victims, {});
+  submit(victims, {}, why, Brought::use);
   const auto mine = last_job_;
   pump(lock);
   finish_moves(lock, mine, poll);
@@ -250,7 +268,7 @@ void Residency::take_off(Lock& lock, const Blocks& blocks, const char* action, c
     if (std::none_of(blocks.begin(), blocks.end(), [this](BlockId id) { return may_leave(id); })) {
       return;
     }
-    evict(lock, blocks, poll);
+    evict(lock, blocks, Left::host, poll);
   }
 }
 
@@ -259,7 +277,7 @@ void Residency::evict(const Blocks& blocks, const Poll& poll) {
   check_open();
   settle_transitions(lock, blocks, poll);
   check_not_leased(blocks, "evict");
-  evict(lock, blocks, poll);
+  evict(lock, blocks, Left::evict, poll);
   for (const BlockId id : blocks) {
     if (!blocks_[id].accessed_by) conceal_idle(blocks_[id]);
   }
@@ -308,8 +326,8 @@ void Residency::prefetch(const Blocks& blocks) {
   const auto asked_for = [&](BlockId id) {
     return std::find(blocks.begin(), blocks.end(), id) != blocks.end();
   };
-  absent.resize(
-      bring(absent, [&](BlockId other) { return may_leave(other) && !asked_for(other); }));
+  absent.resize(bring(absent, Brought::prefetch,
+                      [&](BlockId other) { return may_leave(other) && !asked_for(other); }));
   pump(lock);
   for (const BlockId id : absent) {
     if (blocks_[id].error) std::rethrow_exception(std::exchange(blocks_[id].error, nullptr));

@@ -39,8 +39,7 @@ Fence Residency::time_now(Stream stream) noexcept {
   }
 }
 
-void Residency::record(GroupId group, Fence asked, Stream stream) {
-  Fence began = time_now(stream);
+void Residency::record(GroupId group, Fence asked, Fence began) {
   if (!began) return recorder_.clear();
   Recorder::Use use{.groups = {group}, .asked = std::move(asked), .began = std::move(began)};
   use.groups.insert(use.groups.end(), in_use_.begin(), std::prev(in_use_.end()));
@@ -152,6 +151,7 @@ bool Residency::plan_round(std::size_t length) {
     std::rotate(trace.steps.begin(), trace.steps.begin() + turn, trace.steps.end());
     position = (position + length - begin) % length;
   }
+  ++rounds_recorded_;
   if (!schedule_ && keeps_streaming(*round)) return true;
   if (schedule_ && leaves_plan(*round, trace)) return true;
   if (adopt_plan(std::move(cycle), std::move(trace), position, scratch)) pause_ = first_pause;
@@ -209,6 +209,7 @@ bool Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::s
     }
     for (const BlockId id : use.blocks) release_unless_stays(id);
   }
+  if (journal_) note_plan();
   return true;
 }
 
@@ -268,7 +269,7 @@ void Residency::bring_planned() {
     return ++looked_at < uses_ahead;
   });
   if (wanted.empty()) return;
-  bring(wanted, [this](BlockId other) {
+  bring(wanted, Brought::plan, [this](BlockId other) {
     return may_leave(other) && (blocks_[other].leavable() || blocks_[other].dead);
   });
 }

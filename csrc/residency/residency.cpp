@@ -26,8 +26,9 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                     text(settings_.budget) + "; pass another budget or a smaller block");
   }
   device_->check_budget(settings_.budget);
+  virtual_clock_ = !facts.asynchronous;
   policy_ = make_policy(*this);
-  mover_ = std::make_unique<Mover>(device_, settings_.threaded);
+  mover_ = std::make_unique<Mover>(device_, settings_.threaded, settings_.profiled);
 }
 
 Residency::~Residency() = default;
@@ -105,6 +106,8 @@ void Residency::adopt(Range range, Use use, bool dead) {
     block = Block{};
     block.range = {at, std::min<Bytes>(settings_.block, range.end() - at)};
     block.home = range.start;
+    block.serial = ++last_serial_;
+    if (journal_) journal_->add(PlacedBlock{block.serial, block.range, use});
     block.use = use;
     block.state = State::host;
     block.read_mostly = use == Use::weights;
@@ -137,8 +140,17 @@ void Residency::forget(Range range, bool keep) {
     Block& block = blocks_[id];
     if (block.planned) drop_plan();
     conceal_idle(block);
-    if (block.state == State::resident) policy_->left(id);
+    if (block.state == State::resident) {
+      policy_->left(id);
+      if (journal_) {
+        journal_->add({.kind = Event::Kind::forgotten,
+                       .block = block.serial,
+                       .bytes = block.range.size,
+                       .submitted = journal_->now()});
+      }
+    }
     tally(block, -1);
+    if (!block.grouped) ungrouped_ += block.counts;
     for (const GroupId group : groups_of_[id]) std::erase(groups_[group], id);
     groups_of_[id].clear();
     block = Block{};
@@ -177,7 +189,7 @@ Blocks Residency::blocks_of(Range range) const {
   return find_blocks(range);
 }
 
-GroupId Residency::define(Blocks blocks) {
+GroupId Residency::define(Blocks blocks, std::string name) {
   std::sort(blocks.begin(), blocks.end());
   blocks.erase(std::unique(blocks.begin(), blocks.end()), blocks.end());
   const Lock lock = locked();
@@ -185,12 +197,18 @@ GroupId Residency::define(Blocks blocks) {
   GroupId group = static_cast<GroupId>(groups_.size());
   if (unused_groups_.empty()) {
     groups_.emplace_back();
+    group_records_.emplace_back();
   } else {
     group = unused_groups_.back();
     unused_groups_.pop_back();
   }
-  for (const BlockId id : blocks) groups_of_[id].push_back(group);
+  for (const BlockId id : blocks) {
+    groups_of_[id].push_back(group);
+    blocks_[id].grouped = true;
+  }
   groups_[group] = std::move(blocks);
+  group_records_[group] = {.serial = ++last_serial_, .name = std::move(name)};
+  if (journal_) journal_->add(traced(group));
   return group;
 }
 

@@ -18,6 +18,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -28,8 +29,11 @@
 #include "plan/schedule.hpp"
 #include "policy/order.hpp"
 #include "policy/policy.hpp"
+#include "residency/counts.hpp"
+#include "residency/journal.hpp"
 #include "residency/recorder.hpp"
 #include "residency/trial.hpp"
+#include "residency/usage.hpp"
 
 namespace vramx {
 
@@ -47,8 +51,9 @@ struct Settings {
   Bytes budget = 0;
   Bytes block = 32 * MiB;
   Bytes host_limit = std::numeric_limits<Bytes>::max();  ///< the most bytes to take charge of
-  bool adaptive = true;  ///< learn the order, bring ahead what is next, and plan what stays
-  bool threaded = true;  ///< moves are issued by a thread of their own
+  bool adaptive = true;   ///< learn the order, bring ahead what is next, and plan what stays
+  bool threaded = true;   ///< moves are issued by a thread of their own
+  bool profiled = false;  ///< leases and moves are ranges in the attached profiler's timeline
 };
 
 /// Counted in bytes, in blocks (hits to failed_moves) and in seconds.
@@ -78,7 +83,8 @@ class Residency final : public Future {
   Blocks blocks_of(Range range) const;
   bool owns(Range range) const;
 
-  GroupId define(Blocks blocks);
+  /// `name` is what reports and timelines call it.
+  GroupId define(Blocks blocks, std::string name = {});
   void undefine(GroupId group);
   /// A first guess at the order of use.
   void guess(const std::vector<GroupId>& order);
@@ -112,6 +118,16 @@ class Residency final : public Future {
   /// Returns the previous budget, with the new one already kept.
   Bytes set_budget(Bytes budget, const Poll& poll);
   Stats stats() const;
+  GroupUsage usage(GroupId group) const;
+  /// What was counted of blocks that never were part of a group.
+  Counts ungrouped() const;
+  std::optional<PlanUsage> plan() const;
+
+  /// Keeps a journal of the newest `most_events` events until end_trace. `stream` is one that is in
+  /// use. Moves that are under way by then count as done. Throws InUse where one is kept already.
+  void begin_trace(Stream stream, std::size_t most_events);
+  /// Waits for the moves that were asked for by now. Works after close too.
+  Log end_trace(const Poll& poll);
   /// How many live scratch blocks lie on the host: they are slow until touched.
   std::size_t scratch_on_host() const;
 
@@ -131,6 +147,8 @@ class Residency final : public Future {
   struct Moves {
     Blocks victims;
     Blocks arriving;
+    std::uint64_t journal = 0;  ///< the one that it is noted in
+    double submitted = 0;       ///< by that one's clock
   };
   using Lock = std::unique_lock<std::mutex>;
 
@@ -140,12 +158,14 @@ class Residency final : public Future {
   [[noreturn]] void out_of_memory(const Blocks& blocks) const;
   Blocks find_blocks(Range range) const;
   void tally(const Block& block, int sign);
-  void wait(Lock& lock, const Poll& poll);
-  void settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll);
+  void wait(Lock& lock, const Poll& poll, std::optional<GroupId> group = {});
+  void settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll,
+                          std::optional<GroupId> group = {});
   void finish_moves(Lock& lock, std::uint64_t last, const Poll& poll);
   bool read_in_place(const Blocks& blocks) const;
 
-  void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll);
+  void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
+                     std::optional<GroupId> group);
   void start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
              std::optional<GroupId> group, const Poll& poll);
   bool try_start(Lock& lock, const Blocks& blocks, Stream stream, std::optional<GroupId> group,
@@ -155,12 +175,12 @@ class Residency final : public Future {
   void end(const Blocks& blocks, Stream stream, bool held_by_thread);
   bool may_leave(BlockId id) const;
   bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;
-  std::size_t bring(const Blocks& wanted, const MayLeave& may_leave);
+  std::size_t bring(const Blocks& wanted, Brought why, const MayLeave& may_leave);
   void bring_ahead();
   void bring_planned();
   void follow(GroupId group);
   Fence time_now(Stream stream) noexcept;
-  void record(GroupId group, Fence asked, Stream stream);
+  void record(GroupId group, Fence asked, Fence began);
   void plan_if_due();
   bool fits(std::size_t length) const;
   bool plan_round(std::size_t length);
@@ -180,14 +200,23 @@ class Residency final : public Future {
   void conceal_idle(Block& block);
   void tell_policy(const Blocks& leaving, const Blocks& arriving);
   void retell_policy(BlockId id, bool on_card) noexcept;
-  void submit(Blocks victims, Blocks arriving);
+  void submit(Blocks victims, Blocks arriving, Left left_for, Brought brought_for);
   void finished(std::uint64_t job, const Outcome& outcome);
   void settle_moves(const Moves& moves, const Outcome& outcome, const std::exception_ptr& error);
   bool recording() const { return settings_.adaptive && rounds_to_plan_ > 0 && on_host_ > 0; }
   bool moving() const { return !under_way_.empty() || works_on_host_ > 0; }
   void left_card(Block& block);
+  bool may_stall(const Blocks& blocks, Stream stream) const;
+  const std::string& name_of(const Block& block) const;
+  void note_move(const Block& block, const Moves& moves, const Outcome& outcome, std::size_t issue,
+                 const Fence& over);
+  void note_use(GroupId group, Event::Kind kind, Stream stream, Fence from, Fence to);
+  void note_failure(const std::exception_ptr& error);
+  void note_budget();
+  void note_plan();
+  TracedGroup traced(GroupId group) const;
   void pump(Lock& lock);
-  void evict(Lock& lock, const Blocks& blocks, const Poll& poll);
+  void evict(Lock& lock, const Blocks& blocks, Left why, const Poll& poll);
   void take_off(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll);
 
   std::shared_ptr<Device> device_;
@@ -199,6 +228,13 @@ class Residency final : public Future {
   std::vector<BlockId> unused_ids_;
   std::map<Address, std::pair<Range, Blocks>> ranges_;
   std::deque<Blocks> groups_;  ///< a deque: a reference stays valid while others are defined
+  struct GroupRecord {
+    std::uint64_t serial = 0;
+    std::string name;
+    std::uint64_t uses = 0;
+    double stall_seconds = 0;
+  };
+  std::deque<GroupRecord> group_records_;  ///< by group
   std::vector<GroupId> unused_groups_;
   std::vector<std::vector<GroupId>> groups_of_;  ///< by block
   Order order_;
@@ -230,6 +266,12 @@ class Residency final : public Future {
   Bytes planned_scratch_ = 0;    ///< of those, what the plan leaves room for
   std::uint64_t window_ = 0;     ///< the number of the present look ahead
   Stats stats_;
+  Counts ungrouped_;  ///< of forgotten blocks that never were part of a group
+  std::uint64_t last_serial_ = 0;
+  std::uint64_t rounds_recorded_ = 0;
+  bool virtual_clock_ = false;
+  std::unique_ptr<Journal> journal_;  ///< while events are wanted
+  std::uint64_t journals_ = 0;        ///< begun so far
   bool closed_ = false;
   std::unique_ptr<Mover> mover_;  ///< last: its thread ends before what it calls back is gone
 };

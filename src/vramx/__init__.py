@@ -14,6 +14,9 @@ from vramx.errors import (
 from vramx.innermost import advise, empty, evict, pin, prefetch, stats
 from vramx.opening import oversubscribe
 from vramx.process import install
+from vramx.seeing.plans import Plan
+from vramx.seeing.trace import Trace
+from vramx.seeing.usage import ModuleStats
 from vramx.session import Session, current_session
 from vramx.simulation import simulate
 from vramx.stats import Stats
@@ -26,11 +29,14 @@ __all__ = [
     "DeviceError",
     "Error",
     "InUseError",
+    "ModuleStats",
     "NoDeviceError",
     "OutOfMemoryError",
+    "Plan",
     "Session",
     "SessionClosedError",
     "Stats",
+    "Trace",
     "UnreportedWriteError",
     "advise",
     "current_session",

@@ -20,11 +20,14 @@ class Config:
         ``VRAMX_CUDA_DRIVER``: the driver library to open.
     check : bool
         ``VRAMX_CHECK``: find writes that were not reported, at the cost of speed.
+    profiled : bool
+        ``NVTX_INJECTION64_PATH`` is set, as profilers do: leases and moves are NVTX ranges.
     """
 
     managed_limit: int | None = None
     cuda_driver: str = "libcuda.so.1"
     check: bool = False
+    profiled: bool = False
 
 
 def from_environment() -> Config:
@@ -45,4 +48,5 @@ def from_environment() -> Config:
         managed_limit=None if not limit else parse_size(limit, "VRAMX_MANAGED_LIMIT"),
         cuda_driver=os.environ.get("VRAMX_CUDA_DRIVER") or Config.cuda_driver,
         check=os.environ.get("VRAMX_CHECK", "") not in ("", "0"),
+        profiled=bool(os.environ.get("NVTX_INJECTION64_PATH")),
     )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
+from vramx import _core
 from vramx.advice import Advice, native_advice
 from vramx.arrays import checked_shape
+from vramx.seeing.plans import Plan
+from vramx.seeing.trace import MOST_EVENTS, Trace
+from vramx.seeing.usage import ModuleStats
 from vramx.session import Session, open_sessions
 from vramx.stats import Stats
 from vramx.units import LARGEST, Size, parse_size
@@ -17,11 +22,21 @@ from vramx.watcher import BudgetWatcher, FreeMemory, checked_rule
 T = TypeVar("T")
 
 
-class _Nothing:
+class _NothingFree:
     """No card, so nothing that is free."""
 
     def free(self) -> int:
         return 0
+
+
+class _NothingHappens:
+    """Gives traces without events."""
+
+    def begin_trace(self, stream: int, most_events: int) -> None:
+        pass
+
+    def end_trace(self) -> _core.Log:
+        return _core.Log()
 
 
 class InactiveSession(Session):
@@ -103,10 +118,21 @@ class InactiveSession(Session):
             budget=LARGEST,
             capacity=LARGEST,
         )
-        return BudgetWatcher(self, rule, _Nothing() if card is None else card, every)
+        return BudgetWatcher(self, rule, _NothingFree() if card is None else card, every)
 
     def stats(self) -> Stats:
         return Stats()
+
+    def modules(self) -> list[ModuleStats]:
+        return []
+
+    def plan(self) -> Plan | None:
+        return None
+
+    def trace(
+        self, path: str | os.PathLike[str] | None = None, *, most_events: int = MOST_EVENTS
+    ) -> Trace:
+        return Trace(_NothingHappens(), lambda: 0, "no card", path, most_events=most_events)
 
     def report(self) -> str:
         return "vramx is inactive: there is no usable card, and on_missing is 'cpu'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -13,6 +14,10 @@ from vramx import _core, config
 from vramx.advice import Advice, native_advice
 from vramx.card import NvmlCard, card_memory, free_bytes, open_card, unpinned
 from vramx.errors import ConfigError, Error, SessionClosedError
+from vramx.seeing.plans import Plan, plan_of
+from vramx.seeing.report import module_table
+from vramx.seeing.trace import MOST_EVENTS, Trace
+from vramx.seeing.usage import ModuleStats, the_rest
 from vramx.stats import Stats
 from vramx.units import LARGEST, Size, format_size, parse_size
 from vramx.watcher import BudgetWatcher, FreeMemory, checked_rule
@@ -116,11 +121,13 @@ class Session:
             adaptive=adaptive,
             threaded=self.device.asynchronous,
             host_limit=limit,
+            profiled=settings.profiled,
         )
         self._block = block_bytes
         self._reserve = reserve_bytes
         self._watcher: BudgetWatcher | None = None
         self._told_unpinned = False
+        self._last_plan: Plan | None = None
         self._check = settings.check
         self._torch_bridge: TorchBridge | None = None
         self._scopes = contextlib.ExitStack()
@@ -174,9 +181,11 @@ class Session:
         if self._closed:
             return
         self._tell_unpinned()
+        plan = self.plan()
         if self._torch_bridge is not None:
             self._torch_bridge.close()
         self._core.close()
+        self._last_plan = plan
         self._closed = True
         if self._watcher is not None:
             self._watcher.stop()
@@ -522,13 +531,67 @@ class Session:
             counts["unleased_touches"] = self._torch_bridge.unleased_touches
         return Stats(**counts)
 
+    def modules(self) -> list[ModuleStats]:
+        """Count by leased module how often its memory moved, why, and what that cost.
+
+        Returns
+        -------
+        list of ModuleStats
+            The managed modules' parts in the order of registration, then those of modules that are
+            managed no more.
+        """
+        return self._torch_bridge.usage() if self._torch_bridge is not None else []
+
+    def plan(self) -> Plan | None:
+        """Tell the plan in force, with the time and the bytes that it predicts a pass to take.
+
+        Returns
+        -------
+        Plan or None
+            The plan, after `close` the last one; None while there is none: the policy is not
+            adaptive, everything fits, or no cycle was seen yet.
+        """
+        if self._closed:
+            return self._last_plan
+        native = self._core.plan()
+        return None if native is None else plan_of(native)
+
+    def trace(
+        self, path: str | os.PathLike[str] | None = None, *, most_events: int = MOST_EVENTS
+    ) -> Trace:
+        """Record moves, leases, stalls, budgets and plans, for Perfetto or as a picture.
+
+        ``with session.trace("out.json"): model(x)`` records the scope and saves it; without a path,
+        save it later by `Trace.save` or `Trace.picture`. Recording adds events to the compute
+        streams and begins by waiting once for the current one.
+
+        Parameters
+        ----------
+        path : str or path, optional
+            Where to save at the end: ``.json``, or ``.json.gz`` for a compressed file.
+        most_events : int
+            The most events to hold; older ones are lost, and how many is told in the trace.
+
+        Returns
+        -------
+        Trace
+            A recording that begins with its scope, or by its ``start()``.
+
+        Raises
+        ------
+        ConfigError
+            If the path's suffix, its folder or the number of events is not allowed.
+        """
+        return Trace(self._core, self._stream, self.device.name, path, most_events=most_events)
+
     def report(self) -> str:
         """Describe the session for people.
 
         Returns
         -------
         str
-            The card, who else holds its memory, the managed modules and the counts.
+            The card, who else holds its memory, the managed modules, the counts, the plan in force
+            and, by module, how often its memory moved, why and what it cost.
         """
         lines = [f"vramx on {self.device.name} ({self.device.kind})"]
         if self.device.uuid:
@@ -543,7 +606,13 @@ class Session:
         lines += [f"  {line}" for line in unpinned(self.device)]
         if self._watcher is not None and self._watcher.watching:
             lines.append(f"  {self._watcher.describe()}")
-        lines.append(self.stats().table())
+        stats = self.stats()
+        lines.append(stats.table())
+        if (plan := self.plan()) is not None:
+            lines += ["", *plan.lines()]
+        if modules := self.modules():
+            rest = the_rest(modules, stats, self._core.ungrouped())
+            lines += ["", module_table(modules, rest)]
         return "\n".join(lines)
 
     def _stream(self) -> int:

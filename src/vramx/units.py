@@ -111,3 +111,22 @@ def format_size(size: float) -> str:
         if size >= _UNITS[unit.lower()]:
             return f"{size / _UNITS[unit.lower()]:.2f} {unit}"
     return f"{size:.0f} B"
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a time for people: ``"1.25 s"``, ``"12.50 ms"``.
+
+    Parameters
+    ----------
+    seconds : float
+        Seconds.
+
+    Returns
+    -------
+    str
+        The time in seconds, or in the largest smaller unit that leaves at least one.
+    """
+    for unit, length in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= length:
+            return f"{seconds / length:.2f} {unit}"
+    return f"{seconds * 1e6:.2f} µs" if seconds else "0 s"

@@ -67,6 +67,23 @@ def as_wrapped_checkpoint(tensors: Tensors, path: Path) -> None:
     torch.save({"params_ema": tensors}, path)
 
 
+def test_the_residency_example_reports_and_saves_what_it_shows(tmp_path: Path) -> None:
+    picture, trace = tmp_path / "out.png", tmp_path / "out.json"
+    run = subprocess.run(
+        [sys.executable, EXAMPLES / "residency.py", "--picture", picture, "--trace", trace],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "\nplan from " in run.stdout
+    assert run.stdout.count("\nnet.") == 20
+    assert "\nand 4 more " in run.stdout
+    assert pictures.load_picture(picture)[0] is not None
+    names = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {f"net.{place}" for place in range(24)} <= names
+
+
 def test_quickstart_says_where_it_ran_and_reports() -> None:
     finished = subprocess.run(
         [sys.executable, EXAMPLES / "quickstart.py"], capture_output=True, text=True, check=False

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from vramx.integrations.torch.calls import Calls
 from vramx.integrations.torch.managed import ManagedModule, managing_session_of
 from vramx.integrations.torch.memory import as_bytes, storage_range
 from vramx.integrations.torch.touches import Touches
+from vramx.seeing.usage import ModuleStats
 from vramx.units import format_size
 
 _bridges: weakref.WeakSet[TorchBridge] = weakref.WeakSet()
@@ -52,6 +54,7 @@ class TorchBridge:
         self.keep_digests = check and not self.simulated
         self.calls = Calls(self.note_writes)
         self.passes = 0
+        self._past_usage: dict[str, ModuleStats] = {}
         self._touches: Touches | None = None
         if self.simulated or check:
             watched = (lambda _: True) if self.simulated else self._is_weight
@@ -145,6 +148,18 @@ class TorchBridge:
         """Take reported writes out of what checking mode compares."""
         for managed in self._modules:
             managed.forget_digests(ranges)
+
+    def usage(self) -> list[ModuleStats]:
+        """Count by leased module: the managed ones, then those of old, by name."""
+        present = [row for managed in self._modules for row in managed.usage()]
+        return [*present, *self._past_usage.values()]
+
+    def remember(self, usage: list[ModuleStats]) -> None:
+        """Keep the counts of modules that are managed no more."""
+        for each in usage:
+            before = self._past_usage.get(each.name)
+            counted = each if before is None else before + each
+            self._past_usage[each.name] = replace(counted, nbytes=each.nbytes, blocks=each.blocks)
 
     def describe(self) -> list[str]:
         """Describe the managed modules, a line each."""

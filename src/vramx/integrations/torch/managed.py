@@ -16,6 +16,7 @@ from vramx.errors import ConfigError
 from vramx.integrations.torch.digests import Digests
 from vramx.integrations.torch.memory import as_bytes, storage_range, view_like
 from vramx.integrations.torch.units import LeasedCall, RootCall, leased_modules, total_version
+from vramx.seeing.usage import ModuleStats, module_stats
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.bridge import TorchBridge
@@ -160,6 +161,13 @@ class ManagedModule:
         """How many modules are leased."""
         return len(self._calls)
 
+    def usage(self) -> list[ModuleStats]:
+        """Count what was done with the leased modules, in the order of registration."""
+        return [
+            module_stats(call.name, call.ranges, self._core.usage(call.group))
+            for call in self._calls
+        ]
+
     def _spans(self) -> set[tuple[int, int]]:
         found = (storage_range(t) for t in self._tensors().values())
         return {(a, a + n) for a, n in (each for each in found if each) if a in self._homes}
@@ -248,14 +256,16 @@ class ManagedModule:
                 tensor.grad = None if grad is None else grad.to(self._bridge.device)
 
     def _lease_calls(self) -> None:
+        names = {id(module): name for name, module in self.module.named_modules()}
         for module, tensors in leased_modules(self.module):
             found = [storage_range(tensor) for tensor in tensors]
             ranges = self._core.owned(sorted({each for each in found if each is not None}))
             if not ranges:
                 continue
-            group = self._core.define(ranges)
+            name = ".".join(filter(None, (self.name, names[id(module)])))
+            group = self._core.define(ranges, name)
             self._groups.append(group)
-            call = LeasedCall(self._bridge, group, ranges, module, tensors, self)
+            call = LeasedCall(self._bridge, group, ranges, module, tensors, self, name)
             self._calls.append(call)
             self._replace_call(module, call)
         self._core.guess(self._groups)
@@ -327,11 +337,12 @@ class ManagedModule:
                 module.__dict__.pop("_compiled_call_impl", None)
             else:
                 module.__dict__["_compiled_call_impl"] = call
+        if self._hook is not None:
+            self._hook.remove()
+            self._bridge.remember(self.usage())
         for group in self._groups:
             self._core.undefine(group)
         self._groups.clear()
         self._calls.clear()
-        if self._hook is not None:
-            self._hook.remove()
         for module in self._everything:
             _owners.pop(module, None)

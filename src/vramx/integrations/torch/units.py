@@ -98,13 +98,15 @@ class LeasedCall:
         module: nn.Module,
         tensors: list[torch.Tensor],
         root: object,
+        name: str,
     ) -> None:
+        self.name = name
         self._root = root
         self._core = bridge.core
         self._stream = bridge.stream
         self._calls = bridge.calls
-        self._group = group
-        self._ranges = ranges
+        self.group = group
+        self.ranges = ranges
         # The group names blocks of this memory, so the memory stays though parameters be replaced.
         self._memory = [t.untyped_storage() for t in tensors if storage_range(t) in ranges]
         parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
@@ -120,7 +122,7 @@ class LeasedCall:
         version = total_version(self.versioned)
         if version != self._versions or self.always_written:
             self._versions = version
-            self._core.written(self._ranges)
+            self._core.written(self.ranges)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module under a lease."""
@@ -132,7 +134,7 @@ class LeasedCall:
         try:
             if core.scratch_on_host:
                 touched = self._evicted_activations(args, kwargs)
-            core.acquire(self._group, stream)
+            core.acquire(self.group, stream)
             try:
                 if not touched:
                     return self._inner(*args, **kwargs)
@@ -143,7 +145,7 @@ class LeasedCall:
                     core.give(touched, stream, True)
             finally:
                 self.note_writes()
-                core.release(self._group, stream)
+                core.release(self.group, stream)
         finally:
             calls.depth -= 1
 

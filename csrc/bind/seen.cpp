@@ -1,0 +1,123 @@
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+
+#include "bind/bind.hpp"
+
+namespace nb = nanobind;
+
+namespace vramx::bind {
+
+namespace {
+
+template <std::size_t size>
+nb::typed<nb::dict, nb::str, nb::int_> by_name(const std::array<const char*, size>& names,
+                                               const std::array<std::uint64_t, size>& counts) {
+  nb::dict named;
+  for (std::size_t i = 0; i < size; ++i) named[names[i]] = counts[i];
+  return nb::typed<nb::dict, nb::str, nb::int_>(named);
+}
+
+nb::object known(double seconds) {
+  return std::isnan(seconds) ? nb::object(nb::none()) : nb::object(nb::float_(seconds));
+}
+
+template <double Event::* time>
+void bind_time(nb::class_<Event>& event, const char* name, const char* signature) {
+  event.def_prop_ro(name, [](const Event& e) { return known(e.*time); }, nb::sig(signature));
+}
+
+void bind_usage(nb::module_& module) {
+  nb::class_<Counts>(module, "Counts")
+      .def_prop_ro("brought",
+                   [](const Counts& counts) { return by_name(brought_names, counts.brought); })
+      .def_prop_ro("left", [](const Counts& counts) { return by_name(left_names, counts.left); })
+      .def_ro("hits", &Counts::hits)
+      .def_ro("misses", &Counts::misses)
+      .def_ro("moved_in", &Counts::moved_in)
+      .def_ro("moved_out", &Counts::moved_out)
+      .def_ro("dropped", &Counts::dropped)
+      .def_ro("discarded", &Counts::discarded)
+      .def_ro("over_link", &Counts::over_link);
+
+  nb::class_<BlockUsage>(module, "BlockUsage")
+      .def_prop_ro("address", [](const BlockUsage& block) { return block.range.start; })
+      .def_prop_ro("nbytes", [](const BlockUsage& block) { return block.range.size; })
+      .def_ro("on_card", &BlockUsage::on_card)
+      .def_ro("stays", &BlockUsage::stays)
+      .def_ro("counts", &BlockUsage::counts);
+
+  nb::class_<GroupUsage>(module, "GroupUsage")
+      .def_ro("uses", &GroupUsage::uses)
+      .def_ro("stall_seconds", &GroupUsage::stall_seconds)
+      .def_ro("blocks", &GroupUsage::blocks);
+
+  nb::class_<PlanUsage>(module, "PlanUsage")
+      .def_ro("rounds", &PlanUsage::rounds)
+      .def_ro("uses", &PlanUsage::uses)
+      .def_ro("used", &PlanUsage::used)
+      .def_ro("budget", &PlanUsage::budget)
+      .def_ro("stays", &PlanUsage::stays)
+      .def_ro("ahead", &PlanUsage::ahead)
+      .def_ro("compute_seconds", &PlanUsage::compute_seconds)
+      .def_prop_ro("seconds", [](const PlanUsage& plan) { return plan.predicted.seconds; })
+      .def_prop_ro("moved_in", [](const PlanUsage& plan) { return plan.predicted.moved_in; })
+      .def_prop_ro("moved_out", [](const PlanUsage& plan) { return plan.predicted.moved_out; })
+      .def_ro("bound_seconds", &PlanUsage::bound_seconds);
+}
+
+}  // namespace
+
+void seen(nb::module_& module) {
+  bind_usage(module);
+
+  nb::class_<Event> event(module, "Event");
+  event
+      .def_prop_ro("kind",
+                   [](const Event& e) { return Event::names[static_cast<std::size_t>(e.kind)]; })
+      .def_ro("cause", &Event::cause)
+      .def_ro("how", &Event::how)
+      .def_ro("lane", &Event::lane)
+      .def_ro("request", &Event::request)
+      .def_ro("block", &Event::block)
+      .def_ro("group", &Event::group)
+      .def_ro("stream", &Event::stream)
+      .def_ro("thread", &Event::thread)
+      .def_ro("bytes", &Event::bytes)
+      .def_ro("bytes_out", &Event::bytes_out)
+      .def_ro("seconds", &Event::seconds)
+      .def_ro("text", &Event::text);
+  bind_time<&Event::submitted>(event, "submitted", "def submitted(self) -> float | None");
+  bind_time<&Event::began>(event, "began", "def began(self) -> float | None");
+  bind_time<&Event::ended>(event, "ended", "def ended(self) -> float | None");
+
+  nb::class_<TracedGroup>(module, "TracedGroup")
+      .def_ro("serial", &TracedGroup::serial)
+      .def_ro("name", &TracedGroup::name)
+      .def_ro("blocks", &TracedGroup::blocks);
+
+  nb::class_<PlacedBlock>(module, "PlacedBlock")
+      .def_ro("serial", &PlacedBlock::serial)
+      .def_prop_ro("address", [](const PlacedBlock& block) { return block.range.start; })
+      .def_prop_ro("nbytes", [](const PlacedBlock& block) { return block.range.size; })
+      .def_ro("use", &PlacedBlock::use);
+
+  nb::class_<Log>(module, "Log")
+      .def(nb::init<>())
+      .def_ro("events", &Log::events)
+      .def_ro("lost", &Log::lost)
+      .def_ro("groups", &Log::groups)
+      .def_ro("blocks", &Log::blocks)
+      .def_ro("resident", &Log::resident)
+      .def_ro("budget", &Log::budget)
+      .def_ro("seconds", &Log::seconds)
+      .def_ro("virtual_clock", &Log::virtual_clock)
+      .def_ro("lane_times", &Log::lane_times)
+      .def_ro("to_card", &Log::to_card)
+      .def_ro("to_host", &Log::to_host)
+      .def_ro("lanes", &Log::lanes);
+}
+
+}  // namespace vramx::bind

@@ -1,0 +1,97 @@
+#include "residency/journal.hpp"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "base/error.hpp"
+#include "base/host_clock.hpp"
+
+namespace vramx {
+
+namespace {
+
+// Looked at with each new event: more than one, so that none wait for ever.
+constexpr int resolved_at_once = 4;
+
+}  // namespace
+
+Journal::Journal(Device& device, Stream stream, std::size_t most_events, Log start)
+    : device_(device),
+      most_events_(most_events),
+      virtual_clock_(!device.facts().asynchronous),
+      origin_(device.clock(stream)),
+      resident_(start.resident.begin(), start.resident.end()),
+      log_(std::move(start)) {
+  if (!virtual_clock_) device_.wait(origin_);
+  began_ = host_seconds();
+  log_.virtual_clock = virtual_clock_;
+  log_.lane_times = virtual_clock_ || device_.lane_clock(0) != nullptr;
+  log_.to_card = device_.facts().to_card;
+  log_.to_host = device_.facts().to_host;
+  log_.lanes = device_.facts().lanes;
+}
+
+double Journal::now() const { return virtual_clock_ ? latest_ : since_start(host_seconds()); }
+
+// A time that cannot be had stays as it was known to the host.
+bool Journal::resolve(Event& event, bool wait) noexcept {
+  try {
+    for (auto [fence, time] : {std::pair(&event.from, &event.began), {&event.to, &event.ended}}) {
+      if (!*fence) continue;
+      if (!virtual_clock_ && !device_.reached(*fence)) {
+        if (!wait) return false;
+        device_.wait(*fence);
+      }
+      *time = device_.seconds(origin_, *fence);
+      *fence = nullptr;
+    }
+  } catch (const Error&) {
+    event.from = event.to = nullptr;
+  }
+  const bool on_stream = event.kind == Event::Kind::stalled || event.kind == Event::Kind::released;
+  if (on_stream && event.ended > latest_) latest_ = event.ended;
+  return true;
+}
+
+void Journal::correct_start(std::uint64_t block, bool resident) {
+  if (resident) {
+    resident_.insert(block);
+  } else {
+    resident_.erase(block);
+  }
+}
+
+void Journal::add(Event event) {
+  if (virtual_clock_) resolve(event, false);
+  events_.push_back(std::move(event));
+  if (events_.size() > most_events_) {
+    lose(events_.front());
+    events_.pop_front();
+    if (resolved_ > 0) --resolved_;
+  }
+  for (int i = 0; i < resolved_at_once && resolved_ < events_.size(); ++i) {
+    if (!resolve(events_[resolved_], false)) return;
+    ++resolved_;
+  }
+}
+
+void Journal::lose(const Event& event) {
+  ++log_.lost;
+  if (event.kind == Event::Kind::arrived) resident_.insert(event.block);
+  if (event.kind == Event::Kind::left || event.kind == Event::Kind::forgotten) {
+    resident_.erase(event.block);
+  }
+  if (event.kind == Event::Kind::budget) log_.budget = event.bytes;
+}
+
+Log Journal::finish() {
+  for (std::size_t i = resolved_; i < events_.size(); ++i) resolve(events_[i], true);
+  log_.seconds = now();
+  log_.resident.assign(resident_.begin(), resident_.end());
+  log_.events.assign(std::make_move_iterator(events_.begin()),
+                     std::make_move_iterator(events_.end()));
+  return std::move(log_);
+}
+
+}  // namespace vramx

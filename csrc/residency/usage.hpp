@@ -1,0 +1,39 @@
+// What a group of blocks was used for and what it cost, and the plan in force: for reports.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "plan/plan.hpp"
+#include "residency/counts.hpp"
+
+namespace vramx {
+
+struct BlockUsage {
+  Range range;
+  bool on_card = false;
+  bool stays = false;  ///< the plan keeps it on the card from each of its uses to the next
+  Counts counts;
+};
+
+struct GroupUsage {
+  std::uint64_t uses = 0;
+  double stall_seconds =
+      0;  ///< on a virtual clock, of its streams; else of the threads that used it
+  std::vector<BlockUsage> blocks;
+};
+
+/// The plan in force, and what it was made from.
+struct PlanUsage {
+  std::uint64_t rounds = 0;  ///< passes recorded so far
+  std::uint64_t uses = 0;    ///< a pass
+  Bytes used = 0;            ///< a pass, each block once
+  Bytes budget = 0;          ///< without what the program allocates
+  Bytes stays = 0;           ///< in blocks that never leave
+  Bytes ahead = 0;           ///< kept free for what is brought ahead
+  double compute_seconds = 0;
+  Prediction predicted;
+  double bound_seconds = 0;  ///< nothing that moves uncompressed bytes is faster
+};
+
+}  // namespace vramx

@@ -1,0 +1,46 @@
+"""Show what a session does: its report, and a picture of which layer was on the card when."""
+
+import argparse
+
+import torch
+from torch import nn
+
+import vramx
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--picture", default="residency.html", help="a .html or .png file")
+parser.add_argument("--trace", help="a .json file for https://ui.perfetto.dev")
+arguments = parser.parse_args()
+
+has_gpu = torch.cuda.is_available()
+BLOCK = 512 * 512 * 8  # one layer's weight
+LINK = 25e9  # of the simulated card, bytes a second
+
+
+class Layer(nn.Linear):
+    """A layer that on the simulated card takes half as long as its weight takes to arrive."""
+
+    def __init__(self) -> None:
+        super().__init__(512, 512, bias=False, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply, and let virtual time pass."""
+        if not has_gpu:
+            session.device.compute(0.5 * BLOCK / LINK)
+        return super().forward(x)
+
+
+with vramx.simulate(link=LINK):
+    session = vramx.oversubscribe(
+        12 * BLOCK, backend="auto" if has_gpu else "simulated", block=BLOCK
+    )
+model = nn.Sequential(*(Layer() for _ in range(24))).eval()
+with session, torch.inference_mode():
+    session.manage(model, name="net")
+    x = torch.randn(8, 512, dtype=torch.float64, device="cuda" if has_gpu else "cpu")
+    with session.trace(arguments.trace) as trace:
+        for _ in range(6):
+            model(x)
+trace.picture(arguments.picture)
+print(session.report())
+print("picture:", arguments.picture)

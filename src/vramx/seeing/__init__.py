@@ -1,0 +1,1 @@
+"""Seeing what a session does: usage by module, the plan, reports, traces and pictures."""

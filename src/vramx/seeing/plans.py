@@ -1,0 +1,79 @@
+"""The plan in force: what it keeps, and the time and bytes that it predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vramx import _core
+from vramx.units import format_seconds, format_size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays on the card and what streams through it, made from recorded passes.
+
+    Attributes
+    ----------
+    passes_recorded : int
+        Passes that plans were made from since the session was opened.
+    uses : int
+        Leases in a pass.
+    used : int
+        Bytes that a pass uses, each block counted once.
+    budget : int
+        Bytes that the plan divides: the session's budget less what the program allocates.
+    stays : int
+        Bytes in blocks that never leave; the rest of `used` leaves and comes back.
+    ahead : int
+        Bytes kept free for what is brought ahead.
+    compute_seconds : float
+        Work in a pass, as recorded.
+    seconds : float
+        What a pass takes, as predicted from the recorded work and the link's rate.
+    moved_in, moved_out : int
+        Bytes that a pass brings, and writes back, as predicted.
+    bound_seconds : float
+        What no way of moving uncompressed bytes can beat:
+        ``max(compute_seconds, (used - budget) / link)``.
+    """
+
+    passes_recorded: int
+    uses: int
+    used: int
+    budget: int
+    stays: int
+    ahead: int
+    compute_seconds: float
+    seconds: float
+    moved_in: int
+    moved_out: int
+    bound_seconds: float
+
+    def lines(self) -> list[str]:
+        """Describe the plan for people, in a few lines."""
+        return [
+            f"plan from {self.passes_recorded} recorded passes of {self.uses} uses and "
+            f"{format_size(self.used)}",
+            f"  keeps {format_size(self.stays)}, streams {format_size(self.used - self.stays)}, "
+            f"leaves {format_size(self.ahead)} free to bring ahead",
+            f"  predicts {format_seconds(self.seconds)} a pass, {format_size(self.moved_in)} in "
+            f"and {format_size(self.moved_out)} out; the bound is "
+            f"{format_seconds(self.bound_seconds)}",
+        ]
+
+
+def plan_of(native: _core.PlanUsage) -> Plan:
+    """Turn a native plan into a `Plan`."""
+    return Plan(
+        passes_recorded=native.rounds,
+        uses=native.uses,
+        used=native.used,
+        budget=native.budget,
+        stays=native.stays,
+        ahead=native.ahead,
+        compute_seconds=native.compute_seconds,
+        seconds=native.seconds,
+        moved_in=native.moved_in,
+        moved_out=native.moved_out,
+        bound_seconds=native.bound_seconds,
+    )
