@@ -117,7 +117,7 @@ HOLDS("a journal that is kept among threads follows every block") {
 HOLDS("a journal stays true where moves fail") {
   for (const auto operation : {Operation::bring, Operation::leave}) {
     std::int64_t told = 0;  // a fault may meet the journal's own clocks instead of a move
-    for (const auto& fault : rig.faults(operation)) {
+    for (const auto& fault : rig.faults(operation, Use::weights)) {
       World world(rig, {.budget = budget, .blocks = blocks, .adaptive = true});
       const auto groups = groups_of(world);
       Player player{world, groups, 0, std::mt19937(7)};
