@@ -28,15 +28,16 @@ NATIVE_FOREIGN = {"cuda.h": "device", "nanobind": "bind"}
 
 PYTHON = (
     {"_core", "errors", "units"},
-    {"advice", "arrays", "config", "simulation"},
+    {"advice", "arrays", "checkpoints", "config", "pcie", "simulation"},
     {"card", "stats"},
     {"session"},
     {"inactive", "innermost"},
     {"opening"},
     {"process"},
     {"integrations"},
-    {"cli", "doctor", "__main__"},
+    {"doctor"},
     {"__init__"},
+    {"cli", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(PYTHON) for room in rooms}
 # Reached from below too, but only inside functions: a framework is loaded when it is used.
