@@ -270,6 +270,14 @@ void core(nb::module_& module) {
       "record_stream_address",
       [] { return reinterpret_cast<std::uintptr_t>(&vramx_record_stream); },  // NOLINT
       "The address of the C symbol that torch calls when another stream uses an allocation.");
+  module.def(
+      "ort_addresses",
+      [] {
+        return std::tuple(reinterpret_cast<std::uintptr_t>(&vramx_ort_alloc),         // NOLINT
+                          reinterpret_cast<std::uintptr_t>(&vramx_ort_free),          // NOLINT
+                          reinterpret_cast<std::uintptr_t>(&vramx_ort_empty_cache));  // NOLINT
+      },
+      "The addresses of the C symbols that ONNX Runtime calls: alloc, free, empty cache.");
 }
 
 }  // namespace vramx::bind
