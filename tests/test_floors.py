@@ -36,6 +36,7 @@ PYTHON = (
     {"process"},
     {"integrations"},
     {"doctor"},
+    {"plan"},
     {"__init__"},
     {"cli", "__main__"},
 )
