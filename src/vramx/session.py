@@ -448,9 +448,9 @@ class Session:
 
     def _ranges(self, x: Any) -> list[Range]:
         self._usable()
-        from vramx.arrays import numpy_ranges
+        from vramx.arrays import array_ranges
 
-        ranges = numpy_ranges(x)
+        ranges = array_ranges(x)
         if ranges is None and _has_torch():
             ranges = self._torch.ranges(x)
         if ranges is not None:
