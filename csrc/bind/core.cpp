@@ -75,8 +75,16 @@ int dlpack_type(const Held& held) {
 
 /// Unlike the array interfaces, DLPack says which card it is. Asked about mapped memory that lies
 /// on the host, the driver names the host.
-nb::object dlpack(nb::handle self, const nb::kwargs& /*asked*/) {
+nb::object dlpack(nb::handle self, const nb::kwargs& asked) {
   const auto& held = nb::cast<const Held&>(self);
+  if (asked.contains("copy") && nb::handle(asked["copy"]).is(nb::bool_(true))) {
+    throw nb::buffer_error("a session's memory is shared by DLPack, never copied");
+  }
+  const nb::tuple here = nb::make_tuple(dlpack_type(held), held.memory->card().ordinal);
+  if (asked.contains("dl_device") && !nb::handle(asked["dl_device"]).is_none() &&
+      !here.equal(asked["dl_device"])) {
+    throw nb::buffer_error("a session's memory is shared by DLPack where it lies, nowhere else");
+  }
   const Range range = held.memory->range();
   const nb::ndarray<std::uint8_t, nb::ndim<1>> bytes(range.data(), {range.size}, self, {},
                                                      nb::dtype<std::uint8_t>(), dlpack_type(held),

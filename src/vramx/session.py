@@ -202,7 +202,7 @@ class Session:
     # What is managed
 
     def manage(self, module: T, *, name: str | None = None) -> T:
-        """Take charge of a torch module's weights and buffers.
+        """Take charge of the weights and buffers of a torch module, or of a pipeline's modules.
 
         Their bytes move to host copies that vramx brings to the card when the module that owns them
         runs. Parameters keep their identity, names, ties and hooks. Compile before managing: a
@@ -210,8 +210,9 @@ class Session:
 
         Parameters
         ----------
-        module : torch.nn.Module
-            On the CPU or on the session's card.
+        module : torch.nn.Module or pipeline
+            On the CPU or on the session's card. A pipeline is an object whose ``components`` map
+            names to parts, as diffusers has it; those that are modules are managed, each by itself.
         name : str, optional
             How reports call it; its class's name unless given.
 
