@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import vramx
-from conftest import BLOCK
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
+
+BLOCK = 64 * 2**10
 
 OpenSession = Callable[..., vramx.Session]
 Linears = Callable[..., nn.Sequential]

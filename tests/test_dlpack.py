@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import vramx
-from conftest import BLOCK
 from vramx import _core
+
+BLOCK = 64 * 2**10
 
 OpenSession = Callable[..., vramx.Session]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +17,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import vramx
+from loopback.control import Loopback
 from vramx.card import CardMemory
 from vramx.checkpoints import read_checkpoint
 from vramx.doctor import EXIT_CODES, Finding, Severity, ThisMachine, examine, exit_code
 from vramx.doctor.machine import Card, HostMemory, LinkRates, Torch, UnknownFactError
+from vramx.doctor.this_machine import group_limits
 from vramx.doctor.versions import (
     FAMILY_DRIVERS,
     TOOLKIT_DRIVERS,
@@ -28,6 +33,8 @@ from vramx.doctor.versions import (
     format_version,
     parse_version,
 )
+
+pytest_plugins = ("loopback.fixture",)
 
 GIB = 2**30
 CARD = Card(0, "Card", "GPU-1", 12 * GIB, (8, 6), 4, 16, 16)
@@ -238,6 +245,86 @@ def test_this_machine_without_a_card_is_told_so(monkeypatch: pytest.MonkeyPatch)
     assert worst(findings).severity is Severity.UNUSABLE
     assert "no usable GPU" in worst(findings).what
     assert exit_code(findings) == 5
+
+
+def test_what_the_driver_says_of_a_card_is_found(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VRAMX_CUDA_DRIVER", loopback.path)
+
+    def said(check: str) -> list[Finding]:
+        return [each for each in examine(machine=ThisMachine()) if each.check == check]
+
+    assert [each.severity for each in said("managed memory")] == [Severity.OK]
+    assert [each.severity for each in said("mapped memory")] == [Severity.OK]
+    loopback.set_maps_memory(0)
+    assert [each.severity for each in said("mapped memory")] == [Severity.NOTE]
+    loopback.set_concurrent_access(0)
+    (finding,) = said("managed memory")
+    assert finding.severity is Severity.UNUSABLE
+    assert "concurrent managed access" in finding.what
+    loopback.set_cards(0)
+    assert said("managed memory")[0].severity is Severity.UNUSABLE
+
+
+def test_the_tightest_limit_of_the_control_groups_counts(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (inner / "memory.max").write_text("max\n")
+    (tmp_path / "a" / "memory.max").write_text("4096\n")
+    (tmp_path / "memory.max").write_text("8192\n")
+    (tmp_path.parent / "memory.max").write_text("1\n")  # above the mount: not a group
+    assert sorted(group_limits(tmp_path, "0::/a/b\n")) == [4096, 8192]
+    old = tmp_path / "memory" / "c"
+    old.mkdir(parents=True)
+    (old / "memory.limit_in_bytes").write_text("512\n")
+    groups = "7:cpu,cpuacct:/c\n5:memory:/c\n1:name=systemd:/c\n"
+    assert list(group_limits(tmp_path, groups)) == [512]
+    assert list(group_limits(tmp_path / "none", "0::/\n")) == []
+
+
+class Nvml(ModuleType):
+    """NVML with one card, as far as it is asked."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__("pynvml")
+        self.open = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.open -= 1
+
+    def nvmlDeviceGetCurrPcieLinkWidth(self, handle: object) -> int:  # noqa: N802
+        raise self.NVMLError(f"{handle} does not say")
+
+    def __getattr__(self, name: str) -> Any:
+        answers: dict[str, Any] = {
+            "nvmlSystemGetDriverVersion": "580.65.06",
+            "nvmlDeviceGetCount": 1,
+            "nvmlDeviceGetHandleByIndex": "handle",
+            "nvmlDeviceGetName": "Card",
+            "nvmlDeviceGetUUID": "GPU-1",
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=12 * GIB),
+            "nvmlDeviceGetCudaComputeCapability": (8, 6),
+            "nvmlDeviceGetMaxPcieLinkGeneration": 4,
+            "nvmlDeviceGetMaxPcieLinkWidth": 16,
+        }
+        if name not in answers:
+            raise AttributeError(name)
+        return lambda *_: answers[name]
+
+
+def test_nvml_is_asked_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", nvml := Nvml())
+    machine = ThisMachine()
+    assert machine.driver() == "580.65.06"
+    assert machine.cards() == [Card(0, "Card", "GPU-1", 12 * GIB, (8, 6), 4, 0, 16)]
+    assert nvml.open == 0
 
 
 def test_a_wrong_setting_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

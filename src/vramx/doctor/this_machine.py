@@ -43,10 +43,22 @@ def _or_zero(ask: Any, handle: Any) -> int:
         return 0
 
 
-def _group_limits() -> Iterator[int]:
-    """Read the memory limits of the process's control group and those above it."""
-    root = Path("/sys/fs/cgroup")
-    for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
+def group_limits(root: Path, groups: str) -> Iterator[int]:
+    """Read the memory limits of a process's control group and those above it.
+
+    Parameters
+    ----------
+    root : Path
+        Where control groups are mounted.
+    groups : str
+        The process's groups, as ``/proc/self/cgroup`` has them, of version 1 or 2.
+
+    Yields
+    ------
+    int
+        Bytes.
+    """
+    for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
@@ -150,7 +162,12 @@ class ThisMachine:
             ) from error
         sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
         lock, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-        limits = [limit for limit in _group_limits() if limit < sizes["MemTotal"]]
+        groups = Path("/proc/self/cgroup").read_text(encoding="ascii")
+        limits = [
+            limit
+            for limit in group_limits(Path("/sys/fs/cgroup"), groups)
+            if limit < sizes["MemTotal"]
+        ]
         return HostMemory(
             total=sizes["MemTotal"],
             available=sizes["MemAvailable"],

@@ -168,8 +168,8 @@ class TorchBridge:
         found = [each for each in self._modules if any(each.module is part for part in parts)]
         if len(found) < len(parts):
             raise ConfigError(
-                f"{type(module).__name__} is not a module that this session manages, nor a pipeline "
-                "of such"
+                f"{type(module).__name__} is not a module that this session manages, nor a "
+                "pipeline of such"
             )
         for managed in found:
             managed.evict()  # refused while one of them is in use, before any is put back
