@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 import threading
@@ -39,15 +38,6 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
 def door(cupy: Any) -> Iterator[ModuleType]:  # noqa: ARG001
     yield importlib.import_module("vramx.integrations.cupy")
     sys.modules.pop("vramx.integrations.cupy")
-
-
-@pytest.fixture
-def on_card(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenSession]:
-    """Open a session on the stand-in driver; the test alone holds it, and it is closed after."""
-    monkeypatch.setenv("VRAMX_CUDA_DRIVER", loopback.path)
-    yield lambda: vramx.oversubscribe("16MiB", block="2MiB", host_limit="64MiB")
-    with contextlib.suppress(vramx.Error):
-        vramx.current_session().close()
 
 
 def test_arrays_of_twice_the_budget_keep_their_bytes(

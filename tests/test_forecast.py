@@ -192,11 +192,11 @@ def test_every_card_names_its_source_and_has_all_figures() -> None:
 class OneCard:
     """The facts of a machine with one card that planning asks for."""
 
-    def __init__(self, name: str, measured: float | None) -> None:
-        self.name, self.measured = name, measured
+    def __init__(self, name: str, measured: float | None, gib: int = 12) -> None:
+        self.name, self.measured, self.gib = name, measured, gib
 
     def cards(self) -> list[Card]:
-        return [Card(0, self.name, "GPU-1", 12 * 2**30, (8, 6), 4, 8, 16)]
+        return [Card(0, self.name, "GPU-1", self.gib * 2**30, (8, 6), 4, 8, 16)]
 
     def link(self, ordinal: int) -> LinkRates:
         if self.measured is None:
@@ -214,6 +214,38 @@ def test_this_machines_card_has_its_measured_link_and_the_tables_rates() -> None
     assert unmeasured.half == 0
     with pytest.raises(vramx.NoDeviceError, match="RTX 3060"):
         this_card(OneCard("x", None), ordinal=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reported", "gib", "row"),
+    [
+        ("NVIDIA GeForce RTX 3060", 12, "RTX 3060"),
+        ("NVIDIA GeForce RTX 4060 Ti", 16, "RTX 4060 Ti 16GB"),
+        ("NVIDIA GeForce RTX 4060 Ti", 8, "RTX 4060 Ti 8GB"),
+        ("Tesla T4", 15, "T4"),
+        ("NVIDIA A10", 22, "A10"),
+        ("NVIDIA A100-SXM4-40GB", 40, "A100 40GB"),
+        ("NVIDIA A100 80GB PCIe", 80, "A100 80GB"),
+        ("NVIDIA H100 80GB HBM3", 80, "H100 SXM"),
+        ("NVIDIA H100 PCIe", 80, "H100 PCIe"),
+        ("NVIDIA H200", 140, "H200"),
+        ("NVIDIA L40S", 45, "L40S"),
+        # Cards whose names begin as those of others.
+        ("NVIDIA L40", 45, None),
+        ("NVIDIA GeForce RTX 3080 Ti", 12, None),
+        ("NVIDIA GeForce RTX 4070 SUPER", 12, None),
+        ("NVIDIA GeForce RTX 3060 Laptop GPU", 6, None),
+    ],
+)
+def test_a_reported_card_has_the_rates_of_its_own_row_or_none(
+    reported: str, gib: int, row: str | None
+) -> None:
+    found = this_card(OneCard(reported, None, gib))  # type: ignore[arg-type]
+    if row is None:
+        assert found.half == found.single == found.bandwidth == 0
+    else:
+        expected = CARDS[row]
+        assert (found.half, found.bandwidth) == (expected.half, expected.bandwidth)
 
 
 # Models

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 import vramx
 from loopback.control import Loopback
 from vramx import _core
+from vramx.inactive import InactiveSession
 from vramx.integrations.onnxruntime import provider_options, route
 
 pytest_plugins = ("loopback.fixture",)
@@ -31,15 +31,6 @@ class Provider:
         )
         self.free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(options["gpu_external_free"]))
         self.empty_cache = ctypes.CFUNCTYPE(None)(int(options["gpu_external_empty_cache"]))
-
-
-@pytest.fixture
-def on_card(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenSession]:
-    """Open a session on the stand-in driver; the test alone holds it, and it is closed after."""
-    monkeypatch.setenv("VRAMX_CUDA_DRIVER", loopback.path)
-    yield lambda: vramx.oversubscribe("16MiB", block="2MiB", host_limit="64MiB")
-    with contextlib.suppress(vramx.Error):
-        vramx.current_session().close()
 
 
 def test_options_are_text_and_name_the_card_and_the_default_stream(on_card: OpenSession) -> None:
@@ -156,6 +147,10 @@ def test_closed_and_simulated_sessions_are_refused(on_card: OpenSession) -> None
         provider_options(session)
     with pytest.raises(vramx.SessionClosedError), route(session):
         pass
+    inactive = InactiveSession()
+    with pytest.raises(vramx.ConfigError, match="on_missing"):
+        provider_options(inactive)
+    inactive.close()
     with vramx.oversubscribe("64MiB", backend="simulated") as simulated:
         with pytest.raises(vramx.ConfigError, match="real card"):
             provider_options(simulated)

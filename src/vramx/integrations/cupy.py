@@ -14,6 +14,7 @@ from typing import Any
 import cupy
 
 from vramx.errors import ConfigError
+from vramx.integrations.cards import require_card
 from vramx.session import Session
 
 Allocator = Callable[[int], Any]
@@ -21,9 +22,7 @@ Allocator = Callable[[int], Any]
 
 def _allocator(session: Session) -> Allocator:
     """Make an allocator for CuPy whose memory is a session's."""
-    session._usable()
-    if session.device.kind == "simulated":
-        raise ConfigError('CuPy computes on a real card; open the session with backend="managed"')
+    require_card(session, "CuPy")
     core, ordinal = session._core, session.device.ordinal
 
     def allocate(size: int) -> Any:
@@ -55,7 +54,7 @@ def route(session: Session) -> Iterator[None]:
     Raises
     ------
     ConfigError
-        If the session's card is simulated; and, as an array is made, if CuPy's current device is
+        If the session has no real card; and, as an array is made, if CuPy's current device is
         not the session's.
     SessionClosedError
         If the session is closed.
@@ -83,7 +82,7 @@ def install(session: Session) -> Allocator:
     Raises
     ------
     ConfigError
-        If the session's card is simulated, or the thread is inside `route` or another
+        If the session has no real card, or the thread is inside `route` or another
         ``cupy.cuda.using_allocator``.
     SessionClosedError
         If the session is closed.

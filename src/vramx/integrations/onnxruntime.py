@@ -13,20 +13,11 @@ import sys
 from collections.abc import Iterator
 
 from vramx import _core
-from vramx.errors import ConfigError
+from vramx.integrations.cards import require_card
 from vramx.session import Session
 
 #: CUDA's name for the default stream where a null handle would mean none (cudaStreamLegacy).
 _DEFAULT_STREAM = "1"
-
-
-def _usable(session: Session) -> None:
-    session._usable()
-    if session.device.kind == "simulated":
-        raise ConfigError(
-            "ONNX Runtime's CUDA provider computes on a real card; open the session with "
-            'backend="managed"'
-        )
 
 
 def provider_options(session: Session) -> dict[str, str]:
@@ -50,7 +41,7 @@ def provider_options(session: Session) -> dict[str, str]:
     Raises
     ------
     ConfigError
-        If the session's card is simulated.
+        If the session has no real card.
     SessionClosedError
         If the session is closed.
 
@@ -63,7 +54,7 @@ def provider_options(session: Session) -> dict[str, str]:
     ...     )
     ...     outputs = model.run(None, inputs)
     """
-    _usable(session)
+    require_card(session, "ONNX Runtime's CUDA provider")
     alloc, free, empty_cache = _core.ort_addresses()
     return {
         "device_id": str(session.device.ordinal),
@@ -89,11 +80,11 @@ def route(session: Session) -> Iterator[None]:
     Raises
     ------
     ConfigError
-        If the session's card is simulated.
+        If the session has no real card.
     SessionClosedError
         If the session is closed.
     """
-    _usable(session)
+    require_card(session, "ONNX Runtime's CUDA provider")
     core = session._core
     core.enter()
     try:

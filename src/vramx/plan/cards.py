@@ -118,9 +118,35 @@ CARDS = {
 }
 
 
+#: Words of a card's name that say whose it is, or how the same chip is packed.
+_BRANDS = {"nvidia", "geforce", "quadro", "tesla"}
+_PACKINGS = {"sxm", "sxm4", "sxm5", "pcie", "hbm2e", "hbm3", "hbm3e"}
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.findall(r"[a-z0-9]+", name.lower()) if word not in _BRANDS]
+
+
 def _plain(name: str) -> str:
     """Write a name without brand, case and spaces."""
-    return re.sub(r"nvidia|geforce|quadro|tesla|[^a-z0-9]", "", name.lower())
+    return re.sub("nvidia|geforce|quadro|tesla|[^a-z0-9]", "", name.lower())
+
+
+def _chip(name: str) -> str:
+    """Write a name without its size of memory and packing as well."""
+    kept = (w for w in _words(name) if w not in _PACKINGS and not re.fullmatch(r"\d+gb", w))
+    return "".join(kept)
+
+
+def _same_card(name: str, memory: int) -> PlannedCard | None:
+    """Find the row of a card that a driver names; None if there is none of that chip."""
+    rows = [card for card in CARDS.values() if _chip(card.name) == _chip(name)]
+
+    def differs(card: PlannedCard) -> tuple[int, bool]:
+        packed_alike = ("pcie" in _words(card.name)) == ("pcie" in _words(name))
+        return round(abs(card.memory - memory) / 2**32), not packed_alike
+
+    return min(rows, key=differs, default=None)
 
 
 def find_card(name: str) -> PlannedCard:
@@ -187,8 +213,7 @@ def this_card(machine: Machine | None = None, ordinal: int = 0) -> PlannedCard:
             f"there is no card {ordinal} to plan for ({reason}); name one, such as 'RTX 3060'"
         )
     card = cards[ordinal]
-    known = [each for each in CARDS.values() if _plain(card.name).startswith(_plain(each.name))]
-    rates = max(known, key=lambda each: len(each.name), default=None)
+    rates = _same_card(card.name, card.total)
     found = PlannedCard(
         name=card.name,
         memory=card.total,
