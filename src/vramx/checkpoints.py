@@ -137,7 +137,7 @@ def read_checkpoint(path: str | Path) -> list[StoredTensor]:
     Returns
     -------
     list of StoredTensor
-        In the file's order; tensors that share bytes appear once.
+        Tensors that share bytes appear once.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def _safetensors(path: Path) -> Iterator[StoredTensor]:
 
     try:
         with safe_open(path, framework="np") as file:
-            for name in file.offset_keys():
+            for name in file.keys():  # noqa: SIM118
                 found = file.get_slice(name)
                 yield StoredTensor(name, tuple(found.get_shape()), found.get_dtype())
     except SafetensorError as error:
