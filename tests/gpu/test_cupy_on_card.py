@@ -70,7 +70,7 @@ def test_an_empty_array_and_a_refused_one() -> None:
         assert cupy.ones(10).sum() == 10
 
 
-def test_arrays_and_tensors_share_bytes_by_dlpack() -> None:
+def test_arrays_and_tensors_share_bytes() -> None:
     torch = pytest.importorskip("torch")
     with vramx.oversubscribe(BUDGET) as session, route(session):
         tensor = session.empty(1000, torch.float32)
@@ -78,7 +78,7 @@ def test_arrays_and_tensors_share_bytes_by_dlpack() -> None:
         array[:] = 3
         cupy.cuda.get_current_stream().synchronize()
         assert bool((tensor == 3).all())
-        back = torch.from_dlpack(cupy.arange(1000))
+        back = torch.as_tensor(cupy.arange(1000), device="cuda")
         assert session._core.owned([(back.data_ptr(), back.nbytes)])
         session.evict(back)
         assert int(back.sum()) == 499500
