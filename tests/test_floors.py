@@ -28,7 +28,7 @@ NATIVE_FOREIGN = {"cuda.h": "device", "nvtx3": "device", "nanobind": "bind"}
 
 PYTHON = (
     {"_core", "errors", "units"},
-    {"advice", "arrays", "config", "simulation"},
+    {"advice", "arrays", "checkpoints", "config", "pcie", "simulation"},
     {"card", "stats", "watcher"},
     {"seeing"},
     {"session"},
@@ -36,8 +36,10 @@ PYTHON = (
     {"opening"},
     {"process"},
     {"integrations"},
-    {"cli", "doctor", "__main__"},
+    {"doctor"},
+    {"plan"},
     {"__init__"},
+    {"cli", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(PYTHON) for room in rooms}
 # Reached from below too, but only inside functions: a framework is loaded when it is used.

@@ -76,8 +76,16 @@ int dlpack_type(const Held& held) {
 
 /// Unlike the array interfaces, DLPack says which card it is. Asked about mapped memory that lies
 /// on the host, the driver names the host.
-nb::object dlpack(nb::handle self, const nb::kwargs& /*asked*/) {
+nb::object dlpack(nb::handle self, const nb::kwargs& asked) {
   const auto& held = nb::cast<const Held&>(self);
+  if (asked.contains("copy") && nb::handle(asked["copy"]).is(nb::bool_(true))) {
+    throw nb::buffer_error("a session's memory is shared by DLPack, never copied");
+  }
+  const nb::tuple here = nb::make_tuple(dlpack_type(held), held.memory->card().ordinal);
+  if (asked.contains("dl_device") && !nb::handle(asked["dl_device"]).is_none() &&
+      !here.equal(asked["dl_device"])) {
+    throw nb::buffer_error("a session's memory is shared by DLPack where it lies, nowhere else");
+  }
   const Range range = held.memory->range();
   const nb::ndarray<std::uint8_t, nb::ndim<1>> bytes(range.data(), {range.size}, self, {},
                                                      nb::dtype<std::uint8_t>(), dlpack_type(held),
@@ -289,6 +297,14 @@ void core(nb::module_& module) {
       "record_stream_address",
       [] { return reinterpret_cast<std::uintptr_t>(&vramx_record_stream); },  // NOLINT
       "The address of the C symbol that torch calls when another stream uses an allocation.");
+  module.def(
+      "ort_addresses",
+      [] {
+        return std::tuple(reinterpret_cast<std::uintptr_t>(&vramx_ort_alloc),         // NOLINT
+                          reinterpret_cast<std::uintptr_t>(&vramx_ort_free),          // NOLINT
+                          reinterpret_cast<std::uintptr_t>(&vramx_ort_empty_cache));  // NOLINT
+      },
+      "The addresses of the C symbols that ONNX Runtime calls: alloc, free, empty cache.");
 }
 
 }  // namespace vramx::bind

@@ -7,6 +7,7 @@ NB_MODULE(_core, module) {
   vramx::bind::errors(module);
   vramx::bind::device(module);
   vramx::bind::policy(module);
+  vramx::bind::plan(module);
   vramx::bind::residency(module);
   vramx::bind::seen(module);
   vramx::bind::core(module);

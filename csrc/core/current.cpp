@@ -25,6 +25,13 @@ Served& served() {
   return *one;
 }
 
+/// The core that serves the calling thread; null for none.
+std::shared_ptr<Core> serving() {
+  if (!entered.empty()) return entered.back();
+  const std::lock_guard lock(served().mutex);
+  return served().process;
+}
+
 }  // namespace
 
 void enter(std::shared_ptr<Core> core) { entered.push_back(std::move(core)); }
@@ -41,13 +48,7 @@ std::shared_ptr<Core> set_process_core(std::shared_ptr<Core> core) {
 }
 
 Address allocate(Bytes size, Stream stream) {
-  std::shared_ptr<Core> core;
-  if (!entered.empty()) {
-    core = entered.back();
-  } else {
-    const std::lock_guard lock(served().mutex);
-    core = served().process;
-  }
+  std::shared_ptr<Core> core = serving();
   if (!core) {
     throw NotOpen(
         "vramx's allocator was called on a thread that is in no session; enter one on this "
@@ -80,6 +81,10 @@ void record(Address address, Stream stream) {
     core = it->second;
   }
   core->scratch().record(address, stream);
+}
+
+void trim() {
+  if (const std::shared_ptr<Core> core = serving()) core->scratch().trim();
 }
 
 std::string& last_failure() { return failure; }

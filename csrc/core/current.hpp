@@ -18,6 +18,8 @@ std::shared_ptr<Core> set_process_core(std::shared_ptr<Core> core);
 Address allocate(Bytes size, Stream stream);
 void free(Address address) noexcept;
 void record(Address address, Stream stream);
+/// Gives back the memory in which nothing lives; does nothing where no session serves.
+void trim();
 
 /// Why the calling thread's last allocation failed; empty where it did not.
 std::string& last_failure();

@@ -115,6 +115,38 @@ POISON: int
 def policy_names() -> list[str]:
     """The names of the native policies, sorted."""
 
+class PassLimits:
+    def __init__(
+        self, used: int, budget: int, to_card: float, compute: float, in_flight: int
+    ) -> None: ...
+    def fluid(self) -> float:
+        """Seconds that nothing moving uncompressed bytes can beat."""
+
+    def plan(self) -> float:
+        """Seconds that an evenly spread plan reaches."""
+
+    def lru(self) -> float:
+        """Seconds that LRU takes on a cycle."""
+
+class Prediction:
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def moved_in(self) -> int: ...
+    @property
+    def moved_out(self) -> int: ...
+
+def plan_pass(
+    blocks: Sequence[int],
+    steps: Sequence[tuple[Sequence[int], float]],
+    budget: int,
+    to_card: float,
+    to_host: float,
+) -> Prediction:
+    """
+    Plans a cyclic pass, whose steps are (places of blocks, seconds), and predicts it.
+    """
+
 class Advice(enum.Enum):
     READ_MOSTLY = 0
 
@@ -386,4 +418,9 @@ def last_failure() -> str:
 def record_stream_address() -> int:
     """
     The address of the C symbol that torch calls when another stream uses an allocation.
+    """
+
+def ort_addresses() -> tuple[int, int, int]:
+    """
+    The addresses of the C symbols that ONNX Runtime calls: alloc, free, empty cache.
     """

@@ -1,11 +1,11 @@
-"""Numpy views of the simulated card's memory, and where numpy arrays lie."""
+"""Numpy views of the simulated card's memory, and where arrays lie."""
 
 from __future__ import annotations
 
 import math
 import operator
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vramx import _core
@@ -125,8 +125,8 @@ def numpy_array(core: _core.Core, shape: tuple[int, ...], dtype: Any) -> Any:
     return np.asarray(memory)[:nbytes].view(dtype).reshape(shape)
 
 
-def numpy_ranges(x: Any) -> list[tuple[int, int]] | None:
-    """Find where a numpy array lies.
+def array_ranges(x: Any) -> list[tuple[int, int]] | None:
+    """Find where an array lies: numpy's, or one that tells by ``__cuda_array_interface__``.
 
     Parameters
     ----------
@@ -136,15 +136,36 @@ def numpy_ranges(x: Any) -> list[tuple[int, int]] | None:
     Returns
     -------
     list of (int, int) or None
-        Address and bytes of what the array spans, nothing for an empty one; None for other objects.
+        Address and bytes of what the array spans, nothing for an empty one; None for torch's
+        tensors, whose storages are asked for, and for other objects.
     """
-    numpy = sys.modules.get("numpy")
-    if numpy is None or not isinstance(x, numpy.ndarray):
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    if numpy is not None and isinstance(x, numpy.ndarray):
+        return _span(x.__array_interface__["data"][0], x.shape, x.strides, x.itemsize)
+    # A class or a tensor may have the attribute and fail as it is read.
+    foreign = not isinstance(x, type) and hasattr(type(x), "__cuda_array_interface__")
+    if not foreign or (torch is not None and isinstance(x, torch.Tensor)):
         return None
-    if x.size == 0:
+    interface = x.__cuda_array_interface__
+    itemsize = int(interface["typestr"][2:])
+    shape = interface["shape"]
+    strides = interface.get("strides") or _packed(shape, itemsize)
+    return _span(interface["data"][0], shape, strides, itemsize)
+
+
+def _packed(shape: Sequence[int], itemsize: int) -> list[int]:
+    """Tell the strides, in bytes, of an array in C order without gaps."""
+    return [itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def _span(
+    address: int, shape: Sequence[int], strides: Sequence[int], itemsize: int
+) -> list[tuple[int, int]]:
+    """Tell what an array spans from its lowest byte to its highest."""
+    if 0 in shape:
         return []
-    low = high = x.__array_interface__["data"][0]
-    for size, stride in zip(x.shape, x.strides):
+    low = high = address
+    for size, stride in zip(shape, strides):
         low += min(0, (size - 1) * stride)
         high += max(0, (size - 1) * stride)
-    return [(low, high + x.itemsize - low)]
+    return [(low, high + itemsize - low)]

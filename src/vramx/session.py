@@ -236,7 +236,7 @@ class Session:
     # What is managed
 
     def manage(self, module: T, *, name: str | None = None) -> T:
-        """Take charge of a torch module's weights and buffers.
+        """Take charge of the weights and buffers of a torch module, or of a pipeline's modules.
 
         Their bytes move to host copies that vramx brings to the card when the module that owns them
         runs. Parameters keep their identity, names, ties and hooks. Compile before managing: a
@@ -244,8 +244,9 @@ class Session:
 
         Parameters
         ----------
-        module : torch.nn.Module
-            On the CPU or on the session's card.
+        module : torch.nn.Module or pipeline
+            On the CPU or on the session's card. A pipeline is an object whose ``components`` map
+            names to parts, as diffusers has it; those that are modules are managed, each by itself.
         name : str, optional
             How reports call it; its class's name unless given.
 
@@ -620,9 +621,9 @@ class Session:
 
     def _ranges(self, x: Any) -> list[Range]:
         self._usable()
-        from vramx.arrays import numpy_ranges
+        from vramx.arrays import array_ranges
 
-        ranges = numpy_ranges(x)
+        ranges = array_ranges(x)
         if ranges is None and _has_torch():
             ranges = self._torch.ranges(x)
         if ranges is not None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import vramx
 from loopback.control import Loopback
 
 HERE = Path(__file__).parent
@@ -65,3 +67,14 @@ def loopback(loopback_build: Path, tmp_path: Path) -> Iterator[Loopback]:
 def old_loopback(loopback_build: Path, tmp_path: Path) -> Loopback:
     """A driver that lacks cuMemPrefetchAsync."""
     return _instance(loopback_build / "libloopback_old.so", tmp_path)
+
+
+@pytest.fixture
+def on_card(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], vramx.Session]]:
+    """Open a session on the stand-in driver; the test alone holds it, and it is closed after."""
+    monkeypatch.setenv("VRAMX_CUDA_DRIVER", loopback.path)
+    yield lambda: vramx.oversubscribe("16MiB", block="2MiB", host_limit="64MiB")
+    with contextlib.suppress(vramx.Error):
+        vramx.current_session().close()

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.dlpack import from_dlpack
 
 from vramx import _core
 from vramx.arrays import checked_bytes
 from vramx.errors import ConfigError
 from vramx.integrations.torch.allocator import route
 from vramx.integrations.torch.calls import Calls
+from vramx.integrations.torch.components import components_of
 from vramx.integrations.torch.managed import ManagedModule, managing_session_of
 from vramx.integrations.torch.memory import as_bytes, storage_range
 from vramx.integrations.torch.touches import Touches
@@ -102,24 +104,56 @@ class TorchBridge:
         return as_bytes(memory)[:nbytes].view(dtype).view(shape)
 
     def ranges(self, x: Any) -> list[tuple[int, int]] | None:
-        """Tell where a tensor's or a module's bytes lie; None for other objects."""
+        """Tell where the bytes of a tensor, module, pipeline or DLPack array lie; else None."""
         if isinstance(x, torch.Tensor):
             found = storage_range(x)
             return [] if found is None else [found]
         if isinstance(x, nn.Module):
             tensors = [*x.parameters(), *x.buffers()]
             return [each for t in tensors if (each := storage_range(t)) is not None]
+        if (components := components_of(x)) is not None:
+            return [each for part in components.values() for each in self.ranges(part) or []]
+        if not isinstance(x, type) and hasattr(type(x), "__dlpack__"):
+            try:
+                return self.ranges(from_dlpack(x))
+            except (BufferError, RuntimeError) as error:
+                raise ConfigError(
+                    f"{type(x).__name__} does not give its memory by DLPack: {error}"
+                ) from error
         return None
 
     def manage(self, module: Any, name: str | None) -> None:
-        """Take charge of a module; see `Session.manage`."""
+        """Take charge of a module or a pipeline's modules; see `Session.manage`."""
+        name = name or type(module).__name__
+        components = components_of(module)
+        begun = len(self._modules)
+        try:
+            if components is None:
+                self._manage_one(module, name)
+            else:
+                for part, each in components.items():
+                    self._manage_one(each, f"{name}.{part}")
+        except BaseException:
+            self._put_back_from(begun)
+            raise
+
+    def _manage_one(self, module: Any, name: str) -> None:
         if not isinstance(module, nn.Module):
-            raise ConfigError(f"{type(module).__name__} is not a torch.nn.Module")
+            raise ConfigError(
+                f"{type(module).__name__} is not a torch.nn.Module, nor a pipeline with modules "
+                "among its components"
+            )
         for each in module.modules():
             if managing_session_of(each) is not None:
                 raise ConfigError(
                     f"{type(each).__name__} in {type(module).__name__} is managed already, by this "
                     "session or another; unmanage it there first"
+                )
+            if getattr(each, "_hf_hook", None) is not None:
+                raise ConfigError(
+                    f"{type(each).__name__} in {name} has a hook of accelerate, which moves its "
+                    "weights by itself; remove it first: pipe.remove_all_hooks(), or "
+                    "accelerate.hooks.remove_hook_from_module(model, recurse=True)"
                 )
         for place, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if in_a_session(tensor):
@@ -128,16 +162,23 @@ class TorchBridge:
                     "weights as one, for example in a ModuleList, and copy out what session.empty "
                     "made"
                 )
-        self._modules.append(ManagedModule(self, module, name or type(module).__name__))
+        self._modules.append(ManagedModule(self, module, name))
 
     def unmanage(self, module: Any) -> None:
-        """Put a module back; see `Session.unmanage`."""
-        for managed in self._modules:
-            if managed.module is module:
-                managed.put_back()
-                self._modules.remove(managed)
-                return
-        raise ConfigError(f"{type(module).__name__} is not a module that this session manages")
+        """Put a module or a pipeline's modules back; see `Session.unmanage`."""
+        components = components_of(module)
+        parts = [module] if components is None else list(components.values())
+        found = [each for each in self._modules if any(each.module is part for part in parts)]
+        if len(found) < len(parts):
+            raise ConfigError(
+                f"{type(module).__name__} is not a module that this session manages, nor a "
+                "pipeline of such"
+            )
+        for managed in found:
+            managed.evict()  # refused while one of them is in use, before any is put back
+        for managed in found:
+            managed.put_back()
+            self._modules.remove(managed)
 
     def note_writes(self) -> None:
         """Report what was changed in place since the last look, before anything evicts it."""
@@ -170,6 +211,9 @@ class TorchBridge:
 
     def close(self) -> None:
         """Put everything back, the last managed first."""
-        while self._modules:
+        self._put_back_from(0)
+
+    def _put_back_from(self, first: int) -> None:
+        while len(self._modules) > first:
             self._modules[-1].put_back()
             self._modules.pop()

@@ -1,0 +1,45 @@
+"""The command ``vramx``. Each subcommand is thin: what it tells comes from the library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import vramx
+from vramx.cli import demo, doctor, plan
+
+_EXITS = """
+Exit codes: 0 done; 1 failed, with one line on the standard error; 2 wrong usage. `vramx doctor`
+also has 3, 4 and 5, which its help explains.
+"""
+
+
+class _Commands(click.Group):
+    """Subcommands whose errors are one line, unless all of them is asked for."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a subcommand."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.params["debug"]:
+                raise
+            said = " ".join(str(error).split())
+            if not isinstance(error, vramx.Error):
+                said = f"{type(error).__name__}: {said} (vramx --debug … shows where)"
+            raise click.ClickException(said) from error
+
+
+@click.group(cls=_Commands, epilog=_EXITS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(vramx.__version__, prog_name="vramx")
+@click.option("--debug", is_flag=True, help="Show errors with their traceback.")
+def main(debug: bool) -> None:
+    """Run models that need more GPU memory than the card has."""
+
+
+main.add_command(doctor.doctor)
+main.add_command(demo.demo)
+main.add_command(plan.plan)

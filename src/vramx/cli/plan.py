@@ -1,0 +1,53 @@
+"""``vramx plan``: how a model would do in little memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vramx.cli.output import json_option, write_json
+from vramx.plan import for_file
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--budget", help="The most on the card at once, such as 8GiB; what it has if absent.")
+@click.option("--card", default="auto", show_default=True, help='Such as "RTX 3060".')
+@click.option(
+    "--positions",
+    default=1,
+    show_default=True,
+    help="Tokens, pixels or patches that a pass applies each weight to.",
+)
+@click.option("--compute", type=float, help="Seconds of a pass with all resident, if measured.")
+@click.option("--reserve", default="512MiB", show_default=True, help="What CUDA takes itself.")
+@click.option("--block", default="32MiB", show_default=True, help="The unit of residency.")
+@json_option
+def plan(
+    model: Path,
+    budget: str | None,
+    card: str,
+    positions: int,
+    compute: float | None,
+    reserve: str,
+    block: str,
+    as_json: bool,
+) -> None:
+    """Forecast passes of a model from its file MODEL, of which only the header is read.
+
+    MODEL is a .safetensors file, the index of several, or a torch checkpoint.
+    """
+    found = for_file(
+        model,
+        budget=budget,
+        card=card,
+        positions=positions,
+        compute=compute,
+        reserve=reserve,
+        block=block,
+    )
+    if as_json:
+        write_json(found.as_dict())
+    else:
+        click.echo(found.text())

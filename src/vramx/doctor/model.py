@@ -1,0 +1,79 @@
+"""Checks of a file of weights."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vramx.checkpoints import is_torch_checkpoint, read_checkpoint, shards
+from vramx.doctor.findings import Finding, Severity
+from vramx.doctor.hostmemory import HOST_A_BYTE, usable
+from vramx.doctor.machine import Machine
+from vramx.errors import ConfigError
+from vramx.units import format_size
+
+_CHUNK = 2**22
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_model(machine: Machine, path: Path, sha256: str | None) -> Iterator[Finding]:
+    """Look whether a model's file is whole, and whether the host can hold it.
+
+    Parameters
+    ----------
+    machine : Machine
+        Whose memory it must fit.
+    path : Path
+        A file that `read_checkpoint` reads.
+    sha256 : str, optional
+        The digest that the file should have.
+
+    Yields
+    ------
+    Finding
+        What was found.
+    """
+    damaged = "A damaged file fails as it is loaded, or gives wrong weights."
+    try:
+        tensors = read_checkpoint(path)
+        for file in filter(is_torch_checkpoint, shards(path)):
+            broken = zipfile.ZipFile(file).testzip() if zipfile.is_zipfile(file) else None
+            if broken is not None:
+                raise ConfigError(f"{file} is damaged: the checksum of {broken} is wrong")
+    except ConfigError as error:
+        yield Finding("model", Severity.ERROR, str(error), damaged, "Download or save it again.")
+        return
+    nbytes = sum(tensor.nbytes for tensor in tensors)
+    said = f"{path}: {len(tensors)} tensors, {format_size(nbytes)}"
+    yield Finding("model", Severity.OK, said)
+    if sha256 is not None:
+        digest = _sha256(path)
+        if digest == sha256.strip().lower():
+            yield Finding("model", Severity.OK, f"SHA-256 {digest}")
+        else:
+            yield Finding(
+                "model",
+                Severity.ERROR,
+                f"SHA-256 is {digest}, not {sha256}",
+                "The file is not the one that was meant.",
+                "Download it again from a source that you trust.",
+            )
+    room = usable(machine.host_memory())
+    if nbytes * HOST_A_BYTE > room:
+        yield Finding(
+            "model",
+            Severity.ERROR,
+            f"managing it takes {format_size(nbytes * HOST_A_BYTE)} of host memory, and "
+            f"{format_size(room)} can be had",
+            "All managed bytes have their host copies in RAM.",
+            "Free or add RAM, or use a smaller precision.",
+        )

@@ -1,0 +1,214 @@
+"""The machine that the program runs on."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vramx import _core
+from vramx.card import CardMemory, card_memory
+from vramx.config import from_environment
+from vramx.doctor.machine import Card, HostMemory, LinkRates, Torch, UnknownFactError
+
+_MAPPED_UNIT = 32 * 2**20
+_COPY = 256 * 2**20
+_COPIES = 4
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[Any]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise UnknownFactError(f"NVML, which comes with NVIDIA's driver, says: {error}") from error
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _or_zero(ask: Any, handle: Any) -> int:
+    import pynvml
+
+    try:
+        return int(ask(handle))
+    except pynvml.NVMLError:
+        return 0
+
+
+def group_limits(root: Path, groups: str) -> Iterator[int]:
+    """Read the memory limits of a process's control group and those above it.
+
+    Parameters
+    ----------
+    root : Path
+        Where control groups are mounted.
+    groups : str
+        The process's groups, as ``/proc/self/cgroup`` has them, of version 1 or 2.
+
+    Yields
+    ------
+    int
+        Bytes.
+    """
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        top, name = (
+            (root, "memory.max") if not controllers else (root / "memory", "memory.limit_in_bytes")
+        )
+        here = top / path.strip("/")
+        for folder in (here, *here.parents):
+            with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+                yield int((folder / name).read_text(encoding="ascii"))
+            if folder == top:
+                break
+
+
+class ThisMachine:
+    """The facts of the machine that the program runs on; see `Machine`."""
+
+    def system(self) -> str:
+        """Tell the operating system's name and release."""
+        return f"{platform.system()} {platform.release()} {platform.machine()}"
+
+    def python(self) -> str:
+        """Tell the interpreter's version."""
+        return platform.python_version()
+
+    def requirements(self) -> tuple[str, list[str]]:
+        """Tell what vramx declares; see `Machine.requirements`."""
+        try:
+            about = importlib.metadata.metadata("vramx")
+        except importlib.metadata.PackageNotFoundError as error:
+            raise UnknownFactError(
+                "vramx runs from a folder and is not an installed package"
+            ) from error
+        return about["Requires-Python"] or "", importlib.metadata.requires("vramx") or []
+
+    def installed(self, package: str) -> str | None:
+        """Tell a package's version; None where it is not installed."""
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    def driver(self) -> str | None:
+        """Tell the driver's version; None where there is no driver."""
+        try:
+            with _nvml() as nvml:
+                return str(nvml.nvmlSystemGetDriverVersion())
+        except UnknownFactError:
+            return None
+
+    def cards(self) -> list[Card]:
+        """List the cards by NVML."""
+        with _nvml() as nvml:
+            handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+            return [
+                Card(
+                    ordinal=ordinal,
+                    name=nvml.nvmlDeviceGetName(handle),
+                    uuid=nvml.nvmlDeviceGetUUID(handle),
+                    total=nvml.nvmlDeviceGetMemoryInfo(handle).total,
+                    capability=tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
+                    generation=_or_zero(nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),
+                    lanes=_or_zero(nvml.nvmlDeviceGetCurrPcieLinkWidth, handle),
+                    most_lanes=_or_zero(nvml.nvmlDeviceGetMaxPcieLinkWidth, handle),
+                )
+                for ordinal, handle in enumerate(handles)
+            ]
+
+    def torch(self) -> Torch | None:
+        """Describe torch; None where it is not installed."""
+        if importlib.util.find_spec("torch") is None:
+            return None
+        import torch
+
+        return Torch(
+            version=torch.__version__,
+            cuda=torch.version.cuda,
+            architectures=tuple(torch.cuda.get_arch_list()),
+            available=torch.cuda.is_available(),
+        )
+
+    def open_managed(self, ordinal: int) -> None:
+        """Open a card for managed memory."""
+        _core.ManagedDevice(driver=from_environment().cuda_driver, ordinal=ordinal)
+
+    def open_mapped(self, ordinal: int) -> None:
+        """Open a card for mapped memory."""
+        _core.MappedDevice(
+            driver=from_environment().cuda_driver, ordinal=ordinal, unit=_MAPPED_UNIT
+        )
+
+    def host_memory(self) -> HostMemory:
+        """Describe the host's memory."""
+        try:
+            import resource
+
+            lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        except (ImportError, OSError) as error:
+            raise UnknownFactError(
+                f"this system does not tell its memory as Linux does: {error}"
+            ) from error
+        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        lock, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+        groups = Path("/proc/self/cgroup").read_text(encoding="ascii")
+        limits = [
+            limit
+            for limit in group_limits(Path("/sys/fs/cgroup"), groups)
+            if limit < sizes["MemTotal"]
+        ]
+        return HostMemory(
+            total=sizes["MemTotal"],
+            available=sizes["MemAvailable"],
+            group_limit=min(limits, default=None),
+            lock_limit=None if lock == resource.RLIM_INFINITY else lock,
+        )
+
+    def link(self, ordinal: int) -> LinkRates:
+        """Measure the link with pinned copies of 256 MiB by torch."""
+        if importlib.util.find_spec("torch") is None:
+            raise UnknownFactError("torch is not installed, with which the link is measured")
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UnknownFactError("torch finds no card, so there is no link to measure")
+        host = torch.empty(_COPY, dtype=torch.uint8, pin_memory=True)
+        card = torch.empty(_COPY, dtype=torch.uint8, device=f"cuda:{ordinal}")
+
+        def rate(to: torch.Tensor, source: torch.Tensor) -> float:
+            times = []
+            with torch.cuda.device(ordinal):
+                for _ in range(_COPIES):
+                    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                    begin.record()
+                    to.copy_(source, non_blocking=True)
+                    end.record()
+                    end.synchronize()
+                    times.append(float(begin.elapsed_time(end)) / 1e3)
+            return _COPY / min(times)
+
+        uuid = f"GPU-{torch.cuda.get_device_properties(ordinal).uuid}"
+        return LinkRates(to_card=rate(card, host), to_host=rate(host, card), uuid=uuid)
+
+    def card_memory(self, uuid: str) -> CardMemory:
+        """Tell a card's memory and who holds it."""
+        return card_memory(uuid)
+
+    def serves_processes(self) -> bool:
+        """Look among the processes for the daemon of NVIDIA's multi-process service."""
+        names = set()
+        for path in Path("/proc").glob("[0-9]*/comm"):
+            with contextlib.suppress(OSError):  # it has ended
+                names.add(path.read_text(encoding="utf-8", errors="replace").strip())
+        return any(name.startswith("nvidia-cuda-mps") for name in names)

@@ -1,0 +1,341 @@
+"""The forecast itself: from the steps of a pass to what it takes on a card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vramx import _core
+from vramx.errors import ConfigError
+from vramx.plan.cards import PlannedCard
+from vramx.units import format_size
+
+#: Blocks that an even plan has in flight (T_plan's S).
+IN_FLIGHT = 4
+#: A pass this close to the fastest is as good.
+_AS_GOOD = 1.01
+#: The part of peak rates that large matrix products reach: 0.72 to 0.77 measured on an H200.
+EFFICIENCY = 0.7
+
+PRECISIONS = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One use of a module in a pass.
+
+    Attributes
+    ----------
+    name : str
+        The module's name: the same for each use of it.
+    nbytes : int
+        Bytes of its weights.
+    elements : int
+        How many of them are numbers of which another precision could be taken.
+    element_bytes : int
+        What they take now.
+    operations : float
+        Floating-point operations of the use.
+    half : bool
+        Whether 16-bit arithmetic does them.
+    """
+
+    name: str
+    nbytes: int
+    elements: int
+    element_bytes: int
+    operations: float
+    half: bool
+
+    def seconds(self, card: PlannedCard) -> float:
+        """Estimate the time of this use with its weights on the card."""
+        rate = EFFICIENCY * (card.half if self.half else card.single)
+        return max(self.operations / rate, self.nbytes / card.bandwidth)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A model's size with its numbers in another precision.
+
+    Attributes
+    ----------
+    name : str
+        ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``.
+    nbytes : int
+        Bytes of all weights.
+    fits : bool
+        Whether that fits the budget, activations included.
+    """
+
+    name: str
+    nbytes: int
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How passes of a model would go on a card; bytes and seconds.
+
+    Attributes
+    ----------
+    card, card_source : str
+        The card, and where its figures are from.
+    link : float
+        Bytes a second to the card.
+    link_source : str
+        Whether that was measured or estimated.
+    budget : int
+        The most bytes on the card at once.
+    weights, modules, largest : int
+        Bytes of the weights, in how many modules, and those of the largest.
+    activations : int or None
+        The most bytes of activations at once, taken off the budget; None if not known, as of a
+        file.
+    fits : bool
+        Whether all of it fits the budget, so that nothing moves.
+    over_link : tuple of str
+        Modules too large for the budget, which are read over the link.
+    peak : int
+        The most bytes on the card at once.
+    moved : int
+        Bytes brought to the card in each pass.
+    seconds : float
+        A pass, as planned.
+    resident : float
+        A pass with everything on the card, were there room (C).
+    resident_source : str
+        Whether that was measured or estimated, and how.
+    t_fluid, t_plan, t_lru : float
+        What nothing that moves uncompressed bytes can beat, what an even plan reaches, and what
+        least-recently-used eviction takes.
+    best_budget : int
+        The least budget on this card that gives its best pass.
+    best_seconds : float
+        That pass.
+    precisions : tuple of Precision
+        The model's size by precision.
+    """
+
+    card: str
+    card_source: str
+    link: float
+    link_source: str
+    budget: int
+    weights: int
+    modules: int
+    largest: int
+    activations: int | None
+    fits: bool
+    over_link: tuple[str, ...]
+    peak: int
+    moved: int
+    seconds: float
+    resident: float
+    resident_source: str
+    t_fluid: float
+    t_plan: float
+    t_lru: float
+    best_budget: int
+    best_seconds: float
+    precisions: tuple[Precision, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """Write it for people."""
+        fits = "fits: nothing moves" if self.fits else "does not fit: weights stream"
+        activations = (
+            "not counted: a file does not tell them"
+            if self.activations is None
+            else f"{format_size(self.activations)} at most"
+        )
+        slower = self.seconds / self.resident
+        lines = [
+            f"card         {self.card} ({self.card_source})",
+            f"link         {self.link / 1e9:.1f} GB/s ({self.link_source})",
+            f"weights      {format_size(self.weights)} in {self.modules} modules, the largest "
+            f"{format_size(self.largest)}",
+            f"activations  {activations}",
+            f"budget       {format_size(self.budget)}: {fits}",
+            f"peak         {format_size(self.peak)} on the card",
+            f"moved        {format_size(self.moved)} a pass",
+            f"pass         {self.seconds * 1e3:.1f} ms, {slower:.2f} x all resident",
+            f"all resident {self.resident * 1e3:.1f} ms ({self.resident_source})",
+            f"limits       {self.t_fluid * 1e3:.1f} ms at best, {self.t_plan * 1e3:.1f} ms by an "
+            f"even plan, {self.t_lru * 1e3:.1f} ms by LRU",
+            f"best budget  {format_size(self.best_budget)}: {self.best_seconds * 1e3:.1f} ms",
+        ]
+        lines += [
+            f"as {each.name:<9} {format_size(each.nbytes)}{', fits' if each.fits else ''}"
+            for each in self.precisions
+        ]
+        if self.over_link:
+            lines.append(
+                f"read over the link, being larger than the budget: {', '.join(self.over_link)}"
+            )
+        return "\n".join(lines)
+
+
+class _Pass:
+    """A pass laid out in blocks, as a session would pack it."""
+
+    def __init__(self, parts: Sequence[Part], seconds: Sequence[float], block: int) -> None:
+        places: dict[str, range] = {}
+        total = 0
+        for part in parts:
+            if part.name not in places and part.nbytes > 0:
+                end = total + part.nbytes
+                places[part.name] = range(total // block, (end - 1) // block + 1)
+                total = end
+        self.weights = total
+        self.blocks = [min(block, total - start) for start in range(0, total, block)]
+        self.uses = [(list(places.get(part.name, ())), t) for part, t in zip(parts, seconds)]
+
+    def forecast(self, budget: int, link: float) -> _core.Prediction:
+        """Plan for a budget; a use that exceeds it passes through in pieces, as over the link."""
+        steps: list[tuple[list[int], float]] = []
+        for blocks, seconds in self.uses:
+            if sum(self.blocks[place] for place in blocks) <= budget:
+                steps.append((blocks, seconds))
+            else:
+                steps += [([place], seconds / len(blocks)) for place in blocks]
+        return _core.plan_pass(self.blocks, steps, budget, link, link)
+
+
+def forecast(
+    parts: Sequence[Part],
+    *,
+    card: PlannedCard,
+    budget: int | None,
+    compute: float | None,
+    activations: int | None,
+    reserve: int,
+    block: int,
+    estimate: str,
+) -> Forecast:
+    """Forecast passes.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        The uses of modules, in order.
+    card : PlannedCard
+        The card.
+    budget : int, optional
+        Bytes; the card's memory less `reserve` unless given.
+    compute : float, optional
+        Seconds of a pass with everything resident, measured; estimated from operations and the
+        card's rates unless given.
+    activations : int, optional
+        The most bytes of activations at once.
+    reserve : int
+        Bytes of the card that are not for the budget.
+    block : int
+        Bytes of a block.
+    estimate : str
+        How the operations were counted.
+
+    Returns
+    -------
+    Forecast
+        The forecast.
+
+    Raises
+    ------
+    ConfigError
+        If the budget or the time is not one that can be had on this card.
+    """
+    room = card.memory - reserve
+    room -= room % block
+    budget = room if budget is None else budget
+    if budget > card.memory:
+        raise ConfigError(
+            f"a budget of {format_size(budget)} is more than the {format_size(card.memory)} of "
+            f"{card.name}"
+        )
+    for_weights = budget - (activations or 0)
+    if for_weights < block:
+        raise ConfigError(
+            f"a budget of {format_size(budget)} leaves less than one block of "
+            f"{format_size(block)} beside {format_size(activations or 0)} of activations; raise it "
+            "or take a smaller block"
+        )
+    if compute is not None and not 0 < compute < math.inf:
+        raise ConfigError(f"a pass that computes for {compute!r} seconds is none; give a time")
+    seconds, source = _times(parts, card, compute, estimate)
+    one = _Pass(parts, seconds, block)
+    distinct = {part.name: part for part in parts}
+    planned = one.forecast(for_weights, card.link)
+    limits = _core.PassLimits(
+        used=one.weights,
+        budget=for_weights,
+        to_card=card.link,
+        compute=sum(seconds),
+        in_flight=IN_FLIGHT * block,
+    )
+    best, best_seconds = _best(one, card, max(room - (activations or 0), block), block)
+    other = one.weights - sum(part.element_bytes for part in distinct.values())
+    elements = sum(part.elements for part in distinct.values())
+    sizes = {name: other + elements * size for name, size in PRECISIONS.items()}
+    return Forecast(
+        card=card.name,
+        card_source=card.source,
+        link=card.link,
+        link_source=card.link_source,
+        budget=budget,
+        weights=one.weights,
+        modules=len(distinct),
+        largest=max(part.nbytes for part in parts),
+        activations=activations,
+        fits=one.weights <= for_weights,
+        over_link=tuple(each.name for each in distinct.values() if each.nbytes > for_weights),
+        peak=min(one.weights, for_weights) + (activations or 0),
+        moved=planned.moved_in,
+        seconds=planned.seconds,
+        resident=sum(seconds),
+        resident_source=source,
+        t_fluid=limits.fluid(),
+        t_plan=limits.plan(),
+        t_lru=limits.lru(),
+        best_budget=best + (activations or 0),
+        best_seconds=best_seconds,
+        precisions=tuple(
+            Precision(name, size, size <= for_weights) for name, size in sizes.items()
+        ),
+    )
+
+
+def _times(
+    parts: Sequence[Part], card: PlannedCard, compute: float | None, estimate: str
+) -> tuple[list[float], str]:
+    """Tell the seconds of each use, and where they are from."""
+    known = min(card.bandwidth, card.half, card.single) > 0
+    if not known and compute is None:
+        raise ConfigError(
+            f"how fast {card.name} computes is not known; give the measured time of a pass with "
+            "everything resident (compute), or name a card that is known"
+        )
+    # Without rates a measured time is spread by bytes.
+    shares = [part.seconds(card) if known else float(part.nbytes) for part in parts]
+    if compute is None:
+        return shares, f"estimated: {estimate}, {EFFICIENCY:.0%} of the card's peak rates"
+    total = sum(shares) or 1.0
+    return [compute * share / total for share in shares], "measured, as given"
+
+
+def _best(one: _Pass, card: PlannedCard, room: int, block: int) -> tuple[int, float]:
+    """Find the least budget, in blocks, with which a pass is as good as with all there is room."""
+    most = min(room, len(one.blocks) * block) // block
+    fastest = one.forecast(max(most, 1) * block, card.link).seconds
+    low, high = 1, max(most, 1)
+    while low < high:
+        middle = (low + high) // 2
+        if one.forecast(middle * block, card.link).seconds <= fastest * _AS_GOOD:
+            high = middle
+        else:
+            low = middle + 1
+    return low * block, one.forecast(low * block, card.link).seconds

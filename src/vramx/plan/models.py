@@ -1,0 +1,178 @@
+"""What a model does in a pass, from a file of weights or from the module itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vramx.checkpoints import StoredTensor, read_checkpoint
+from vramx.errors import ConfigError
+from vramx.plan.cards import PlannedCard, find_card, this_card
+from vramx.plan.forecast import Forecast, Part, forecast
+from vramx.units import Size, parse_size
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Order names with numbers by their numbers."""
+    return [
+        (0, int(piece), "") if piece.isdecimal() else (1, 0, piece)
+        for piece in re.split(r"[.]|(\d+)", name)
+        if piece
+    ]
+
+
+def group(tensors: Sequence[StoredTensor], positions: int) -> list[Part]:
+    """Group a file's tensors into modules: what has the same name up to the last dot.
+
+    Parameters
+    ----------
+    tensors : sequence of StoredTensor
+        The tensors.
+    positions : int
+        To how many positions a pass applies each weight.
+
+    Returns
+    -------
+    list of Part
+        One use of each module, in the order of their names, numbers by value.
+    """
+    modules: dict[str, list[StoredTensor]] = {}
+    for tensor in tensors:
+        modules.setdefault(tensor.name.rpartition(".")[0], []).append(tensor)
+    parts = []
+    for name in sorted(modules, key=_natural):
+        own = modules[name]
+        floating = [tensor for tensor in own if tensor.is_floating]
+        parts.append(
+            Part(
+                name=name,
+                nbytes=sum(tensor.nbytes for tensor in own),
+                elements=sum(tensor.count for tensor in floating),
+                element_bytes=sum(tensor.nbytes for tensor in floating),
+                operations=2.0 * positions * sum(t.count for t in own if len(t.shape) > 1),
+                half=not any(tensor.dtype in ("F32", "F64") for tensor in own),
+            )
+        )
+    return parts
+
+
+def _chosen(card: str | PlannedCard) -> PlannedCard:
+    if isinstance(card, PlannedCard):
+        return card
+    return this_card() if card == "auto" else find_card(card)
+
+
+def for_file(
+    path: str | Path,
+    *,
+    budget: Size | None = None,
+    card: str | PlannedCard = "auto",
+    positions: int = 1,
+    compute: float | None = None,
+    reserve: Size = "512MiB",
+    block: Size = "32MiB",
+) -> Forecast:
+    """Forecast passes of a model from its file of weights, whose header alone is read.
+
+    A file does not say in which order its modules run (their names' order is taken) nor what
+    activations take (they are not counted).
+
+    Parameters
+    ----------
+    path : str or Path
+        A file that `vramx.checkpoints.read_checkpoint` reads.
+    budget : int, float or str, optional
+        The most bytes on the card at once; the card's memory less `reserve` unless given.
+    card : str or PlannedCard
+        A name from `CARDS`, ``"auto"`` for this machine's, or a card of your own.
+    positions : int
+        To how many positions (tokens, pixels, patches) a pass applies each weight, from which its
+        operations are estimated as two a weight and position.
+    compute : float, optional
+        Seconds of a pass with everything resident, if measured; used in place of that estimate.
+    reserve : int, float or str
+        What CUDA and libraries take of the card.
+    block : int, float or str
+        The unit of residency.
+
+    Returns
+    -------
+    Forecast
+        The forecast.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, the card is not known, or a figure is not allowed.
+    NoDeviceError
+        If `card` is ``"auto"`` and there is none.
+    """
+    if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
+        raise ConfigError(f"positions {positions!r} is not a whole number above zero")
+    return forecast(
+        group(read_checkpoint(path), positions),
+        card=_chosen(card),
+        budget=None if budget is None else parse_size(budget, "budget"),
+        compute=compute,
+        activations=None,
+        reserve=parse_size(reserve, "reserve"),
+        block=parse_size(block, "block"),
+        estimate=f"2 operations a weight and position, {positions} positions",
+    )
+
+
+def for_module(
+    module: Any,
+    sample: Sequence[Any],
+    keywords: Mapping[str, Any] | None = None,
+    *,
+    budget: Size | None = None,
+    card: str | PlannedCard = "auto",
+    compute: float | None = None,
+    reserve: Size = "512MiB",
+    block: Size = "32MiB",
+) -> Forecast:
+    """Forecast passes of a torch module from one call on a sample, in which nothing is computed.
+
+    The call runs on shapes alone, so the module may be larger than any memory here: on the meta
+    device it needs none. It tells the order of the modules, their operations and the activations.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The module, on any device.
+    sample : sequence
+        Arguments of a typical call.
+    keywords : mapping, optional
+        Keyword arguments of it.
+    budget, card, compute, reserve, block
+        As `for_file`.
+
+    Returns
+    -------
+    Forecast
+        The forecast.
+
+    Raises
+    ------
+    ConfigError
+        If the module has no weights, its path depends on values, or as `for_file`.
+    NoDeviceError
+        If `card` is ``"auto"`` and there is none.
+    """
+    from vramx.integrations.torch.sample import sample_pass
+
+    uses, activations = sample_pass(module, sample, keywords or {})
+    return forecast(
+        [Part(**asdict(use)) for use in uses],
+        card=_chosen(card),
+        budget=None if budget is None else parse_size(budget, "budget"),
+        compute=compute,
+        activations=activations,
+        reserve=parse_size(reserve, "reserve"),
+        block=parse_size(block, "block"),
+        estimate="the operations of a sample call",
+    )

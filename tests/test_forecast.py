@@ -1,0 +1,400 @@
+"""What `vramx plan` forecasts: within the limits' formulas, and as the simulated card then does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+import vramx
+from vramx import _core
+from vramx.cli import main
+from vramx.doctor.machine import Card, LinkRates, UnknownFactError
+from vramx.plan import CARDS, PlannedCard, find_card, for_file, for_module, this_card
+from vramx.plan.forecast import EFFICIENCY, Forecast, Part, forecast
+
+KIB = 2**10
+MIB = 2**20
+BLOCK = 64 * KIB
+LINK = 1e9
+#: A card with the link of the tests' simulated one, and easy rates.
+EASY = PlannedCard("Easy", 64 * MIB, LINK, 1e12, 1e12 / EFFICIENCY, 1e11 / EFFICIENCY, "tests")
+
+
+def parts(sizes: list[int], operations: float = 0.0) -> list[Part]:
+    return [Part(f"m.{i}", size, 0, 0, operations, True) for i, size in enumerate(sizes)]
+
+
+def ask(model: list[Part], **arguments: Any) -> Forecast:
+    given: dict[str, Any] = {
+        "card": EASY,
+        "budget": None,
+        "compute": None,
+        "activations": None,
+        "reserve": MIB,
+        "block": BLOCK,
+        "estimate": "tests",
+    }
+    return forecast(model, **{**given, **arguments})
+
+
+sizes = st.lists(st.integers(1, 20 * BLOCK), min_size=1, max_size=40)
+budgets = st.integers(1, 400).map(lambda blocks: blocks * BLOCK)
+computes = st.floats(1e-6, 1.0)
+
+
+@given(sizes, budgets, computes)
+def test_a_forecast_keeps_the_budget_and_no_limit_is_beaten(
+    model: list[int], budget: int, compute: float
+) -> None:
+    found = ask(parts(model), budget=budget, compute=compute)
+    assert found.weights == sum(model)
+    assert found.peak <= budget
+    assert found.resident == pytest.approx(compute)
+    assert found.seconds >= found.resident * (1 - 1e-9)
+    assert found.fits == (sum(model) <= budget)
+    if found.fits:
+        assert found.moved == 0
+        assert found.seconds == pytest.approx(compute)
+    else:
+        assert found.moved >= sum(model) - budget
+        assert found.seconds >= found.t_fluid * (1 - 1e-9)
+
+
+@given(sizes, budgets, computes)
+def test_the_limits_are_designs_formulas(model: list[int], budget: int, compute: float) -> None:
+    found = ask(parts(model), budget=budget, compute=compute)
+    used = sum(model)
+    over = max(used - budget, 0)
+    assert found.t_fluid == pytest.approx(max(compute, over / LINK))
+    in_flight = min(used, over + 4 * BLOCK) if over else 0
+    assert found.t_plan == pytest.approx(max(compute, in_flight / LINK))
+    assert found.t_lru == pytest.approx(max(compute, used / LINK if over else 0))
+
+
+@given(sizes, computes)
+def test_the_best_budget_is_as_good_as_all_the_room_and_less_is_not(
+    model: list[int], compute: float
+) -> None:
+    found = ask(parts(model), compute=compute)
+    assert found.best_budget <= EASY.memory
+    assert found.best_seconds <= found.seconds * 1.02
+    if found.best_budget > BLOCK:
+        less = ask(parts(model), compute=compute, budget=found.best_budget - BLOCK)
+        assert less.seconds > found.best_seconds
+
+
+@given(sizes, st.integers(0, 32 * BLOCK), computes)
+def test_activations_come_off_the_budget(
+    model: list[int], activations: int, compute: float
+) -> None:
+    budget = 100 * BLOCK
+    found = ask(parts(model), budget=budget, activations=activations, compute=compute)
+    plain = ask(parts(model), budget=budget - activations, compute=compute)
+    assert (found.seconds, found.moved) == (plain.seconds, plain.moved)
+    assert found.peak == plain.peak + activations <= budget
+
+
+@pytest.mark.parametrize("share", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize("frames", [8, 16, 30, 40])
+def test_the_simulated_card_then_takes_as_long_and_moves_as_much(
+    open_core: Callable[..., tuple[_core.Core, _core.SimulatedDevice]], frames: int, share: float
+) -> None:
+    count = 40
+    work = share * BLOCK / LINK
+    found = ask(parts([BLOCK] * count), budget=frames * BLOCK, compute=work * count)
+    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
+    memories = core.reserve([BLOCK] * count, _core.Use.WEIGHTS)
+    groups = [core.define([(memory.address, memory.nbytes)]) for memory in memories]
+    core.guess(groups)
+
+    def one_pass() -> tuple[float, int]:
+        began, before = device.now, core.stats().moved_in
+        for group in groups:
+            core.acquire(group, 0)
+            device.compute(work)
+            core.release(group, 0)
+        return device.now - began, core.stats().moved_in - before
+
+    for _ in range(4):
+        one_pass()
+    seconds, moved = one_pass()
+    assert found.seconds == pytest.approx(seconds, rel=0.02)
+    assert found.moved == moved
+
+
+def test_a_module_larger_than_the_budget_is_read_over_the_link() -> None:
+    found = ask(parts([50 * BLOCK, BLOCK]), budget=10 * BLOCK, compute=1e-6)
+    assert found.over_link == ("m.0",)
+    assert found.peak <= 10 * BLOCK
+    assert found.seconds >= found.t_fluid
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"budget": 65 * MIB}, "more than the 64.00 MiB of Easy"),
+        ({"budget": BLOCK - 1}, "less than one block"),
+        ({"budget": MIB, "activations": MIB}, "of activations"),
+        ({"compute": 0.0}, "give a time"),
+        ({"compute": float("nan")}, "give a time"),
+        ({"card": PlannedCard("New", 64 * MIB, LINK, 0, 0, 0, "")}, "how fast New computes"),
+    ],
+)
+def test_figures_that_cannot_be_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(vramx.ConfigError, match=message):
+        ask(parts([BLOCK]), **arguments)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40), budgets)
+def test_a_module_used_again_has_its_weights_once(uses: list[int], budget: int) -> None:
+    model = [parts([20 * BLOCK] * 10)[each] for each in uses]
+    found = ask(model, budget=budget, compute=1.0)
+    assert found.weights == 20 * BLOCK * len(set(uses))
+    assert found.modules == len(set(uses))
+    assert found.fits == (found.weights <= budget)
+
+
+# Cards
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_is_found_by_its_name_however_written(name: str) -> None:
+    for written in (name, f"NVIDIA GeForce {name}", name.lower().replace(" ", ""), f" {name} "):
+        assert find_card(written) is CARDS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("RTX 306", "RTX 3060"), ("RTX 4060 Ti", "RTX 4060 Ti 16GB"), ("H10", "H100")],
+)
+def test_an_unknown_card_is_refused_with_the_nearest_names(name: str, near: str) -> None:
+    with pytest.raises(vramx.ConfigError, match=near):
+        find_card(name)
+
+
+def test_every_card_names_its_source_and_has_all_figures() -> None:
+    for card in CARDS.values():
+        assert card.source
+        assert card.link_source
+        assert 0 < card.single <= card.half
+        assert 0 < card.link < card.bandwidth < card.half
+
+
+class OneCard:
+    """The facts of a machine with one card that planning asks for."""
+
+    def __init__(self, name: str, measured: float | None, gib: int = 12) -> None:
+        self.name, self.measured, self.gib = name, measured, gib
+
+    def cards(self) -> list[Card]:
+        return [Card(0, self.name, "GPU-1", self.gib * 2**30, (8, 6), 4, 8, 16)]
+
+    def link(self, ordinal: int) -> LinkRates:
+        if self.measured is None:
+            raise UnknownFactError(f"cannot copy to {ordinal}")
+        return LinkRates(self.measured, self.measured)
+
+
+def test_this_machines_card_has_its_measured_link_and_the_tables_rates() -> None:
+    found = this_card(OneCard("NVIDIA GeForce RTX 3060 Ti", 20e9))  # type: ignore[arg-type]
+    assert (found.link, found.link_source) == (20e9, "measured")
+    assert found.half == CARDS["RTX 3060 Ti"].half
+    assert found.memory == 12 * 2**30
+    unmeasured = this_card(OneCard("Some Card", None))  # type: ignore[arg-type]
+    assert "estimated" in unmeasured.link_source
+    assert unmeasured.half == 0
+    with pytest.raises(vramx.NoDeviceError, match="RTX 3060"):
+        this_card(OneCard("x", None), ordinal=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reported", "gib", "row"),
+    [
+        ("NVIDIA GeForce RTX 3060", 12, "RTX 3060"),
+        ("NVIDIA GeForce RTX 4060 Ti", 16, "RTX 4060 Ti 16GB"),
+        ("NVIDIA GeForce RTX 4060 Ti", 8, "RTX 4060 Ti 8GB"),
+        ("Tesla T4", 15, "T4"),
+        ("NVIDIA A10", 22, "A10"),
+        ("NVIDIA A100-SXM4-40GB", 40, "A100 40GB"),
+        ("NVIDIA A100 80GB PCIe", 80, "A100 80GB"),
+        ("NVIDIA H100 80GB HBM3", 80, "H100 SXM"),
+        ("NVIDIA H100 PCIe", 80, "H100 PCIe"),
+        ("NVIDIA H200", 140, "H200"),
+        ("NVIDIA L40S", 45, "L40S"),
+        # Cards whose names begin as those of others.
+        ("NVIDIA L40", 45, None),
+        ("NVIDIA GeForce RTX 3080 Ti", 12, None),
+        ("NVIDIA GeForce RTX 4070 SUPER", 12, None),
+        ("NVIDIA GeForce RTX 3060 Laptop GPU", 6, None),
+    ],
+)
+def test_a_reported_card_has_the_rates_of_its_own_row_or_none(
+    reported: str, gib: int, row: str | None
+) -> None:
+    found = this_card(OneCard(reported, None, gib))  # type: ignore[arg-type]
+    if row is None:
+        assert found.half == found.single == found.bandwidth == 0
+    else:
+        expected = CARDS[row]
+        assert (found.half, found.bandwidth) == (expected.half, expected.bandwidth)
+
+
+# Models
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    tensors: dict[str, np.ndarray] = {"positions": np.zeros(10, np.int64)}
+    for layer in range(12):
+        tensors[f"layers.{layer}.weight"] = np.zeros((256, 256), np.float16)
+        tensors[f"layers.{layer}.bias"] = np.zeros(256, np.float16)
+    save_file(tensors, path)
+    return path
+
+
+def test_a_file_is_planned_by_its_modules(file: Path) -> None:
+    found = for_file(file, card=EASY, reserve=MIB, block=BLOCK, budget="1MiB", positions=100)
+    weights = 12 * (256 * 256 + 256)
+    assert found.modules == 13
+    assert found.weights == 2 * weights + 80
+    assert found.activations is None
+    # The weights' own bytes take longer to read than their two operations a position.
+    assert found.resident == pytest.approx(
+        12 * max(2 * 100 * 256 * 256 / 1e12, 131584 / 1e12), 0.01
+    )
+    sizes = {each.name: each.nbytes for each in found.precisions}
+    assert sizes == {
+        "fp32": 4 * weights + 80,
+        "fp16": found.weights,
+        "bf16": found.weights,
+        "int8": weights + 80,
+    }
+    assert {each.name: each.fits for each in found.precisions}["int8"]
+    assert not found.fits
+
+
+def test_modules_are_used_in_the_order_of_their_numbers(file: Path) -> None:
+    from vramx.checkpoints import read_checkpoint
+    from vramx.plan.models import group
+
+    names = [part.name for part in group(read_checkpoint(file), 1)]
+    numbers = [int(name.split(".")[1]) for name in names if name]
+    assert numbers == list(range(12))
+
+
+@pytest.mark.parametrize("positions", [0, -1, 1.5, True])
+def test_positions_are_whole_numbers(file: Path, positions: Any) -> None:
+    with pytest.raises(vramx.ConfigError, match="positions"):
+        for_file(file, card=EASY, positions=positions)
+
+
+def test_a_modules_operations_order_and_activations_come_from_a_sample() -> None:
+    torch = pytest.importorskip("torch")
+    from vramx.integrations.torch.sample import sample_pass
+
+    class Backwards(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = torch.nn.Linear(256, 64, bias=False)
+            self.first = torch.nn.Linear(128, 256, bias=False)
+
+        def forward(self, x: Any) -> Any:
+            return self.last(torch.relu(self.first(self.first(x)[:, :128])))
+
+    module = Backwards()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    uses, activations = sample_pass(module, [torch.ones(10, 128)], {})
+    assert [use.name for use in uses] == ["first", "first", "last"]
+    assert [use.operations for use in uses] == [2 * 10 * 128 * 256] * 2 + [2 * 10 * 256 * 64]
+    assert [use.nbytes for use in uses] == [4 * 128 * 256] * 2 + [4 * 256 * 64]
+    # The input, which the caller holds, and the two of the first part's results that relu has.
+    assert activations >= 4 * 10 * (128 + 256 + 256)
+    assert activations <= 4 * 10 * (128 + 256 + 256 + 256 + 64)
+    assert not any(each._forward_pre_hooks for each in module.modules())
+    assert all(torch.equal(before[name], now) for name, now in module.state_dict().items())
+
+
+def test_a_module_without_bytes_is_planned_as_one_with_them() -> None:
+    torch = pytest.importorskip("torch")
+    from torch import nn
+
+    def encoder() -> Any:
+        return nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 3)
+
+    sample = [torch.ones(2, 16, 64)]
+    real = for_module(encoder().eval(), sample, card=EASY, reserve=MIB, block=BLOCK)
+    with torch.device("meta"):
+        empty = encoder().eval()
+    planned = for_module(empty, sample, card=EASY, reserve=MIB, block=BLOCK)
+    assert (planned.weights, planned.modules) == (real.weights, real.modules)
+    assert planned.resident == real.resident > 0
+    layer = 2 * 32 * (3 * 64 * 64 + 64 * 64 + 2 * 64 * 128) + 2 * 2 * 2 * 16 * 16 * 64
+    assert real.resident >= 3 * layer / 1e11
+
+
+def test_tied_weights_count_once() -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 64))
+    module[1].weight = module[0].weight
+    found = for_module(module, [torch.ones(1, 64)], card=EASY, reserve=MIB, block=BLOCK)
+    assert found.weights == 4 * (64 * 64 + 64)
+
+
+def test_what_cannot_be_sampled_is_refused_by_name() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Branching(torch.nn.Linear):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) if x.sum() > 0 else x
+
+    class Idle(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = torch.nn.Linear(2, 2)
+
+        def forward(self, x: Any) -> Any:
+            return x
+
+    for module, message in (
+        (Branching(2, 2), "depends on values"),
+        (Idle(), "called none"),
+        (torch.nn.ReLU(), "no weights"),
+        ("model", "not a torch.nn.Module"),
+    ):
+        with pytest.raises(vramx.ConfigError, match=message):
+            for_module(module, [torch.ones(1, 2)], card=EASY)
+
+
+def test_the_command_says_the_same_in_text_and_json(file: Path) -> None:
+    arguments = ["plan", str(file), "--budget", "1MiB", "--card", "rtx3060", "--block", "64KiB"]
+    done = CliRunner().invoke(main, [*arguments, "--json"])
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    expected = for_file(file, budget="1MiB", card="RTX 3060", block="64KiB")
+    assert told == json.loads(json.dumps(expected.as_dict()))
+    text = CliRunner().invoke(main, arguments).stdout
+    assert expected.text() == text.rstrip("\n")
+    assert "estimated" in text
+    assert "does not fit" in text
+
+
+def test_the_command_refuses_in_one_line(file: Path) -> None:
+    for arguments, said in (
+        (["--card", "RTX 9999"], "not known"),
+        (["--card", "L4", "--budget", "much"], "not a size"),
+        (["--card", "L4", "--budget", "1TiB"], "more than"),
+    ):
+        done = CliRunner().invoke(main, ["plan", str(file), *arguments])
+        assert done.exit_code == 1
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
