@@ -13,6 +13,7 @@ from vramx.errors import (
 )
 from vramx.innermost import advise, empty, evict, pin, prefetch, stats
 from vramx.opening import oversubscribe
+from vramx.pipelines import Stage, pipeline
 from vramx.process import install
 from vramx.session import Session, current_session
 from vramx.simulation import simulate
@@ -30,6 +31,7 @@ __all__ = [
     "OutOfMemoryError",
     "Session",
     "SessionClosedError",
+    "Stage",
     "Stats",
     "UnreportedWriteError",
     "advise",
@@ -39,6 +41,7 @@ __all__ = [
     "install",
     "oversubscribe",
     "pin",
+    "pipeline",
     "prefetch",
     "simulate",
     "stats",
