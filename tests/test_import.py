@@ -24,6 +24,7 @@ PROMISED = {
     "prefetch",
     "simulate",
     "stats",
+    "super_resolution",
 }
 
 FORBID = """

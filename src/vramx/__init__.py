@@ -13,7 +13,7 @@ from vramx.errors import (
 )
 from vramx.innermost import advise, empty, evict, pin, prefetch, stats
 from vramx.opening import oversubscribe
-from vramx.pipelines import Stage, pipeline
+from vramx.pipelines import Stage, pipeline, super_resolution
 from vramx.process import install
 from vramx.session import Session, current_session
 from vramx.simulation import simulate
@@ -45,4 +45,5 @@ __all__ = [
     "prefetch",
     "simulate",
     "stats",
+    "super_resolution",
 ]
