@@ -207,9 +207,12 @@ def test_out_of_memory_halves_what_goes_at_once_and_is_remembered(
     wanted = whole(model.inner, picture, 2)
     with enlarging(model, "256MiB", overlap=6, **sizes) as sr:
         model.most = 5000
+        model.calls.clear()
         with pytest.warns(RuntimeWarning, match="did not fit: going on with"):
             got = sr(picture)
         assert (got - wanted).abs().max() <= ROUNDING
+        refused = [pixels for pixels in model.calls if pixels > 5000]
+        assert all(b <= a / 2 for a, b in zip(refused, refused[1:]))
         model.calls.clear()
         assert (sr(picture) - wanted).abs().max() <= ROUNDING
         assert 1250 <= max(model.calls) <= 5000
@@ -254,7 +257,7 @@ CONVERSIONS: dict[str, Callable[[np.ndarray[Any, Any]], Any]] = {
     "a tensor": lambda a: torch.from_numpy(a.copy()).permute(2, 0, 1),
     "a tensor of halves": lambda a: torch.from_numpy(a / 255).permute(2, 0, 1).half(),
     "a batch": lambda a: torch.from_numpy(a.copy()).permute(2, 0, 1)[None].repeat(3, 1, 1, 1),
-    "PIL RGB": lambda a: PIL_Image.fromarray(a),
+    "PIL RGB": PIL_Image.fromarray,
     "PIL L": lambda a: PIL_Image.fromarray(a).convert("L"),
     "PIL LA": lambda a: PIL_Image.fromarray(a).convert("LA"),
     "PIL RGBA": lambda a: PIL_Image.fromarray(a).convert("RGBA"),

@@ -200,9 +200,11 @@ class SuperResolution:
 
     def _enlarge(self, pictures: torch.Tensor) -> torch.Tensor:
         """Enlarge ``(n, 1 or 3, height, width)``, with less at once when memory runs out."""
-        _, sizes = self._ready
+        shape, sizes = self._ready
+        planes = len(pictures) * (pictures.shape[1] if shape.channels == 1 else 1)
         while True:
             grid, batch = sizes.plan(*pictures.shape[-2:])
+            batch = min(batch, planes * grid.count)
             try:
                 return self._enlarge_tiles(pictures, grid, batch)
             except OUT_OF_MEMORY as error:
