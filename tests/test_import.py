@@ -10,6 +10,7 @@ PROMISED = {
     "ConfigError",
     "DeviceError",
     "Error",
+    "MediaError",
     "NoDeviceError",
     "OutOfMemoryError",
     "Session",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from vramx.errors import ConfigError, SessionClosedError
 from vramx.pipelines.chain import Pipeline, as_count
+from vramx.pipelines.files import check_paths
 from vramx.pipelines.footprint import OUT_OF_MEMORY, Shape, find_shape, measure
 from vramx.pipelines.images import Planes, is_picture, to_planes
 from vramx.pipelines.sizing import Sizes, room_for_activations
@@ -267,6 +269,36 @@ class SuperResolution:
             return 0.0
         again = self._enlarge_tiles(colour, grid, batch)
         return (once.clamp(0, 1) - again.clamp(0, 1)).abs().max().item()
+
+    def enlarge_picture(
+        self, source: str | Path, target: str | Path, *, overwrite: bool = False
+    ) -> None:
+        """Enlarge a picture in a file.
+
+        Parameters
+        ----------
+        source : str or Path
+            What to read: anything that Pillow reads, of one frame.
+        target : str or Path
+            What to write; the suffix chooses the format. It is there whole or not at all. The ICC
+            profile and EXIF data are kept, and the EXIF orientation is applied.
+        overwrite : bool
+            Whether the target may exist.
+
+        Raises
+        ------
+        MediaError
+            If a file cannot be read or written, or the format has no place for what the picture
+            has, such as alpha in JPEG.
+        ConfigError
+            If it is a picture of a mode that is not supported.
+        """
+        from vramx.pipelines.pictures import load_picture, save_picture, writable_format
+
+        source, target = Path(source), Path(target)
+        check_paths(source, target, overwrite=overwrite)
+        writable_format(target)
+        save_picture(self(load_picture(source)), target)
 
     def report(self) -> str:
         """Describe the session and the sizes for people.
