@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -299,6 +300,85 @@ class SuperResolution:
         check_paths(source, target, overwrite=overwrite)
         writable_format(target)
         save_picture(self(load_picture(source)), target)
+
+    def enlarge_video(
+        self,
+        source: str | Path,
+        target: str | Path,
+        *,
+        codec: str = "libx264",
+        options: Mapping[str, str] | None = None,
+        segment: int = 240,
+        overwrite: bool = False,
+        progress: bool = False,
+    ) -> int:
+        """Enlarge a video in a file; see `vramx.pipelines.video.transform_video`.
+
+        Times of frames are kept and audio is copied; subtitles and chapters are not. When the job
+        is stopped, by an interrupt or a full disk, the same call goes on with what is finished, and
+        the result is the same as without the stop.
+
+        Parameters
+        ----------
+        source, target : str or Path
+            What to read, and what to write: .mp4, .m4v, .mov, or .mkv and .webm, which keep times
+            to the millisecond. Finished segments gather in ``TARGET.parts``.
+        codec : str
+            FFmpeg's name of the encoder.
+        options : mapping of str to str, optional
+            The encoder's options, such as ``{"crf": "18"}``.
+        segment : int
+            Frames a segment: the most that a stop loses.
+        overwrite : bool
+            Whether the target may exist.
+        progress : bool
+            Whether to show a bar on standard error.
+
+        Returns
+        -------
+        int
+            How many frames the target has.
+
+        Raises
+        ------
+        MediaError
+            If a file cannot be read or written, is truncated or has no video, or the work folder
+            holds another job. Finished segments stay.
+        ConfigError
+            If there is no such codec.
+        """
+        from vramx.pipelines.video import VideoSource, transform_video
+
+        shape, sizes = self._ready
+        video = VideoSource(Path(source))
+        grid, batch = sizes.plan(video.height, video.width)
+        identity = {
+            "model": f"{type(self._model).__name__} {self._digest()}",
+            "scale": str(shape.scale),
+            "tile": f"{_size(grid)}, overlap {sizes.overlap}",
+            "batch": str(batch),
+        }
+        return transform_video(
+            source,
+            target,
+            self._stream,
+            identity=identity,
+            codec=codec,
+            options=options,
+            segment=segment,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+    def _digest(self) -> str:
+        """Hash the weights."""
+        digest = hashlib.sha256()
+        for name, tensor in self._model.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            with self.session.pin(tensor):
+                raw = tensor.detach().contiguous().view(-1).view(torch.uint8).cpu()
+            digest.update(raw.numpy().tobytes())
+        return digest.hexdigest()
 
     def report(self) -> str:
         """Describe the session and the sizes for people.
