@@ -110,6 +110,16 @@ def test_each_frame_comes_out_once_at_its_time_and_audio_is_the_same_packets(
     assert {path.name for path in folder.iterdir()} == {"in.mp4", f"out{suffix}"}
 
 
+def test_the_last_frame_is_shown_as_long_as_before(folder: Path) -> None:
+    run(folder)
+    ends = []
+    for name in ("in.mp4", "out.mp4"):
+        with av.open(str(folder / name)) as container:
+            stream = container.streams.video[0]
+            ends.append(stream.duration * stream.time_base)
+    assert ends[0] == ends[1]
+
+
 @pytest.mark.parametrize(
     ("target", "codec", "options"),
     [
@@ -207,6 +217,30 @@ def test_a_job_that_was_stopped_ends_as_one_that_was_not(
     assert got.times == wanted.times
     assert got.audio == wanted.audio
     assert all(np.array_equal(a, b) for a, b in zip(got.frames, wanted.frames, strict=True))
+
+
+def test_each_segment_goes_through_by_itself_also_after_a_stop(folder: Path) -> None:
+    seen: list[list[int]] = []
+
+    def watched(frames: Frames) -> Iterator[np.ndarray[Any, Any]]:
+        seen.append([])
+        for frame in double(frames):
+            seen[-1].append(int(np.argmin([np.abs(frame[::2, ::2] - p).mean() for p in known])))
+            if len(seen) == 3 and len(seen[-1]) == 2:
+                raise KeyboardInterrupt
+            yield frame
+
+    known = [picture(number).astype(float) for number in range(COUNT)]
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, watched)
+    done = finished(folder) // 6
+    assert seen == [[*range(6)], [*range(6, 12)], [12, 13]]
+    seen.clear()
+    seen.extend([[]] * 3)
+    run(folder, watched)
+    assert seen[3:] == [
+        [*range(start, min(start + 6, COUNT))] for start in range(6 * done, COUNT, 6)
+    ]
 
 
 KILLED = """

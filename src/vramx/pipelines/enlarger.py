@@ -221,8 +221,6 @@ class SuperResolution:
                 RuntimeWarning,
                 stacklevel=4,
             )
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
 
     def _enlarge_tiles(self, pictures: torch.Tensor, grid: Grid, batch: int) -> torch.Tensor:
         """Enlarge ``(n, 1 or 3, height, width)`` in tiles."""
