@@ -158,6 +158,9 @@ def test_colours_and_odd_sizes_survive(folder: Path) -> None:
         assert np.abs(frame.astype(float) - picture(number)[:-1, :-1]).mean() < LOSS
 
 
+@pytest.mark.skipif(
+    not hasattr(av.VideoStream, "set_display_rotation"), reason="PyAV is older than 18"
+)
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_turned_video_comes_out_upright(tmp_path: Path, turns: int) -> None:
     write_clip(tmp_path / "in.mp4", 3, rotation=90 * turns)
@@ -280,6 +283,32 @@ except vramx.MediaError as error:
 """
 
 
+INTERRUPTED = """
+import os, signal, sys, threading
+from vramx.pipelines.video import transform_video
+from vramx.pipelines.video.source import VideoSource
+
+frames_of = VideoSource.frames
+
+def frames(self):
+    for number, frame in enumerate(frames_of(self)):
+        if number == 15:
+            os.kill(os.getpid(), signal.SIGINT)
+        yield frame
+
+def double(frames):
+    for frame in frames:
+        yield frame.repeat(2, axis=0).repeat(2, axis=1)
+
+VideoSource.frames = frames
+try:
+    transform_video(sys.argv[1], sys.argv[2], double, identity={"model": "doubling"}, segment=6,
+                    options={"crf": "10"})
+except KeyboardInterrupt:
+    sys.exit(8 if threading.active_count() == 1 else 9)
+"""
+
+
 def in_a_process(code: str, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     paths = [str(folder / "in.mp4"), str(folder / "out.mp4")]
     return subprocess.run(
@@ -303,6 +332,16 @@ def test_a_job_whose_process_was_killed_goes_on(
 ) -> None:
     assert in_a_process(KILLED, folder).returncode == 9
     assert finished(folder) in (6, 12)  # the kill may come before the manifest
+    assert_goes_on(folder, uninterrupted[1])
+
+
+def test_an_interrupt_ends_all_threads_and_leaves_what_the_next_call_goes_on_with(
+    folder: Path, uninterrupted: tuple[Path, Clip]
+) -> None:
+    done = in_a_process(INTERRUPTED, folder)
+    assert done.returncode == 8, done.stderr
+    assert finished(folder) % 6 == 0
+    assert not [*folder.rglob("*.part")]
     assert_goes_on(folder, uninterrupted[1])
 
 

@@ -131,9 +131,9 @@ class _Run:
             threading.Thread(target=self._decode, name="vramx decoder"),
             threading.Thread(target=self._encode, name="vramx encoder"),
         ]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             self._compute(transform)
             self._made.end()
         except BaseException:
@@ -142,7 +142,8 @@ class _Run:
         finally:
             self._decoded.leave()
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:  # an interrupt may come before all are started
+                    thread.join()
         if self._failure is not None:
             raise self._failure
 

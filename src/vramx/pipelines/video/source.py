@@ -13,7 +13,7 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 from av.stream import Disposition
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.reformatter import ColorRange, Colorspace
 
 from vramx.errors import MediaError
 
@@ -22,12 +22,8 @@ Pixels = npt.NDArray[np.uint8]
 #: What is hashed at each end of a file to know it again.
 _SAMPLE = 2**20
 #: Conversions between RGB and what codecs take round; otherwise each darkens a little.
-EXACT = (
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-)
+#: swscale's flags bicubic, accurate rounding, full chroma both ways; PyAV names them since 17.
+EXACT = 0x4 | 0x40000 | 0x2000 | 0x4000
 #: Frame heights from which colours are those of high definition where a file does not say.
 _HIGH_DEFINITION = 720
 _UNSPECIFIED = 2
