@@ -47,6 +47,7 @@ FRAMEWORKS = {
     "cupy": ("integrations/cupy",),
     "PIL": ("pipelines/pictures.py",),
     "av": ("pipelines/video/",),
+    "skimage": ("pipelines/faces.py",),
     "tqdm": (),
 }
 

@@ -285,6 +285,8 @@ except vramx.MediaError as error:
 
 INTERRUPTED = """
 import os, signal, sys, threading
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
 from vramx.pipelines.video import transform_video
 from vramx.pipelines.video.source import VideoSource
 
