@@ -179,3 +179,11 @@ def test_a_face_of_another_shape_or_dtype_is_not_pasted() -> None:
             face.paste(picture, wrong)
     with pytest.raises(vramx.ConfigError, match=r"feather 0\.6"):
         face.paste(picture, face.crop(picture), feather=0.6)
+
+
+def test_beyond_the_picture_its_edge_goes_on() -> None:
+    picture = np.full((60, 60, 3), 200, np.uint8)
+    face = align(LANDMARKS - LANDMARKS.mean(0), 112)
+    crop = face.crop(picture)
+    assert (crop == 200).all()
+    assert (face.paste(picture, crop) == 200).all()
