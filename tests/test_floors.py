@@ -36,6 +36,7 @@ PYTHON = (
     {"opening"},
     {"process"},
     {"integrations"},
+    {"pipelines"},
     {"doctor"},
     {"plan"},
     {"__init__"},
@@ -44,7 +45,14 @@ PYTHON = (
 FLOOR = {room: floor for floor, rooms in enumerate(PYTHON) for room in rooms}
 # Reached from below too, but only inside functions: a framework is loaded when it is used.
 LAZY = "integrations"
-FRAMEWORKS = {"torch", "cupy"}
+FRAMEWORKS = {
+    "torch": ("integrations/torch", "pipelines/"),
+    "cupy": ("integrations/cupy",),
+    "PIL": ("pipelines/pictures.py",),
+    "av": ("pipelines/video/",),
+    "skimage": ("pipelines/faces.py",),
+    "tqdm": (),
+}
 
 ENVIRONMENT = re.compile(r"\b(environ|getenv)\b")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">]+)[">]', re.MULTILINE)
@@ -118,8 +126,7 @@ def python_violations(package: Path) -> list[str]:
             where = f"{name}:{line}"
             top, _, rest = target.partition(".")
             as_it_loads = f"{where}: imports {target} as the module loads; do it in a function"
-            home = (f"{LAZY}/{top}.py", f"{LAZY}/{top}/")
-            if top in FRAMEWORKS and not inside and not name.startswith(home):
+            if not inside and not name.startswith(FRAMEWORKS.get(top, ("",))):
                 found.append(as_it_loads)
             if top != PACKAGE:
                 continue
@@ -190,6 +197,9 @@ def test_a_planted_include_is_caught(tmp_path: Path, name: str, line: str, messa
         ("session.py", "try:\n    import torch\nfinally: ...", "torch as the module loads"),
         ("integrations/cupy.py", "import torch", "imports torch as the module loads"),
         ("cli.py", "import vramx.integrations.torch", "torch as the module loads"),
+        ("opening.py", "from vramx.pipelines import chain", "chain, which lies above opening"),
+        ("pipelines/chain.py", "import vramx.integrations.torch", "torch as the module loads"),
+        ("pipelines/chain.py", "import av", "imports av as the module loads"),
         ("card.py", "from os import getenv", "reads the environment"),
         ("attic.py", "", "room 'attic' has no floor"),
     ],
@@ -216,6 +226,7 @@ def test_lawful_imports_pass(tmp_path: Path) -> None:
             ),
             "integrations/torch/hooks.py": "import torch\nfrom ...session import Session\n",
             "integrations/numpy.py": "def f():\n    import cupy\n",
+            "pipelines/chain.py": "import torch\nfrom vramx import opening\n",
         },
     )
     assert python_violations(package) == []

@@ -10,6 +10,7 @@ PROMISED = {
     "ConfigError",
     "DeviceError",
     "Error",
+    "MediaError",
     "NoDeviceError",
     "OutOfMemoryError",
     "Session",
@@ -20,9 +21,11 @@ PROMISED = {
     "install",
     "oversubscribe",
     "pin",
+    "pipeline",
     "prefetch",
     "simulate",
     "stats",
+    "super_resolution",
 }
 
 FORBID = """
@@ -30,7 +33,7 @@ import sys
 
 class Forbid:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "cupy", "onnxruntime", "pynvml"}:
+        if name.partition(".")[0] in {"torch", "cupy", "onnxruntime", "pynvml", "PIL", "av"}:
             raise ImportError(f"{name} is not installed")
 
 sys.meta_path.insert(0, Forbid())
@@ -53,7 +56,8 @@ def test_import_works_where_no_framework_is_installed() -> None:
 
 def test_import_loads_no_framework() -> None:
     loaded = run("import sys, vramx\nprint(*{name.partition('.')[0] for name in sys.modules})")
-    assert not {"torch", "cupy", "onnxruntime", "pynvml"} & set(loaded.split())
+    frameworks = {"torch", "cupy", "onnxruntime", "pynvml", "PIL", "av", "skimage", "tqdm"}
+    assert not frameworks & set(loaded.split())
 
 
 def test_public_names() -> None:

@@ -56,6 +56,38 @@ def watch(session: vramx.Session, **options: Any) -> tuple[BudgetWatcher, Card]:
     ), card
 
 
+class Kept:
+    """A card whose driver keeps what unified memory had of it: nothing more becomes free."""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+
+    def free(self) -> int:
+        return self._free
+
+
+def test_a_driver_that_keeps_memory_does_not_drive_the_budget_down(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VRAMX_CUDA_DRIVER", loopback.path)
+    block = 2 * 2**20
+    with contextlib.closing(
+        vramx.oversubscribe(8 * block, backend="managed", block=block)
+    ) as session:
+        memory = session._core.reserve([block] * 8, vramx._core.Use.WEIGHTS)
+        session._core.prefetch([(each.address, each.nbytes) for each in memory])
+        while session.stats().moved_in < 8 * block:
+            session._core.take([(memory[-1].address, block)], 0, False)
+            session._core.give([(memory[-1].address, block)], 0, False)
+        card = Kept(2 * block)
+        with session.watch_budget(card=card, reserve=4 * block, least=block, every=NEVER) as each:
+            budgets = []
+            for _ in range(4):
+                each.look()
+                budgets.append(session.stats().budget)
+    assert budgets == [6 * block] * 4
+
+
 # The rule, without threads or sessions
 
 

@@ -6,6 +6,7 @@ from vramx.errors import (
     DeviceError,
     Error,
     InUseError,
+    MediaError,
     NoDeviceError,
     OutOfMemoryError,
     SessionClosedError,
@@ -13,6 +14,7 @@ from vramx.errors import (
 )
 from vramx.innermost import advise, empty, evict, pin, prefetch, stats
 from vramx.opening import oversubscribe
+from vramx.pipelines import Stage, pipeline, super_resolution
 from vramx.process import install
 from vramx.seeing.plans import Plan
 from vramx.seeing.trace import Trace
@@ -29,12 +31,14 @@ __all__ = [
     "DeviceError",
     "Error",
     "InUseError",
+    "MediaError",
     "ModuleStats",
     "NoDeviceError",
     "OutOfMemoryError",
     "Plan",
     "Session",
     "SessionClosedError",
+    "Stage",
     "Stats",
     "Trace",
     "UnreportedWriteError",
@@ -45,7 +49,9 @@ __all__ = [
     "install",
     "oversubscribe",
     "pin",
+    "pipeline",
     "prefetch",
     "simulate",
     "stats",
+    "super_resolution",
 ]

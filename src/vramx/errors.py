@@ -42,5 +42,9 @@ class SessionClosedError(Error):
     """The session is closed, or belongs to the parent of a forked process."""
 
 
+class MediaError(Error):
+    """A picture or video file cannot be read or written as was asked."""
+
+
 class UnreportedWriteError(Error):
     """Checking mode found bytes that changed without ``session.written`` being called."""

@@ -213,6 +213,10 @@ class BudgetWatcher:
         """
         stats = self._session.stats()
         held = max(stats.resident, self._session.device.card_bytes)
+        if self._session.device.kind == "managed":
+            # What unified memory once had of the card the driver keeps until something needs it, so
+            # that NVML's figure does not rise when blocks leave.
+            held = stats.peak_resident
         try:
             free = self._card.free()
         except Exception as error:  # NVML's errors, and whatever another reader raises

@@ -1,0 +1,180 @@
+"""Pictures of any common type as planes for a network, and back to the same type."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vramx.errors import ConfigError
+
+#: How far beyond 0 and 1 floating point values may lie; they are clipped.
+_SLACK = 1e-3
+_COLOURS = {1: (1, False), 2: (1, True), 3: (3, False), 4: (3, True)}
+_PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
+_KEPT = ("icc_profile", "exif")
+
+
+@dataclass
+class Planes:
+    """One or more pictures of one size, as float32 on the CPU.
+
+    Attributes
+    ----------
+    colour : torch.Tensor
+        Of shape ``(n, 1 or 3, height, width)``, from 0 to 1.
+    alpha : torch.Tensor or None
+        Of shape ``(n, 1, height, width)``.
+    restore : callable
+        Makes what was given from ``(n, channels, height, width)``, alpha last.
+    """
+
+    colour: torch.Tensor
+    alpha: torch.Tensor | None
+    restore: Callable[[torch.Tensor], Any]
+
+
+def is_picture(x: Any) -> bool:
+    """Tell whether something is a single picture, or a batch of them, of a type that is known."""
+    return isinstance(x, (np.ndarray, np.generic, torch.Tensor)) or _is_pil(x)
+
+
+def _is_pil(x: Any) -> bool:
+    pil = sys.modules.get("PIL.Image")
+    return pil is not None and isinstance(x, pil.Image)
+
+
+def to_planes(x: Any) -> Planes:
+    """Take a picture apart.
+
+    Parameters
+    ----------
+    x : PIL.Image.Image, numpy.ndarray or torch.Tensor
+        As `vramx.super_resolution` documents.
+
+    Returns
+    -------
+    Planes
+        Its colour and alpha.
+
+    Raises
+    ------
+    ConfigError
+        If it is of a type, mode, shape or range that is not supported; it is named.
+    """
+    if _is_pil(x):
+        return _from_pil(x)
+    if isinstance(x, torch.Tensor):
+        return _from_torch(x)
+    if isinstance(x, np.ndarray):
+        return _from_numpy(x)
+    raise ConfigError(
+        f"{type(x).__name__} is not a picture: give a PIL image, a numpy array, a torch tensor or "
+        "an iterable of them"
+    )
+
+
+def _largest(dtype: object) -> float | None:
+    """Tell what white is in a dtype, or None if it holds no pictures."""
+    known = {"uint8": 255.0, "uint16": 65535.0}
+    name = str(dtype).removeprefix("torch.")
+    return known.get(name, 1.0 if "float" in name else None)
+
+
+def _divide(
+    pixels: torch.Tensor, white: float, restore: Callable[[torch.Tensor], Any], given: str
+) -> Planes:
+    """Divide ``(n, channels, height, width)`` into planes."""
+    count, channels, height, width = pixels.shape
+    if channels not in _COLOURS:
+        raise ConfigError(
+            f"{given} has {channels} channels: give 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 "
+            "(RGB and alpha)"
+        )
+    if 0 in (count, height, width):
+        raise ConfigError(f"{given} has no pixels")
+    planes = pixels.float() / white
+    low, high = planes.min().item(), planes.max().item()
+    if not (low >= -_SLACK and high <= 1 + _SLACK):
+        raise ConfigError(
+            f"{given} has values from {low:g} to {high:g}; floating point pictures run from 0 to 1"
+        )
+    colours, has_alpha = _COLOURS[channels]
+    planes = planes.clamp(0, 1)
+    return Planes(planes[:, :colours], planes[:, colours:] if has_alpha else None, restore)
+
+
+def _from_numpy(x: npt.NDArray[Any]) -> Planes:
+    given = f"an array of shape {x.shape} and dtype {x.dtype}"
+    white = _largest(x.dtype)
+    if white is None:
+        raise ConfigError(f"{given} is no picture: give uint8, uint16, or floats from 0 to 1")
+    if x.ndim not in (2, 3):
+        raise ConfigError(
+            f"{given} is no picture: give (height, width) or (height, width, channels)"
+        )
+    flat = x.ndim == 2
+    planes = torch.from_numpy((x[:, :, None] if flat else x).astype(np.float32))
+
+    def restore(result: torch.Tensor) -> npt.NDArray[Any]:
+        pixels = result[0].permute(1, 2, 0).numpy() * white
+        if white != 1:
+            pixels = pixels.round()
+        return np.ascontiguousarray(pixels[:, :, 0] if flat else pixels).astype(x.dtype)
+
+    return _divide(planes.permute(2, 0, 1)[None], white, restore, given)
+
+
+def _from_torch(x: torch.Tensor) -> Planes:
+    given = f"a tensor of shape {tuple(x.shape)} and dtype {x.dtype}"
+    white = _largest(x.dtype)
+    if white is None:
+        raise ConfigError(f"{given} is no picture: give floats from 0 to 1, uint8 or uint16")
+    if x.ndim not in (3, 4):
+        raise ConfigError(
+            f"{given} is no picture: give (channels, height, width) or "
+            "(pictures, channels, height, width)"
+        )
+    single = x.ndim == 3
+
+    def restore(result: torch.Tensor) -> torch.Tensor:
+        pixels = result * white
+        if white != 1:
+            pixels = pixels.round()
+        pixels = pixels.to(x.dtype).to(x.device)
+        return pixels[0] if single else pixels
+
+    pixels = x.detach().to("cpu", torch.float32)
+    return _divide(pixels[None] if single else pixels, white, restore, given)
+
+
+def _from_pil(image: Any) -> Planes:
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("P", "PA"):
+        transparent = image.mode == "PA" or "transparency" in image.info
+        image = image.convert("RGBA" if transparent else "RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode in ("L", "RGB") and "transparency" in image.info:
+        image = image.convert("LA" if image.mode == "L" else "RGBA")
+    if image.mode not in _PIL_MODES:
+        raise ConfigError(
+            f"a PIL image of mode {image.mode} cannot be enlarged: convert it to one of "
+            f"{', '.join(_PIL_MODES)}"
+        )
+    planes = _from_numpy(np.asarray(image))
+    kept = {key: image.info[key] for key in _KEPT if key in image.info}
+
+    def restore(result: torch.Tensor) -> Any:
+        made = Image.fromarray(planes.restore(result))
+        made.info.update(kept)
+        return made
+
+    return Planes(planes.colour, planes.alpha, restore)

@@ -1,0 +1,240 @@
+"""Cutting pictures into tiles that share context, and blending what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from vramx.errors import ConfigError
+
+
+def round_up(n: int, multiple: int) -> int:
+    """Return the least multiple that is not below `n`."""
+    return -(-n // multiple) * multiple
+
+
+def shared_pixels(overlap: int) -> int:
+    """Tell how many pixels neighbouring tiles share: context on both sides, and a blend."""
+    return 2 * overlap + overlap // 2
+
+
+def smallest_tile(overlap: int, multiple: int) -> int:
+    """Tell the least side of a tile that leaves something to keep."""
+    return round_up(shared_pixels(overlap), multiple) + 2 * multiple
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How one side of a picture is cut.
+
+    Attributes
+    ----------
+    length : int
+        The side in pixels.
+    size : int
+        The side of each tile.
+    starts : tuple of int
+        Where the tiles begin, multiples of the network's stride; the last one may reach beyond the
+        side by less than a stride.
+    overlap : int
+        The pixels at a tile's inner edges of which nothing is kept. Half as many again are blended.
+    """
+
+    length: int
+    size: int
+    starts: tuple[int, ...]
+    overlap: int
+
+    @property
+    def padded(self) -> int:
+        """Where the last tile ends."""
+        return self.starts[-1] + self.size
+
+    def weights(self, scale: int) -> list[torch.Tensor]:
+        """Tell what each tile's pixels count, enlarged.
+
+        Parameters
+        ----------
+        scale : int
+            How much larger the tiles have become.
+
+        Returns
+        -------
+        list of torch.Tensor
+            Of shape ``(size * scale,)`` each. Those at one place sum to one, and what lies nearer
+            than the overlap to an edge with a neighbour beyond it counts nothing.
+        """
+        ramp = self._ramp(scale)
+        total = torch.zeros(self.padded * scale, dtype=torch.float64)
+        raw = []
+        for place, start in enumerate(self.starts):
+            counts = torch.ones(self.size * scale, dtype=torch.float64)
+            if place > 0:
+                counts = counts.minimum(ramp)
+            if place < len(self.starts) - 1:
+                counts = counts.minimum(ramp.flip(0))
+            raw.append(counts)
+            total[start * scale : (start + self.size) * scale] += counts
+        return [
+            (counts / total[start * scale : (start + self.size) * scale]).float()
+            for counts, start in zip(raw, self.starts)
+        ]
+
+    def _ramp(self, scale: int) -> torch.Tensor:
+        distance = (torch.arange(self.size * scale, dtype=torch.float64) + 0.5) / scale
+        blend = self.overlap // 2
+        if blend == 0:
+            return (distance > self.overlap).double()
+        return ((distance - self.overlap) / blend).clamp(0, 1)
+
+
+def cut(length: int, tile: int, overlap: int, multiple: int, *, shifted: bool = False) -> Cut:
+    """Cut one side of a picture.
+
+    Parameters
+    ----------
+    length : int
+        The side in pixels.
+    tile : int
+        The most that a tile may measure; a multiple of `multiple`.
+    overlap : int
+        The context that is thrown away at each inner edge.
+    multiple : int
+        What tiles begin at and measure multiples of: the network's stride.
+    shifted : bool
+        Whether to put the seams where the tiles' middles are otherwise.
+
+    Returns
+    -------
+    Cut
+        The tiles; one where the side is no longer than a tile.
+
+    Raises
+    ------
+    ConfigError
+        If tiles of that size would be all overlap.
+    """
+    padded = round_up(length, multiple)
+    if padded <= tile:
+        return Cut(length, padded, (0,), overlap)
+    least = smallest_tile(overlap, multiple)
+    if tile < least:
+        raise ConfigError(
+            f"tiles of {tile} pixels with an overlap of {overlap} have nothing left to keep: give "
+            f"tile={least} or more, or a smaller overlap"
+        )
+    step = (tile - shared_pixels(overlap)) // multiple * multiple
+    first = step // 2 // multiple * multiple if shifted else 0
+    starts = {0, *range(first, padded - tile, step), padded - tile}
+    return Cut(length, tile, tuple(sorted(starts)), overlap)
+
+
+def reflect(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Extend a picture below and to the right by reflection, of any length.
+
+    Parameters
+    ----------
+    picture : torch.Tensor
+        Of shape ``(..., h, w)``.
+    height, width : int
+        At least the picture's own.
+
+    Returns
+    -------
+    torch.Tensor
+        Of shape ``(..., height, width)``. A side of one pixel is repeated.
+    """
+    for axis, wanted in ((-2, height), (-1, width)):
+        length = picture.shape[axis]
+        if wanted > length:
+            period = max(2 * length - 2, 1)
+            index = torch.arange(wanted, device=picture.device) % period
+            picture = picture.index_select(
+                axis, index.minimum(period - index).clamp(max=length - 1)
+            )
+    return picture
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a picture is cut into tiles of one size."""
+
+    rows: Cut
+    columns: Cut
+
+    @property
+    def count(self) -> int:
+        """How many tiles there are."""
+        return len(self.rows.starts) * len(self.columns.starts)
+
+    @property
+    def area(self) -> int:
+        """Pixels of a tile."""
+        return self.rows.size * self.columns.size
+
+    @cached_property
+    def corners(self) -> list[tuple[int, int]]:
+        """Row and column at which each tile begins."""
+        return [(top, left) for top in self.rows.starts for left in self.columns.starts]
+
+    def tiles(self, picture: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Cut a picture.
+
+        Parameters
+        ----------
+        picture : torch.Tensor
+            Of shape ``(..., rows.length, columns.length)``.
+
+        Yields
+        ------
+        torch.Tensor
+            Of shape ``(..., rows.size, columns.size)``, row by row; where a tile reaches beyond the
+            picture, it is reflected.
+        """
+        padded = reflect(picture, self.rows.padded, self.columns.padded)
+        for top, left in self.corners:
+            yield padded[..., top : top + self.rows.size, left : left + self.columns.size]
+
+
+class Canvas:
+    """An enlarged picture that tiles are blended into.
+
+    Parameters
+    ----------
+    grid : Grid
+        How the picture was cut.
+    channels, scale : int
+        The enlarged tiles' channels, and how much larger they are.
+    """
+
+    def __init__(self, grid: Grid, channels: int, scale: int) -> None:
+        self._grid = grid
+        self._scale = scale
+        self._rows, self._columns = grid.rows.weights(scale), grid.columns.weights(scale)
+        self._pixels = torch.zeros(
+            channels, grid.rows.padded * scale, grid.columns.padded * scale, dtype=torch.float32
+        )
+
+    def add(self, place: int, tile: torch.Tensor) -> None:
+        """Blend an enlarged tile in.
+
+        Parameters
+        ----------
+        place : int
+            Its number in the order of `Grid.tiles`.
+        tile : torch.Tensor
+            Float32, of shape ``(channels, rows.size * scale, columns.size * scale)``.
+        """
+        row, column = divmod(place, len(self._columns))
+        counts = self._rows[row][:, None] * self._columns[column][None, :]
+        top, left = (self._scale * start for start in self._grid.corners[place])
+        height, width = tile.shape[-2:]
+        self._pixels[:, top : top + height, left : left + width].addcmul_(tile, counts)
+
+    def picture(self) -> torch.Tensor:
+        """Return the picture without what was reflected, ``(channels, height, width)``."""
+        height, width = self._grid.rows.length, self._grid.columns.length
+        return self._pixels[:, : height * self._scale, : width * self._scale]

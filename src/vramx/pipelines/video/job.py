@@ -1,0 +1,239 @@
+"""A video through a function: decoding, computing and encoding at once, and going on after a stop.
+
+A segment holds a fixed number of frames, counted from the first, which go through the function by
+themselves, and has an encoder of its own. So its bytes depend on its own frames alone, and a job
+that was stopped and goes on makes the same segments as one that was not: the finished ones are
+kept, the one that was not is made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import av.error
+
+from vramx.errors import MediaError
+from vramx.pipelines.chain import as_count
+from vramx.pipelines.files import check_paths
+from vramx.pipelines.video.channel import Channel
+from vramx.pipelines.video.joining import check_container, join
+from vramx.pipelines.video.segments import Encoding, SegmentWriter, WorkFolder
+from vramx.pipelines.video.source import FrameTime, Pixels, VideoSource
+
+Frame = tuple[FrameTime, Pixels]
+Transform = Callable[[Iterator[Pixels]], Iterable[Pixels]]
+
+#: Frames that wait on either side of the device.
+_WAITING = 4
+
+
+class _Stopped(Exception):  # noqa: N818 - it is no error
+    """Ends the encoder without a finished segment."""
+
+
+def transform_video(
+    source: str | Path,
+    target: str | Path,
+    transform: Transform,
+    *,
+    identity: Mapping[str, str],
+    codec: str = "libx264",
+    options: Mapping[str, str] | None = None,
+    segment: int = 240,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> int:
+    """Run a video's frames through a function into another file.
+
+    Frames are decoded and encoded on threads of their own while the calling thread computes; a few
+    wait in between, so that memory does not grow with the video's length. Times of frames are kept,
+    and audio is copied. Encoded segments gather in ``TARGET.parts`` and are joined at the end. When
+    the job is stopped, the same call goes on with what is there.
+
+    Parameters
+    ----------
+    source, target : str or Path
+        What to read, and what to write: .mp4, .m4v, .mov, .mkv or .webm.
+    transform : callable
+        Takes an iterator of RGB frames of dtype uint8, ``(height, width, 3)``, and yields one for
+        each, in order, all of one size. It is called anew for each segment.
+    identity : mapping of str to str
+        What the function's results depend on; a job goes on only where that is the same.
+    codec : str
+        FFmpeg's name of the encoder.
+    options : mapping of str to str, optional
+        The encoder's options, such as ``{"crf": "18"}``.
+    segment : int
+        Frames a segment: what a stop may lose.
+    overwrite : bool
+        Whether the target may exist.
+    progress : bool
+        Whether to show a bar on standard error.
+
+    Returns
+    -------
+    int
+        How many frames the target has.
+
+    Raises
+    ------
+    MediaError
+        If a file cannot be read or written. Finished segments stay.
+    ConfigError
+        If there is no such codec.
+    """
+    source, target = Path(source), Path(target)
+    check_paths(source, target, overwrite=overwrite)
+    video = VideoSource(source)
+    encoding = Encoding(codec, dict(options or {}), video)
+    check_container(target, encoding)
+    job = {
+        **identity,
+        "source": video.identity(),
+        "codec": codec,
+        "options": str(sorted((options or {}).items())),
+        "segment": str(as_count(segment, "segment")),
+    }
+    with WorkFolder(target.with_name(target.name + ".parts"), job) as work:
+        if not work.complete:
+            with _progress_bar(progress, video, work.frames) as count:
+                _Run(work, encoding, segment, count).through(transform)
+            work.finish()
+        join(work, video, target)
+        frames = work.frames
+        work.remove()
+    return frames
+
+
+class _Run:
+    """One go at what is left of a video."""
+
+    def __init__(
+        self, work: WorkFolder, encoding: Encoding, segment: int, count: Callable[[int], Any]
+    ) -> None:
+        self._work = work
+        self._encoding = encoding
+        self._segment = segment
+        self._count = count
+        self._decoded: Channel[Frame] = Channel(_WAITING)
+        self._made: Channel[Frame] = Channel(_WAITING)
+        self._failure: BaseException | None = None
+
+    def through(self, transform: Transform) -> None:
+        """Run the frames that no finished segment holds through a function."""
+        threads = [
+            threading.Thread(target=self._decode, name="vramx decoder"),
+            threading.Thread(target=self._encode, name="vramx encoder"),
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            self._compute(transform)
+            self._made.end()
+        except BaseException:
+            self._made.end(_Stopped())
+            raise
+        finally:
+            self._decoded.leave()
+            for thread in threads:
+                if thread.ident is not None:  # an interrupt may come before all are started
+                    thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _compute(self, transform: Transform) -> None:
+        frames = iter(self._decoded)
+        for first in frames:
+            segment = chain([first], islice(frames, self._segment - 1))
+            if not self._compute_segment(transform, segment):
+                return
+
+    def _compute_segment(self, transform: Transform, frames: Iterator[Frame]) -> bool:
+        """Tell whether the encoder is still there."""
+        times: deque[FrameTime] = deque()
+
+        def pixels() -> Iterator[Pixels]:
+            for time, picture in frames:
+                times.append(time)
+                yield picture
+
+        for result in transform(pixels()):
+            if not times:
+                raise MediaError("more frames came back than went in")
+            if not self._made.put((times.popleft(), result)):
+                return False
+        if times:
+            raise MediaError(f"{len(times)} frames fewer came back than went in")
+        return True
+
+    def _decode(self) -> None:
+        try:
+            frames = self._encoding.source.frames()
+            self._skip_finished(frames)
+            for frame in frames:
+                if not self._decoded.put(frame):
+                    return
+            self._decoded.end()
+        except BaseException as error:  # it goes to the thread that takes the frames
+            self._decoded.end(error)
+
+    def _skip_finished(self, frames: Iterator[Frame]) -> None:
+        """Pass by what is finished, counted, since only that is exact in every kind of file."""
+        for segment in self._work.segments:
+            last: FrameTime | None = None
+            for _ in range(segment.frames):
+                last = next(frames, (None, None))[0]
+            if last is None or last.pts != segment.last:
+                raise MediaError(
+                    f"{self._encoding.source.path} does not have the frames that "
+                    f"{self._work.path / segment.file} was made from: delete {self._work.path} to "
+                    "begin anew"
+                )
+
+    def _encode(self) -> None:
+        writer: SegmentWriter | None = None
+        try:
+            for time, picture in self._made:
+                if writer is None:
+                    height, width = picture.shape[:2]
+                    writer = SegmentWriter(self._work, self._encoding, height, width)
+                writer.add(time, picture)
+                self._count(1)
+                if writer.frames == self._segment:
+                    writer.finish()
+                    writer = None
+            if writer is not None:
+                writer.finish()
+                writer = None
+        except _Stopped:
+            pass
+        except (av.error.FFmpegError, OSError) as error:
+            failure = MediaError(
+                f"{self._work.path} cannot be written: {error}. {self._work.frames} frames are "
+                "finished there; run again to go on"
+            )
+            failure.__cause__ = error
+            self._failure = failure
+        except BaseException as error:  # it goes to the calling thread
+            self._failure = error
+        finally:
+            self._made.leave()
+            if writer is not None:
+                writer.drop()
+
+
+@contextlib.contextmanager
+def _progress_bar(shown: bool, source: VideoSource, done: int) -> Iterator[Callable[[int], Any]]:
+    if not shown:
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=source.frame_count, initial=done, unit="frame", desc=source.path.name) as bar:
+        yield bar.update

@@ -1,0 +1,90 @@
+"""Short clips with real codecs, and reading them back."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+#: Units of a second in which clips tell times.
+UNITS = 12800
+
+
+def moving_times(count: int) -> list[int]:
+    """Times that change their pace, as those of phones do."""
+    steps = [512, 640, 384, 512, 1024, 256]
+    return [sum(steps[n % len(steps)] for n in range(number)) for number in range(count)]
+
+
+def picture(number: int, height: int = 48, width: int = 64) -> np.ndarray[Any, Any]:
+    """A frame that tells its number: a photograph that moves."""
+    from skimage import data
+
+    top = 40 + 3 * number
+    return np.ascontiguousarray(data.astronaut()[top : top + height, 160 : 160 + width])
+
+
+def write_clip(
+    path: Path,
+    count: int = 20,
+    *,
+    audio: bool = True,
+    rotation: int = 0,
+    format: str = "yuv420p",  # noqa: A002
+    first: int = 0,
+    codec: str = "libx264",
+) -> list[int]:
+    """Write a clip with frames at moving times and a tone beside them; give the times back."""
+    import av
+
+    times = [first + time for time in moving_times(count)]
+    with av.open(str(path), "w") as container:
+        options = {"crf": "12"} if codec == "libx264" else {}
+        video = container.add_stream(codec, rate=25, options=options)
+        video.width, video.height, video.pix_fmt = 64, 48, format
+        video.time_base = video.codec_context.time_base = Fraction(1, UNITS)
+        if rotation:
+            video.set_display_rotation(rotation)
+        sound = container.add_stream("aac", rate=16000, layout="mono") if audio else None
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame = frame.reformat(format=format)
+            frame.pts, frame.time_base = time, Fraction(1, UNITS)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if sound is not None:
+            length = int(16000 * times[-1] / UNITS)
+            for start in range(0, length, 1024):
+                wave = np.sin(np.arange(start, start + 1024) * 0.1).astype(np.float32)
+                frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts, frame.time_base = 16000, start, Fraction(1, 16000)
+                container.mux(sound.encode(frame))
+            container.mux(sound.encode(None))
+    return times
+
+
+class Clip(NamedTuple):
+    """What is in a clip: frames as RGB, their times in seconds, packets of audio, metadata."""
+
+    frames: list[np.ndarray[Any, Any]]
+    times: list[Fraction]
+    audio: list[tuple[Fraction, bytes]]
+
+
+def read_clip(path: Path) -> Clip:
+    """Decode the pictures of a clip; audio stays as it is."""
+    import av
+
+    with av.open(str(path)) as container:
+        frames = [*container.decode(video=0)]
+        pictures = [frame.to_ndarray(format="rgb24") for frame in frames]
+        times = [frame.pts * frame.time_base for frame in frames]
+    audio = []
+    with av.open(str(path)) as container:
+        if container.streams.audio:
+            for packet in container.demux(audio=0):
+                if packet.pts is not None:
+                    audio.append((packet.pts * packet.time_base, bytes(packet)))
+    return Clip(pictures, times, audio)

@@ -1,0 +1,142 @@
+"""Pictures in files are enlarged with what belongs to them, or refused, and never half written."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+import vramx
+
+Image = pytest.importorskip("PIL.Image")
+skimage_data = pytest.importorskip("skimage.data")
+
+
+@pytest.fixture
+def sr(one_thread: None) -> Any:  # noqa: ARG001
+    with vramx.simulate(capacity="64MiB", granule="4KiB"):
+        options = {"budget": "32MiB", "block": 2**16, "backend": "simulated"}
+        with vramx.super_resolution(nn.Upsample(scale_factor=2), **options) as opened:
+            yield opened
+
+
+def cat() -> Any:
+    return Image.fromarray(np.ascontiguousarray(skimage_data.chelsea()[100:140, 120:150]))
+
+
+def doubled(picture: Any) -> Any:
+    return np.asarray(picture).repeat(2, axis=0).repeat(2, axis=1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
+def test_a_picture_is_enlarged_with_its_profile_and_upright(
+    sr: Any, tmp_path: Path, mode: str
+) -> None:
+    picture = cat().convert(mode)
+    exif = picture.getexif()
+    exif[0x0112], exif[0x010F] = 3, "a camera"
+    picture.save(tmp_path / "in.png", exif=exif, icc_profile=b"a profile")
+    sr.enlarge_picture(tmp_path / "in.png", str(tmp_path / "out.png"))
+    with Image.open(tmp_path / "out.png") as made:
+        assert made.info["icc_profile"] == b"a profile"
+        assert dict(made.getexif()) == {0x010F: "a camera"}
+        wanted = doubled(picture.convert({"P": "RGB", "1": "L"}.get(mode, mode)))[::-1, ::-1]
+        assert np.array_equal(np.asarray(made), wanted)
+    assert {path.name for path in tmp_path.iterdir()} == {"in.png", "out.png"}
+
+
+def test_grey_of_16_bits_keeps_them(sr: Any, tmp_path: Path) -> None:
+    pixels = np.arange(40 * 30, dtype=np.uint16).reshape(40, 30) * 54 + 1
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as made:
+        assert np.array_equal(np.asarray(made), doubled(pixels))
+
+
+def write_noise(path: Path) -> None:
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+
+
+def write_nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def write_truncated(path: Path) -> None:
+    cat().save(path, "PNG")
+    path.write_bytes(path.read_bytes()[:-800])
+
+
+def write_frames(path: Path) -> None:
+    cat().save(path, "GIF", save_all=True, append_images=[cat().rotate(90)])
+
+
+def write_deep_png(path: Path) -> None:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes(12)) * 2)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (write_noise, "cannot be read as a picture"),
+        (write_nothing, "cannot be read as a picture"),
+        (write_truncated, "cannot be read"),
+        (write_frames, "2 frames"),
+        (write_deep_png, "16 bits"),
+        (lambda _: None, "is not a file"),
+        (lambda path: path.mkdir(), "is not a file"),
+    ],
+)
+def test_what_is_no_whole_picture_is_refused_and_nothing_is_written(
+    sr: Any, tmp_path: Path, write: Callable[[Path], None], message: str
+) -> None:
+    write(tmp_path / "in.png")
+    with pytest.raises(vramx.MediaError, match=message) as caught:
+        sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.png")
+    assert "in.png" in str(caught.value)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("out.txt", "'.txt' is no picture format"),
+        ("out.jpg", "cannot be written as JPEG with mode RGBA"),
+        ("absent/out.png", "there is no folder"),
+        ("in.png", "is what is read"),
+        ("there.png", "exists"),
+        ("folder.png", "exists"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused_and_what_is_there_stays(
+    sr: Any, tmp_path: Path, name: str, message: str
+) -> None:
+    cat().convert("RGBA").save(tmp_path / "in.png")
+    (tmp_path / "there.png").write_bytes(b"mine")
+    (tmp_path / "folder.png").mkdir()
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(vramx.MediaError, match=message):
+        sr.enlarge_picture(tmp_path / "in.png", tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert (tmp_path / "there.png").read_bytes() == b"mine"
+
+
+def test_a_target_may_be_overwritten_if_so_told(sr: Any, tmp_path: Path) -> None:
+    cat().save(tmp_path / "in.png")
+    (tmp_path / "out.png").write_bytes(b"old")
+    sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.png", overwrite=True)
+    with Image.open(tmp_path / "out.png") as made:
+        assert made.size == (60, 80)
