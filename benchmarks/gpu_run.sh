@@ -7,7 +7,7 @@
 # vramx with its peers: one run with the options of peers.py, or without any the runs of all models,
 # each several minutes.
 #
-# Peers installed elsewhere may stand in PYTHONPATH. diffusers (0.34 or newer; its group offload
+# Peers installed elsewhere may stand in PYTHONPATH. diffusers (0.42 was tried; its group offload
 # needs accelerate too) is pure Python, so that where nothing can be installed its wheel, downloaded
 # elsewhere, will do:
 #   python3 -m pip download --no-deps -d WHEELS diffusers
