@@ -81,13 +81,18 @@ def interrupt(when: Callable[[], bool], then: Callable[[], object]) -> Iterator[
                 break
         then()
 
-    with pytest.raises(KeyboardInterrupt):
-        watcher = Thread(watch)
-        try:
-            yield
-        finally:
-            over.set()
-            watcher.result()
+    # A shell that starts a run in the background has it ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            watcher = Thread(watch)
+            try:
+                yield
+            finally:
+                over.set()
+                watcher.result()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def span(*memories: _core.Memory) -> list[tuple[int, int]]:
