@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vramx import _core
-from vramx.seeing.timeline import Request, budgets, bytes_on_card, end_of, leases, requests
+from vramx.seeing.timeline import (
+    Request,
+    budgets,
+    bytes_on_card,
+    end_of,
+    leases,
+    name_of,
+    requests,
+)
 
 _SESSION, _MOVER, _LANES, _COMPUTE = 1, 2, 10, 1000
 _PROCESS = 1
@@ -134,7 +142,7 @@ def _move(writer: _Writer, request: Request, names: dict[int, list[str]]) -> _Sp
 
 
 def _compute(writer: _Writer, log: _core.Log) -> None:
-    names = {group.serial: group.name or f"group {group.serial}" for group in log.groups}
+    names = {group.serial: name_of(group) for group in log.groups}
     sizes = {block.serial: block.nbytes for block in log.blocks}
     held = {group.serial: sum(sizes[block] for block in group.blocks) for group in log.groups}
     by_place: dict[tuple[int, int], list[_Span]] = defaultdict(list)
@@ -191,7 +199,7 @@ def chrome_trace(log: _core.Log, card: str) -> dict[str, Any]:
     names: dict[int, list[str]] = defaultdict(list)
     for group in log.groups:
         for block in group.blocks:
-            names[block].append(group.name or f"group {group.serial}")
+            names[block].append(name_of(group))
     writer = _Writer(log, card)
     _decisions(writer, log)
     _moves(writer, log, names)

@@ -12,6 +12,9 @@ from vramx import _core
 #: The states of a block in a picture, drawn in this order; where none is known it is on the host.
 STATES = ("resident", "arriving", "leaving", "leased")
 
+#: The ways of moving in which bytes cross the link.
+_CROSSING = ("duplicate", "move", "write_back")
+
 
 @dataclass(frozen=True)
 class Lease:
@@ -42,7 +45,7 @@ class Request:
     @property
     def crosses(self) -> bool:
         """Whether bytes crossed the link."""
-        return self.how in ("duplicate", "move", "write_back")
+        return self.how in _CROSSING
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Row:
 
     name: str
     spans: list[Span]
+
+
+def name_of(group: _core.TracedGroup) -> str:
+    """Name a group as reports do: by its module, else by its number."""
+    return group.name or f"group {group.serial}"
 
 
 def leases(log: _core.Log) -> list[Lease]:
@@ -113,11 +121,10 @@ def requests(log: _core.Log) -> Iterator[Request]:
         size = sum(event.bytes for event in parts)
         if first.ended is None:
             continue
-        crossing = first.how in ("duplicate", "move", "write_back")
         began = first.began
         if began is None:
             rate = log.to_card if first.kind == "arrived" else log.to_host
-            began = first.ended - (size / rate if crossing else 0.0)
+            began = first.ended - (size / rate if first.how in _CROSSING else 0.0)
         yield Request(
             first.kind,
             first.cause,
@@ -220,10 +227,7 @@ def rows(log: _core.Log) -> list[Row]:
         leased[lease.group].append(lease)
     grouped = {block for group in log.groups for block in group.blocks}
     others = [block for block in states if block not in grouped]
-    named = [
-        (group.name or f"group {group.serial}", group.blocks, leased[group.serial])
-        for group in log.groups
-    ]
+    named = [(name_of(group), group.blocks, leased[group.serial]) for group in log.groups]
     if others:
         named.append(("(activations and other)", others, []))
     found = []
