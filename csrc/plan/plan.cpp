@@ -19,6 +19,9 @@ constexpr Bytes first_ahead = 3;
 constexpr Bytes other_aheads[] = {1, 2, 6, 12, 24};
 /// A pass this close to its limit is not worth another try.
 constexpr double good_enough = 1.005;
+/// Seconds that a plan must save for each second of the link's that it takes more: moves are not
+/// free where the link has time for them, since each takes the program's processor some.
+constexpr double worth_moving = 0.1;
 
 void check(const Trace& trace, Bytes budget) {
   if (trace.steps.empty()) throw BadConfig("there is nothing to plan: the trace has no steps");
@@ -192,6 +195,12 @@ class Planner {
   std::vector<std::int64_t> held_;
 };
 
+bool saves_enough(const Prediction& other, const Prediction& best, LinkRates link) {
+  const double more = static_cast<double>(other.moved_in) - static_cast<double>(best.moved_in);
+  const double saved = best.seconds - good_enough * other.seconds;
+  return saved > worth_moving * std::max(0.0, more) / link.to_card;
+}
+
 }  // namespace
 
 Plan make_plan(const Trace& trace, Bytes budget, LinkRates link, Bytes ahead) {
@@ -217,7 +226,7 @@ Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
     if (less ? !small : best.predicted.seconds <= good_enough * limit(best)) continue;
     if (!less && blocks * largest > planner.most_ahead()) break;
     Plan other = planner.plan(blocks * largest);
-    if (other.predicted.seconds * good_enough < best.predicted.seconds) best = std::move(other);
+    if (saves_enough(other.predicted, best.predicted, link)) best = std::move(other);
   }
   return best;
 }

@@ -1,6 +1,7 @@
 // What residency knows of one block.
 #pragma once
 
+#include <algorithm>
 #include <exception>
 #include <utility>
 #include <vector>
@@ -36,6 +37,7 @@ struct Residency::Block {
   Brought brought_for = Brought::use;          ///< while arriving: why
   Fence departure;                             ///< when it had left the card
   Fence arrival;                               ///< null once every use is ordered after it
+  std::vector<Stream> ordered;                 ///< the streams that are, while it is not null
   std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream; null: not marked
   std::exception_ptr error;                    ///< why its last move failed
   Counts counts;
@@ -54,6 +56,11 @@ struct Residency::Block {
     if (dead) return Leave::discard;
     if (!read_mostly || dirty) return Leave::write_back;
     return released ? Leave::pass : Leave::drop;
+  }
+
+  /// Whether work given to `stream` would not wait for its arrival yet.
+  bool waits(Stream stream) const {
+    return arrival && std::find(ordered.begin(), ordered.end(), stream) == ordered.end();
   }
 
   void used(Stream stream, const Fence& fence) {

@@ -83,10 +83,7 @@ void Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
 // more.
 bool Residency::may_stall(const Blocks& blocks, Stream stream) const {
   return std::any_of(blocks.begin(), blocks.end(), [&](BlockId id) {
-    const Block& block = blocks_[id];
-    const auto on_stream = [&](const auto& use) { return use.first == stream; };
-    return block.state != State::resident ||
-           (block.arrival && std::none_of(block.uses.begin(), block.uses.end(), on_stream));
+    return blocks_[id].state != State::resident || blocks_[id].waits(stream);
   });
 }
 
@@ -119,10 +116,10 @@ void Residency::give(const Blocks& blocks, Stream stream, bool held_by_thread) {
 }
 
 void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
-  // While everything is on the card nothing is about to leave it: the mark, which costs the stream
-  // a microsecond, is left until something is.
+  // A mark costs the stream a microsecond or two. Where nothing is about to leave the card it is
+  // left until something is: it tells a later end then, and that is right too.
   Fence fence;
-  if (on_host_ > 0) {
+  if (away_ > 0 && !stay(blocks)) {
     try {
       fence = device_->mark(stream);
     } catch (...) {
@@ -133,6 +130,13 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
   for (const BlockId id : blocks) blocks_[id].used(stream, fence);
   unlease(blocks, held_by_thread);
   changed_.notify_all();
+}
+
+/// Whether the plan keeps them all from the present use to their next.
+bool Residency::stay(const Blocks& blocks) const {
+  if (!schedule_ || !schedule_->on_course()) return false;
+  return std::all_of(blocks.begin(), blocks.end(),
+                     [this](BlockId id) { return blocks_[id].planned && schedule_->stays(id); });
 }
 
 void Residency::lease(const Blocks& blocks, bool held_by_thread) {
@@ -192,7 +196,7 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
 void Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
                       std::optional<GroupId> group, const Poll& poll) {
   wait_for_room(lock, blocks, poll, group);
-  if (group) follow(*group);
+  if (group) follow(*group, stream);
   for (;;) {
     lease(blocks, held_by_thread);
     try {
@@ -248,8 +252,9 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
   for (const BlockId id : blocks) {
     Block& block = blocks_[id];
     if (block.state == State::resident) {
-      if (!block.arrival) continue;
+      if (!block.waits(stream)) continue;
       device_->order(stream, block.arrival);
+      block.ordered.push_back(stream);
       if (device_->reached(block.arrival)) block.arrival = nullptr;
     } else if (std::find(over_link.begin(), over_link.end(), id) != over_link.end()) {
       use_over_link(block, stream);
@@ -271,7 +276,7 @@ void Residency::use_over_link(Block& block, Stream stream) {
 }
 
 void Residency::bring_ahead() {
-  if (!settings_.adaptive || on_host_ == 0) return;
+  if (!settings_.adaptive || away_ == 0) return;
   if (schedule_ && schedule_->on_course()) return bring_planned();
   const Bytes limit = std::min<Bytes>(blocks_ahead * settings_.block,
                                       (settings_.budget - std::min(leased_, settings_.budget)) / 2);

@@ -162,6 +162,7 @@ void Residency::submit(Blocks victims, Blocks arriving, Left left_for, Brought b
 
 void Residency::left_card(Block& block) {
   block.state = State::host;
+  look_from_room_ = 0;
   block.dirty = false;
   block.arrival = nullptr;
   block.uses.clear();
@@ -217,6 +218,7 @@ void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
     if (i < outcome.arrivals.size()) {
       block.state = State::resident;
       block.arrival = outcome.arrivals[i];
+      block.ordered.clear();
       // A write reported while it was on its way has set dirty already.
       block.dirty = block.dirty || block.arriving != Arrive::duplicate;
       if (block.arriving != Arrive::empty) stats_.moved_in += block.range.size;
@@ -224,6 +226,7 @@ void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
       if (noted) note_move(block, moves, outcome, outcome.left + i, outcome.arrivals[i]);
     } else {
       block.state = State::host;
+      look_from_room_ = 0;
       block.dirty = false;
       block.error = error;
       retell_policy(moves.arriving[i], false);
@@ -306,6 +309,7 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   lock.lock();
   --works_on_host_;
   set_state(State::host);
+  look_from_room_ = 0;
   changed_.notify_all();
   if (error) std::rethrow_exception(error);
   for (const BlockId id : blocks) {

@@ -41,17 +41,23 @@ Fence Residency::time_now(Stream stream) noexcept {
 
 void Residency::record(GroupId group, Fence asked, Fence began) {
   if (!began) return recorder_.clear();
-  Recorder::Use use{.groups = {group}, .asked = std::move(asked), .began = std::move(began)};
+  Recorder::Use use{.groups = {group},
+                    .asked = asked,
+                    .waited = planned_ ? std::exchange(planned_, nullptr) : asked,
+                    .began = std::move(began)};
   use.groups.insert(use.groups.end(), in_use_.begin(), std::prev(in_use_.end()));
   recorder_.add(std::move(use));
 }
 
 // A use begins: the one before it is over, and what the plan does not keep of it may leave.
-void Residency::follow(GroupId group) {
+void Residency::follow(GroupId group, Stream stream) {
   order_.used(group);
   if (!settings_.adaptive) return;
   ++uses_;
+  const auto rounds = rounds_recorded_;
   plan_if_due();
+  // Planning holds up a program that gives the card no work ahead; that is no fault of the plan's.
+  planned_ = rounds_recorded_ != rounds ? time_now(stream) : nullptr;
   if (!schedule_) return;
   const auto before = schedule_->position();
   const bool on_course = schedule_->used(group);
@@ -79,7 +85,7 @@ void Residency::plan_if_due() {
     recorder_.clear();
     rounds_to_plan_ = 1;
   }
-  if (rounds_to_plan_ == 0 || uses_ < plan_from_use_ || on_host_ == 0) return;
+  if (rounds_to_plan_ == 0 || uses_ < plan_from_use_ || away_ == 0) return;
   const auto length = order_.cycle();
   if (!length) return;
   plan_from_use_ = uses_ + *length;
@@ -209,6 +215,7 @@ bool Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::s
     }
     for (const BlockId id : use.blocks) release_unless_stays(id);
   }
+  look_from_room_ = 0;
   if (journal_) note_plan();
   return true;
 }
@@ -253,6 +260,8 @@ void Residency::bring_planned() {
   const Bytes scratch = std::max(planned_scratch_, unplanned_scratch_);
   const Bytes taken = scratch + committed_ - unplanned_scratch_;
   const Bytes room = settings_.budget + leavable_ - std::min(settings_.budget + leavable_, taken);
+  if (room < look_from_room_) return;
+  look_from_room_ = 0;
   ++window_;
   Blocks wanted;
   Bytes total = 0;
@@ -263,7 +272,10 @@ void Residency::bring_planned() {
       if (block.state != State::host || block.leases > 0 || block.window == window_) continue;
       block.window = window_;
       total += block.range.size;
-      if (total > room) return false;
+      if (total > room) {
+        look_from_room_ = block.range.size;
+        return false;
+      }
       wanted.push_back(id);
     }
     return ++looked_at < uses_ahead;

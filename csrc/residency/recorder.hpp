@@ -17,7 +17,8 @@ class Recorder {
   struct Use {
     std::vector<GroupId> groups;  ///< leased during it; the one that it began with comes first
     Fence asked;                  ///< when the stream had done all before it
-    Fence began;                  ///< when its blocks had come
+    Fence waited;                 ///< from when it waited for its blocks: later where it planned
+    Fence began;                  ///< when they had come
   };
 
   void add(Use use) {
@@ -44,7 +45,7 @@ class Recorder {
     for (std::size_t i = end - count; i < end; ++i) {
       round.uses.push_back(&uses_[i]);
       round.seconds.push_back(std::max(0.0, device.seconds(uses_[i].began, uses_[i + 1].asked)));
-      round.stalled += std::max(0.0, device.seconds(uses_[i].asked, uses_[i].began));
+      round.stalled += std::max(0.0, device.seconds(uses_[i].waited, uses_[i].began));
     }
     round.ago = uses_.size() - end;
     return round;

@@ -48,9 +48,11 @@ void Residency::tally(const Block& block, int sign) {
       most_scratch_ = std::max(most_scratch_, unplanned_scratch_);
     }
     if (block.dead) add(dead_on_card_, 1);
-  } else if (block.state == State::host && !block.dead) {
-    add(on_host_, 1);
-    if (block.use == Use::scratch) scratch_on_host_ += sign > 0 ? 1 : -1;
+  }
+  if (block.dead || block.state == State::resident || block.state == State::unused) return;
+  add(away_, 1);
+  if (block.state == State::host && block.use == Use::scratch) {
+    scratch_on_host_ += sign > 0 ? 1 : -1;
   }
 }
 

@@ -173,12 +173,13 @@ class Residency final : public Future {
   void lease(const Blocks& blocks, bool held_by_thread);
   void unlease(const Blocks& blocks, bool held_by_thread);
   void end(const Blocks& blocks, Stream stream, bool held_by_thread);
+  bool stay(const Blocks& blocks) const;
   bool may_leave(BlockId id) const;
   bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;
   std::size_t bring(const Blocks& wanted, Brought why, const MayLeave& may_leave);
   void bring_ahead();
   void bring_planned();
-  void follow(GroupId group);
+  void follow(GroupId group, Stream stream);
   Fence time_now(Stream stream) noexcept;
   void record(GroupId group, Fence asked, Fence began);
   void plan_if_due();
@@ -203,7 +204,7 @@ class Residency final : public Future {
   void submit(Blocks victims, Blocks arriving, Left left_for, Brought brought_for);
   void finished(std::uint64_t job, const Outcome& outcome);
   void settle_moves(const Moves& moves, const Outcome& outcome, const std::exception_ptr& error);
-  bool recording() const { return settings_.adaptive && rounds_to_plan_ > 0 && on_host_ > 0; }
+  bool recording() const { return settings_.adaptive && rounds_to_plan_ > 0 && away_ > 0; }
   bool moving() const { return !under_way_.empty() || works_on_host_ > 0; }
   void left_card(Block& block);
   bool may_stall(const Blocks& blocks, Stream stream) const;
@@ -239,6 +240,7 @@ class Residency final : public Future {
   std::vector<std::vector<GroupId>> groups_of_;  ///< by block
   Order order_;
   Recorder recorder_;
+  Fence planned_;                       ///< when the present use had planned; null where it has not
   std::vector<GroupId> in_use_;         ///< the groups leased now, in order
   std::unique_ptr<Schedule> schedule_;  ///< the plan in force, or null
   unsigned rounds_to_plan_ = rounds_planned;
@@ -254,16 +256,17 @@ class Residency final : public Future {
   std::map<std::uint64_t, Moves> under_way_;  ///< by the number of the mover's job
   std::uint64_t last_job_ = 0;
   std::uint64_t works_on_host_ = 0;
-  Bytes committed_ = 0;      ///< arriving and resident
-  Bytes idle_ = 0;           ///< resident and not leased
-  Bytes leased_ = 0;         ///< arriving or resident, and leased
-  std::size_t on_host_ = 0;  ///< blocks, the dead ones apart
+  Bytes committed_ = 0;   ///< arriving and resident
+  Bytes idle_ = 0;        ///< resident and not leased
+  Bytes leased_ = 0;      ///< arriving or resident, and leased
+  std::size_t away_ = 0;  ///< blocks that are not resident, the dead ones apart
   std::atomic<std::size_t> scratch_on_host_ = 0;
   std::size_t dead_on_card_ = 0;
   Bytes leavable_ = 0;           ///< resident, not leased, and no need of the plan's
   Bytes unplanned_scratch_ = 0;  ///< arriving and resident, and not the plan's
   Bytes most_scratch_ = 0;       ///< of those, since the plan's round began
   Bytes planned_scratch_ = 0;    ///< of those, what the plan leaves room for
+  Bytes look_from_room_ = 0;     ///< what the next block to bring by the plan takes, if known
   std::uint64_t window_ = 0;     ///< the number of the present look ahead
   Stats stats_;
   Counts ungrouped_;  ///< of forgotten blocks that never were part of a group

@@ -57,8 +57,8 @@ class FakeDevice final : public vramx::Device {
   void use_over_link(vramx::Stream, Range) override {}
   void order(vramx::Stream, const Fence&) override {}
   Fence mark(vramx::Stream) override { return nullptr; }
-  Fence clock(vramx::Stream) override { return nullptr; }
-  double seconds(const Fence&, const Fence&) const override { return 0; }
+  Fence clock(vramx::Stream) override { return std::make_shared<Named>("now"); }
+  double seconds(const Fence&, const Fence&) const override { return 1e-3; }
   bool reached(const Fence&) const noexcept override { return true; }
   void wait(const Fence&) override {}
   void settle(Range) noexcept override {}

@@ -422,3 +422,29 @@ TEST("a forked child is told, and can let go of what it inherited") {
   REQUIRE(world->reads(1));
   world->give({1});
 }
+
+TEST("a cycle is planned though all of it that is not on the card is always on its way") {
+  const auto device = std::make_shared<FakeDevice>();
+  Residency residency(device, {.budget = 10, .block = 1},
+                      [](const Future& future) { return make_policy("lru", future); });
+  constexpr BlockId blocks = 12;
+  residency.adopt({0x1000, blocks}, Use::weights, false);
+  std::vector<GroupId> groups;
+  for (BlockId id = 0; id < blocks; ++id) groups.push_back(residency.define({id}));
+  residency.guess(groups);
+  const auto hold_bring_of = [&](BlockId id) {
+    device->shut("bring " + std::to_string(0x1000 + id % blocks));
+  };
+  for (BlockId id = 2; id < blocks; ++id) {
+    residency.take({id}, 0, true, nullptr);
+    residency.give({id}, 0, true);
+  }
+  hold_bring_of(0);
+  for (BlockId use = 0; !residency.plan() && use < 4 * blocks; ++use) {
+    // What comes ahead is held until its use waits for it.
+    residency.acquire(groups[use % blocks], 0, [&] { hold_bring_of(use + 1); });
+    residency.release(groups[use % blocks], 0);
+  }
+  device->open();
+  REQUIRE(residency.plan());
+}
