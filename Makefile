@@ -12,10 +12,12 @@ NATIVE_MODULE := -q --no-deps --no-build-isolation -e .
 
 STUB := src/vramx/_core.pyi
 
-# Without the values of addresses, which differ in every process.
+# Without the values of addresses, which differ in every process, and with the types of a slot, which
+# carries none.
 define write_stub
 	$(BIN)/python -m nanobind.stubgen -q -m vramx._core -o $(1)
 	@sed -i 's/^\([A-Z_]*: int\) = [0-9]*$$/\1/' $(1)
+	@sed -i 's/__call__(self, \/, \*args, \*\*kwargs):/__call__(self, *args: Any, **kwargs: Any) -> Any:/' $(1)
 	@$(BIN)/ruff format -q $(1)
 endef
 

@@ -8,11 +8,10 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
-
 #include "abi/vramx.h"
 #include "base/error.hpp"
 #include "bind/bind.hpp"
+#include "bind/leases.hpp"
 #include "core/current.hpp"
 
 namespace nb = nanobind;
@@ -38,7 +37,6 @@ struct Held {
   std::shared_ptr<Memory> memory;
 };
 
-using Ranges = std::vector<std::pair<Address, Bytes>>;
 using Copies = std::vector<std::tuple<Address, Address, Bytes>>;
 
 std::vector<Copy> copies_of(const Copies& given) {
@@ -46,16 +44,6 @@ std::vector<Copy> copies_of(const Copies& given) {
   copies.reserve(given.size());
   for (const auto& [device, program, size] : given) copies.push_back({device, program, size});
   return copies;
-}
-
-Blocks blocks_of(Core& core, const Ranges& ranges) {
-  Blocks all;
-  for (const auto& [start, size] : ranges) {
-    for (const BlockId id : core.residency().blocks_of({start, size})) {
-      if (std::find(all.begin(), all.end(), id) == all.end()) all.push_back(id);
-    }
-  }
-  return all;
 }
 
 /// The interface of numpy and torch to foreign memory: a flat run of bytes that can be written.
@@ -169,44 +157,10 @@ void core(nb::module_& module) {
           "guess",
           [](Core& core, const std::vector<GroupId>& order) { core.residency().guess(order); },
           "order"_a, Unlocked())
-      .def(
-          "acquire",
-          [](Core& core, GroupId group, Stream stream) {
-            static const Poll poll = python_signals();
-            {
-              const nb::gil_scoped_release unlocked;
-              core.residency().acquire(group, stream, poll);
-            }
-            // A signal that came meanwhile is raised here, not before the caller's try begins.
-            if (PyErr_CheckSignals() == 0) return;
-            core.residency().release(group, stream);
-            throw nb::python_error();
-          },
-          "group"_a, "stream"_a)
-      .def(
-          "release",
-          [](Core& core, GroupId group, Stream stream) { core.residency().release(group, stream); },
-          "group"_a, "stream"_a, Unlocked())
-      .def(
-          "take",
-          [](Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) {
-            Blocks blocks;
-            {
-              const nb::gil_scoped_release unlocked;
-              blocks = blocks_of(core, ranges);
-              core.residency().take(blocks, stream, held_by_thread, python_signals());
-            }
-            if (PyErr_CheckSignals() == 0) return;
-            core.residency().give(blocks, stream, held_by_thread);
-            throw nb::python_error();
-          },
-          "ranges"_a, "stream"_a, "held_by_thread"_a)
-      .def(
-          "give",
-          [](Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) {
-            core.residency().give(blocks_of(core, ranges), stream, held_by_thread);
-          },
-          "ranges"_a, "stream"_a, "held_by_thread"_a, Unlocked())
+      .def("acquire", &acquire, "group"_a, "stream"_a)
+      .def("release", &release, "group"_a, "stream"_a)
+      .def("take", &take, "ranges"_a, "stream"_a, "held_by_thread"_a)
+      .def("give", &give, "ranges"_a, "stream"_a, "held_by_thread"_a)
       .def(
           "owned",
           [](Core& core, const Ranges& ranges) {

@@ -1,4 +1,5 @@
 #include <exception>
+#include <new>
 
 #include "base/error.hpp"
 #include "bind/bind.hpp"
@@ -21,30 +22,44 @@ void raise(const char* name, const std::exception& error, const Figures* figures
   PyErr_SetObject(type.ptr(), raised.ptr());
 }
 
+// Throws on what is no error of vramx's own.
+void raise_own(const std::exception_ptr& thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const OutOfMemory& error) {
+    raise("OutOfMemoryError", error, &error.figures);
+  } catch (const NoDevice& error) {
+    raise("NoDeviceError", error);
+  } catch (const DeviceFailure& error) {
+    raise("DeviceError", error);
+  } catch (const BadConfig& error) {
+    raise("ConfigError", error);
+  } catch (const InUse& error) {
+    raise("InUseError", error);
+  } catch (const NotOpen& error) {
+    raise("SessionClosedError", error);
+  } catch (const UnreportedWrite& error) {
+    raise("UnreportedWriteError", error);
+  } catch (const Error& error) {
+    raise("Error", error);
+  }
+}
+
 }  // namespace
 
+void raise(const std::exception_ptr& thrown) {
+  try {
+    raise_own(thrown);
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+}
+
 void errors(nb::module_& /*module*/) {
-  nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
-    try {
-      std::rethrow_exception(thrown);
-    } catch (const OutOfMemory& error) {
-      raise("OutOfMemoryError", error, &error.figures);
-    } catch (const NoDevice& error) {
-      raise("NoDeviceError", error);
-    } catch (const DeviceFailure& error) {
-      raise("DeviceError", error);
-    } catch (const BadConfig& error) {
-      raise("ConfigError", error);
-    } catch (const InUse& error) {
-      raise("InUseError", error);
-    } catch (const NotOpen& error) {
-      raise("SessionClosedError", error);
-    } catch (const UnreportedWrite& error) {
-      raise("UnreportedWriteError", error);
-    } catch (const Error& error) {
-      raise("Error", error);
-    }
-  });
+  nb::register_exception_translator(
+      [](const std::exception_ptr& thrown, void*) { raise_own(thrown); });
 }
 
 Poll python_signals() {

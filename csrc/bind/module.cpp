@@ -11,4 +11,5 @@ NB_MODULE(_core, module) {
   vramx::bind::residency(module);
   vramx::bind::seen(module);
   vramx::bind::core(module);
+  vramx::bind::call(module);
 }

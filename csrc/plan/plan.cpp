@@ -19,9 +19,10 @@ constexpr Bytes first_ahead = 3;
 constexpr Bytes other_aheads[] = {1, 2, 6, 12, 24};
 /// A pass this close to its limit is not worth another try.
 constexpr double good_enough = 1.005;
-/// Seconds that a plan must save for each second of the link's that it takes more: moves are not
-/// free where the link has time for them, since each takes the program's processor some.
-constexpr double worth_moving = 0.1;
+/// Seconds that a plan must save for each second of the link's that it takes more. A move that the
+/// link has time for is not free: it was measured to hold up a program that is bound by its
+/// processor for a sixth of the time that it takes on the link.
+constexpr double worth_moving = 0.2;
 
 void check(const Trace& trace, Bytes budget) {
   if (trace.steps.empty()) throw BadConfig("there is nothing to plan: the trace has no steps");

@@ -1,16 +1,33 @@
 #include "policy/order.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 namespace vramx {
 
-std::uint64_t Order::context(std::size_t length) const {
-  std::uint64_t hash = 0x9E3779B97F4A7C15ULL;
-  for (std::size_t i = 0; i < length; ++i) {
-    hash ^= history_[history_.size() - 1 - i] + 0x9E3779B97F4A7C15ULL + (hash << 6) + (hash >> 2);
-    hash *= 0xBF58476D1CE4E5B9ULL;
+/// How many of the last uses, up to `longest_context`, an earlier place has before it too.
+std::size_t Order::context_shared_with(std::size_t place) const {
+  const std::size_t present = history_.size() - 1;
+  std::size_t length = 0;
+  while (length < longest_context && length <= place &&
+         history_[place - length] == history_[present - length]) {
+    ++length;
   }
-  return hash;
+  return length;
+}
+
+/// The latest earlier place with the longest context.
+void Order::find_cursor() {
+  const auto& places = places_[history_.back()];
+  std::size_t longest = 0;
+  std::size_t looked_at = 0;
+  for (auto it = std::next(places.rbegin()); it != places.rend(); ++it) {
+    if (++looked_at > most_looked_at || longest == longest_context) return;
+    const std::size_t length = context_shared_with(*it);
+    if (length <= longest) continue;
+    longest = length;
+    cursor_ = *it;
+  }
 }
 
 void Order::append(GroupId group) {
@@ -25,12 +42,7 @@ void Order::append(GroupId group) {
 }
 
 void Order::seed(const std::vector<GroupId>& groups) {
-  for (const GroupId group : groups) {
-    append(group);
-    for (std::size_t n = 1; n <= std::min(longest_context, history_.size()); ++n) {
-      last_[n - 1][context(n)] = history_.size() - 1;
-    }
-  }
+  for (const GroupId group : groups) append(group);
   cursor_.reset();
   followed_ = 0;
 }
@@ -39,21 +51,14 @@ void Order::used(GroupId group) {
   const bool follows = cursor_ && history_[*cursor_ + 1] == group;
   if (cursor_) judge(history_[*cursor_ + 1], follows);
   append(group);
-  const std::size_t present = history_.size() - 1;
   if (follows && cursor_) {
     ++*cursor_;
     ++followed_;
-  } else {
-    cursor_.reset();
-    followed_ = 0;
+    return;
   }
-  for (std::size_t n = std::min(longest_context, history_.size()); n >= 1; --n) {
-    auto [it, fresh] = last_[n - 1].try_emplace(context(n), present);
-    if (!fresh) {
-      if (!cursor_) cursor_ = it->second;
-      it->second = present;
-    }
-  }
+  cursor_.reset();
+  followed_ = 0;
+  find_cursor();
 }
 
 void Order::judge(GroupId expected, bool came) {
@@ -79,7 +84,6 @@ void Order::forget_oldest() {
   const auto cursor = cursor_ && *cursor_ >= gone ? std::optional(*cursor_ - gone) : std::nullopt;
   history_.clear();
   for (auto& places : places_) places.clear();
-  for (auto& map : last_) map.clear();
   seed(recent);
   cursor_ = cursor;
   followed_ = cursor ? followed : 0;

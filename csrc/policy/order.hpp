@@ -9,7 +9,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <unordered_map>
 #include <vector>
 
 namespace vramx {
@@ -47,19 +46,20 @@ class Order {
 
  private:
   static constexpr std::size_t longest_context = 3;
+  static constexpr std::size_t most_looked_at = 64;  ///< earlier uses of a group
   static constexpr std::size_t most_history = std::size_t{1} << 20;
   static constexpr float trusted = 0.5F;   ///< at least; and at first
   static constexpr float newest = 0.125F;  ///< the weight of the last expectation among all
 
   std::size_t lag() const { return history_.size() - 1 - *cursor_; }
   void append(GroupId group);
-  std::uint64_t context(std::size_t length) const;
+  std::size_t context_shared_with(std::size_t place) const;
+  void find_cursor();
   void forget_oldest();
   void judge(GroupId expected, bool came);
 
   std::vector<GroupId> history_;
   std::vector<std::vector<std::size_t>> places_;  ///< by group: where it stands in the history
-  std::unordered_map<std::uint64_t, std::size_t> last_[longest_context];
   std::optional<std::size_t> cursor_;  ///< the earlier place that matches the present one
   std::vector<float> foretold_right_;  ///< by group: the share of expectations that came true
   std::size_t followed_ = 0;           ///< uses in a row that the cursor's run foretold

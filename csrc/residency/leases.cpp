@@ -119,7 +119,7 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
   // A mark costs the stream a microsecond or two. Where nothing is about to leave the card it is
   // left until something is: it tells a later end then, and that is right too.
   Fence fence;
-  if (away_ > 0 && !stay(blocks)) {
+  if (!at_rest() && !stay(blocks)) {
     try {
       fence = device_->mark(stream);
     } catch (...) {
@@ -145,7 +145,7 @@ void Residency::lease(const Blocks& blocks, bool held_by_thread) {
     ++blocks_[id].leases;
   }
   if (held_by_thread) {
-    ++holders_[std::this_thread::get_id()];
+    ++leases_of_this_thread();
     ++thread_leases_;
   }
 }
@@ -156,10 +156,23 @@ void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
     --blocks_[id].leases;
   }
   if (held_by_thread) {
-    const auto it = holders_.find(std::this_thread::get_id());
-    if (it != holders_.end() && --it->second == 0) holders_.erase(it);
+    auto& held = leases_of_this_thread();
+    if (held > 0 && --held == 0) {
+      const auto it = std::find_if(holders_.begin(), holders_.end(),
+                                   [](const auto& holder) { return holder.second == 0; });
+      *it = holders_.back();
+      holders_.pop_back();
+    }
     --thread_leases_;
   }
+}
+
+std::uint64_t& Residency::leases_of_this_thread() {
+  const auto here = std::this_thread::get_id();
+  for (auto& [thread, held] : holders_) {
+    if (thread == here) return held;
+  }
+  return holders_.emplace_back(here, 0).second;
 }
 
 // Room is there, or could be made at once; or will never be, and the use goes over the link. All or
@@ -183,7 +196,10 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
       }
     }
     if (!comes_to_host && need + committed_ + own_idle <= settings_.budget + idle_) return;
-    const bool others_hold = thread_leases_ > 0 && !holders_.contains(std::this_thread::get_id());
+    const auto here = std::this_thread::get_id();
+    const auto mine = [&](const auto& holder) { return holder.first == here; };
+    const bool others_hold =
+        thread_leases_ > 0 && std::none_of(holders_.begin(), holders_.end(), mine);
     if (!comes_to_host && !moving() && !others_hold) {
       if (read_in_place(blocks)) return;
       out_of_memory(blocks);
@@ -234,6 +250,7 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
     const bool stays = block.preference == Preference::host || shared;
     (stays ? over_link : absent).push_back(id);
   }
+  if (!absent.empty()) fits_ = false;
   const auto jobs_before = last_job_;
   const std::size_t brought =
       bring(absent, Brought::use, [this](BlockId other) { return may_leave(other); });
@@ -276,7 +293,7 @@ void Residency::use_over_link(Block& block, Stream stream) {
 }
 
 void Residency::bring_ahead() {
-  if (!settings_.adaptive || away_ == 0) return;
+  if (!settings_.adaptive || at_rest()) return;
   if (schedule_ && schedule_->on_course()) return bring_planned();
   const Bytes limit = std::min<Bytes>(blocks_ahead * settings_.block,
                                       (settings_.budget - std::min(leased_, settings_.budget)) / 2);

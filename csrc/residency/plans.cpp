@@ -69,14 +69,17 @@ void Residency::follow(GroupId group, Stream stream) {
   }
   if (schedule_->position() == 0) follow_scratch();
   for (const BlockId id : groups_[group]) {
+    if (!blocks_[id].released) continue;
     const Change change(*this, blocks_[id]);
     blocks_[id].released = false;
   }
 }
 
 void Residency::release_unless_stays(BlockId id) {
+  const bool leaves = !schedule_->stays(id);
+  if (blocks_[id].released == leaves) return;
   const Change change(*this, blocks_[id]);
-  blocks_[id].released = !schedule_->stays(id);
+  blocks_[id].released = leaves;
 }
 
 void Residency::plan_if_due() {
@@ -85,11 +88,12 @@ void Residency::plan_if_due() {
     recorder_.clear();
     rounds_to_plan_ = 1;
   }
-  if (rounds_to_plan_ == 0 || uses_ < plan_from_use_ || away_ == 0) return;
+  if (rounds_to_plan_ == 0 || uses_ < plan_from_use_ || at_rest()) return;
   const auto length = order_.cycle();
   if (!length) return;
   plan_from_use_ = uses_ + *length;
-  if (fits(*length)) return;  // a loop inside a longer cycle, perhaps; it needs no plan
+  fits_ = fits(*length);  // a loop inside a longer cycle, perhaps; it needs no plan
+  if (fits_) return;
   if (!plan_round(*length)) {
     plan_from_use_ = uses_ + patience;
   } else if (--rounds_to_plan_ == 0) {

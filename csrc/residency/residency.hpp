@@ -173,6 +173,7 @@ class Residency final : public Future {
   void lease(const Blocks& blocks, bool held_by_thread);
   void unlease(const Blocks& blocks, bool held_by_thread);
   void end(const Blocks& blocks, Stream stream, bool held_by_thread);
+  std::uint64_t& leases_of_this_thread();
   bool stay(const Blocks& blocks) const;
   bool may_leave(BlockId id) const;
   bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;
@@ -204,7 +205,9 @@ class Residency final : public Future {
   void submit(Blocks victims, Blocks arriving, Left left_for, Brought brought_for);
   void finished(std::uint64_t job, const Outcome& outcome);
   void settle_moves(const Moves& moves, const Outcome& outcome, const std::exception_ptr& error);
-  bool recording() const { return settings_.adaptive && rounds_to_plan_ > 0 && away_ > 0; }
+  /// Whether nothing that the program uses is about to come to the card, or to leave it.
+  bool at_rest() const { return away_ == 0 || (fits_ && !schedule_); }
+  bool recording() const { return settings_.adaptive && rounds_to_plan_ > 0 && !at_rest(); }
   bool moving() const { return !under_way_.empty() || works_on_host_ > 0; }
   void left_card(Block& block);
   bool may_stall(const Blocks& blocks, Stream stream) const;
@@ -251,7 +254,7 @@ class Residency final : public Future {
   Trial trial_;
   std::uint64_t off_course_ = 0;  ///< uses since the plan last said what came
   std::unique_ptr<Policy> policy_;
-  std::unordered_map<std::thread::id, std::uint64_t> holders_;
+  std::vector<std::pair<std::thread::id, std::uint64_t>> holders_;  ///< threads, and their leases
   std::uint64_t thread_leases_ = 0;
   std::map<std::uint64_t, Moves> under_way_;  ///< by the number of the mover's job
   std::uint64_t last_job_ = 0;
@@ -259,6 +262,7 @@ class Residency final : public Future {
   Bytes committed_ = 0;   ///< arriving and resident
   Bytes idle_ = 0;        ///< resident and not leased
   Bytes leased_ = 0;      ///< arriving or resident, and leased
+  bool fits_ = false;     ///< a whole cycle does, and no use has missed its blocks since
   std::size_t away_ = 0;  ///< blocks that are not resident, the dead ones apart
   std::atomic<std::size_t> scratch_on_host_ = 0;
   std::size_t dead_on_card_ = 0;

@@ -424,3 +424,44 @@ def ort_addresses() -> tuple[int, int, int]:
     """
     The addresses of the C symbols that ONNX Runtime calls: alloc, free, empty cache.
     """
+
+class Nesting:
+    """How many calls of one session's modules each thread is in."""
+
+    def __init__(self) -> None: ...
+    def enter(self) -> int:
+        """Returns how many there were."""
+
+    def leave(self) -> None: ...
+
+class LeasedCall:
+    """Calls `inner` under a lease of a group."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call self as a function."""
+
+    def __init__(
+        self,
+        core: Core,
+        nesting: Nesting,
+        group: int,
+        ranges: Sequence[tuple[int, int]],
+        inner: object,
+        stream: object,
+        begin_round: object,
+        activations: object,
+        versioned: Sequence[object],
+        always_written: bool,
+    ) -> None: ...
+    def note_writes(self) -> None:
+        """
+        Reports versioned tensors that were changed in place since the last look.
+        """
+
+    def __deepcopy__(self, memo: object) -> None: ...
+    def __reduce__(self) -> tuple[type, tuple[()]]: ...
+
+def total_version(tensors: Sequence[object]) -> int:
+    """
+    How often tensors were changed in place: the same sum means that none was.
+    """

@@ -385,8 +385,8 @@ def test_a_watched_budget_gives_nvml_what_the_reserve_asks_for(backend: str) -> 
             if backend == "mapped":  # of unified memory the driver keeps what nobody asks for
                 assert NvmlCard(s.device.uuid).free() - before > 2**30 - 128 * MIB
             settled = s.stats().budget
-            watcher.look()
-            assert s.stats().budget == settled
+            watcher.look()  # the driver's own tables may have taken a few MiB meanwhile
+            assert 0 <= settled - s.stats().budget <= 32 * MIB
             assert torch.equal(model(x), expected)
         with s.watch_budget(reserve="512MiB", most="4GiB", every=1e6) as watcher:
             watcher.look()

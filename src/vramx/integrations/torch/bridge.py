@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +55,14 @@ class TorchBridge:
         self.device = torch.device("cpu") if self.simulated else torch.device("cuda", self.ordinal)
         # The simulated card compares the copies of what it drops; elsewhere digests are kept.
         self.keep_digests = check and not self.simulated
+        #: Returns the handle of the calling thread's current stream. Called around every module.
+        self.stream: Callable[[], int] = (
+            int
+            if self.simulated
+            else functools.partial(torch._C._cuda_getCurrentRawStream, self.ordinal)
+        )
         self.calls = Calls(self.note_writes)
+        self.nesting = _core.Nesting()
         self.passes = 0
         self._past_usage: dict[str, ModuleStats] = {}
         self._touches: Touches | None = None
@@ -68,12 +76,6 @@ class TorchBridge:
     def unleased_touches(self) -> int:
         """Uses of managed memory outside any lease, as far as the device shows them."""
         return self._touches.count if self._touches is not None else 0
-
-    def stream(self) -> int:
-        """Return the handle of the calling thread's current stream."""
-        if self.simulated:
-            return 0
-        return int(torch._C._cuda_getCurrentRawStream(self.ordinal))
 
     @contextlib.contextmanager
     def route(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Calls(threading.local):
-    """The calls of managed modules that a thread is in.
+    """The rounds of a thread's outermost calls of managed modules.
 
     A write to a weight must be known before anything evicts it. Weights are written between passes,
     so all are looked at when a pass begins: when a module is called while none is running, and it
@@ -17,15 +17,9 @@ class Calls(threading.local):
     ----------
     look : callable
         Looks for writes.
-
-    Attributes
-    ----------
-    depth : int
-        How many calls the thread is in. Counted by the calls themselves, which must be quick.
     """
 
     def __init__(self, look: Callable[[], None]) -> None:
-        self.depth = 0
         self._look = look
         self._root: object = None
         self._called: set[int] = set()

@@ -15,7 +15,7 @@ from vramx import _core
 from vramx.errors import ConfigError
 from vramx.integrations.torch.digests import Digests
 from vramx.integrations.torch.memory import as_bytes, storage_range, view_like
-from vramx.integrations.torch.units import LeasedCall, RootCall, leased_modules, total_version
+from vramx.integrations.torch.units import RootCall, Unit, leased_modules
 from vramx.seeing.usage import ModuleStats, module_stats
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class ManagedModule:
         self._homes: dict[int, torch.device] = {}
         self.weights: set[int] = set()
         self._groups: list[int] = []
-        self._calls: list[LeasedCall] = []
+        self._units: list[Unit] = []
         self._compiled: list[tuple[nn.Module, Any]] = []
         self._hook: Any = None
         self._versioned: list[torch.Tensor] = []
@@ -159,13 +159,13 @@ class ManagedModule:
     @property
     def units(self) -> int:
         """How many modules are leased."""
-        return len(self._calls)
+        return len(self._units)
 
     def usage(self) -> list[ModuleStats]:
         """Count what was done with the leased modules, in the order of registration."""
         return [
-            module_stats(call.name, call.ranges, self._core.usage(call.group))
-            for call in self._calls
+            module_stats(unit.name, unit.ranges, self._core.usage(unit.group))
+            for unit in self._units
         ]
 
     def _spans(self) -> set[tuple[int, int]]:
@@ -265,13 +265,13 @@ class ManagedModule:
             name = ".".join(filter(None, (self.name, names[id(module)])))
             group = self._core.define(ranges, name)
             self._groups.append(group)
-            call = LeasedCall(self._bridge, group, ranges, module, tensors, self, name)
-            self._calls.append(call)
-            self._replace_call(module, call)
+            unit = Unit(self._bridge, group, ranges, module, tensors, self, name)
+            self._units.append(unit)
+            self._replace_call(module, unit.call)
         self._core.guess(self._groups)
-        self._versioned = [p for call in self._calls for p in call.versioned]
-        self._versions = total_version(self._versioned)
-        self._always_look = any(call.always_written for call in self._calls)
+        self._versioned = [p for unit in self._units for p in unit.versioned]
+        self._versions = _core.total_version(self._versioned)
+        self._always_look = any(unit.always_written for unit in self._units)
         root = self.module
         inner = root.__dict__.get("_compiled_call_impl") or root._call_impl
         self._replace_call(root, RootCall(self._bridge, self._digests, inner, self))
@@ -286,12 +286,12 @@ class ManagedModule:
 
     def note_writes(self) -> None:
         """Report parameters that were changed in place since the last look."""
-        versions = total_version(self._versioned)
+        versions = _core.total_version(self._versioned)
         if versions == self._versions and not self._always_look:
             return
         self._versions = versions
-        for call in self._calls:
-            call.note_writes()
+        for unit in self._units:
+            unit.note_writes()
 
     def evict(self) -> None:
         """Take everything off the card."""
@@ -343,6 +343,6 @@ class ManagedModule:
         for group in self._groups:
             self._core.undefine(group)
         self._groups.clear()
-        self._calls.clear()
+        self._units.clear()
         for module in self._everything:
             _owners.pop(module, None)

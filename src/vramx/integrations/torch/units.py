@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree
 
+from vramx import _core
 from vramx.integrations.torch.memory import storage_range
 
 if TYPE_CHECKING:
@@ -71,21 +73,16 @@ def has_version(tensor: torch.Tensor) -> bool:
         return False
 
 
-def total_version(tensors: Sequence[torch.Tensor]) -> int:
-    """Sum how often tensors were changed in place: the same sum means that none was.
-
-    A loop: `sum` over a map or a generator takes half as long again.
-    """
-    total = 0
-    for tensor in tensors:
-        total += tensor._version
-    return total
+def _owned_tensors(core: _core.Core, args: Any, kwargs: Any) -> list[tuple[int, int]]:
+    leaves = _pytree.tree_leaves((args, kwargs))
+    found = [storage_range(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return core.owned([each for each in found if each is not None])
 
 
-class LeasedCall:
-    """Stands in a module's call: leases its tensors around it.
+class Unit:
+    """A module that is leased by itself, and the call that leases its tensors around it.
 
-    It takes the place torch gives a compiled call, outside the module's own hooks, and hooks
+    The call takes the place torch gives a compiled call, outside the module's own hooks, and hooks
     nothing itself: fast paths that look for hooks stay, and hooks that touch weights run under the
     lease. Copies and pickles of the module do not carry it.
     """
@@ -101,10 +98,6 @@ class LeasedCall:
         name: str,
     ) -> None:
         self.name = name
-        self._root = root
-        self._core = bridge.core
-        self._stream = bridge.stream
-        self._calls = bridge.calls
         self.group = group
         self.ranges = ranges
         # The group names blocks of this memory, so the memory stays though parameters be replaced.
@@ -112,53 +105,22 @@ class LeasedCall:
         parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
         self.versioned = [p for p in parameters if has_version(p)]
         self.always_written = len(self.versioned) < len(parameters)
-        self._inner: Callable[..., Any] = (
-            module.__dict__.get("_compiled_call_impl") or module._call_impl
+        self.call = _core.LeasedCall(
+            core=bridge.core,
+            nesting=bridge.nesting,
+            group=group,
+            ranges=ranges,
+            inner=module.__dict__.get("_compiled_call_impl") or module._call_impl,
+            stream=bridge.stream,
+            begin_round=functools.partial(bridge.calls.begin_round, root=root),
+            activations=functools.partial(_owned_tensors, bridge.core),
+            versioned=self.versioned,
+            always_written=self.always_written,
         )
-        self._versions = total_version(self.versioned)
 
     def note_writes(self) -> None:
         """Report parameters that were changed in place since the last look."""
-        version = total_version(self.versioned)
-        if version != self._versions or self.always_written:
-            self._versions = version
-            self._core.written(self.ranges)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module under a lease."""
-        core, calls, stream = self._core, self._calls, self._stream()
-        if calls.depth == 0:
-            calls.begin_round(self, self._root)
-        calls.depth += 1
-        touched: list[tuple[int, int]] = []
-        try:
-            if core.scratch_on_host:
-                touched = self._evicted_activations(args, kwargs)
-            core.acquire(self.group, stream)
-            try:
-                if not touched:
-                    return self._inner(*args, **kwargs)
-                core.take(touched, stream, True)
-                try:
-                    return self._inner(*args, **kwargs)
-                finally:
-                    core.give(touched, stream, True)
-            finally:
-                self.note_writes()
-                core.release(self.group, stream)
-        finally:
-            calls.depth -= 1
-
-    def _evicted_activations(self, args: Any, kwargs: Any) -> list[tuple[int, int]]:
-        leaves = _pytree.tree_leaves((args, kwargs))
-        found = [storage_range(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        return self._core.owned([each for each in found if each is not None])
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        return None
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return (type(None), ())
+        self.call.note_writes()
 
 
 class RootCall:
@@ -178,16 +140,16 @@ class RootCall:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module and count it."""
-        calls = self._bridge.calls
-        if calls.depth == 0:
-            calls.begin_round(self, self._root)
-        calls.depth += 1
+        nesting = self._bridge.nesting
+        outermost = nesting.enter() == 0
         try:
+            if outermost:
+                self._bridge.calls.begin_round(self, self._root)
             if self._digests is not None:
                 self._digests.verify()
             result = self._inner(*args, **kwargs)
         finally:
-            calls.depth -= 1
+            nesting.leave()
         self._bridge.passes += 1
         return result
 
