@@ -87,7 +87,7 @@ class Alignment:
 
     @cached_property
     def _to_picture(self) -> Floats:
-        return np.linalg.inv(self.matrix)
+        return np.linalg.inv(self.matrix).astype(np.float64)
 
     def crop(self, picture: Pixels) -> Pixels:
         """Cut the face out.
@@ -157,7 +157,7 @@ class Alignment:
         share = _warp(share, to_crop, before.shape[:2]) * self._covers(to_crop, before.shape[:2])
         share = share.reshape(share.shape + (1,) * (picture.ndim - 2))
         back = _warp(face.astype(np.float64), to_crop, before.shape[:2])
-        result = picture.copy()
+        result: Pixels = picture.copy()
         result[window] = _as(before + share * (back - before), picture.dtype)
         return result
 

@@ -166,7 +166,7 @@ def _from_pil(image: Any) -> Planes:
         image = image.convert("LA" if image.mode == "L" else "RGBA")
     if image.mode not in _PIL_MODES:
         raise ConfigError(
-            f"a PIL image of mode {image.mode} cannot be enlarged: convert it to one of "
+            f"a PIL image of mode {image.mode} cannot be taken: convert it to one of "
             f"{', '.join(_PIL_MODES)}"
         )
     planes = _from_numpy(np.asarray(image))
