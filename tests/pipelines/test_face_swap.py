@@ -375,6 +375,25 @@ def test_a_detector_of_a_fixed_size_sees_pictures_that_fit_and_finds_the_same_pl
         assert np.abs(found.box - wanted.box).max() <= pixel
 
 
+@pytest.mark.parametrize(("height", "width", "shrunk"), [(90, 200, (29, 64)), (41, 17, (64, 27))])
+def test_the_corners_of_what_a_detector_sees_are_those_of_the_picture(
+    height: int, width: int, shrunk: tuple[int, int]
+) -> None:
+    rows, columns = shrunk
+    corners = [-0.5, -0.5, columns - 0.5, rows - 0.5]
+    row = torch.tensor([[*corners, 1, *PLACES.ravel() * 20]])
+    picture = np.full((height, width, 3), 0.5, np.float32)
+
+    def detector(pictures: torch.Tensor) -> list[torch.Tensor]:
+        assert (pictures[..., :rows, :columns] - 0.5).abs().max() < 1e-6
+        assert pictures[..., rows:, :].sum() == pictures[..., columns:].sum() == 0
+        return [row]
+
+    with swapping(vramx.FaceModel(detector, size=64)) as fs:
+        (face,) = fs.find(picture)
+    assert np.allclose(face.box, [-0.5, -0.5, width - 0.5, height - 0.5], atol=1e-4)
+
+
 def test_masks_of_the_swapper_say_what_is_taken() -> None:
     def half(crops: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         masks = torch.zeros(len(crops), 1, 128, 128)
