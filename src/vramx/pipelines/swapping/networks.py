@@ -141,10 +141,13 @@ class FaceNetwork:
     def _call(self, pictures: torch.Tensor, *more: torch.Tensor) -> Any:
         """Call the model with ``(n, 3, height, width)`` from 0 to 1, and more."""
         low, high = self._model.value_range
-        pictures = pictures.flip(1) if self._model.order == "BGR" else pictures
-        pictures = pictures * (high - low) + low
-        placed = [each.contiguous().to(self._device, self._dtype) for each in (pictures, *more)]
-        return self._model.model(*placed)
+        pictures = pictures.to(self._device)
+        if self._model.order == "BGR":
+            pictures = pictures.flip(1)
+        if (low, high) != (0, 1):
+            pictures = pictures * (high - low) + low
+        rest = [each.to(self._device, self._dtype) for each in more]
+        return self._model.model(pictures.to(self._dtype).contiguous(), *rest)
 
     def _pictures(self, made: Any, count: int, what: str = "pictures") -> list[Pixels]:
         """Check pictures that the model made, and return them from 0 to 1."""
@@ -206,7 +209,7 @@ class Detector(FaceNetwork):
         return [self._faces(*each) for each in zip(rows, pictures)]
 
     def _fitted(self, picture: Pixels) -> torch.Tensor:
-        x = _stacked([picture])
+        x = torch.from_numpy(picture).permute(2, 0, 1)[None]
         if self.size is None:
             return x
         shape = _fitting(picture, self.size)
