@@ -18,6 +18,7 @@ PROMISED = {
     "advise",
     "empty",
     "evict",
+    "face_swap",
     "install",
     "oversubscribe",
     "pin",

@@ -8,13 +8,14 @@ from vramx.errors import (
     InUseError,
     MediaError,
     NoDeviceError,
+    NoFaceError,
     OutOfMemoryError,
     SessionClosedError,
     UnreportedWriteError,
 )
 from vramx.innermost import advise, empty, evict, pin, prefetch, stats
 from vramx.opening import oversubscribe
-from vramx.pipelines import Stage, pipeline, super_resolution
+from vramx.pipelines import FaceModel, Stage, face_swap, pipeline, super_resolution
 from vramx.process import install
 from vramx.seeing.plans import Plan
 from vramx.seeing.trace import Trace
@@ -30,10 +31,12 @@ __all__ = [
     "ConfigError",
     "DeviceError",
     "Error",
+    "FaceModel",
     "InUseError",
     "MediaError",
     "ModuleStats",
     "NoDeviceError",
+    "NoFaceError",
     "OutOfMemoryError",
     "Plan",
     "Session",
@@ -46,6 +49,7 @@ __all__ = [
     "current_session",
     "empty",
     "evict",
+    "face_swap",
     "install",
     "oversubscribe",
     "pin",

@@ -46,5 +46,9 @@ class MediaError(Error):
     """A picture or video file cannot be read or written as was asked."""
 
 
+class NoFaceError(Error):
+    """A picture that must show a face shows none, or none that is meant."""
+
+
 class UnreportedWriteError(Error):
     """Checking mode found bytes that changed without ``session.written`` being called."""

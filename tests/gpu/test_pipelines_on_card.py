@@ -56,3 +56,49 @@ def test_tiles_that_the_budget_gives_equal_the_whole_picture(backend: str) -> No
         stats = sr.session.stats()
     assert stats.peak_resident <= 256 * MIB
     assert stats.moved_out == 0
+
+
+class Seen(nn.Module):
+    """A face in the middle of every picture."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        row = [200.0, 150, 440, 390, 0.9, 280, 250, 360, 250, 320, 300, 290, 345, 350, 345]
+        return pictures.new_tensor(row).expand(len(pictures), 1, 15)
+
+
+class Changed(nn.Module):
+    """Convolutions over crops, whatever else is given."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.net = enlarger(72, 96)[:-2]  # 24 MB of weights
+        torch.manual_seed(seed)
+        self.last = nn.Conv2d(12, 3, 1)
+
+    def forward(self, crops: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return self.last(self.net(crops)).sigmoid()
+
+
+class Told(Changed):
+    """An embedding of three numbers."""
+
+    def forward(self, crops: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return super().forward(crops).mean((-2, -1))
+
+
+@pytest.mark.parametrize("backend", ["managed", "mapped"])
+def test_faces_are_swapped_with_the_same_bits_in_less_than_the_weights(backend: str) -> None:
+    pytest.importorskip("skimage")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    models = [Seen(), Told(1), Changed(2), vramx.FaceModel(Changed(3), size=128, template=512)]
+    pictures = torch.rand(6, 3, 480, 640, generator=torch.Generator().manual_seed(1))
+    results = []
+    for budget in ("1GiB", "64MiB" if backend == "managed" else "32MiB"):
+        with vramx.face_swap(*models, budget=budget, block="2MiB", backend=backend) as fs:
+            results.append([fs(pictures[0], each) for each in pictures])
+            stats = fs.session.stats()
+    assert stats.peak_resident <= stats.budget
+    assert stats.moved_out == 0 or backend == "managed"  # crops there are the session's too
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert not torch.equal(results[0][0], pictures[0])

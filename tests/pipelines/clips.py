@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ def write_clip(
     format: str = "yuv420p",  # noqa: A002
     first: int = 0,
     codec: str = "libx264",
+    draw: Callable[[int], np.ndarray[Any, Any]] = picture,
 ) -> list[int]:
     """Write a clip with frames at moving times and a tone beside them; give the times back."""
     import av
@@ -43,13 +45,14 @@ def write_clip(
     with av.open(str(path), "w") as container:
         options = {"crf": "12"} if codec == "libx264" else {}
         video = container.add_stream(codec, rate=25, options=options)
-        video.width, video.height, video.pix_fmt = 64, 48, format
+        video.height, video.width = draw(0).shape[:2]
+        video.pix_fmt = format
         video.time_base = video.codec_context.time_base = Fraction(1, UNITS)
         if rotation:
             video.set_display_rotation(rotation)
         sound = container.add_stream("aac", rate=16000, layout="mono") if audio else None
         for number, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(draw(number), format="rgb24")
             frame = frame.reformat(format=format)
             frame.pts, frame.time_base = time, Fraction(1, UNITS)
             container.mux(video.encode(frame))

@@ -63,7 +63,7 @@ def run(
     **kw: Any,
 ) -> int:
     settings_ = {"identity": {"model": "doubling"}, "segment": 6, "options": {"crf": "10"}, **kw}
-    return transform_video(folder / source, folder / target, transform, **settings_)
+    return transform_video(folder / source, folder / target, transform, **settings_).frames
 
 
 def finished(folder: Path, target: str = "out.mp4") -> int:

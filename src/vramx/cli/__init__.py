@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 import vramx
-from vramx.cli import demo, doctor, plan
+from vramx.cli import demo, doctor, plan, swap
 
 _EXITS = """
 Exit codes: 0 done; 1 failed, with one line on the standard error; 2 wrong usage. `vramx doctor`
-also has 3, 4 and 5, which its help explains.
+also has 3, 4 and 5, which its help explains; 130 stopped by an interrupt.
 """
 
 
@@ -43,3 +43,4 @@ def main(debug: bool) -> None:
 main.add_command(doctor.doctor)
 main.add_command(demo.demo)
 main.add_command(plan.plan)
+main.add_command(swap.swap)

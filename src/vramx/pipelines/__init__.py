@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vramx.pipelines.stage import Stage
+from vramx.pipelines.swapping.face_model import FaceModel
 
 if TYPE_CHECKING:
     from torch import nn
 
     from vramx.pipelines.chain import Pipeline
     from vramx.pipelines.enlarger import SuperResolution
+    from vramx.pipelines.swapping.swap import FaceSwap
     from vramx.session import Session
 
-__all__ = ["Stage", "pipeline", "super_resolution"]
+__all__ = ["FaceModel", "Stage", "face_swap", "pipeline", "super_resolution"]
 
 
 def pipeline(
@@ -66,6 +68,110 @@ def pipeline(
     from vramx.pipelines.chain import Pipeline
 
     return Pipeline(stages, session=session, batch=batch, options=options)
+
+
+def face_swap(
+    detector: Any,
+    recognizer: Any,
+    swapper: Any,
+    enhancer: Any = None,
+    *,
+    faces: str = "all",
+    reference: Any = None,
+    similarity: float = 0.4,
+    score: float = 0.5,
+    on_no_face: str = "pass",
+    feather: float = 0.1,
+    batch: int = 4,
+    session: Session | None = None,
+    **options: Any,
+) -> FaceSwap:
+    """Put a face in the place of others in pictures and videos, within a budget.
+
+    A chain of four models: faces are found, compared with a reference if there is one, cut out
+    upright, swapped, put back with a soft edge, and the same again for the enhancer. The models are
+    managed as in a `pipeline`: the next one's weights come while one computes.
+
+    Each model is a torch module, a callable, or a `FaceModel`, which says of either what is unlike
+    the following. Pictures are tensors ``(n, 3, height, width)``, RGB from 0 to 1, in the dtype of
+    the model's weights (float32 of a callable without modules) on the session's device. Modules run
+    in evaluation mode. The modules that a callable runs must be named by a `FaceModel`; a callable
+    itself keeps nothing of what it is given.
+
+    Parameters
+    ----------
+    detector : torch.nn.Module, callable or FaceModel
+        Takes pictures of any size (or a fixed one: ``FaceModel(size=640)``) and gives, after
+        suppressing doubles, a row of 15 numbers for each face: left, top, right and bottom of its
+        box, a score from 0 to 1, and x and y of left eye, right eye, nose, left and right corner of
+        the mouth as seen in the picture, in its pixels, whose middles are whole numbers. As a
+        tensor ``(n, faces, 15)``, where a score of 0 fills up, or a list of n of ``(faces, 15)``.
+    recognizer : torch.nn.Module, callable or FaceModel
+        Takes crops ``(n, 3, 112, 112)`` and gives embeddings ``(n, d)``, which are then brought to
+        a length of 1. The cosine of two says whether they are of one person.
+    swapper : torch.nn.Module, callable or FaceModel
+        Takes crops ``(n, 3, 128, 128)`` and the source's embedding ``(n, d)``, and gives crops of
+        the same shape; or those and masks ``(n, 1, 128, 128)`` from 0 to 1, of what is to be taken.
+    enhancer : torch.nn.Module, callable or FaceModel, optional
+        Takes crops ``(n, 3, 512, 512)`` of the pictures with swapped faces and gives the same.
+    faces : str
+        Which faces of a picture are swapped: ``"all"`` or the ``"largest"``.
+    reference : str, Path, PIL.Image.Image, numpy.ndarray or torch.Tensor, optional
+        Only faces that resemble this one: a picture, a file, or an embedding of one axis.
+    similarity : float
+        The least cosine between embeddings that is a resemblance.
+    score : float
+        The detector's least score that is a face.
+    on_no_face : str
+        Of a picture without a face to swap: ``"pass"`` counts it and gives it back as it is,
+        ``"error"`` raises `NoFaceError`, which names it.
+    feather : float
+        The part of a crop's side over which it fades out at its edges, from 0 to 0.5.
+    batch : int
+        How many pictures go through each model before the next, and how many pictures or crops a
+        model gets at once; fewer where memory runs out, with a warning.
+    session : Session, optional
+        An open session to be in; unless given one is opened.
+    **options
+        What `oversubscribe` takes: ``budget``, ``backend``, ``device``, ….
+
+    Returns
+    -------
+    FaceSwap
+        A context manager; call it with a source and a target, or use its ``swap_picture``,
+        ``swap_video`` and ``find``.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is not allowed.
+    NoFaceError
+        On entering, if the reference shows no face.
+
+    Examples
+    --------
+    >>> arcface = vramx.FaceModel(network, value_range=(-1, 1))
+    >>> with vramx.face_swap(detector, arcface, swapper, restorer, budget="4GiB") as fs:
+    ...     made = fs("me.jpg", Image.open("group.jpg"))
+    ...     fs.swap_video("me.jpg", "clip.mp4", "out.mp4", progress=True)
+    """
+    from vramx.pipelines.swapping.swap import FaceSwap
+
+    return FaceSwap(
+        detector=detector,
+        recognizer=recognizer,
+        swapper=swapper,
+        enhancer=enhancer,
+        faces=faces,
+        reference=reference,
+        similarity=similarity,
+        score=score,
+        on_no_face=on_no_face,
+        feather=feather,
+        batch=batch,
+        session=session,
+        options=options,
+    )
 
 
 def super_resolution(

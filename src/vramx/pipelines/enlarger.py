@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +18,7 @@ from vramx.pipelines.chain import Pipeline, as_count
 from vramx.pipelines.files import check_paths
 from vramx.pipelines.footprint import OUT_OF_MEMORY, Shape, find_shape, measure
 from vramx.pipelines.images import Planes, is_picture, to_planes
+from vramx.pipelines.networks import device_of, digest, dtype_of, evaluating
 from vramx.pipelines.sizing import Sizes, room_for_activations
 from vramx.pipelines.tiles import Canvas, Grid
 from vramx.session import Session
@@ -60,7 +61,7 @@ class SuperResolution:
         if self._overlap != 0 and self._overlap is not None:
             as_count(self._overlap, "overlap")
         self._model = model
-        self._modes: list[tuple[nn.Module, bool]] = []
+        self._scope = contextlib.ExitStack()
         self._chain = Pipeline({"enlarge": model}, session=session, batch=1, options=options)
         self._device = torch.device("cpu")
         self._dtype = torch.float32
@@ -96,11 +97,9 @@ class SuperResolution:
     def __enter__(self) -> SuperResolution:
         self._chain.__enter__()
         try:
-            self._modes = [(each, each.training) for each in self._model.modules()]
-            self._model.eval()
-            self._device = _device_of(self._chain.session)
-            tensors = itertools.chain(self._model.parameters(), self._model.buffers())
-            self._dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+            self._scope.enter_context(evaluating(self._model))
+            self._device = device_of(self._chain.session)
+            self._dtype = dtype_of(self._model)
             self._shape = find_shape(
                 self._chain, self._place, scale=self._scale, multiple=self._multiple
             )
@@ -117,9 +116,7 @@ class SuperResolution:
         trace: TracebackType | None,
     ) -> None:
         self._shape = self._sizes = None
-        while self._modes:
-            module, training = self._modes.pop()
-            module.training = training
+        self._scope.close()
         self._chain.__exit__(kind, error, trace)
 
     def _place(self, x: torch.Tensor) -> torch.Tensor:
@@ -351,7 +348,7 @@ class SuperResolution:
         video = VideoSource(Path(source))
         grid, batch = sizes.plan(video.height, video.width)
         identity = {
-            "model": f"{type(self._model).__name__} {self._digest()}",
+            "model": f"{type(self._model).__name__} {digest(self.session, self._model)}",
             "scale": str(shape.scale),
             "tile": f"{_size(grid)}, overlap {sizes.overlap}",
             "batch": str(batch),
@@ -366,17 +363,7 @@ class SuperResolution:
             segment=segment,
             overwrite=overwrite,
             progress=progress,
-        )
-
-    def _digest(self) -> str:
-        """Hash the weights."""
-        digest = hashlib.sha256()
-        for name, tensor in self._model.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            with self.session.pin(tensor):
-                raw = tensor.detach().contiguous().view(-1).view(torch.uint8).cpu()
-            digest.update(raw.numpy().tobytes())
-        return digest.hexdigest()
+        ).frames
 
     def report(self) -> str:
         """Describe the session and the sizes for people.
@@ -396,13 +383,6 @@ class SuperResolution:
 
 def _size(grid: Grid) -> str:
     return f"{grid.columns.size}x{grid.rows.size}"
-
-
-def _device_of(session: Session) -> torch.device:
-    device = getattr(session, "device", None)  # an inactive session has none
-    if device is None or device.kind == "simulated":
-        return torch.device("cpu")
-    return torch.device("cuda", device.ordinal)
 
 
 def _weight_bytes(model: nn.Module) -> int:

@@ -13,7 +13,6 @@ from skimage import transform
 from vramx.errors import ConfigError
 
 # Without types of their own.
-_Similarity: Any = transform.SimilarityTransform
 _estimate: Any = transform.estimate_transform
 _interpolate: Any = transform.warp
 
@@ -44,13 +43,15 @@ _TEMPLATES = {
 }
 
 
-def template(size: int) -> Floats:
+def template(kind: int, size: int | None = None) -> Floats:
     """Return where five landmarks lie in a crop.
 
     Parameters
     ----------
-    size : int
-        The crop's side: 112, 128 or 512.
+    kind : int
+        The template, by the crop's side that it was made for: 112, 128 or 512.
+    size : int, optional
+        The crop's side, to which the template is scaled; its own unless given.
 
     Returns
     -------
@@ -63,9 +64,9 @@ def template(size: int) -> Floats:
     ConfigError
         If there is no such template.
     """
-    if size not in _TEMPLATES:
-        raise ConfigError(f"there is no face template of {size!r} pixels; give 112, 128 or 512")
-    return np.array(_TEMPLATES[size])
+    if kind not in _TEMPLATES:
+        raise ConfigError(f"there is no face template of {kind!r} pixels; give 112, 128 or 512")
+    return np.array(_TEMPLATES[kind]) * ((size or kind) / kind)
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class Alignment:
     size: int
 
     @cached_property
-    def _to_crop(self) -> Any:
-        return _Similarity(matrix=self.matrix)
+    def _to_picture(self) -> Floats:
+        return np.linalg.inv(self.matrix).astype(np.float64)
 
     def crop(self, picture: Pixels) -> Pixels:
         """Cut the face out.
@@ -102,9 +103,17 @@ class Alignment:
             Of shape ``(size, size[, channels])`` and the picture's dtype, by bilinear
             interpolation; beyond the picture its edge goes on.
         """
-        return self._warp(picture, self._to_crop.inverse, (self.size, self.size))
+        window = self._window(*picture.shape[:2])
+        return _warp(picture[window], _moved(window) @ self._to_picture, (self.size, self.size))
 
-    def paste(self, picture: Pixels, face: Pixels, *, feather: float = 0.1) -> Pixels:
+    def paste(
+        self,
+        picture: Pixels,
+        face: Pixels,
+        *,
+        feather: float = 0.1,
+        mask: Pixels | None = None,
+    ) -> Pixels:
         """Put a crop back into a picture.
 
         Parameters
@@ -115,6 +124,8 @@ class Alignment:
             Of the shape and dtype of `crop`'s result.
         feather : float
             The part of the crop's side over which it fades out at its edges, from 0 to 0.5.
+        mask : numpy.ndarray, optional
+            Of shape ``(size, size)``, from 0 to 1: how much of each pixel of the crop is taken.
 
         Returns
         -------
@@ -124,7 +135,8 @@ class Alignment:
         Raises
         ------
         ConfigError
-            If the crop is not of the shape and dtype that belong to the picture.
+            If the crop is not of the shape and dtype that belong to the picture, or the mask not of
+            the crop's size.
         """
         wanted = (self.size, self.size, *picture.shape[2:])
         if face.shape != wanted or face.dtype != picture.dtype:
@@ -132,31 +144,63 @@ class Alignment:
                 f"the face is {face.dtype} of shape {face.shape}, but this picture takes "
                 f"{picture.dtype} of shape {wanted}"
             )
-        height, width = picture.shape[:2]
-        share = self._warp(feathered(self.size, feather), self._to_crop, (height, width))
-        share *= self._covers(height, width)
+        share = feathered(self.size, feather)
+        if mask is not None:
+            if mask.shape != share.shape:
+                raise ConfigError(
+                    f"the mask is of shape {mask.shape}, but this crop is of {share.shape}"
+                )
+            share = share * mask
+        window = self._window(*picture.shape[:2])
+        before = picture[window]
+        to_crop = self.matrix @ np.linalg.inv(_moved(window))
+        share = _warp(share, to_crop, before.shape[:2]) * self._covers(to_crop, before.shape[:2])
         share = share.reshape(share.shape + (1,) * (picture.ndim - 2))
-        back = self._warp(face.astype(np.float64), self._to_crop, picture.shape[:2])
-        return _as(picture + share * (back - picture), picture.dtype)
+        back = _warp(face.astype(np.float64), to_crop, before.shape[:2])
+        result: Pixels = picture.copy()
+        result[window] = _as(before + share * (back - before), picture.dtype)
+        return result
 
-    def _covers(self, height: int, width: int) -> npt.NDArray[np.bool_]:
-        """Tell which pixels of a picture lie between the middles of the crop's outermost ones."""
-        rows, columns = np.mgrid[:height, :width]
+    def _window(self, height: int, width: int) -> tuple[slice, slice]:
+        """Tell which part of a picture a crop comes from: its rows and columns, never none."""
+        last = self.size - 1
+        corners = np.array([[0, 0, 1], [last, 0, 1], [0, last, 1], [last, last, 1]]).T
+        x, y, _ = self._to_picture @ corners
+        rows, columns = (
+            slice(
+                int(np.clip(np.floor(places.min()) - 1, 0, length - 1)),
+                int(np.clip(np.ceil(places.max()) + 2, 1, length)),
+            )
+            for places, length in ((y, height), (x, width))
+        )
+        return rows, columns
+
+    def _covers(self, to_crop: Floats, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        """Tell which pixels lie between the middles of the crop's outermost ones."""
+        rows, columns = np.mgrid[: shape[0], : shape[1]]
         places = np.stack([columns, rows, np.ones_like(rows)])
-        x, y = np.tensordot(self.matrix[:2], places, axes=1)
+        x, y = np.tensordot(to_crop[:2], places, axes=1)
         last = self.size - 1
         return np.asarray((x >= 0) & (x <= last) & (y >= 0) & (y <= last))
 
-    def _warp(self, pixels: Pixels, inverse: Any, shape: tuple[int, ...]) -> Pixels:
-        warped = _interpolate(
-            pixels.astype(np.float64),
-            inverse,
-            output_shape=shape,
-            order=1,
-            mode="edge",
-            preserve_range=True,
-        )
-        return _as(warped, pixels.dtype)
+
+def _moved(window: tuple[slice, slice]) -> Floats:
+    """Return what maps a picture's places to a window's."""
+    rows, columns = window
+    return np.array([[1, 0, -columns.start], [0, 1, -rows.start], [0, 0, 1]], dtype=np.float64)
+
+
+def _warp(pixels: Pixels, inverse: Floats, shape: tuple[int, ...]) -> Pixels:
+    """Take pixels from where a matrix says, by bilinear interpolation."""
+    warped = _interpolate(
+        pixels.astype(np.float64),
+        inverse,
+        output_shape=shape,
+        order=1,
+        mode="edge",
+        preserve_range=True,
+    )
+    return _as(warped, pixels.dtype)
 
 
 def _as(pixels: Floats, dtype: Any) -> Pixels:
@@ -166,7 +210,7 @@ def _as(pixels: Floats, dtype: Any) -> Pixels:
     return pixels.astype(dtype)
 
 
-def align(landmarks: npt.ArrayLike, size: int) -> Alignment:
+def align(landmarks: npt.ArrayLike, size: int, kind: int | None = None) -> Alignment:
     """Find what maps a face to a crop, from five landmarks.
 
     The least squares similarity of Umeyama, "Least-squares estimation of transformation parameters
@@ -177,7 +221,10 @@ def align(landmarks: npt.ArrayLike, size: int) -> Alignment:
     landmarks : array
         Of shape ``(5, 2)``: x and y in the picture, in the order of `template`.
     size : int
-        The crop's side: 112, 128 or 512.
+        The crop's side in pixels.
+    kind : int, optional
+        The template, 112, 128 or 512, which is scaled to the crop; that of the crop's own side
+        unless given.
 
     Returns
     -------
@@ -190,7 +237,7 @@ def align(landmarks: npt.ArrayLike, size: int) -> Alignment:
         If they are not five points, not finite, or all in one place.
     """
     points = np.asarray(landmarks, dtype=np.float64)
-    goal = template(size)
+    goal = template(size if kind is None else kind, size)
     if points.shape != goal.shape or not np.isfinite(points).all():
         raise ConfigError(
             f"landmarks are five finite points (x, y), not an array of shape {points.shape}"

@@ -10,6 +10,20 @@ from typing import BinaryIO
 
 from vramx.errors import MediaError
 
+#: Suffixes of the videos that are written, and FFmpeg's names of their formats.
+VIDEO_FORMATS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+}
+
+
+def is_video(target: Path) -> bool:
+    """Tell whether a file's suffix names a video that is written, rather than a picture."""
+    return target.suffix.lower() in VIDEO_FORMATS
+
 
 def check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
     """Refuse a target that cannot or must not be written.

@@ -99,13 +99,15 @@ def _divide(
     if 0 in (count, height, width):
         raise ConfigError(f"{given} has no pixels")
     planes = pixels.float() / white
-    low, high = planes.min().item(), planes.max().item()
-    if not (low >= -_SLACK and high <= 1 + _SLACK):
-        raise ConfigError(
-            f"{given} has values from {low:g} to {high:g}; floating point pictures run from 0 to 1"
-        )
+    if white == 1:
+        low, high = planes.min().item(), planes.max().item()
+        if not (low >= -_SLACK and high <= 1 + _SLACK):
+            raise ConfigError(
+                f"{given} has values from {low:g} to {high:g}; floating point pictures run from 0 "
+                "to 1"
+            )
+        planes = planes.clamp(0, 1)
     colours, has_alpha = _COLOURS[channels]
-    planes = planes.clamp(0, 1)
     return Planes(planes[:, :colours], planes[:, colours:] if has_alpha else None, restore)
 
 
@@ -166,7 +168,7 @@ def _from_pil(image: Any) -> Planes:
         image = image.convert("LA" if image.mode == "L" else "RGBA")
     if image.mode not in _PIL_MODES:
         raise ConfigError(
-            f"a PIL image of mode {image.mode} cannot be enlarged: convert it to one of "
+            f"a PIL image of mode {image.mode} cannot be taken: convert it to one of "
             f"{', '.join(_PIL_MODES)}"
         )
     planes = _from_numpy(np.asarray(image))

@@ -181,6 +181,7 @@ class ManagedModule:
     def _storages(self) -> list[_Storage]:
         """Collect the storages in order of registration, each once."""
         storages: dict[int, _Storage] = {}
+        weights = {id(p) for p in self.module.parameters()}  # a scripted module's are plain tensors
         refused = []
         for name, tensor in self._tensors().items():
             refusal = _refusal(tensor, self._bridge.device)
@@ -193,7 +194,7 @@ class ManagedModule:
             storage = storages.setdefault(found[0], _Storage(_bytes_of(tensor)))
             if not any(tensor is each for each in storage.tensors):
                 storage.tensors.append(tensor)
-            storage.is_weight |= isinstance(tensor, nn.Parameter)
+            storage.is_weight |= id(tensor) in weights
         if refused:
             raise ConfigError(
                 f"{self.name} cannot be managed: "
@@ -275,7 +276,8 @@ class ManagedModule:
         root = self.module
         inner = root.__dict__.get("_compiled_call_impl") or root._call_impl
         self._replace_call(root, RootCall(self._bridge, self._digests, inner, self))
-        self._hook = root.register_load_state_dict_pre_hook(_BeforeLoad(self))
+        if not isinstance(root, torch.jit.ScriptModule):  # which takes no such hook
+            self._hook = root.register_load_state_dict_pre_hook(_BeforeLoad(self))
         for module in self._everything:
             _owners[module] = self._bridge
 
@@ -339,6 +341,7 @@ class ManagedModule:
                 module.__dict__["_compiled_call_impl"] = call
         if self._hook is not None:
             self._hook.remove()
+        if managing_session_of(self.module) is self._bridge:
             self._bridge.remember(self.usage())
         for group in self._groups:
             self._core.undefine(group)

@@ -28,11 +28,17 @@ def _is_compiled(module: nn.Module) -> bool:
     return wraps or module.__dict__.get("_compiled_call_impl") is not None
 
 
+def _uses_children_uncalled(module: nn.Module) -> bool:
+    if isinstance(module, torch.fx.GraphModule):  # an exported program's module does
+        return any(node.op == "get_attr" and "." in node.target for node in module.graph.nodes)
+    return isinstance(module, (*_USE_CHILDREN_UNCALLED, torch.jit.ScriptModule))
+
+
 def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tensor]]]:
     """Find the modules to lease, in registration order.
 
-    A module that owns tensors is leased with just those; a compiled module, or one that uses its
-    children's weights without calling them, with everything below it.
+    A module that owns tensors is leased with just those; a compiled or scripted module, or one that
+    uses its children's weights without calling them, with everything below it.
 
     Parameters
     ----------
@@ -50,7 +56,7 @@ def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tens
         if id(module) in seen:
             return
         seen.add(id(module))
-        if _is_compiled(module) or isinstance(module, _USE_CHILDREN_UNCALLED):
+        if _is_compiled(module) or _uses_children_uncalled(module):
             seen.update(id(each) for each in module.modules())
             tensors = [*module.parameters(), *module.buffers()]
             if tensors:
@@ -102,7 +108,8 @@ class Unit:
         self.ranges = ranges
         # The group names blocks of this memory, so the memory stays though parameters be replaced.
         self._memory = [t.untyped_storage() for t in tensors if storage_range(t) in ranges]
-        parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
+        weights = {id(p) for p in module.parameters()}  # a scripted module's are plain tensors
+        parameters = [t for t in tensors if id(t) in weights]
         self.versioned = [p for p in parameters if has_version(p)]
         self.always_written = len(self.versioned) < len(parameters)
         self.call = _core.LeasedCall(

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av.error
 
@@ -27,10 +28,58 @@ from vramx.pipelines.video.segments import Encoding, SegmentWriter, WorkFolder
 from vramx.pipelines.video.source import FrameTime, Pixels, VideoSource
 
 Frame = tuple[FrameTime, Pixels]
-Transform = Callable[[Iterator[Pixels]], Iterable[Pixels]]
 
 #: Frames that wait on either side of the device.
 _WAITING = 4
+
+
+class Counted(NamedTuple):
+    """A frame, and what is to be counted of it."""
+
+    pixels: Pixels
+    counts: Mapping[str, int]
+
+
+class SegmentFrames:
+    """The frames of a segment, as an iterator.
+
+    Attributes
+    ----------
+    first : int
+        The number of its first frame in the video, from 0.
+    """
+
+    def __init__(self, frames: Iterator[Frame], first: int) -> None:
+        self.first = first
+        self.times: deque[FrameTime] = deque()  # of frames that were read and did not come back
+        self._frames = frames
+
+    def __iter__(self) -> SegmentFrames:
+        return self
+
+    def __next__(self) -> Pixels:
+        time, picture = next(self._frames)
+        self.times.append(time)
+        return picture
+
+
+Transform = Callable[[SegmentFrames], Iterable[Pixels | Counted]]
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """What became of a video.
+
+    Attributes
+    ----------
+    frames : int
+        How many frames the target has.
+    counts : mapping of str to int
+        The sums of what was counted of the frames, those from before a stop included.
+    """
+
+    frames: int
+    counts: Mapping[str, int]
 
 
 class _Stopped(Exception):  # noqa: N818 - it is no error
@@ -48,7 +97,7 @@ def transform_video(
     segment: int = 240,
     overwrite: bool = False,
     progress: bool = False,
-) -> int:
+) -> VideoResult:
     """Run a video's frames through a function into another file.
 
     Frames are decoded and encoded on threads of their own while the calling thread computes; a few
@@ -62,7 +111,8 @@ def transform_video(
         What to read, and what to write: .mp4, .m4v, .mov, .mkv or .webm.
     transform : callable
         Takes an iterator of RGB frames of dtype uint8, ``(height, width, 3)``, and yields one for
-        each, in order, all of one size. It is called anew for each segment.
+        each, in order, all of one size, as they are or `Counted`. It is called anew for each
+        segment.
     identity : mapping of str to str
         What the function's results depend on; a job goes on only where that is the same.
     codec : str
@@ -78,8 +128,8 @@ def transform_video(
 
     Returns
     -------
-    int
-        How many frames the target has.
+    VideoResult
+        How many frames the target has, and what was counted.
 
     Raises
     ------
@@ -106,9 +156,9 @@ def transform_video(
                 _Run(work, encoding, segment, count).through(transform)
             work.finish()
         join(work, video, target)
-        frames = work.frames
+        result = VideoResult(work.frames, work.counts)
         work.remove()
-    return frames
+    return result
 
 
 class _Run:
@@ -122,7 +172,7 @@ class _Run:
         self._segment = segment
         self._count = count
         self._decoded: Channel[Frame] = Channel(_WAITING)
-        self._made: Channel[Frame] = Channel(_WAITING)
+        self._made: Channel[tuple[FrameTime, Counted]] = Channel(_WAITING)
         self._failure: BaseException | None = None
 
     def through(self, transform: Transform) -> None:
@@ -149,24 +199,21 @@ class _Run:
 
     def _compute(self, transform: Transform) -> None:
         frames = iter(self._decoded)
+        number = self._work.frames
         for first in frames:
-            segment = chain([first], islice(frames, self._segment - 1))
+            segment = SegmentFrames(chain([first], islice(frames, self._segment - 1)), number)
             if not self._compute_segment(transform, segment):
                 return
+            number += self._segment
 
-    def _compute_segment(self, transform: Transform, frames: Iterator[Frame]) -> bool:
+    def _compute_segment(self, transform: Transform, frames: SegmentFrames) -> bool:
         """Tell whether the encoder is still there."""
-        times: deque[FrameTime] = deque()
-
-        def pixels() -> Iterator[Pixels]:
-            for time, picture in frames:
-                times.append(time)
-                yield picture
-
-        for result in transform(pixels()):
+        times = frames.times
+        for result in transform(frames):
             if not times:
                 raise MediaError("more frames came back than went in")
-            if not self._made.put((times.popleft(), result)):
+            made = result if isinstance(result, Counted) else Counted(result, {})
+            if not self._made.put((times.popleft(), made)):
                 return False
         if times:
             raise MediaError(f"{len(times)} frames fewer came back than went in")
@@ -199,17 +246,20 @@ class _Run:
     def _encode(self) -> None:
         writer: SegmentWriter | None = None
         try:
-            for time, picture in self._made:
+            counts: Counter[str] = Counter()
+            for time, (picture, counted) in self._made:
                 if writer is None:
                     height, width = picture.shape[:2]
                     writer = SegmentWriter(self._work, self._encoding, height, width)
+                    counts.clear()
                 writer.add(time, picture)
+                counts.update(counted)
                 self._count(1)
                 if writer.frames == self._segment:
-                    writer.finish()
+                    writer.finish(counts)
                     writer = None
             if writer is not None:
-                writer.finish()
+                writer.finish(counts)
                 writer = None
         except _Stopped:
             pass

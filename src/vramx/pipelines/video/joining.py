@@ -12,11 +12,9 @@ import av
 import av.error
 
 from vramx.errors import MediaError
-from vramx.pipelines.files import written_whole
+from vramx.pipelines.files import VIDEO_FORMATS, written_whole
 from vramx.pipelines.video.segments import Encoding, WorkFolder, read_packets
 from vramx.pipelines.video.source import VideoSource
-
-_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 
 
 def container_format(target: Path) -> str:
@@ -38,9 +36,9 @@ def container_format(target: Path) -> str:
         If it names none of those that are written.
     """
     try:
-        return _FORMATS[target.suffix.lower()]
+        return VIDEO_FORMATS[target.suffix.lower()]
     except KeyError:
-        known = ", ".join(_FORMATS)
+        known = ", ".join(VIDEO_FORMATS)
         raise MediaError(f"{target}: {target.suffix!r} is not one of {known}") from None
 
 

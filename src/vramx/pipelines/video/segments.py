@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -39,12 +40,15 @@ class Segment:
     first, last : int
         When its first and last frames are shown, in units of the source's time base. In the file
         the first is shown at zero.
+    counts : mapping of str to int
+        Sums of what was counted of its frames.
     """
 
     file: str
     frames: int
     first: int
     last: int
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class WorkFolder:
@@ -137,6 +141,11 @@ class WorkFolder:
     def frames(self) -> int:
         """How many frames the finished segments hold."""
         return sum(each.frames for each in self.segments)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What was counted of those frames, summed."""
+        return dict(sum((Counter(each.counts) for each in self.segments), Counter()))
 
     def add(self, segment: Segment) -> None:
         """Note that a segment's file is finished."""
@@ -263,14 +272,14 @@ class SegmentWriter:
             packet.duration = self._durations.pop(packet.pts)
             self._container.mux(packet)
 
-    def finish(self) -> None:
+    def finish(self, counts: Mapping[str, int]) -> None:
         """Flush the encoder, put the file in its place and note it in the manifest."""
         self._mux(self._stream.encode(None))
         if self._durations:
             raise MediaError(f"the encoder kept {len(self._durations)} frames to itself")
         self._scope.close()
         first, last = self._times[0].pts, self._times[-1].pts
-        self._work.add(Segment(self._name, len(self._times), first, last))
+        self._work.add(Segment(self._name, len(self._times), first, last, dict(counts)))
 
     def drop(self) -> None:
         """Give the unfinished segment up."""

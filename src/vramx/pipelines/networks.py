@@ -1,0 +1,67 @@
+"""What pipelines ask of a user's network: where and in what it computes, and which one it is."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from vramx.session import Session
+
+
+def device_of(session: Session) -> torch.device:
+    """Tell where the modules of a session compute: on the CPU where the card is simulated."""
+    device = getattr(session, "device", None)  # an inactive session has none
+    if device is None or device.kind == "simulated":
+        return torch.device("cpu")
+    return torch.device("cuda", device.ordinal)
+
+
+def dtype_of(*modules: nn.Module) -> torch.dtype:
+    """Tell in what modules compute: in the dtype of their first weight that is not whole."""
+    tensors = itertools.chain.from_iterable(
+        itertools.chain(module.parameters(), module.buffers()) for module in modules
+    )
+    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+
+
+@contextlib.contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Put modules into evaluation mode for a scope; after it each is as it was."""
+    modes = [(each, each.training) for module in modules for each in module.modules()]
+    try:
+        for module in modules:
+            if any(each.training for each in module.modules()):  # exported ones refuse the call
+                module.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def digest(session: Session, *modules: nn.Module) -> str:
+    """Hash the weights and buffers of modules.
+
+    Parameters
+    ----------
+    session : Session
+        Where they are managed.
+    *modules : torch.nn.Module
+        In an order that counts.
+
+    Returns
+    -------
+    str
+        Hexadecimal.
+    """
+    hashed = hashlib.sha256()
+    for name, tensor in itertools.chain.from_iterable(m.state_dict().items() for m in modules):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        with session.pin(tensor):
+            raw = tensor.detach().contiguous().view(-1).view(torch.uint8).cpu()
+        hashed.update(raw.numpy().tobytes())
+    return hashed.hexdigest()

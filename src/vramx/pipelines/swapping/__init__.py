@@ -1,0 +1,1 @@
+"""Swapping faces: a chain of the user's models with the work between them."""

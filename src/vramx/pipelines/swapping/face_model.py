@@ -1,0 +1,74 @@
+"""What a user says of a model of the chain. Loading this loads no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vramx.errors import ConfigError
+from vramx.pipelines.stage import Stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ORDERS = ("RGB", "BGR")
+
+
+@dataclass(frozen=True)
+class FaceModel:
+    """A model for `vramx.face_swap` that wants its pictures in another way than usual.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or callable
+        The model; `vramx.face_swap` says what it takes and gives.
+    modules : iterable of torch.nn.Module
+        The modules that a callable runs; they are managed. A module is its own.
+    size : int, optional
+        The side in pixels of the pictures it takes. Unless given 112 for a recognizer, 128 for a
+        swapper and 512 for an enhancer. Pictures for a detector are shrunk or enlarged to fit a
+        square of that side, black at the right or below; unless given it gets them as they are.
+    template : int, optional
+        Where the landmarks lie in the crops it takes, as `vramx.pipelines.faces.template` has it:
+        112, 128 or 512, scaled to the size. Unless given that of the size, if there is one, else
+        that of the usual size.
+    value_range : (float, float)
+        What black and white are, in what it takes and, of a swapper and an enhancer, gives.
+    order : str
+        ``"RGB"`` or ``"BGR"``: the order of channels, likewise.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is not allowed.
+
+    Examples
+    --------
+    >>> recognizer = vramx.FaceModel(arcface, value_range=(-1, 1))
+    >>> swapper = vramx.FaceModel(network, size=256, template=128)
+    """
+
+    model: Callable[..., Any]
+    modules: Iterable[nn.Module] = ()
+    size: int | None = None
+    template: int | None = None
+    value_range: tuple[float, float] = (0.0, 1.0)
+    order: str = "RGB"
+
+    def __post_init__(self) -> None:
+        stage = Stage(self.model, self.modules)  # which checks both
+        object.__setattr__(self, "modules", tuple(stage.modules))
+        if self.size is not None and not (isinstance(self.size, int) and self.size >= 16):
+            raise ConfigError(f"size {self.size!r} is not a whole number of pixels from 16")
+        try:
+            low, high = (float(each) for each in self.value_range)
+        except (TypeError, ValueError):
+            low = high = 0.0
+        if not -1e6 < low < high < 1e6:
+            raise ConfigError(
+                f"value_range {self.value_range!r} is not two numbers, black's and white's"
+            )
+        object.__setattr__(self, "value_range", (low, high))
+        if self.order not in ORDERS:
+            raise ConfigError(f"order {self.order!r} is not one of {', '.join(ORDERS)}")

@@ -1,0 +1,96 @@
+"""A picture on its way through the chain."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from vramx.pipelines.images import Planes
+from vramx.pipelines.swapping.found import Embedding, Face
+from vramx.pipelines.swapping.networks import Pixels
+
+
+@dataclass(frozen=True)
+class SwapResult:
+    """What was done in a picture or a video.
+
+    Attributes
+    ----------
+    frames : int
+        Its frames; one of a picture.
+    faces : int
+        Faces that were found.
+    swapped : int
+        Faces that were swapped.
+    without_face : int
+        Frames in which no face was found.
+    unchanged : int
+        Frames in which none was swapped, those without a face included.
+    """
+
+    frames: int = 0
+    faces: int = 0
+    swapped: int = 0
+    without_face: int = 0
+    unchanged: int = 0
+
+
+@dataclass
+class Frame:
+    """A picture, and what was found in it.
+
+    Attributes
+    ----------
+    name : str
+        How errors call it.
+    pixels : numpy.ndarray
+        Of shape ``(height, width, 3)``, float32 from 0 to 1; another array once it has changed.
+    source : numpy.ndarray or None
+        The embedding of the face to put in; None only finds faces.
+    faces, chosen : list of Face
+        Those in it, the largest first, and those of them that are to be swapped.
+    """
+
+    name: str
+    pixels: Pixels
+    source: Embedding | None
+    faces: list[Face] = field(default_factory=list)
+    chosen: list[Face] = field(default_factory=list)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What a `SwapResult` sums."""
+        return {
+            "frames": 1,
+            "faces": len(self.faces),
+            "swapped": len(self.chosen),
+            "without_face": int(not self.faces),
+            "unchanged": int(not self.chosen),
+        }
+
+
+def total(frames: list[Frame]) -> SwapResult:
+    """Sum the counts of frames."""
+    counts: Counter[str] = Counter()
+    for frame in frames:
+        counts.update(frame.counts)
+    return SwapResult(**counts)
+
+
+def to_pixels(colour: torch.Tensor) -> Pixels:
+    """Turn ``(1 or 3, height, width)`` into pixels."""
+    pixels: Pixels = colour.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
+def from_pixels(frames: list[Frame], planes: Planes) -> object:
+    """Turn frames into the picture, or batch of pictures, that they were made of."""
+    colour = torch.stack([torch.from_numpy(each.pixels) for each in frames]).permute(0, 3, 1, 2)
+    if planes.colour.shape[1] == 1:
+        colour = colour.double().mean(1, keepdim=True).float()  # of three equal floats, the same
+    if planes.alpha is not None:
+        colour = torch.cat((colour, planes.alpha), dim=1)
+    return planes.restore(colour)

@@ -1,0 +1,168 @@
+"""What is done with a frame, stage by stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from vramx.errors import ConfigError, NoFaceError
+from vramx.pipelines.faces import Alignment, feathered
+from vramx.pipelines.stage import Stage
+from vramx.pipelines.swapping.found import Choice, Embedding, Face
+from vramx.pipelines.swapping.frame import Frame
+from vramx.pipelines.swapping.networks import (
+    Detector,
+    Enhancer,
+    FaceNetwork,
+    Masked,
+    Pixels,
+    Recognizer,
+    Swapper,
+)
+
+ON_NO_FACE = ("pass", "error")
+
+
+class FaceStages:
+    """The stages of the chain, of frames that go through them in batches.
+
+    Parameters
+    ----------
+    detector, recognizer, swapper, enhancer : FaceModel, torch.nn.Module or callable
+        The models; the enhancer may be None.
+    choice : Choice
+        Which faces are swapped.
+    score, on_no_face, feather, batch
+        As of `vramx.face_swap`.
+
+    Attributes
+    ----------
+    choice : Choice
+        May be changed between frames.
+    networks : list of FaceNetwork
+        The models, in order.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is not allowed.
+    """
+
+    def __init__(
+        self,
+        detector: Any,
+        recognizer: Any,
+        swapper: Any,
+        enhancer: Any,
+        *,
+        choice: Choice,
+        score: float,
+        on_no_face: str,
+        feather: float,
+        batch: int,
+    ) -> None:
+        if not 0 < score <= 1:
+            raise ConfigError(f"score {score!r} is not above 0 and at most 1")
+        if on_no_face not in ON_NO_FACE:
+            raise ConfigError(f"on_no_face {on_no_face!r} is not one of {', '.join(ON_NO_FACE)}")
+        feathered(16, feather)  # which checks it
+        self.choice = choice
+        self._score = score
+        self._on_no_face = on_no_face
+        self._feather = feather
+        self._detector = Detector(detector, batch)
+        self._recognizer = Recognizer(recognizer, batch)
+        self._swapper = Swapper(swapper, batch)
+        self.networks: list[FaceNetwork] = [self._detector, self._recognizer, self._swapper]
+        self._enhancer = None
+        if enhancer is not None:
+            self._enhancer = Enhancer(enhancer, batch)
+            self.networks.append(self._enhancer)
+
+    def stages(self) -> dict[str, Stage]:
+        """Return them by name, in order."""
+        compared = self._is_compared
+        stages = {
+            "detect": (self._detect, self._detector, None),
+            "recognize": (self._recognize, self._recognizer, compared),
+            "choose": (self._choose, None, None),
+            "swap": (self._swap, self._swapper, _is_changed),
+            "enhance": (self._enhance, self._enhancer, _is_changed),
+        }
+        if self._enhancer is None:
+            del stages["enhance"]
+        return {
+            name: Stage(call, network.modules if network else (), when=when, batched=True)
+            for name, (call, network, when) in stages.items()
+        }
+
+    def _is_compared(self, frame: Frame) -> bool:
+        wanted = frame.source is None or self.choice.reference is not None
+        return wanted and bool(frame.faces)
+
+    def _detect(self, frames: list[Frame]) -> list[Frame]:
+        for frame, faces in zip(frames, self._detector([frame.pixels for frame in frames])):
+            sure = (face for face in faces if face.score >= self._score)
+            frame.faces = sorted(sure, key=lambda face: face.area, reverse=True)
+        return frames
+
+    def _recognize(self, frames: list[Frame]) -> list[Frame]:
+        todo = [(frame, face) for frame in frames for face in frame.faces]
+
+        def recognize(part: Iterable[tuple[Frame, Face]]) -> list[Embedding]:
+            return self._recognizer(
+                [self._recognizer.aligned(face).crop(frame.pixels) for frame, face in part]
+            )
+
+        embeddings = iter([*self._recognizer.over(todo, recognize)])
+        for frame in frames:
+            frame.faces = [
+                dataclasses.replace(face, embedding=next(embeddings)) for face in frame.faces
+            ]
+        return frames
+
+    def _choose(self, frames: list[Frame]) -> list[Frame]:
+        for frame in frames:
+            if frame.source is None:
+                continue
+            frame.chosen = self.choice.of(frame.faces)
+            if not frame.chosen and self._on_no_face == "error":
+                raise NoFaceError(f"{frame.name}: {self.choice.why_none(frame.faces)}")
+        return frames
+
+    def _swap(self, frames: list[Frame]) -> list[Frame]:
+        return self._paste(frames, self._swapper, self._swapper)
+
+    def _enhance(self, frames: list[Frame]) -> list[Frame]:
+        enhancer = self._enhancer
+        assert enhancer is not None
+        return self._paste(
+            frames, enhancer, lambda crops, _: [(made, None) for made in enhancer(crops)]
+        )
+
+    def _paste(
+        self,
+        frames: list[Frame],
+        network: FaceNetwork,
+        change: Callable[[list[Pixels], list[Embedding]], list[Masked]],
+    ) -> list[Frame]:
+        """Cut the chosen faces out of pictures as they are now, and put them back changed."""
+        todo = [(frame, frame.pixels, face) for frame in frames for face in frame.chosen]
+
+        def run(
+            part: Iterable[tuple[Frame, Pixels, Face]],
+        ) -> list[tuple[Frame, Alignment, Masked]]:
+            frames, pictures, faces = zip(*part)
+            places = [network.aligned(face) for face in faces]
+            crops = [place.crop(picture) for place, picture in zip(places, pictures)]
+            made = change(crops, [frame.source for frame in frames])
+            return [*zip(frames, places, made)]
+
+        for frame, place, (crop, mask) in network.over(todo, run):
+            frame.pixels = place.paste(frame.pixels, crop, feather=self._feather, mask=mask)
+        return frames
+
+
+def _is_changed(frame: Frame) -> bool:
+    return bool(frame.chosen)
