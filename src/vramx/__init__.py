@@ -9,6 +9,7 @@ from vramx.errors import (
     MediaError,
     NoDeviceError,
     OutOfMemoryError,
+    QueueClosedError,
     SessionClosedError,
     UnreportedWriteError,
 )
@@ -16,6 +17,7 @@ from vramx.innermost import advise, empty, evict, pin, prefetch, stats
 from vramx.opening import oversubscribe
 from vramx.pipelines import Stage, pipeline, super_resolution
 from vramx.process import install
+from vramx.queue import Job, Queue, current_job
 from vramx.seeing.plans import Plan
 from vramx.seeing.trace import Trace
 from vramx.seeing.usage import ModuleStats
@@ -31,11 +33,14 @@ __all__ = [
     "DeviceError",
     "Error",
     "InUseError",
+    "Job",
     "MediaError",
     "ModuleStats",
     "NoDeviceError",
     "OutOfMemoryError",
     "Plan",
+    "Queue",
+    "QueueClosedError",
     "Session",
     "SessionClosedError",
     "Stage",
@@ -43,6 +48,7 @@ __all__ = [
     "Trace",
     "UnreportedWriteError",
     "advise",
+    "current_job",
     "current_session",
     "empty",
     "evict",
