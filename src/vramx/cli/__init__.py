@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import vramx
-from vramx.cli import demo, doctor, plan
+from vramx.cli import demo, doctor, monitor, plan
 
 _EXITS = """
 Exit codes: 0 done; 1 failed, with one line on the standard error; 2 wrong usage. `vramx doctor`
@@ -42,4 +42,5 @@ def main(debug: bool) -> None:
 
 main.add_command(doctor.doctor)
 main.add_command(demo.demo)
+main.add_command(monitor.monitor)
 main.add_command(plan.plan)
