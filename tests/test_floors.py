@@ -41,6 +41,7 @@ PYTHON = (
     {"pipelines"},
     {"doctor"},
     {"monitor", "plan"},
+    {"bench"},
     {"__init__"},
     {"cli", "__main__"},
 )
@@ -48,7 +49,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(PYTHON) for room in rooms}
 # Reached from below too, but only inside functions: a framework is loaded when it is used.
 LAZY = "integrations"
 FRAMEWORKS = {
-    "torch": ("integrations/torch", "pipelines/"),
+    "torch": ("integrations/torch", "pipelines/", "bench/"),
     "cupy": ("integrations/cupy",),
     "PIL": ("pipelines/pictures.py",),
     "av": ("pipelines/video/",),

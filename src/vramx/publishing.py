@@ -99,7 +99,8 @@ class Publisher:
         except BaseException:
             self._socket.close()
             raise
-        threading.Thread(target=self._serve, name="vramx publisher", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="vramx publisher", daemon=True)
+        self._thread.start()
         atexit.register(self.close)
 
     def _serve(self) -> None:
@@ -116,6 +117,7 @@ class Publisher:
         """Answer no more."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # so that the thread ends
+        self._thread.join()
         self._socket.close()
         self.path.unlink(missing_ok=True)
         atexit.unregister(self.close)
