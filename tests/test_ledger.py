@@ -222,7 +222,7 @@ def test_claims_outlive_a_tidied_folder(tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_cannot_be_read_says_so_and_claims_nothing(tmp_path: Path) -> None:
-    (tmp_path / "lock").mkdir()
+    (tmp_path / "lock").symlink_to("lock")
     ledger = Ledger(tmp_path)
     with pytest.raises(vramx.Error, match="VRAMX_RUNTIME_DIR"):
         ledger.claim(0, Claim(4, "one"), BUDGET)
@@ -238,6 +238,13 @@ def test_processes_find_each_other_in_the_folder_that_is_set(
     monkeypatch.setenv("VRAMX_RUNTIME_DIR", str(tmp_path / "a" / "b"))
     assert runtime_folder() == tmp_path / "a" / "b"
     assert runtime_folder().is_dir()
+
+
+def test_those_who_may_use_a_shared_folder_may_use_all_that_is_made_in_it(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2775)
+    assert Ledger(tmp_path / "cards" / "one").claim(0, Claim(1, "a job"), BUDGET)
+    modes = {path.stat().st_mode for path in tmp_path.rglob("*") if path.is_dir()}
+    assert modes == {tmp_path.stat().st_mode}
 
 
 def test_a_folder_that_cannot_be_had_is_an_error_by_name(

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 import vramx
+from vramx.queue.ledger import Ledger
 
 MIB = 2**20
 BUDGET = 10 * MIB
@@ -431,10 +433,11 @@ def test_a_ledger_that_cannot_be_read_fails_jobs_and_hangs_none(
     monkeypatch.setenv("VRAMX_RUNTIME_DIR", str(tmp_path))
     queue = open_queue(card="broken")
     lock = tmp_path / "cards" / "broken" / "lock"
-    lock.mkdir(parents=True)
+    lock.parent.mkdir(parents=True)
+    lock.symlink_to("lock")
     with pytest.raises(vramx.Error, match="claims on the card"):
         queue.submit(pow, 2, 3, footprint=1).result(LIMIT)
-    lock.rmdir()
+    lock.unlink()
     assert queue.submit(pow, 2, 3, footprint=1).result(LIMIT) == 8
 
 
@@ -560,6 +563,37 @@ def test_there_is_a_current_job_only_where_one_runs(open_queue: OpenQueue) -> No
 
 
 # Processes
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_queue_waits_behind_another_for_as_long_as_that_one_waits(
+    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cancels: bool
+) -> None:
+    monkeypatch.setenv("VRAMX_RUNTIME_DIR", str(tmp_path))
+    one, other = open_queue(card="shared"), open_queue(card="shared")
+    started: list[Gated] = []
+    first, large, small = (Gated(started) for _ in range(3))
+    one.submit(first, footprint="6MiB")
+    assert first.has_begun()
+    waiting = other.submit(large, footprint=BUDGET)
+    seen = Ledger(tmp_path / "cards" / "shared")
+    deadline = time.monotonic() + LIMIT
+    while not any(each.waiting for each in seen.others()):
+        assert time.monotonic() < deadline
+    one.submit(small, footprint="4MiB")
+    if cancels:
+        assert waiting.cancel()
+        assert small.has_begun()
+        assert started == [first, small]
+    else:
+        first.gate.set()
+        assert large.has_begun()
+        assert started == [first, large]
+        large.gate.set()
+        assert small.has_begun()
+    for gated in (first, small):
+        gated.gate.set()
+
 
 QUEUE = """
     import os, sys

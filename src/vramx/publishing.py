@@ -20,7 +20,7 @@ from typing import Any
 
 from vramx import config
 from vramx.errors import ConfigError, Error
-from vramx.runtime import runtime_folder
+from vramx.runtime import make_folder, runtime_folder
 from vramx.session import Session, open_sessions
 
 #: Seconds that an asker may take to read.
@@ -86,7 +86,7 @@ class Publisher:
 
     def __init__(self) -> None:
         folder = socket_folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.path = folder / f"{os.getpid()}-{secrets.token_hex(4)}.socket"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -74,6 +74,20 @@ def close(descriptor: int) -> None:
     os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, each open to those to whom the one above it is.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The folder; nothing happens if it is there.
+    """
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        path.chmod(stat.S_IMODE(path.parent.stat().st_mode))
+
+
 def open_file(path: Path, flags: int) -> int:
     """Open a file, its folder made if need be, so that no forked child keeps it open.
 
@@ -90,7 +104,7 @@ def open_file(path: Path, flags: int) -> int:
         Its descriptor, for `close`.
     """
     if flags & os.O_CREAT:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     with _opening:  # no fork between the two
         return forget_in_children(os.open(path, flags, 0o666))
 
@@ -111,7 +125,10 @@ def lock_file(path: Path) -> int:
         Its descriptor, for `unlock_file`.
     """
     while True:
-        descriptor = open_file(path, os.O_RDWR | os.O_CREAT)
+        try:
+            descriptor = open_file(path, os.O_RDONLY)  # it may be another user's
+        except FileNotFoundError:
+            descriptor = open_file(path, os.O_RDONLY | os.O_CREAT)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if is_at(descriptor, path):
             return descriptor

@@ -49,8 +49,8 @@ class Queue:
     Queues of several processes on one card share it: what all their running jobs have claimed stays
     within each queue's budget, and their next jobs are served in the order in which they came to
     the head of their queues. Claims are held by locks of the operating system, which end with the
-    process, killed or not. Processes find each other in a folder of the user
-    (``VRAMX_RUNTIME_DIR``).
+    process, killed or not. Processes find each other in a folder of the user; containers and users
+    that share a card need one that all of them may write (``VRAMX_RUNTIME_DIR``).
 
     A footprint is a promise, which `Job.oversubscribe` keeps: a session within the job's share.
     What a job allocates besides is not held to it.
@@ -332,7 +332,7 @@ class Queue:
                         del self._waiting[0]
                         self._running[number] = job
                         return number, job
-                    self._changed.wait(_LOOK)
+                    self._changed.wait(None if self._own_folder is not None else _LOOK)
                     continue
                 if self._ledger.waits:
                     self._ledger.leave_line()
