@@ -16,6 +16,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -350,7 +351,10 @@ def test_what_a_failed_job_held_is_let_go_though_its_error_is_kept(open_queue: O
     error = failed.exception(LIMIT)
     assert isinstance(error, KeyError)
     assert isinstance(error.__cause__, ValueError)
-    assert error.__traceback__ is not None
+    for each in (error, error.__cause__):
+        frames = [frame for frame, _ in traceback.walk_tb(each.__traceback__)]
+        assert frames
+        assert not any(frame.f_locals for frame in frames)
     gc.collect()
     assert [each() for each in held] == [None, None]
     assert after.result(LIMIT) == BUDGET

@@ -372,7 +372,8 @@ class Queue:
                 return functools.partial(job.set_result, result)
             except BaseException as error:
                 let_go(error)
-                failure = error
+                # Without this call, whose variables live on: they hold the job's sessions.
+                failure = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
             if not is_out_of_memory(failure):
                 return functools.partial(job.set_exception, failure)
             with self._changed:
