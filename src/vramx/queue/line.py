@@ -366,9 +366,11 @@ class Queue:
         """Call a job until it is done, and return what tells its future."""
         while True:
             try:
-                peak = Peak(self._ordinal)
+                to_measure = job.footprint is None and job.budget == self.budget
+                peak = Peak(self._ordinal, alone=to_measure)
                 result = job._run(peak)
-                self._note_peak(job, peak.measured())
+                if to_measure:
+                    self._note_peak(job, peak.measured())
                 return functools.partial(job.set_result, result)
             except BaseException as error:
                 let_go(error)
@@ -390,8 +392,7 @@ class Queue:
                 self._fitting[job.kind, job.footprint] = job.batch
 
     def _note_peak(self, job: Job[Any], measured: int) -> None:
-        alone = job.footprint is None and job.budget == self.budget
-        if alone and measured > 0:
+        if measured > 0:
             job.measured = measured
             with self._changed:
                 self._measured[job.kind, job.batch] = min(measured, self.budget)
@@ -399,9 +400,10 @@ class Queue:
     def _give_back(self, number: int) -> None:
         try:
             with self._changed:
-                if self._ledger.others():
-                    give_back_cached()
+                shared = bool(self._ledger.others())
         except Error:
+            shared = True
+        if shared:
             give_back_cached()
         with self._changed:
             del self._running[number]

@@ -17,12 +17,14 @@ def _cuda() -> Any:
 
 
 class Peak:
-    """The most bytes on the card of a job that runs while no other does.
+    """The most bytes that a job has on the card.
 
     Parameters
     ----------
     ordinal : int
         The card's CUDA number.
+    alone : bool
+        Whether no other job of this process runs, so that torch's allocator counts for this one.
 
     Attributes
     ----------
@@ -30,11 +32,11 @@ class Peak:
         Those that the job opened.
     """
 
-    def __init__(self, ordinal: int) -> None:
+    def __init__(self, ordinal: int, alone: bool) -> None:
         self.sessions: list[Session] = []
         self._ordinal = ordinal
         self._before = 0
-        if (cuda := _cuda()) is not None:
+        if alone and (cuda := _cuda()) is not None:
             self._before = cuda.memory_allocated(ordinal)
             cuda.reset_peak_memory_stats(ordinal)
 
@@ -45,7 +47,8 @@ class Peak:
         -------
         int
             What the job's sessions held at most, or torch's allocator beyond what it had before,
-            whichever is more: it may count a session's activations too.
+            whichever is more: it may count a session's activations too. Of a job that was not
+            alone it means nothing.
         """
         by_sessions = sum(each.stats().peak_resident for each in self.sessions)
         cuda = _cuda()
