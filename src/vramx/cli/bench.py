@@ -41,7 +41,7 @@ def command(
     tokens: int | None,
     as_json: bool,
 ) -> None:
-    """Measure the link and a model that needs more than its budget, in a minute or so.
+    """Measure the link, and a model that needs more than its budget.
 
     Times are over T_fluid, which nothing that moves uncompressed bytes can beat, and T_plan, which
     leaves room for four blocks in flight. On the simulated card they are virtual. The exit code is
