@@ -10,12 +10,12 @@ holds its limits. On the simulated device the times are virtual.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import platform
-import statistics
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,10 @@ import torch
 from torch import nn
 
 import vramx
-from layers import build, bytes_of
-from limits import budget_of, limits, nearest_rank
-from machine import Machine
-from measuring import WARM_UP, host_bytes, passes_within
 from reporting import Report
+from vramx.bench.cycle import Cycle, Resident
+from vramx.bench.limits import budget_of
+from vramx.bench.machine import Machine
 from vramx.units import format_size, parse_size
 
 #: The most that a median pass may take over T_plan, by the kind of card.
@@ -74,13 +73,30 @@ for budget in {budgets}:
     return said + [failed] * (len(budgets) - len(said))
 
 
-@dataclass
-class Resident:
-    """A pass with everything on the card: what goes in, what comes out, and its seconds."""
+class Faults:
+    """Counts the faults of measured passes, and of a use to see that they are seen."""
 
-    x: torch.Tensor
-    out: torch.Tensor
-    seconds: float
+    def __init__(self) -> None:
+        from page_faults import PageFaults
+
+        self._faults = PageFaults()
+        self.steady = 0
+        self.control = 0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count those of a scope."""
+        self._faults.read()
+        yield
+        self.steady = self._faults.read().gpu_fault_groups
+
+    def provoke(self, model: nn.Module, session: vramx.Session, x: torch.Tensor) -> None:
+        """Use a weight that vramx is not told of."""
+        session.evict(model)
+        self._faults.read()
+        nn.functional.linear(x, model[0].linear.weight)
+        torch.cuda.synchronize()
+        self.control = self._faults.read().gpu_fault_groups
 
 
 class Cyclic:
@@ -95,42 +111,9 @@ class Cyclic:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.machine = Machine(args.backend, parse_size(args.block, "block"))
-        self.faults = None
-        if args.count_faults:
-            from page_faults import PageFaults
-
-            self.faults = PageFaults()
-        self.layer_seconds = 0.0
-        self.model = build(
-            args.weights,
-            args.width,
-            self.machine.dtype,
-            self.machine.device,
-            lambda: self.machine.compute(self.layer_seconds),
-        )
-        self.weights = bytes_of(self.model)
-
-    def times_of_passes(self, x: torch.Tensor, passes: int) -> list[float]:
-        """Time passes that follow each other without a pause, in seconds."""
-        return self.machine.times(lambda: self.model(x), passes)[0]
-
-    def all_resident(self) -> dict[int, Resident]:
-        """Run the plain model with everything on the card, for each count of tokens."""
-        self.model.to(self.machine.device)
-        found = {}
-        generator = torch.Generator().manual_seed(1)
-        for tokens in self.args.tokens:
-            x = torch.randn(tokens, self.args.width, generator=generator)
-            x = x.to(self.machine.device, self.machine.dtype)
-            out = self.model(x)
-            if self.machine.on_card:
-                seconds = statistics.median(self.times_of_passes(x, 10))
-            else:
-                seconds = tokens * self.args.compute_ms / 1e3
-            found[tokens] = Resident(x, out, seconds)
-        self.model.cpu()
-        self.machine.forget()
-        return found
+        self.faults = Faults() if args.count_faults else None
+        self.cycle = Cycle(self.machine, args.weights, args.width)
+        self.weights = self.cycle.weights
 
     @torch.no_grad()
     def run(self, report: Report) -> None:
@@ -144,7 +127,9 @@ class Cyclic:
             backend=self.args.backend,
             policy=self.args.policy,
         )
-        resident = self.all_resident()
+        resident = self.cycle.all_resident(
+            self.args.tokens, lambda tokens: tokens * self.args.compute_ms / 1e3
+        )
         budgets = [budget_of(self.weights, each, self.machine.block) for each in self.args.ratios]
         stock = ["not run"] * len(budgets)
         if self.machine.on_card:
@@ -158,68 +143,20 @@ class Cyclic:
                     row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                 report.add(row)
 
-    def faults_of_an_unleased_use(self, session: vramx.Session, x: torch.Tensor) -> int | None:
-        """Count the fault groups of a use that vramx is not told of, to see that they are seen."""
-        if self.faults is None:
-            return None
-        session.evict(self.model)
-        self.faults.read()
-        nn.functional.linear(x, self.model[0].linear.weight)
-        torch.cuda.synchronize()
-        return self.faults.read().gpu_fault_groups
-
     def at(self, budget: int, plain: Resident) -> dict[str, Any]:
-        """Run one count of tokens at one budget, in a session of its own."""
-        self.layer_seconds = plain.seconds / len(self.model)
-        host_before = host_bytes()
-        with self.machine.session(budget, self.args.policy) as session:
-            began = time.perf_counter()
-            session.manage(self.model)
-            setup = time.perf_counter() - began
-            host_after = host_bytes()
-            warm_up = self.times_of_passes(plain.x, WARM_UP)
-            passes = self.args.passes or passes_within(2.0, warm_up[-1])
-            before = session.stats()
-            if self.faults is not None:
-                self.faults.read()
-            rates = [self.machine.link() for _ in range(3)]
-            times = self.times_of_passes(plain.x, passes)
-            rates += [self.machine.link() for _ in range(3)]
-            faults = self.faults.read() if self.faults is not None else None
-            after = session.stats()
-            same = torch.equal(self.model(plain.x), plain.out)
-            control = self.faults_of_an_unleased_use(session, plain.x)
-        moved = (after.moved_in - before.moved_in) / passes
-        median, p99 = statistics.median(times), nearest_rank(times, 0.99)
-        link = statistics.median(rates)
-        limit = limits(self.weights, budget, link, plain.seconds, self.machine.block)
-        planned = self.args.policy == "adaptive"
-        return {
-            "all_resident_s": plain.seconds,
-            "setup_s": setup,
-            "host_growth": host_after - host_before,
-            "host_bytes": host_after,
-            "link": link,
-            "warm_up_s": warm_up,
-            "times_s": times,
-            "median_s": median,
-            "p99_s": p99,
-            "p99_over_median": p99 / median,
-            "over_fluid": median / limit.fluid,
-            "over_plan": median / limit.plan,
-            "over_lru": median / limit.lru,
-            "moved_over_excess": moved / (self.weights - budget),
-            "moved_in": moved,
-            "written_back": after.moved_out - before.moved_out,
-            "peak_resident": after.peak_resident,
-            "gpu_fault_groups": None if faults is None else faults.gpu_fault_groups,
-            "gpu_fault_groups_of_an_unleased_use": control,
-            "same_bits": same,
-            "missed_limits": (
-                missed_limits(session.device.kind, median / limit.plan, p99 / median)
-                if planned
-                else None
-            ),
+        """Run one count of tokens at one budget."""
+        watched: dict[str, Any] = {}
+        if (faults := self.faults) is not None:
+            watched["steady"] = faults.counted()
+            watched["at_end"] = functools.partial(faults.provoke, self.cycle.model)
+        row = self.cycle.within(
+            budget, plain, policy=self.args.policy, passes=self.args.passes, **watched
+        )
+        missed = missed_limits(row["kind"], row["over_plan"], row["p99_over_median"])
+        return row | {
+            "gpu_fault_groups": None if faults is None else faults.steady,
+            "gpu_fault_groups_of_an_unleased_use": None if faults is None else faults.control,
+            "missed_limits": missed if self.args.policy == "adaptive" else None,
         }
 
 

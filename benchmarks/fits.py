@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 import vramx
-from layers import build, bytes_of
-from measuring import timed_on_card
 from reporting import Report
+from vramx.bench.layers import build, bytes_of
+from vramx.integrations.torch.timing import timed_on_card
 from vramx.units import format_size, parse_size
 
 #: The most that a managed pass may take over a stock one, where its layers are large.

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from dit import PATCH, POOLED, TEXT, DiffusionTransformer, places_of
-from layers import bytes_of
 from unet import CONTEXT, UNet, attend
+from vramx.bench.layers import bytes_of
 
 DTYPE = torch.bfloat16
 

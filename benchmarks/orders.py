@@ -23,10 +23,10 @@ from torch import nn
 from torch.nn import functional
 
 import vramx
-from layers import Layer, build, bytes_of
-from limits import budget_of
-from machine import Machine
 from reporting import Report
+from vramx.bench.layers import Layer, build, bytes_of
+from vramx.bench.limits import budget_of
+from vramx.bench.machine import Machine
 from vramx.units import format_size, parse_size
 
 EXPERTS = 8

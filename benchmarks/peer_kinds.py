@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import vramx
-from layers import bytes_of
 from leaf_streaming import OneByOne, PrefixAndLeaves
+from vramx.bench.layers import bytes_of
 from vramx.units import format_size
 
 Run = Callable[..., Any]

@@ -14,16 +14,14 @@ from typing import Any
 
 import torch
 
-from measuring import (
-    WARM_UP,
-    PinnedCopy,
-    host_bytes,
-    passes_within,
-    timed_on_card,
-    times_on_card,
-)
 from models import Workload, build
 from peer_kinds import PEERS, Budget, NotInstalledError, Run
+from vramx.bench.measuring import (
+    WARM_UP,
+    host_bytes,
+    passes_within,
+)
+from vramx.integrations.torch.timing import PinnedCopies, timed_on_card, times_on_card
 
 
 def digest(out: torch.Tensor) -> str:
@@ -44,7 +42,7 @@ def measure(
     """Run a peer and write its figures, in bytes and seconds."""
     torch.cuda.synchronize()  # CUDA's own memory counts as the process's, the probe's does not
     host_before = host_bytes()
-    link = PinnedCopy()
+    link = PinnedCopies()
     probe_on_host = host_bytes() - host_before
     probe_on_card = torch.cuda.memory_allocated()
     weights, module = workload.weights, type(workload.module).__name__
@@ -63,12 +61,12 @@ def measure(
     digests = [digest(outputs.pop())]
     again, _ = times_on_card(lambda: call(run, inputs), WARM_UP - 1)
     passes = passes or passes_within(6.0, again[-1])
-    rates = [link.rate() for _ in range(3)]
+    rates = [link.to_card() for _ in range(3)]
     moved, copying = peer.moved(), peer.copying()
     times, out = times_on_card(lambda: call(run, inputs), passes)
     moved_after = peer.moved()
     copying = (peer.copying() - copying) / passes
-    rates += [link.rate() for _ in range(3)]
+    rates += [link.to_card() for _ in range(3)]
     digests.append(digest(out))
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak = torch.cuda.max_memory_allocated() - probe_on_card

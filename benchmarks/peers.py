@@ -40,10 +40,10 @@ from typing import Any
 
 import torch
 
-from limits import budget_of, limits, nearest_rank
 from models import TOKENS
 from peer_kinds import PEERS
 from reporting import Report
+from vramx.bench.limits import budget_of, limits, nearest_rank
 from vramx.units import format_size, parse_size
 
 #: Starts a peer with a budget and room for activations, in bytes; returns its figures or its error.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +35,15 @@ NATIVE_CARD = {
     "reads_over_link": True,
     "check_drops": False,
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_dir() -> Iterator[None]:
+    """Processes of this test run find each other, and no others."""
+    with tempfile.TemporaryDirectory(prefix="vramx-test-") as folder:
+        os.environ["VRAMX_RUNTIME_DIR"] = folder
+        yield
+        del os.environ["VRAMX_RUNTIME_DIR"]
 
 
 @pytest.fixture

@@ -29,16 +29,19 @@ NATIVE_FOREIGN = {"cuda.h": "device", "nvtx3": "device", "nanobind": "bind"}
 PYTHON = (
     {"_core", "errors", "units"},
     {"advice", "arrays", "checkpoints", "config", "pcie", "simulation"},
-    {"card", "stats", "watcher"},
+    {"card", "runtime", "stats", "watcher"},
     {"seeing"},
     {"session"},
     {"inactive", "innermost"},
+    {"publishing"},
     {"opening"},
     {"process"},
+    {"queue"},
     {"integrations"},
     {"pipelines"},
     {"doctor"},
-    {"plan"},
+    {"monitor", "plan"},
+    {"bench"},
     {"__init__"},
     {"cli", "__main__"},
 )
@@ -46,7 +49,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(PYTHON) for room in rooms}
 # Reached from below too, but only inside functions: a framework is loaded when it is used.
 LAZY = "integrations"
 FRAMEWORKS = {
-    "torch": ("integrations/torch", "pipelines/"),
+    "torch": ("integrations/torch", "pipelines/", "bench/"),
     "cupy": ("integrations/cupy",),
     "PIL": ("pipelines/pictures.py",),
     "av": ("pipelines/video/",),

@@ -10,6 +10,7 @@ from vramx.errors import (
     NoDeviceError,
     NoFaceError,
     OutOfMemoryError,
+    QueueClosedError,
     SessionClosedError,
     UnreportedWriteError,
 )
@@ -17,6 +18,7 @@ from vramx.innermost import advise, empty, evict, pin, prefetch, stats
 from vramx.opening import oversubscribe
 from vramx.pipelines import FaceModel, Stage, face_swap, pipeline, super_resolution
 from vramx.process import install
+from vramx.queue import Job, Queue, current_job
 from vramx.seeing.plans import Plan
 from vramx.seeing.trace import Trace
 from vramx.seeing.usage import ModuleStats
@@ -33,12 +35,15 @@ __all__ = [
     "Error",
     "FaceModel",
     "InUseError",
+    "Job",
     "MediaError",
     "ModuleStats",
     "NoDeviceError",
     "NoFaceError",
     "OutOfMemoryError",
     "Plan",
+    "Queue",
+    "QueueClosedError",
     "Session",
     "SessionClosedError",
     "Stage",
@@ -46,6 +51,7 @@ __all__ = [
     "Trace",
     "UnreportedWriteError",
     "advise",
+    "current_job",
     "current_session",
     "empty",
     "evict",

@@ -32,6 +32,34 @@ class CardMemory:
     others: dict[int, int]
 
 
+def card_ordinal(device: Any) -> int:
+    """Tell a card's CUDA number.
+
+    Parameters
+    ----------
+    device : int, str, torch.device or None
+        The card; the first unless given.
+
+    Returns
+    -------
+    int
+        The number.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a card.
+    """
+    if device is None:
+        return 0
+    kind, _, index = str(device).partition(":")
+    if isinstance(device, int) and not isinstance(device, bool):
+        kind, index = "cuda", str(device)
+    if kind == "cuda" and (not index or (index.isdecimal() and len(index) < 6)):
+        return int(index or 0)
+    raise ConfigError(f'device {device!r} is not a card: give a number from 0, or text as "cuda:0"')
+
+
 def open_card(
     backend: str, ordinal: int, block: int, config: Config, *, accept_unpinned: bool
 ) -> _core.Device:

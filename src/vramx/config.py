@@ -22,12 +22,19 @@ class Config:
         ``VRAMX_CHECK``: find writes that were not reported, at the cost of speed.
     profiled : bool
         ``NVTX_INJECTION64_PATH`` is set, as profilers do: leases and moves are NVTX ranges.
+    runtime_dir : str or None
+        ``VRAMX_RUNTIME_DIR``: the folder in which processes find each other, in place of one for
+        each user.
+    monitored : bool
+        Whether `vramx monitor` may look at this process's sessions: not with ``VRAMX_MONITOR=0``.
     """
 
     managed_limit: int | None = None
     cuda_driver: str = "libcuda.so.1"
     check: bool = False
     profiled: bool = False
+    runtime_dir: str | None = None
+    monitored: bool = True
 
 
 def from_environment() -> Config:
@@ -49,4 +56,6 @@ def from_environment() -> Config:
         cuda_driver=os.environ.get("VRAMX_CUDA_DRIVER") or Config.cuda_driver,
         check=os.environ.get("VRAMX_CHECK", "") not in ("", "0"),
         profiled=bool(os.environ.get("NVTX_INJECTION64_PATH")),
+        runtime_dir=os.environ.get("VRAMX_RUNTIME_DIR") or None,
+        monitored=os.environ.get("VRAMX_MONITOR", "") != "0",
     )

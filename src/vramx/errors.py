@@ -42,6 +42,10 @@ class SessionClosedError(Error):
     """The session is closed, or belongs to the parent of a forked process."""
 
 
+class QueueClosedError(Error):
+    """The queue is closed, or belongs to the parent of a forked process."""
+
+
 class MediaError(Error):
     """A picture or video file cannot be read or written as was asked."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from vramx.errors import ConfigError, NoDeviceError
 from vramx.inactive import InactiveSession
+from vramx.publishing import publish
 from vramx.session import Session
 from vramx.units import Size
 
@@ -73,7 +74,7 @@ def oversubscribe(
     if on_missing not in ("error", "cpu"):
         raise ConfigError(f"unknown on_missing {on_missing!r}; give 'error' or 'cpu'")
     try:
-        return Session(
+        session = Session(
             budget,
             device=device,
             backend=backend,
@@ -88,3 +89,5 @@ def oversubscribe(
             raise
         warnings.warn(f"vramx manages nothing: {error}", RuntimeWarning, stacklevel=2)
         return InactiveSession()
+    publish()
+    return session

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vramx import _core, config
 from vramx.advice import Advice, native_advice
-from vramx.card import NvmlCard, card_memory, free_bytes, open_card, unpinned
+from vramx.card import (
+    NvmlCard,
+    card_memory,
+    card_ordinal,
+    free_bytes,
+    open_card,
+    unpinned,
+)
 from vramx.errors import ConfigError, Error, SessionClosedError
 from vramx.seeing.plans import Plan, plan_of
 from vramx.seeing.report import module_table
@@ -38,17 +45,6 @@ Range = tuple[int, int]
 
 def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
-
-
-def _ordinal(device: Any) -> int:
-    if device is None:
-        return 0
-    kind, _, index = str(device).partition(":")
-    if isinstance(device, int) and not isinstance(device, bool):
-        kind, index = "cuda", str(device)
-    if kind == "cuda" and (not index or (index.isdecimal() and len(index) < 6)):
-        return int(index or 0)
-    raise ConfigError(f'device {device!r} is not a card: give a number from 0, or text as "cuda:0"')
 
 
 def _policy(policy: Any) -> tuple[Any, bool]:
@@ -102,7 +98,7 @@ class Session:
         native_policy, adaptive = _policy(policy)
         asked = None if budget is None else parse_size(budget, "budget")
         self.device = open_card(
-            backend, _ordinal(device), block_bytes, settings, accept_unpinned=accept_unpinned
+            backend, card_ordinal(device), block_bytes, settings, accept_unpinned=accept_unpinned
         )
         if asked is None:
             asked = free_bytes(self.device) - reserve_bytes

@@ -84,6 +84,23 @@ def test_the_residency_example_reports_and_saves_what_it_shows(tmp_path: Path) -
     assert {f"net.{place}" for place in range(24)} <= names
 
 
+def test_several_models_keep_to_their_shares_and_give_the_same_bits() -> None:
+    finished = subprocess.run(
+        [sys.executable, EXAMPLES / "several_models.py", "--tile", "8", "--count", "2"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    rows = [line.split() for line in finished.stdout.splitlines()[1:]]
+    assert [(row[0], row[-1]) for row in rows] == [
+        ("enlarge", "yes"), ("restore", "yes"), ("describe", "yes")
+    ]  # fmt: skip
+    shares = {row[0]: (float(row[1]), float(row[3])) for row in rows}
+    assert (shares["enlarge"][0], shares["restore"][0], shares["describe"][0]) == (40, 64, 24)
+    assert all(peak <= share for share, peak in shares.values())
+
+
 def test_quickstart_says_where_it_ran_and_reports() -> None:
     finished = subprocess.run(
         [sys.executable, EXAMPLES / "quickstart.py"], capture_output=True, text=True, check=False

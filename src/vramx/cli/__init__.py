@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import vramx
-from vramx.cli import demo, doctor, plan, swap
+from vramx.cli import bench, demo, doctor, monitor, plan, swap
 
 _EXITS = """
 Exit codes: 0 done; 1 failed, with one line on the standard error; 2 wrong usage. `vramx doctor`
@@ -40,7 +40,9 @@ def main(debug: bool) -> None:
     """Run models that need more GPU memory than the card has."""
 
 
+main.add_command(bench.command)
 main.add_command(doctor.doctor)
 main.add_command(demo.demo)
+main.add_command(monitor.monitor)
 main.add_command(plan.plan)
 main.add_command(swap.swap)

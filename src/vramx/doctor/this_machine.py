@@ -183,23 +183,15 @@ class ThisMachine:
 
         if not torch.cuda.is_available():
             raise UnknownFactError("torch finds no card, so there is no link to measure")
-        host = torch.empty(_COPY, dtype=torch.uint8, pin_memory=True)
-        card = torch.empty(_COPY, dtype=torch.uint8, device=f"cuda:{ordinal}")
+        from vramx.integrations.torch.timing import PinnedCopies
 
-        def rate(to: torch.Tensor, source: torch.Tensor) -> float:
-            times = []
-            with torch.cuda.device(ordinal):
-                for _ in range(_COPIES):
-                    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                    begin.record()
-                    to.copy_(source, non_blocking=True)
-                    end.record()
-                    end.synchronize()
-                    times.append(float(begin.elapsed_time(end)) / 1e3)
-            return _COPY / min(times)
-
+        copies = PinnedCopies(_COPY, ordinal)
         uuid = f"GPU-{torch.cuda.get_device_properties(ordinal).uuid}"
-        return LinkRates(to_card=rate(card, host), to_host=rate(host, card), uuid=uuid)
+        return LinkRates(
+            to_card=max(copies.to_card() for _ in range(_COPIES)),
+            to_host=max(copies.to_host() for _ in range(_COPIES)),
+            uuid=uuid,
+        )
 
     def card_memory(self, uuid: str) -> CardMemory:
         """Tell a card's memory and who holds it."""

@@ -1,12 +1,14 @@
-"""The limits that every benchmark prints its times over."""
+"""The limits that every benchmark prints its times over, and figures of many times."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: The block of residency, and how many of them an interleaved plan has in flight.
+from vramx import _core
+from vramx.plan.forecast import IN_FLIGHT
+
+#: The block of residency unless told.
 BLOCK = 32 * 2**20
-BLOCKS_IN_FLIGHT = 4
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Limits:
     fluid : float
         Nothing that moves uncompressed bytes is faster.
     plan : float
-        What an interleaved plan reaches with `BLOCKS_IN_FLIGHT` blocks in flight.
+        What an interleaved plan reaches with `IN_FLIGHT` blocks in flight.
     lru : float
         What LRU reaches on a cycle.
     """
@@ -41,19 +43,35 @@ def limits(weights: int, budget: int, link: float, compute: float, block: int = 
         Seconds of a pass with everything resident.
     block : int
         Bytes of a block.
+
+    Returns
+    -------
+    Limits
+        The limits.
     """
-    if weights <= budget:
-        return Limits(fluid=compute, plan=compute, lru=compute)
-    excess = weights - budget
-    return Limits(
-        fluid=max(compute, excess / link),
-        plan=max(compute, (excess + BLOCKS_IN_FLIGHT * block) / link),
-        lru=max(compute, weights / link),
+    native = _core.PassLimits(
+        used=weights, budget=budget, to_card=link, compute=compute, in_flight=IN_FLIGHT * block
     )
+    return Limits(fluid=native.fluid(), plan=native.plan(), lru=native.lru())
 
 
 def budget_of(weights: int, ratio: float, block: int = BLOCK) -> int:
-    """Return the budget for a ratio of weights to budget, in whole blocks where it has any."""
+    """Return the budget for a ratio of weights to budget, in whole blocks where it has any.
+
+    Parameters
+    ----------
+    weights : int
+        Bytes.
+    ratio : float
+        Weights over budget.
+    block : int
+        Bytes of a block.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
     budget = int(weights / ratio)
     return budget if budget < block or ratio == 1 else budget // block * block
 

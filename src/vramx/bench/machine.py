@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-import vramx
-from measuring import PinnedCopy, times_on_card, times_simulated
+from vramx import _core
+from vramx.bench.measuring import times_simulated
+from vramx.opening import oversubscribe
+from vramx.session import Session
+from vramx.simulation import current_simulation
+
+if TYPE_CHECKING:
+    from vramx.integrations.torch.timing import PinnedCopies
 
 T = TypeVar("T")
 
@@ -41,13 +47,17 @@ class Machine:
         self.name = torch.cuda.get_device_name() if self.on_card else "simulated card"
         self.device = "cuda" if self.on_card else "cpu"
         self.dtype = torch.bfloat16 if self.on_card else torch.float32
-        self._copy = PinnedCopy() if self.on_card else None
-        self._session: vramx.Session | None = None
+        self._copies: PinnedCopies | None = None
+        if self.on_card:
+            from vramx.integrations.torch.timing import PinnedCopies
+
+            self._copies = PinnedCopies()
+        self._session: Session | None = None
 
     @contextlib.contextmanager
-    def session(self, budget: int, policy: str, *, enter: bool = True) -> Iterator[vramx.Session]:
+    def session(self, budget: int, policy: str, *, enter: bool = True) -> Iterator[Session]:
         """Open a session for a scope, and enter it unless told not to."""
-        opened = vramx.oversubscribe(budget, backend=self.backend, policy=policy, block=self.block)
+        opened = oversubscribe(budget, backend=self.backend, policy=policy, block=self.block)
         self._session = opened
         try:
             with opened if enter else contextlib.closing(opened):
@@ -57,21 +67,27 @@ class Machine:
 
     def compute(self, seconds: float) -> None:
         """Spend virtual time in the open session; on a card time passes by itself."""
-        if self._session is not None and not self.on_card:
-            self._session.device.compute(seconds)
+        if self._session is not None:
+            device = self._session.device
+            if isinstance(device, _core.SimulatedDevice):
+                device.compute(seconds)
 
     def times(self, run: Callable[[], T], passes: int) -> tuple[list[float], T]:
         """Time passes that follow each other without a pause; see `times_on_card`."""
         if self.on_card:
+            from vramx.integrations.torch.timing import times_on_card
+
             return times_on_card(run, passes)
         assert self._session is not None, "virtual time passes in a session only"
         return times_simulated(self._session.device, run, passes)
 
     def link(self) -> float:
-        """Return the link's bytes a second, measured now or simulated."""
-        if self._copy is None:
-            return vramx.simulation.current_simulation().to_card
-        return self._copy.rate()
+        """Return the bytes a second that the link takes to the card, measured now or simulated."""
+        return current_simulation().to_card if self._copies is None else self._copies.to_card()
+
+    def link_to_host(self) -> float:
+        """Return the bytes a second that the link takes back, measured now or simulated."""
+        return current_simulation().to_host if self._copies is None else self._copies.to_host()
 
     def forget(self) -> None:
         """Let go of the card's memory that torch keeps for later."""

@@ -23,7 +23,7 @@ class Layer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to ``x`` of shape ``(tokens, width)``."""
-        out = self.linear(x)
+        out: torch.Tensor = self.linear(x)
         self._compute()
         return out
 

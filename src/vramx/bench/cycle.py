@@ -1,0 +1,185 @@
+"""A model of linear layers used in a cycle within a budget, against the limits of the hardware."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vramx.bench.layers import build, bytes_of
+from vramx.bench.limits import limits, nearest_rank
+from vramx.bench.machine import Machine
+from vramx.bench.measuring import WARM_UP, host_bytes, passes_within
+from vramx.session import Session
+
+#: Seconds of passes that are measured, within their least and most.
+_LENGTH = 2.0
+
+
+def _nothing(session: Session, x: torch.Tensor) -> None:
+    """Do nothing at the end."""
+
+
+@dataclass
+class Resident:
+    """A pass with everything on the card: what goes in, what comes out, and its seconds."""
+
+    x: torch.Tensor
+    out: torch.Tensor
+    seconds: float
+
+
+class Cycle:
+    """A model used in a cycle on one machine.
+
+    Parameters
+    ----------
+    machine : Machine
+        Where.
+    weights : int
+        The most bytes of the model's weights.
+    width : int
+        Of its layers.
+
+    Attributes
+    ----------
+    model : torch.nn.Sequential
+        The model, on the CPU.
+    weights : int
+        Bytes of its weights.
+    """
+
+    def __init__(self, machine: Machine, weights: int, width: int) -> None:
+        self.machine = machine
+        self._layer_seconds = 0.0
+        self.model = build(
+            weights,
+            width,
+            machine.dtype,
+            machine.device,
+            lambda: machine.compute(self._layer_seconds),
+        )
+        self.weights = bytes_of(self.model)
+        self._width = width
+
+    def _times(self, x: torch.Tensor, passes: int) -> list[float]:
+        return self.machine.times(lambda: self.model(x), passes)[0]
+
+    @torch.no_grad()
+    def all_resident(
+        self, tokens: list[int], virtual: Callable[[int], float]
+    ) -> dict[int, Resident]:
+        """Run the plain model with everything on the card.
+
+        Parameters
+        ----------
+        tokens : list of int
+            Rows of the input, one or more counts of them.
+        virtual : callable
+            Tells the seconds that a pass over so many tokens takes on the simulated card.
+
+        Returns
+        -------
+        dict of int to Resident
+            By the tokens.
+        """
+        self.model.to(self.machine.device)
+        found = {}
+        generator = torch.Generator().manual_seed(1)
+        for count in tokens:
+            x = torch.randn(count, self._width, generator=generator)
+            x = x.to(self.machine.device, self.machine.dtype)
+            out = self.model(x)
+            on_card = self.machine.on_card
+            seconds = statistics.median(self._times(x, 10)) if on_card else virtual(count)
+            found[count] = Resident(x, out, seconds)
+        self.model.cpu()
+        self.machine.forget()
+        return found
+
+    @torch.no_grad()
+    def within(
+        self,
+        budget: int,
+        plain: Resident,
+        *,
+        policy: str = "adaptive",
+        passes: int | None = None,
+        steady: AbstractContextManager[Any] | None = None,
+        at_end: Callable[[Session, torch.Tensor], None] = _nothing,
+    ) -> dict[str, Any]:
+        """Run it within a budget, in a session of its own.
+
+        The first passes, in which the policy plans, are measured apart. The link is measured
+        before and after the others.
+
+        Parameters
+        ----------
+        budget : int
+            Bytes.
+        plain : Resident
+            The same with everything resident.
+        policy : str
+            Of the session.
+        passes : int, optional
+            How many to measure; 10 to 30 by their time unless given.
+        steady : context manager, optional
+            What is open during the measured passes and those of the link.
+        at_end : callable
+            Called with the session and the input, when all is measured.
+
+        Returns
+        -------
+        dict
+            Times in seconds, rates and bytes, over the limits and as they are.
+        """
+        self._layer_seconds = plain.seconds / len(self.model)
+        host_before = host_bytes()
+        with self.machine.session(budget, policy) as session:
+            kind = session.device.kind
+            began = time.perf_counter()
+            session.manage(self.model)
+            setup = time.perf_counter() - began
+            host_after = host_bytes()
+            warm_up = self._times(plain.x, WARM_UP)
+            passes = passes or passes_within(_LENGTH, warm_up[-1])
+            before = session.stats()
+            with steady or contextlib.nullcontext():
+                rates = [self.machine.link() for _ in range(3)]
+                times = self._times(plain.x, passes)
+                rates += [self.machine.link() for _ in range(3)]
+            after = session.stats()
+            same = torch.equal(self.model(plain.x), plain.out)
+            at_end(session, plain.x)
+        moved = (after.moved_in - before.moved_in) / passes
+        median, p99 = statistics.median(times), nearest_rank(times, 0.99)
+        link = statistics.median(rates)
+        limit = limits(self.weights, budget, link, plain.seconds, self.machine.block)
+        excess = self.weights - budget
+        return {
+            "kind": kind,
+            "all_resident_s": plain.seconds,
+            "setup_s": setup,
+            "host_growth": host_after - host_before,
+            "host_bytes": host_after,
+            "link": link,
+            "warm_up_s": warm_up,
+            "times_s": times,
+            "median_s": median,
+            "p99_s": p99,
+            "p99_over_median": p99 / median,
+            "over_fluid": median / limit.fluid,
+            "over_plan": median / limit.plan,
+            "over_lru": median / limit.lru,
+            "moved_over_excess": moved / excess if excess > 0 else None,
+            "moved_in": moved,
+            "written_back": after.moved_out - before.moved_out,
+            "peak_resident": after.peak_resident,
+            "same_bits": same,
+        }

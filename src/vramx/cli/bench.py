@@ -1,0 +1,55 @@
+"""``vramx bench``: how fast this machine is, and how near vramx comes to what it can do."""
+
+from __future__ import annotations
+
+import click
+
+from vramx.bench import Row, bench
+from vramx.cli.output import json_option, write_json
+
+
+def _tell(row: Row) -> None:
+    click.echo(f"{row.backend}, weights {row.ratio:g} x budget: done", err=True)
+
+
+@click.command("bench")
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(["mapped", "managed", "simulated"]),
+    help="What to run; unless given, both that a card may support.",
+)
+@click.option("--weights", help="Of the model, such as 4GiB; unless given, what the card allows.")
+@click.option(
+    "--ratio",
+    "ratios",
+    multiple=True,
+    type=float,
+    default=(1.5, 2.0, 4.0),
+    show_default=True,
+    help="Of weights to budget.",
+)
+@click.option("--tokens", type=int, help="How much a card computes; 2048 unless given.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    backends: tuple[str, ...],
+    weights: str | None,
+    ratios: tuple[float, ...],
+    tokens: int | None,
+    as_json: bool,
+) -> None:
+    """Measure the link, and a model that needs more than its budget.
+
+    Times are over T_fluid, which nothing that moves uncompressed bytes can beat, and T_plan, which
+    leaves room for four blocks in flight. On the simulated card they are virtual. The exit code is
+    1 if an output is not that of the model without vramx, or a budget was exceeded.
+    """
+    found = bench(backends, weights=weights, ratios=ratios, tokens=tokens, on_row=_tell)
+    if as_json:
+        write_json(found.as_dict())
+    else:
+        click.echo(found.text())
+    ctx.exit(0 if found.right else 1)

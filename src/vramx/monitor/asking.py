@@ -1,0 +1,94 @@
+"""Asking the processes of this machine, and the cards, what there is."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from vramx.card import CardMemory
+from vramx.doctor.machine import Card, UnknownFactError
+from vramx.doctor.this_machine import ThisMachine
+from vramx.errors import Error
+from vramx.publishing import address_of, socket_folder
+from vramx.queue.ledger import Ledger, Member
+from vramx.runtime import runtime_folder
+
+
+def ask_processes(patience: float) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Ask each process that publishes what it has open.
+
+    Sockets that killed processes left behind are removed.
+
+    Parameters
+    ----------
+    patience : float
+        Seconds to wait for a process.
+
+    Returns
+    -------
+    list of dict
+        What they answered; see `vramx.publishing.describe_process`.
+    dict of int to str
+        By process number, why there is no answer.
+    """
+    answers, silent = [], {}
+    for path in sorted(socket_folder().glob("*.socket")):
+        try:
+            answers.append(_ask(path, patience))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)  # nobody listens: its process was killed
+        except (OSError, ValueError) as error:
+            silent[int(path.name.split("-")[0])] = str(error) or type(error).__name__
+    return answers, silent
+
+
+def _ask(path: Path, patience: float) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.settimeout(patience)
+        with address_of(path) as address:
+            asking.connect(address)
+        parts = []
+        while part := asking.recv(2**16):
+            parts.append(part)
+    answer: dict[str, Any] = json.loads(b"".join(parts))
+    return answer
+
+
+def ask_cards() -> tuple[list[tuple[Card, CardMemory]], str]:
+    """Ask NVML for the cards and who holds their memory.
+
+    Returns
+    -------
+    list of (Card, CardMemory)
+        The cards.
+    str
+        Why there are none, if NVML cannot tell.
+    """
+    machine = ThisMachine()
+    try:
+        return [(card, machine.card_memory(card.uuid)) for card in machine.cards()], ""
+    except UnknownFactError as error:
+        return [], str(error)
+    except Exception as error:  # NVML's errors exist only where it is installed
+        return [], f"NVML says: {error}"
+
+
+def ask_queues() -> dict[str, list[Member]]:
+    """Read what queues have claimed of the cards.
+
+    Returns
+    -------
+    dict of str to list of Member
+        By card, as the queues name it; those without claims are left out.
+    """
+    found = {}
+    for folder in sorted((runtime_folder() / "cards").glob("*")):
+        try:
+            members = Ledger(folder).others()
+        except Error:
+            continue  # another user's
+        if members:
+            found[folder.name] = members
+    return found

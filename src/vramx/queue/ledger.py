@@ -1,0 +1,231 @@
+"""Who has claimed how much of a card: one file a member, which its death makes void."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vramx.errors import Error
+from vramx.runtime import close, is_at, lock_file, open_file, unlock_file
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Bytes of a card that a job has, or waits for."""
+
+    nbytes: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """What one queue has claimed.
+
+    Attributes
+    ----------
+    pid : int
+        Its process.
+    running : tuple of Claim
+        What its jobs have.
+    waiting : Claim or None
+        What its next job waits for.
+    ticket : int
+        Its place in the line, if it waits: less is earlier.
+    """
+
+    pid: int
+    running: tuple[Claim, ...] = ()
+    waiting: Claim | None = None
+    ticket: int = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes that its jobs have."""
+        return sum(each.nbytes for each in self.running)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "pid": self.pid,
+            "running": [vars(each) for each in self.running],
+            "waiting": None if self.waiting is None else vars(self.waiting),
+            "ticket": self.ticket,
+        }
+
+
+def _member(data: dict[str, Any]) -> Member:
+    waiting = data["waiting"]
+    return Member(
+        pid=data["pid"],
+        running=tuple(Claim(**each) for each in data["running"]),
+        waiting=None if waiting is None else Claim(**waiting),
+        ticket=data["ticket"],
+    )
+
+
+class Ledger:
+    """A member's view of the claims on a card.
+
+    Each member writes what it has to a file of its own, on which it holds a lock of the operating
+    system. The kernel drops the lock when the process ends, however it ends: a file whose lock is
+    free counts for nothing and is removed by whoever sees it. Files are read and written under one
+    more lock, so that no live one is seen half written. Not for several threads at once.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The card's folder, on a local disk.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder
+        self._file = -1
+        self._running: dict[int, Claim] = {}
+        self._waiting: Claim | None = None
+        self._ticket = 0
+
+    def claim(self, key: int, wanted: Claim, budget: int) -> bool:
+        """Claim bytes, or stand in the line for them.
+
+        Nobody is served before those who came earlier: what a large claim waits for is not given
+        to small ones behind it.
+
+        Parameters
+        ----------
+        key : int
+            By what it will be released.
+        wanted : Claim
+            What is wanted. While one waits, another may be asked for in its place in the line.
+        budget : int
+            The most that all claims may come to.
+
+        Returns
+        -------
+        bool
+            Whether it was had.
+
+        Raises
+        ------
+        Error
+            If the ledger cannot be read or written; then nothing is claimed.
+        """
+        with self._alone():
+            others = self._others()
+            line = [each.ticket for each in others if each.waiting is not None]
+            first = not line or (self._waiting is not None and self._ticket < min(line))
+            held = sum(each.held for each in others) + self.held
+            if first and held + wanted.nbytes <= budget:
+                self._write({**self._running, key: wanted}, None, 0)
+                return True
+            ticket = self._ticket if self._waiting is not None else max(line, default=0) + 1
+            if (wanted, ticket) != (self._waiting, self._ticket):
+                self._write(self._running, wanted, ticket)
+            return False
+
+    @property
+    def held(self) -> int:
+        """Bytes that this member has claimed."""
+        return sum(each.nbytes for each in self._running.values())
+
+    @property
+    def waits(self) -> bool:
+        """Whether this member stands in the line."""
+        return self._waiting is not None
+
+    def leave_line(self) -> None:
+        """Wait no more."""
+        with self._alone():
+            self._write(self._running, None, 0)
+
+    def release(self, key: int) -> None:
+        """Give a claim back.
+
+        Parameters
+        ----------
+        key : int
+            As `claim` was given.
+
+        Raises
+        ------
+        Error
+            If the ledger cannot be written; the claim stands until something can be written.
+        """
+        del self._running[key]
+        with self._alone():
+            self._write(self._running, self._waiting, self._ticket)
+
+    def others(self) -> list[Member]:
+        """Tell what the other living members have.
+
+        Returns
+        -------
+        list of Member
+            In no particular order.
+        """
+        with self._alone():
+            return self._others()
+
+    def close(self) -> None:
+        """Give up all claims, and be no member. Twice is fine."""
+        if self._file >= 0:
+            with self._alone():
+                if is_at(self._file, self._path):
+                    self._path.unlink()
+                unlock_file(self._file)
+                self._file = -1
+        self._running, self._waiting, self._ticket = {}, None, 0
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            lock = lock_file(self._folder / "lock")
+            try:
+                yield
+            finally:
+                unlock_file(lock)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Error(
+                f"the claims on the card in {self._folder} cannot be read or written "
+                f"({type(error).__name__}: {error}): set VRAMX_RUNTIME_DIR to a folder on a local "
+                "disk that every process concerned may write"
+            ) from error
+
+    def _others(self) -> list[Member]:
+        found = []
+        for path in self._folder.glob("*.claims"):
+            if path == self._path:
+                continue
+            file = open_file(path, os.O_RDONLY)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found.append(_member(json.loads(path.read_bytes())))
+            else:
+                with contextlib.suppress(PermissionError):  # another user's: it counts for nothing
+                    path.unlink()
+            finally:
+                close(file)
+        return found
+
+    def _write(self, running: dict[int, Claim], waiting: Claim | None, ticket: int) -> None:
+        if self._file < 0 or not is_at(self._file, self._path):
+            if self._file >= 0:
+                close(self._file)
+                self._file = -1
+            path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}.claims"
+            file = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file, self._path = file, path
+        member = Member(os.getpid(), tuple(running.values()), waiting, ticket)
+        text = json.dumps(member.as_dict()).encode()
+        os.pwrite(self._file, text, 0)
+        os.ftruncate(self._file, len(text))
+        self._running, self._waiting, self._ticket = running, waiting, ticket

@@ -1,0 +1,414 @@
+"""The queue: jobs wait in line, and run while their footprints fit the budget."""
+
+from __future__ import annotations
+
+import atexit
+import bisect
+import functools
+import itertools
+import os
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Hashable
+from concurrent.futures import CancelledError
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from vramx import config
+from vramx.card import card_ordinal, free_bytes, open_card
+from vramx.errors import ConfigError, Error, OutOfMemoryError, QueueClosedError
+from vramx.queue.job import Job
+from vramx.queue.ledger import Claim, Ledger
+from vramx.queue.memory import Peak, give_back_cached, is_out_of_memory, let_go
+from vramx.runtime import runtime_folder
+from vramx.units import Size, format_size, parse_size
+
+T = TypeVar("T")
+
+#: Seconds between two looks at what other processes hold, while it keeps a job waiting.
+_LOOK = 0.1
+#: What a card is moved in unless a job's session says otherwise; needed to open one.
+_BLOCK = 32 * 2**20
+
+
+def _count(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} {value!r} is not a whole number from 1")
+    return value
+
+
+class Queue:
+    """Runs jobs on one card while their footprints together fit the budget.
+
+    Jobs run on threads of the queue, each when it is its turn and there is room; the others wait in
+    host memory. The order is that of submission, within a priority. A large job at the head of the
+    line is not overtaken by small ones behind it.
+
+    Queues of several processes on one card share it: what all their running jobs have claimed stays
+    within each queue's budget, and their next jobs are served in the order in which they came to
+    the head of their queues. Claims are held by locks of the operating system, which end with the
+    process, killed or not. Processes find each other in a folder of the user; containers and users
+    that share a card need one that all of them may write (``VRAMX_RUNTIME_DIR``).
+
+    A footprint is a promise, which `Job.oversubscribe` keeps: a session within the job's share.
+    What a job allocates besides is not held to it.
+
+    Parameters
+    ----------
+    budget : int, float or str, optional
+        The most bytes of the card that running jobs may claim at once, those of other processes'
+        queues included. Unless given, what is free on the card less `reserve`: give it where
+        several processes share the card.
+    device : int, str or torch.device, optional
+        The card; 0 unless given.
+    backend : str
+        As `oversubscribe`; that of the sessions that jobs open.
+    card : str, optional
+        The name under which processes share the card: its UUID unless given. A simulated card is
+        shared only if it is named.
+    workers : int
+        The most jobs that run at once.
+    reserve : int, float or str
+        What a budget of ``None`` leaves to CUDA's contexts and libraries.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is not allowed, or the budget is more than the card has.
+    NoDeviceError
+        If there is no usable card.
+
+    Examples
+    --------
+    >>> with vramx.Queue(budget="8GiB") as queue:
+    ...     jobs = [queue.submit(enlarge, path, footprint="3GiB") for path in paths]
+    ...     pictures = [job.result() for job in jobs]
+    """
+
+    def __init__(
+        self,
+        budget: Size | None = None,
+        *,
+        device: Any = None,
+        backend: str = "auto",
+        card: str | None = None,
+        workers: int = 8,
+        reserve: Size = "512MiB",
+    ) -> None:
+        self._workers = _count(workers, "workers")
+        reserved = parse_size(reserve, "reserve") if reserve != 0 else 0
+        asked = None if budget is None else parse_size(budget, "budget")
+        self._ordinal = card_ordinal(device)
+        found = open_card(
+            backend, self._ordinal, _BLOCK, config.from_environment(), accept_unpinned=True
+        )
+        self.budget = free_bytes(found) - reserved if asked is None else asked
+        if not 0 < self.budget <= found.capacity:
+            raise ConfigError(
+                f"a budget of {format_size(max(self.budget, 0))} cannot be shared out on "
+                f"{found.name}: give more than zero and up to its {format_size(found.capacity)}"
+            )
+        self._session_options = {"device": device, "backend": backend}
+        self._own_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._ledger = Ledger(self._folder(card or found.uuid))
+        self._changed = threading.Condition()
+        self._turn = threading.Lock()
+        self._numbers = itertools.count()
+        self._waiting: list[tuple[int, int, Job[Any]]] = []
+        self._running: dict[int, Job[Any]] = {}
+        self._threads: list[threading.Thread] = []
+        self._measured: dict[Hashable, int] = {}
+        self._fitting: dict[Hashable, int] = {}
+        self._closed = False
+        self._process = os.getpid()
+        atexit.register(self.close)
+
+    def _folder(self, card: str) -> Path:
+        if not card:
+            self._own_folder = tempfile.TemporaryDirectory(prefix="vramx-queue-")
+            return Path(self._own_folder.name)
+        if "/" in card or card in (".", ".."):
+            raise ConfigError(f"card {card!r} is not a name: it may not be a path")
+        return runtime_folder() / "cards" / card
+
+    def submit(
+        self,
+        function: Callable[..., T],
+        /,
+        *args: Any,
+        footprint: Size | None = None,
+        kind: Hashable = None,
+        batch: int | None = None,
+        priority: int = 0,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> Job[T]:
+        """Put a job in line.
+
+        Without a footprint, the first job of a kind has the whole budget to itself, on this queue
+        and others, and its peak on the card is measured: what its sessions held, and what torch's
+        allocator did. Later ones of that kind and batch claim as much. What neither sees is not
+        measured; a job in which they see nothing leaves nothing to go by, and the next one has the
+        budget to itself again.
+
+        What a failed job held is let go: the variables of the calls in its traceback are cleared.
+        Return results in host memory: what is on the card is counted no more when the job ends.
+
+        Parameters
+        ----------
+        function : callable
+            What to call, as ``function(*args, **kwargs)``; for keywords that are this method's own,
+            use `functools.partial`.
+        *args, **kwargs
+            What to call it with.
+        footprint : int, float or str, optional
+            Bytes of the card that it needs; measured unless given.
+        kind : hashable, optional
+            Jobs of one kind need the same memory; the function unless given. Of lambdas, closures
+            and partials each is its own kind.
+        batch : int, optional
+            The function is called with ``batch=batch``, and if memory runs out again with half of
+            it, down to 1. Later jobs of this kind and footprint begin with what was enough.
+        priority : int
+            Jobs with more come earlier.
+        name : str, optional
+            What reports call it; the function's unless given.
+
+        Returns
+        -------
+        Job
+            A future of what the function returns or raises.
+
+        Raises
+        ------
+        ConfigError
+            If an argument is not allowed.
+        OutOfMemoryError
+            If the footprint is more than the whole budget.
+        QueueClosedError
+            If the queue is closed, or the parent's of a forked process.
+        """
+        if not callable(function):
+            raise ConfigError(f"{function!r} cannot be called; give a function and its arguments")
+        needed = None if footprint is None else parse_size(footprint, "footprint")
+        called = name or str(getattr(function, "__qualname__", type(function).__name__))
+        if needed is not None and needed > self.budget:
+            error = OutOfMemoryError(
+                f"the job {called} needs {format_size(needed)} of the card, more than the queue's "
+                f"whole budget of {format_size(self.budget)}: raise the budget, or give a smaller "
+                "footprint and work in a session of vramx.current_job().oversubscribe(), which "
+                "keeps within it"
+            )
+            error.asked, error.budget = needed, self.budget
+            raise error
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise ConfigError(f"priority {priority!r} is not a whole number")
+        try:
+            hash(kind)
+        except TypeError as error:
+            raise ConfigError(f"kind {kind!r} is not hashable; give a text, say") from error
+        job: Job[T] = Job(
+            functools.partial(function, *args, **kwargs),
+            name=called,
+            kind=function if kind is None else kind,
+            footprint=needed,
+            priority=priority,
+            batch=None if batch is None else _count(batch, "batch"),
+            session_options=self._session_options,
+            on_cancel=self._forget,
+        )
+        with self._changed:
+            self._usable()
+            entry = (-priority, next(self._numbers), job)
+            bisect.insort(self._waiting, entry, key=lambda each: each[:2])
+            outstanding = len(self._waiting) + len(self._running)
+            if len(self._threads) < min(self._workers, outstanding):
+                thread = threading.Thread(target=self._work, name="vramx queue", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._changed.notify()
+        return job
+
+    @property
+    def running(self) -> tuple[Job[Any], ...]:
+        """The jobs that run now, in the order of their start."""
+        with self._changed:
+            return tuple(self._running.values())
+
+    @property
+    def waiting(self) -> tuple[Job[Any], ...]:
+        """The jobs that wait, the next one first."""
+        with self._changed:
+            return tuple(job for _, _, job in self._waiting)
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Take no more jobs and wait for those there are. Twice is fine.
+
+        Leaving the queue's scope does this, cancelling if by an error; so does the interpreter's
+        end.
+
+        Parameters
+        ----------
+        cancel : bool
+            Cancel those that wait, and ask those that run to stop.
+
+        Raises
+        ------
+        Error
+            If one of its jobs calls this.
+        """
+        if self._process != os.getpid():
+            return
+        if threading.current_thread() in self._threads:
+            raise Error("a job cannot close the queue that it runs on: it would wait for itself")
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if cancel:
+            for job in (*self.waiting, *self.running):
+                job.cancel()
+        for thread in self._threads:
+            thread.join()
+        self._ledger.close()
+        if self._own_folder is not None:
+            self._own_folder.cleanup()
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> Queue:
+        self._usable()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(cancel=error is not None)
+
+    def _usable(self) -> None:
+        if self._process != os.getpid():
+            raise QueueClosedError("this queue belongs to the parent process; open one here")
+        if self._closed:
+            raise QueueClosedError("this queue is closed; open another with vramx.Queue()")
+
+    def _forget(self, job: Job[Any]) -> None:
+        """Take a cancelled job out of the line, unless a thread has taken it already."""
+        with self._changed:
+            left = [each for each in self._waiting if each[2] is not job]
+            found = len(left) < len(self._waiting)
+            self._waiting = left
+            self._changed.notify_all()
+        if found:
+            job.set_running_or_notify_cancel()  # tells those who wait for several futures
+
+    # What follows runs on the queue's threads.
+
+    def _work(self) -> None:
+        while True:
+            with self._turn:  # one thread looks; the others wait to
+                taken = self._next()
+            if taken is None:
+                return
+            self._run(*taken)
+            del taken
+
+    def _next(self) -> tuple[int, Job[Any]] | None:
+        """Wait until the first job in line may run, and take it; None when there will be none."""
+        with self._changed:
+            while True:
+                if self._waiting:
+                    _, number, job = self._waiting[0]
+                    try:
+                        admitted = self._admit(number, job)
+                    except Error as error:  # nobody can tell what is free
+                        del self._waiting[0]
+                        if job.set_running_or_notify_cancel():
+                            job.set_exception(error)
+                        continue
+                    if admitted:
+                        del self._waiting[0]
+                        self._running[number] = job
+                        return number, job
+                    self._changed.wait(None if self._own_folder is not None else _LOOK)
+                    continue
+                if self._ledger.waits:
+                    self._ledger.leave_line()
+                if self._closed:
+                    return None
+                self._changed.wait()
+
+    def _admit(self, number: int, job: Job[Any]) -> bool:
+        job.batch = self._fitting_batch(job)
+        needed = job.footprint or self._measured.get((job.kind, job.batch), self.budget)
+        if not self._ledger.claim(number, Claim(needed, job.name), self.budget):
+            return False
+        job.budget = needed
+        return True
+
+    def _fitting_batch(self, job: Job[Any]) -> int | None:
+        if job.batch is None:
+            return None
+        return min(job.batch, self._fitting.get((job.kind, job.footprint), job.batch))
+
+    def _run(self, number: int, job: Job[Any]) -> None:
+        finish: Callable[[], None] | None = None
+        if job.set_running_or_notify_cancel():
+            finish = self._finished(job)
+        job._drop_call()
+        self._give_back(number)
+        if finish is not None:
+            finish()
+
+    def _finished(self, job: Job[Any]) -> Callable[[], None]:
+        """Call a job until it is done, and return what tells its future."""
+        while True:
+            try:
+                to_measure = job.footprint is None and job.budget == self.budget
+                peak = Peak(self._ordinal, alone=to_measure)
+                result = job._run(peak)
+                if to_measure:
+                    self._note_peak(job, peak.measured())
+                return functools.partial(job.set_result, result)
+            except BaseException as error:
+                let_go(error)
+                # Without this call, whose variables live on: they hold the job's sessions.
+                failure = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+            if not is_out_of_memory(failure):
+                return functools.partial(job.set_exception, failure)
+            with self._changed:
+                self._measured.pop((job.kind, job.batch), None)
+            if job.batch is None or job.batch == 1:
+                return functools.partial(job.set_exception, failure)
+            if job.stop_asked:
+                stopped = CancelledError(f"the job {job.name} was asked to stop, and did")
+                return functools.partial(job.set_exception, stopped)
+            del failure
+            give_back_cached()
+            job.batch //= 2
+            with self._changed:
+                self._fitting[job.kind, job.footprint] = job.batch
+
+    def _note_peak(self, job: Job[Any], measured: int) -> None:
+        if measured > 0:
+            job.measured = measured
+            with self._changed:
+                self._measured[job.kind, job.batch] = min(measured, self.budget)
+
+    def _give_back(self, number: int) -> None:
+        try:
+            with self._changed:
+                shared = bool(self._ledger.others())
+        except Error:
+            shared = True
+        if shared:
+            give_back_cached()
+        with self._changed:
+            del self._running[number]
+            try:
+                self._ledger.release(number)
+            except Error as error:
+                warnings.warn(f"vramx's queue: {error}", RuntimeWarning, stacklevel=2)
+            self._changed.notify_all()
