@@ -26,11 +26,19 @@ def _is_compiled(module: nn.Module) -> bool:
     return wraps or module.__dict__.get("_compiled_call_impl") is not None
 
 
+def _uses_children_uncalled(module: nn.Module) -> bool:
+    """Tell whether a module uses its children's weights by other ways than their calls."""
+    if isinstance(module, torch.fx.GraphModule):
+        return any(node.op == "get_attr" and "." in str(node.target) for node in module.graph.nodes)
+    return isinstance(module, (*_USE_CHILDREN_UNCALLED, torch.jit.ScriptModule))
+
+
 def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tensor]]]:
     """Find the modules to lease, in registration order.
 
     A module that owns tensors is leased with just those; a compiled module, or one that uses its
-    children's weights without calling them, with everything below it.
+    children's weights without calling them, such as a TorchScript or torch.export program, with
+    everything below it.
 
     Parameters
     ----------
@@ -48,7 +56,7 @@ def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tens
         if id(module) in seen:
             return
         seen.add(id(module))
-        if _is_compiled(module) or isinstance(module, _USE_CHILDREN_UNCALLED):
+        if _is_compiled(module) or _uses_children_uncalled(module):
             seen.update(id(each) for each in module.modules())
             tensors = [*module.parameters(), *module.buffers()]
             if tensors:
