@@ -97,6 +97,11 @@ def is_torch_checkpoint(path: Path) -> bool:
     return path.suffix in _TORCH
 
 
+def is_weights(path: Path) -> bool:
+    """Tell by its name whether a file holds weights."""
+    return path.suffix == ".safetensors" or is_torch_checkpoint(path)
+
+
 def shards(path: Path) -> list[Path]:
     """Find the files that hold a model.
 
@@ -146,7 +151,7 @@ def checked_shards(path: Path) -> Iterator[Path]:
     for file in shards(path):
         if not file.is_file():
             raise ConfigError(f"there is no file {file}")
-        if file.suffix != ".safetensors" and not is_torch_checkpoint(file):
+        if not is_weights(file):
             raise ConfigError(
                 f"{file} is of no known kind; give .safetensors, {', '.join(_INDICES + _TORCH)}"
             )

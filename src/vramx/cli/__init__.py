@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import vramx
-from vramx.cli import demo, doctor, plan
+from vramx.cli import demo, doctor, plan, upscale
 
 _EXITS = """
 Exit codes: 0 done; 1 failed, with one line on the standard error; 2 wrong usage. `vramx doctor`
@@ -43,3 +43,4 @@ def main(debug: bool) -> None:
 main.add_command(doctor.doctor)
 main.add_command(demo.demo)
 main.add_command(plan.plan)
+main.add_command(upscale.upscale)
