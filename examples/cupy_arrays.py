@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 
 import vramx
 
 try:
     import cupy
-except ImportError:
-    cupy = None
+except ImportError as error:
+    cupy, missing = None, error
 
 
 def work(session: vramx.Session, count: int, length: int) -> tuple[list[float], list[bool]]:
@@ -59,7 +60,7 @@ def main() -> int:
     parser.add_argument("--arrays", type=int, default=16)
     arguments = parser.parse_args()
     if cupy is None:
-        print("skipped: this example needs CuPy, which is not installed: pip install cupy-cuda13x")
+        print(f"skipped: this example needs cupy ({missing}): pip install cupy-cuda13x")
         return 0
     from vramx.integrations.cupy import route
 
@@ -68,7 +69,7 @@ def main() -> int:
     except vramx.NoDeviceError as error:
         print(f"skipped: {error}")
         return 0
-    with session, route(session):
+    with contextlib.closing(session), route(session):
         length = 2 * session.stats().budget // arguments.arrays // 4
         totals, in_order = work(session, arguments.arrays, length)
         stats = session.stats()

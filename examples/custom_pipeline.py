@@ -1,7 +1,7 @@
 """A pipeline of one's own: a detector, a restorer that few frames need, and an enlarger.
 
-The three share a budget of half their weights. Frames without what the detector looks for skip the
-restorer, whose weights then need not come.
+The three share a budget of half their weights. Dark frames, in which the detector finds nothing,
+skip the restorer, whose weights then need not come.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ class Frame:
 
 def convolutions(features: int, depth: int, outputs: int) -> nn.Sequential:
     """Make a stack of convolutions with seeded weights: a stand-in for a trained network."""
-    layers: list[nn.Module] = [nn.Conv2d(3, features, 3, padding=1)]
+    layers: list[nn.Module] = [nn.Conv2d(3, features, 3, padding=1, bias=False)]
     for _ in range(depth):
-        layers += [nn.ReLU(), nn.Conv2d(features, features, 3, padding=1)]
-    return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(features, outputs, 3, padding=1)).eval()
+        layers += [nn.ReLU(), nn.Conv2d(features, features, 3, padding=1, bias=False)]
+    return nn.Sequential(
+        *layers, nn.ReLU(), nn.Conv2d(features, outputs, 3, padding=1, bias=False)
+    ).eval()
 
 
 def build_networks(features: int) -> dict[str, nn.Module]:
@@ -90,18 +92,17 @@ def main() -> None:
     print("device:", torch.cuda.get_device_name() if has_gpu else "simulated card (no GPU found)")
     networks = build_networks(arguments.features)
     weights = sum(p.nbytes for network in networks.values() for p in network.parameters())
-    frames = [Frame(torch.rand(3, arguments.size, arguments.size)) for _ in range(arguments.frames)]
-
-    seen: list[float] = []
-
-    def needs_restoring(frame: Frame) -> bool:
-        seen.append(frame.score)
-        return len(seen) % 2 == 0  # a real one would look at the score
+    dark = torch.zeros(3, arguments.size, arguments.size)
+    frames = [
+        Frame(dark if number % 2 else torch.rand_like(dark)) for number in range(arguments.frames)
+    ]
 
     stages = {
         "detect": vramx.Stage(partial(detect, networks["detect"], device), [networks["detect"]]),
         "restore": vramx.Stage(
-            partial(restore, networks["restore"]), [networks["restore"]], when=needs_restoring
+            partial(restore, networks["restore"]),
+            [networks["restore"]],
+            when=lambda frame: frame.score != 0,
         ),
         "enlarge": vramx.Stage(
             partial(enlarge, networks["enlarge"]), [networks["enlarge"]], batched=True

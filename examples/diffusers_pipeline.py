@@ -16,8 +16,8 @@ import vramx
 
 try:
     import diffusers
-except ImportError:
-    diffusers = None
+except ImportError as error:
+    diffusers, missing = None, error
 
 
 def small_pipeline() -> Any:
@@ -60,9 +60,7 @@ def main() -> int:
     parser.add_argument("--output", default="diffused.png")
     arguments = parser.parse_args()
     if diffusers is None:
-        print(
-            "skipped: this example needs diffusers, which is not installed: pip install diffusers"
-        )
+        print(f"skipped: this example needs diffusers ({missing}): pip install diffusers")
         return 0
 
     has_gpu = torch.cuda.is_available()
