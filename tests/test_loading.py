@@ -263,6 +263,7 @@ def snapshot(module: nn.Module) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (lambda w: w.update({"1.weight": torch.ones(7, 3)}), "nothing was changed: size mismatch"),
         (lambda w: w.pop("2.weight"), "1 tensor is not in the file: 2.weight"),
         (lambda w: w.update(x=torch.ones(2)), "1 tensor is not in the module: x"),
         (lambda w: w.update({"1.weight": torch.ones(7, 3)}), "size mismatch for 1.weight"),
@@ -414,6 +415,14 @@ def test_a_file_that_is_none_is_named(
             with pytest.raises(vramx.ConfigError) as caught:
                 session.load(linears(1), path)
             assert name in str(caught.value)
+
+
+def test_a_checkpoint_with_names_that_are_no_text_is_refused(
+    open_session: OpenSession, linears: Callable[..., nn.Sequential], tmp_path: Path
+) -> None:
+    path = as_checkpoint({0: torch.ones(2), "0.weight": torch.ones(128, 128)}, tmp_path)
+    with open_session() as session, pytest.raises(vramx.ConfigError, match="does not fit"):
+        session.load(linears(1), path)
 
 
 def test_what_cannot_be_loaded_into_is_refused(

@@ -145,6 +145,7 @@ class Incoming:
             key
             for key, tensor in self._tensors.items()
             if tensor.is_meta and tensor.numel() and not self._is_loaded(key)
+            if key not in weights or not wrong
         ]
         missing = [*dict.fromkeys([*missing, *unloaded])]
         wrong += [
@@ -245,6 +246,8 @@ def _load(
             module.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         wrong += [line.strip().rstrip(".") for line in str(error).splitlines()[1:]] or [str(error)]
+    except Exception as error:  # a module's own way of loading meets what it does not know
+        wrong += [f"{type(error).__name__}: {error}"]
     finally:
         hook.remove()
     return copies.found, (missing, unexpected, wrong)
