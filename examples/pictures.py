@@ -1,11 +1,9 @@
-"""Pictures as tensors: reading, cropping, tiling and writing."""
+"""Pictures as tensors: reading, cropping and writing."""
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,20 +44,6 @@ class Box:
     def cut(self, picture: Tensor) -> Tensor:
         """Return the view of a picture that lies inside this box."""
         return picture[..., self.top : self.bottom, self.left : self.right]
-
-    def grown(self, margin: int, height: int, width: int) -> Box:
-        """Return the box with a margin on each side, as far as a picture's size allows."""
-        top, left = max(self.top - margin, 0), max(self.left - margin, 0)
-        bottom, right = min(self.bottom + margin, height), min(self.right + margin, width)
-        return Box(top, left, bottom - top, right - left)
-
-    def scaled(self, factor: int) -> Box:
-        """Return the box in a picture that is `factor` times as large."""
-        return Box(*(factor * n for n in (self.top, self.left, self.height, self.width)))
-
-    def relative_to(self, other: Box) -> Box:
-        """Return the box as counted from another's corner."""
-        return Box(self.top - other.top, self.left - other.left, self.height, self.width)
 
 
 def load_picture(path: Path | None) -> tuple[Tensor, tuple[int, int]]:
@@ -170,35 +154,6 @@ def choose_crop(text: str, height: int, width: int, focus: tuple[int, int]) -> B
     if box.bottom > height or box.right > width:
         raise ValueError(f"crop {text!r} reaches outside the picture of {width}x{height}")
     return box
-
-
-def split_into_tiles(height: int, width: int, size: int) -> list[Box]:
-    """Cover a picture with tiles of nearly equal size.
-
-    Parameters
-    ----------
-    height, width : int
-        The picture's size.
-    size : int
-        The most that a tile measures each way.
-
-    Returns
-    -------
-    list of Box
-        Row by row; they neither overlap nor leave anything out.
-    """
-    rows, columns = _even_cuts(height, size), _even_cuts(width, size)
-    return [
-        Box(top, left, bottom - top, right - left)
-        for top, bottom in rows
-        for left, right in columns
-    ]
-
-
-def _even_cuts(length: int, size: int) -> list[tuple[int, int]]:
-    parts = math.ceil(length / size)
-    edges = [length * part // parts for part in range(parts + 1)]
-    return list(pairwise(edges))
 
 
 def _to_tensor(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:

@@ -1,7 +1,8 @@
 """Enlarge a photograph four times with two models that do not fit their memory budget together.
 
-ESRGAN's network enlarges each tile, then a U-Net touches it up, so that the models take turns.
-The same work is also tried without vramx, and a table compares the runs.
+ESRGAN's network enlarges each tile, then a U-Net touches it up, so that the models take turns:
+`vramx.super_resolution` with both as one network. The same work is also tried without vramx, and a
+table compares the runs.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from pictures import (
     load_picture,
     require_picture_name,
     save_picture,
-    split_into_tiles,
 )
 from trials import (
     CAPACITY,
     LINK,
+    SMALLEST_TILE,
     Job,
     Trial,
     build_models,
@@ -74,7 +75,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "(default: whole on a GPU, else 128x128)",
     )
     parser.add_argument(
-        "--tile", type=int, help="largest side of a tile (default: 32 on a GPU, else 64)"
+        "--tile", type=int, help="largest side of a tile (default: 48 on a GPU, else 80)"
     )
     parser.add_argument("--json", type=Path, help="file for the table's figures")
     parser.add_argument(
@@ -131,9 +132,9 @@ def prepare(arguments: argparse.Namespace, device: str) -> tuple[Job, int]:
     """
     on_gpu = device == "cuda"
     # On a GPU a tile's activations share the budget with the weights.
-    tile = (32 if on_gpu else 64) if arguments.tile is None else arguments.tile
-    if tile < 1:
-        raise ValueError(f"a tile measures at least 1 pixel, not {tile}")
+    tile = (48 if on_gpu else 80) if arguments.tile is None else arguments.tile
+    if tile < SMALLEST_TILE:
+        raise ValueError(f"a tile measures at least {SMALLEST_TILE} pixels, not {tile}")
     require_picture_name(arguments.output)
     picture, focus = load_picture(arguments.picture)
     crop_text = arguments.crop or ("whole" if on_gpu else "128x128")
@@ -143,7 +144,7 @@ def prepare(arguments: argparse.Namespace, device: str) -> tuple[Job, int]:
         models=build_models(arguments.weights),
         weights_file=arguments.weights,
         picture=crop.cut(picture).contiguous(),
-        tiles=split_into_tiles(crop.height, crop.width, tile),
+        tile=tile,
         device=device,
     )
     budget_text = arguments.budget or f"{job.weight_bytes // 2 // MIB}MiB"
@@ -173,7 +174,7 @@ def describe(job: Job, budget: int) -> str:
     height, width = job.picture.shape[-2:]
     return (
         f"upscaler's weights: {weights}\n"
-        f"picture: {width}x{height} in {len(job.tiles)} tiles\n"
+        f"picture: {width}x{height} in {job.grid.count} tiles\n"
         f"weights of both models: {as_mib(job.weight_bytes)}, budget: {as_mib(budget)}"
     )
 
@@ -235,7 +236,7 @@ def save_figures(
     figures = {
         "device": description,
         "backend": job.backend,
-        "tiles": len(job.tiles),
+        "tiles": job.grid.count,
         "weight_bytes": job.weight_bytes,
         "budget": budget,
         "trials": [asdict(trial) for trial in trials],

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import vramx
-from pictures import Box
 from restorer import seeded_restorer
 from rrdbnet import SCALE, seeded_upscaler, trained_upscaler
+from vramx.pipelines.tiles import Canvas, Grid, cut, smallest_tile
 
 BLOCK = "2MiB"
 CAPACITY = "8GiB"
 LINK = "25GB/s"
 MARGIN = 8
+SMALLEST_TILE = smallest_tile(MARGIN, 1)
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Job:
         Where the upscaler's weights came from, for a trial that builds the models anew.
     picture : Tensor
         Shape (1, 3, height, width), on the CPU.
-    tiles : list of Box
-        The pieces in which the picture is processed.
+    tile : int
+        The side of the tiles in which the picture is processed, `MARGIN` of context included.
     device : str
         Where torch computes: ``cuda``, or ``cpu`` beside the simulated card.
     """
@@ -46,13 +47,24 @@ class Job:
     models: tuple[nn.Module, nn.Module]
     weights_file: Path | None
     picture: Tensor
-    tiles: list[Box]
+    tile: int
     device: str
 
     @property
     def backend(self) -> str:
         """The vramx backend that goes with the device."""
         return "auto" if self.device == "cuda" else "simulated"
+
+    @property
+    def network(self) -> nn.Module:
+        """Both models, the one after the other."""
+        return nn.Sequential(*self.models)
+
+    @property
+    def grid(self) -> Grid:
+        """How the picture is cut into tiles."""
+        rows, columns = (cut(side, self.tile, MARGIN, 1) for side in self.picture.shape[-2:])
+        return Grid(rows, columns)
 
     @property
     def weight_bytes(self) -> int:
@@ -108,15 +120,13 @@ def build_models(weights_file: Path | None) -> tuple[nn.Module, nn.Module]:
     return first, seeded_restorer()
 
 
-def enlarge(job: Job, label: str) -> tuple[Tensor, float]:
-    """Process every tile, the two models by turns, and show a progress bar.
+def enlarge(job: Job) -> tuple[Tensor, float]:
+    """Process every tile in plain torch, in the same tiles as `vramx.super_resolution`.
 
     Parameters
     ----------
     job : Job
         Its models must be where its device can use them.
-    label : str
-        The progress bar's text.
 
     Returns
     -------
@@ -125,27 +135,14 @@ def enlarge(job: Job, label: str) -> tuple[Tensor, float]:
     seconds : float
         Time for all tiles.
     """
-    height, width = job.picture.shape[-2:]
-    result = torch.empty(1, 3, SCALE * height, SCALE * width)
+    network, grid = job.network, job.grid
+    canvas = Canvas(grid, 3, SCALE)
     started = time.perf_counter()
-    with tqdm(total=len(job.tiles) * len(job.models), desc=label, unit="step") as progress:
-        for tile in job.tiles:
-            context = tile.grown(MARGIN, height, width)
-            piece = context.cut(job.picture)
-            for step in _by_turns(job, piece):
-                piece = step
-                progress.update()
-            inner = tile.relative_to(context).scaled(SCALE)
-            tile.scaled(SCALE).cut(result).copy_(inner.cut(piece))
-    return result, time.perf_counter() - started
-
-
-def _by_turns(job: Job, piece: Tensor) -> Iterator[Tensor]:
-    piece = piece.to(job.device)
-    for model in job.models:
-        with torch.inference_mode():
-            piece = model(piece)
-        yield piece
+    with torch.inference_mode():
+        tiles = tqdm(grid.tiles(job.picture), total=grid.count, desc="unlimited", unit="tile")
+        for place, tile in enumerate(tiles):
+            canvas.add(place, network(tile.to(job.device))[0].cpu())
+    return canvas.picture().clamp(0, 1)[None], time.perf_counter() - started
 
 
 def read_budget(text: str, backend: str) -> int:
@@ -192,10 +189,10 @@ def run_unlimited(job: Job) -> tuple[Trial, Tensor]:
         model.to(job.device)
     if on_gpu:
         # The first pass loads kernels, and would be timed for that.
-        for _ in _by_turns(job, job.tiles[0].cut(job.picture)):
-            pass
+        with torch.inference_mode():
+            job.network(next(job.grid.tiles(job.picture)).to(job.device))
         torch.cuda.reset_peak_memory_stats()
-    picture, seconds = enlarge(job, "unlimited")
+    picture, seconds = enlarge(job)
     peak = torch.cuda.max_memory_allocated() if on_gpu else job.weight_bytes
     for model in job.models:
         model.to("cpu")
@@ -232,14 +229,27 @@ def run_vramx(job: Job, budget: int, expected: Tensor) -> tuple[Trial, Tensor]:
         The enlarged picture.
     """
     with vramx.oversubscribe(budget=budget, backend=job.backend, block=BLOCK) as session:
-        for model in job.models:
-            session.manage(model)
-        picture, seconds = enlarge(job, "vramx")
-        stats = session.stats()
+        network = job.network
+        with vramx.super_resolution(
+            network,
+            scale=SCALE,
+            tile=job.tile,
+            overlap=MARGIN,
+            batch=1,
+            multiple=1,
+            session=session,
+        ) as enlarger:
+            before = session.stats()  # the enlarger has tried the network on a small picture
+            started = time.perf_counter()
+            with tqdm(total=job.grid.count, desc="vramx", unit="tile") as progress:
+                network.register_forward_hook(lambda *_: progress.update() and None)
+                picture = enlarger(job.picture)
+            seconds = time.perf_counter() - started
+            stats = session.stats()
     trial = Trial(
         "vramx",
-        moved_in=stats.moved_in,
-        moved_out=stats.moved_out,
+        moved_in=stats.moved_in - before.moved_in,
+        moved_out=stats.moved_out - before.moved_out,
         peak_resident=stats.peak_resident,
         same_bits=torch.equal(picture, expected),
         seconds=seconds,
@@ -283,7 +293,7 @@ def _pin_all(models: Sequence[nn.Module], budget: int) -> str | None:
 
 def _stock_on_gpu(job: Job, budget: int) -> str | None:
     command = [sys.executable, str(Path(__file__).with_name("stock_trial.py")), str(budget)]
-    command += [str(max(max(tile.height, tile.width) for tile in job.tiles))]
+    command += [str(max(job.grid.rows.size, job.grid.columns.size))]
     if job.weights_file is not None:
         command.append(str(job.weights_file))
     finished = subprocess.run(command, capture_output=True, text=True, check=False)

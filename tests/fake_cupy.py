@@ -29,9 +29,10 @@ class MemoryPointer:
 class Array:
     """An array, as `cupy.empty` makes it."""
 
-    def __init__(self, cuda: Cuda, shape: tuple[int, ...], dtype: Any) -> None:
-        self.shape, self.dtype = shape, np.dtype(dtype)
-        self.nbytes = int(np.prod(shape)) * self.dtype.itemsize
+    def __init__(self, cuda: Cuda, shape: int | tuple[int, ...], dtype: Any) -> None:
+        self.shape = (shape,) if isinstance(shape, int) else shape
+        self.dtype = np.dtype(dtype)
+        self.nbytes = int(np.prod(self.shape)) * self.dtype.itemsize
         self.data = cuda.get_allocator()(self.nbytes)
 
     @property
@@ -43,6 +44,18 @@ class Array:
             "strides": None,
             "version": 3,
         }
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.host()[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.host()[key] = value
+
+    def sum(self) -> Any:
+        return self.host().sum()
+
+    def sort(self) -> None:
+        self.host().sort()
 
     def host(self) -> Any:
         """A numpy view: the stand-in's memory can be read in place."""
@@ -90,5 +103,6 @@ def make() -> types.ModuleType:
     """A fresh module named cupy."""
     module: Any = types.ModuleType("cupy")
     module.cuda = Cuda()
+    module.float32, module.arange = np.float32, np.arange
     module.empty = lambda shape, dtype=np.float32: Array(module.cuda, shape, dtype)
     return module

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ _TORCH_NAMES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
-_INDEX = ".safetensors.index.json"
+_INDICES = (".safetensors.index.json", ".bin.index.json")
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -98,13 +97,19 @@ def is_torch_checkpoint(path: Path) -> bool:
     return path.suffix in _TORCH
 
 
+def is_weights(path: Path) -> bool:
+    """Tell by its name whether a file holds weights."""
+    return path.suffix == ".safetensors" or is_torch_checkpoint(path)
+
+
 def shards(path: Path) -> list[Path]:
     """Find the files that hold a model.
 
     Parameters
     ----------
     path : Path
-        A file of weights, or the index of a model in several (``….safetensors.index.json``).
+        A file of weights, or the index of a model in several (``….safetensors.index.json``,
+        ``….bin.index.json``).
 
     Returns
     -------
@@ -116,13 +121,66 @@ def shards(path: Path) -> list[Path]:
     ConfigError
         If the index cannot be read.
     """
-    if not path.name.endswith(_INDEX):
+    if not path.name.endswith(_INDICES):
         return [path]
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
         return [path.parent / name for name in sorted(set(files))]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} is not an index of safetensors files: {error!r}") from error
+        raise ConfigError(f"{path} is not an index of files of weights: {error!r}") from error
+
+
+def checked_shards(path: Path) -> Iterator[Path]:
+    """Go through the files that hold a model, each there and of a known kind.
+
+    Parameters
+    ----------
+    path : Path
+        As `shards` takes it.
+
+    Yields
+    ------
+    Path
+        A safetensors file or a torch checkpoint.
+
+    Raises
+    ------
+    ConfigError
+        If the index cannot be read, or a file is not there or of another kind.
+    """
+    for file in shards(path):
+        if not file.is_file():
+            raise ConfigError(f"there is no file {file}")
+        if not is_weights(file):
+            raise ConfigError(
+                f"{file} is of no known kind; give .safetensors, {', '.join(_INDICES + _TORCH)}"
+            )
+        yield file
+
+
+def opened(path: Path, framework: str) -> Any:
+    """Open a safetensors file; a context manager.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    framework : str
+        What its tensors are to be: ``"np"`` or ``"pt"``.
+
+    Raises
+    ------
+    ConfigError
+        If it is damaged or truncated.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework=framework)
+    except SafetensorError as error:
+        raise ConfigError(
+            f"{path} is damaged or cut short ({path.stat().st_size} bytes): {error}"
+        ) from error
 
 
 def read_checkpoint(path: str | Path) -> list[StoredTensor]:
@@ -147,17 +205,8 @@ def read_checkpoint(path: str | Path) -> list[StoredTensor]:
     path = Path(path)
     tensors: list[StoredTensor] = []
     try:
-        for file in shards(path):
-            if not file.is_file():
-                raise ConfigError(f"there is no file {file}")
-            if file.suffix == ".safetensors":
-                tensors += _safetensors(file)
-            elif is_torch_checkpoint(file):
-                tensors += _torch(file)
-            else:
-                raise ConfigError(
-                    f"{file} is of no known kind; give .safetensors, {_INDEX}, {', '.join(_TORCH)}"
-                )
+        for file in checked_shards(path):
+            tensors += _torch(file) if is_torch_checkpoint(file) else _safetensors(file)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not tensors:
@@ -169,20 +218,32 @@ def read_checkpoint(path: str | Path) -> list[StoredTensor]:
 
 
 def _safetensors(path: Path) -> Iterator[StoredTensor]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118
-                found = file.get_slice(name)
-                yield StoredTensor(name, tuple(found.get_shape()), found.get_dtype())
-    except SafetensorError as error:
-        raise ConfigError(
-            f"{path} is damaged or cut short ({path.stat().st_size} bytes): {error}"
-        ) from error
+    with opened(path, "np") as file:
+        for name in file.keys():  # noqa: SIM118
+            found = file.get_slice(name)
+            yield StoredTensor(name, tuple(found.get_shape()), found.get_dtype())
 
 
-def _torch(path: Path) -> Iterator[StoredTensor]:
+def unpickle(path: Path, device: str) -> Any:
+    """Read a torch checkpoint, with ``weights_only`` and mapped where its format allows.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    device : str
+        ``"cpu"``, whose tensors lie in the mapped file, or ``"meta"``.
+
+    Returns
+    -------
+    object
+        What was saved.
+
+    Raises
+    ------
+    ConfigError
+        If it is damaged or holds other things than plain weights, or torch is not installed.
+    """
     try:
         import torch
     except ImportError as error:
@@ -194,10 +255,16 @@ def _torch(path: Path) -> Iterator[StoredTensor]:
     if not zipped and path.open("rb").read(2) == b"PK":
         raise ConfigError(f"{path} is cut short: the end of its zip archive is missing")
     try:
-        content = torch.load(path, map_location="meta", weights_only=True, mmap=zipped)
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        return torch.load(path, map_location=device, weights_only=True, mmap=zipped)
+    except OSError:
+        raise
+    except Exception as error:  # whatever an unpickler meets in a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{path} cannot be read as plain weights: {reason}") from error
+
+
+def _torch(path: Path) -> Iterator[StoredTensor]:
+    content = unpickle(path, "meta")
     seen: set[object] = set()
     for name, tensor in _leaves(content, ""):
         place = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape)

@@ -73,6 +73,20 @@ class InactiveSession(Session):
     def manage(self, module: T, *, name: str | None = None) -> T:  # noqa: ARG002
         return module
 
+    def load(
+        self,
+        module: T,
+        path: str | os.PathLike[str],
+        *,
+        strict: bool = True,
+        dtype: str = "module",
+        name: str | None = None,
+    ) -> T:
+        from vramx.integrations.torch.loading import incoming_for
+
+        incoming_for(module, path, name, strict=strict, dtype=dtype).fill()
+        return module
+
     def unmanage(self, module: T) -> T:
         return module
 

@@ -264,6 +264,67 @@ class Session:
         self._tell_unpinned()
         return module
 
+    def load(
+        self,
+        module: T,
+        path: str | os.PathLike[str],
+        *,
+        strict: bool = True,
+        dtype: str = "module",
+        name: str | None = None,
+    ) -> T:
+        """Take charge of a torch module, with the weights of a file.
+
+        Bytes go from the mapped file straight to the session's host memory, without a copy in
+        between unless their type changes. Build the module under ``torch.device("meta")``: then the
+        process holds the weights once. A module with bytes of its own keeps them until all are
+        loaded, so that a failure leaves it as it was.
+
+        What goes where is found by the module's own ``load_state_dict``; hooks that run after
+        loading do not see the values yet. Tensors that are tied may be in the file once.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            On the meta device, the CPU or the session's card; it is managed as by `manage`. Meta
+            parameters are replaced by new ones, whose home is the CPU.
+        path : str or path
+            A safetensors file, a torch checkpoint of plain weights, or the index of several files
+            (``model.safetensors.index.json``) as Hugging Face writes it.
+        strict : bool
+            Whether the names must match exactly. If not, what is missing keeps its present values,
+            which meta tensors do not have, and what is not expected is left out.
+        dtype : str
+            ``"module"`` converts to the module's types, as ``load_state_dict`` does; ``"file"``
+            takes those of the file.
+        name : str, optional
+            How reports call it; its class's name unless given.
+
+        Returns
+        -------
+        torch.nn.Module
+            The same object.
+
+        Raises
+        ------
+        ConfigError
+            If the file cannot be read or does not fit, which names some tensors, or the module
+            cannot be managed. Nothing has changed.
+        OutOfMemoryError
+            If the host, ``host_limit`` or ``VRAMX_MANAGED_LIMIT`` cannot hold it. Nothing has
+            changed.
+
+        Examples
+        --------
+        >>> with torch.device("meta"):
+        ...     model = Network()
+        >>> session.load(model, "network.safetensors")
+        """
+        self._usable()
+        self._torch.load(module, path, name, strict=strict, dtype=dtype)
+        self._tell_unpinned()
+        return module
+
     def unmanage(self, module: T) -> T:
         """Put a managed module back on the device it came from.
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from vramx import _core
 from vramx.card import NvmlCard
 
 torch = pytest.importorskip("torch")
+from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 MIB = 2**20
@@ -68,6 +70,24 @@ def session(request: pytest.FixtureRequest) -> OpenSession:
 def in_reach(s: vramx.Session, x: object) -> contextlib.AbstractContextManager[object]:
     """Of use outside any module's call, which mapped memory asks to be told of."""
     return s.pin(x) if s.device.kind == "mapped" else contextlib.nullcontext()
+
+
+def test_weights_from_a_file_give_the_same_bits_and_end_on_the_cpu(
+    session: OpenSession, tmp_path: Path
+) -> None:
+    expected, x = stack().cuda(), torch.randn(64, 1024, device="cuda")
+    save_file(expected.state_dict(), path := tmp_path / "stack.safetensors")
+    with torch.device("meta"):
+        module = stack()
+    with torch.inference_mode(), session(budget="16MiB") as s:
+        s.load(module, path)
+        for _ in range(3):
+            assert torch.equal(module(x), expected(x))
+        assert s.stats().moved_out == 0
+        assert s.stats().peak_resident <= 16 * MIB
+    for tensor, same in zip(module.parameters(), expected.parameters()):
+        assert tensor.device.type == "cpu"
+        assert torch.equal(tensor, same.cpu())
 
 
 @pytest.mark.parametrize("policy", ["adaptive", "lru", "mru", "clairvoyant"])

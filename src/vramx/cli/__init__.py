@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import vramx
-from vramx.cli import bench, demo, doctor, monitor, plan, swap
+from vramx.cli import bench, demo, doctor, monitor, plan, swap, upscale
 
 _EXITS = """
 Exit codes: 0 done; 1 failed, with one line on the standard error; 2 wrong usage. `vramx doctor`
@@ -46,3 +46,4 @@ main.add_command(demo.demo)
 main.add_command(monitor.monitor)
 main.add_command(plan.plan)
 main.add_command(swap.swap)
+main.add_command(upscale.upscale)

@@ -18,12 +18,20 @@ _OPTIONS = (
         show_default=True,
         help="simulated needs no GPU: it computes on the CPU.",
     ),
+    click.option(
+        "--policy",
+        type=click.Choice(["adaptive", "lru", "mru", "clairvoyant"]),
+        default="adaptive",
+        show_default=True,
+        help="What leaves the card first.",
+    ),
+    click.option("--block", default="32MiB", show_default=True, help="The unit of residency."),
     click.option("--device", type=int, help="The card's CUDA number."),
 )
 
 
 def session_options(command: F) -> F:
-    """Add ``--budget``, ``--backend`` and ``--device``, which `vramx.oversubscribe` takes."""
+    """Add the options that are arguments of `vramx.oversubscribe`, by its names."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -13,6 +13,7 @@ import click
 import vramx
 from vramx.cli.output import json_option, write_json
 from vramx.cli.session import session_options
+from vramx.cli.video import stoppable, video_options
 
 if TYPE_CHECKING:
     from vramx.pipelines.swapping.frame import SwapResult
@@ -68,16 +69,7 @@ def _detail(name: str, *types: Any, help: str) -> Callable[[F], F]:  # noqa: A00
 )
 @click.option("--feather", default=0.1, show_default=True, help="The soft part of crops' edges.")
 @click.option("--batch", default=4, show_default=True, help="Frames, and crops, at once.")
-@click.option("--codec", default="libx264", show_default=True, help="FFmpeg's encoder of videos.")
-@click.option(
-    "--encoder",
-    type=(str, str),
-    multiple=True,
-    metavar="NAME VALUE",
-    help="An option of the encoder, such as crf 18.",
-)
-@click.option("--segment", default=240, show_default=True, help="The frames that a stop may lose.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+@video_options
 @session_options
 @json_option
 @click.pass_context
@@ -90,7 +82,7 @@ def swap(
     as_json: bool,
     overwrite: bool,
     codec: str,
-    encoder: tuple[tuple[str, str], ...],
+    codec_options: dict[str, str],
     segment: int,
     reference: Path | None,
     no_face: str,
@@ -102,8 +94,8 @@ def swap(
 ) -> None:
     """Put the face in the picture SOURCE into the picture or video TARGET, and write OUT.
 
-    A MODEL is a TorchScript file, an exported program (.pt2), or package.module:function, which is
-    called without arguments and returns a torch module, a callable or a vramx.FaceModel. All three
+    A MODEL is a TorchScript file, an exported program, or package.module:factory, which is called
+    without arguments and returns a torch module, a callable or a vramx.FaceModel. All three
     run code that they bring: use what you trust. `help(vramx.face_swap)` tells what each model
     takes and gives.
 
@@ -116,14 +108,14 @@ def swap(
 
         models = {role: _model(role, options.pop(role), details) for role in _ROLES}
         options.update(models, reference=reference, on_no_face=no_face)
-        with vramx.face_swap(**options) as fs:
+        with stoppable(ctx), vramx.face_swap(**options) as fs:
             if is_video(out):
                 result = fs.swap_video(
                     source,
                     target,
                     out,
                     codec=codec,
-                    options=dict(encoder),
+                    options=codec_options,
                     segment=segment,
                     overwrite=overwrite,
                     progress=sys.stderr.isatty(),
@@ -137,9 +129,6 @@ def swap(
         raise vramx.ConfigError(
             f"{error.name} is not installed: pip install 'vramx[torch,video,faces]'"
         ) from error
-    except KeyboardInterrupt:
-        click.echo("Stopped. The same command goes on from what is finished of a video.", err=True)
-        ctx.exit(130)
     if as_json:
         write_json({"out": str(out), **asdict(result), "stats": asdict(stats)})
     else:
@@ -148,7 +137,7 @@ def swap(
 
 def _model(role: str, name: str | None, details: dict[str, Details]) -> Any:
     """Load a model, with what was said of it."""
-    from vramx.pipelines.programs import load_program
+    from vramx.integrations.torch.modelspec import load_model
 
     said: dict[str, Any] = {
         detail: values[0] if len(values) == 1 else values
@@ -161,7 +150,7 @@ def _model(role: str, name: str | None, details: dict[str, Details]) -> Any:
             raise click.UsageError(f"{', '.join(said)} was given for the {role}, but no {role}")
         return None
     try:
-        model = load_program(name)
+        model = load_model(name, also=(vramx.FaceModel,))
         if isinstance(model, vramx.FaceModel):
             return replace(model, **said)
         return vramx.FaceModel(model, **said)

@@ -9,8 +9,6 @@ from vramx.pipelines.stage import Stage
 from vramx.pipelines.swapping.face_model import FaceModel
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from vramx.pipelines.chain import Pipeline
     from vramx.pipelines.enlarger import SuperResolution
     from vramx.pipelines.swapping.swap import FaceSwap
@@ -175,7 +173,7 @@ def face_swap(
 
 
 def super_resolution(
-    model: nn.Module,
+    model: Any,
     *,
     scale: int | None = None,
     tile: int | str = "auto",
@@ -193,10 +191,12 @@ def super_resolution(
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model : torch.nn.Module or spandrel.ImageModelDescriptor
         Takes ``(n, channels, height, width)`` with values from 0 to 1 and returns the same enlarged
         by a whole number, which may be 1. Channels are 3 (RGB) or 1. It runs in evaluation mode, in
-        the dtype of its weights.
+        the dtype of its weights. A descriptor, as `vramx.integrations.spandrel.load` returns it,
+        tells its scale and what sizes it takes; where it discourages tiles or makes its own,
+        pictures go through whole as long as memory suffices.
     scale : int, optional
         How much larger pictures become; found by trying a small one unless given.
     tile : int or "auto"
@@ -207,7 +207,7 @@ def super_resolution(
         blended. Auto measures how far a change is seen (by half a step of eight bits), up to 64;
         `SuperResolution.seam_error` tells what is left on a picture.
     batch : int or "auto"
-        How many tiles, or frames smaller than a tile, go through at once.
+        How many tiles, or frames smaller than a tile, go through at once; for a descriptor one.
     multiple : int, optional
         What the sides of inputs must be multiples of; pictures are extended by reflection. Found by
         trying unless given. Give it for networks that pad by themselves but work in strides.

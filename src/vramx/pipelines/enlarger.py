@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,19 +13,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from vramx.errors import ConfigError, SessionClosedError
+from vramx.errors import SessionClosedError
 from vramx.pipelines.chain import Pipeline, as_count
 from vramx.pipelines.files import check_paths
 from vramx.pipelines.footprint import OUT_OF_MEMORY, Shape, find_shape, measure
 from vramx.pipelines.images import Planes, is_picture, to_planes
 from vramx.pipelines.networks import device_of, digest, dtype_of, evaluating
 from vramx.pipelines.sizing import Sizes, room_for_activations
+from vramx.pipelines.stage import Stage
 from vramx.pipelines.tiles import Canvas, Grid
+from vramx.pipelines.upscalers import as_network
 from vramx.session import Session
 from vramx.units import format_size
 
 #: What pictures may take where nothing is managed and so no budget is known.
 _WITHOUT_BUDGET = 2**30
+#: The side of a tile that no picture is larger than, in strides.
+_WHOLE = 2**20
 
 
 class SuperResolution:
@@ -41,7 +45,7 @@ class SuperResolution:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         scale: int | None,
         tile: int | str,
@@ -51,18 +55,20 @@ class SuperResolution:
         session: Session | None,
         options: Mapping[str, Any],
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"the model is a torch.nn.Module, not a {type(model).__name__}")
-        self._scale = None if scale is None else as_count(scale, "scale")
-        self._multiple = None if multiple is None else as_count(multiple, "multiple")
+        network = as_network(model)
+        self._scale = network.scale if scale is None else as_count(scale, "scale")
+        self._multiple = network.multiple if multiple is None else as_count(multiple, "multiple")
         self._tile = None if tile == "auto" else as_count(tile, "tile")
-        self._batch = None if batch == "auto" else as_count(batch, "batch")
+        self._batch = network.batch if batch == "auto" else as_count(batch, "batch")
+        self._whole = network.whole and self._tile is None
         self._overlap = None if overlap == "auto" else overlap
         if self._overlap != 0 and self._overlap is not None:
             as_count(self._overlap, "overlap")
-        self._model = model
+        self._model = network.module
         self._scope = contextlib.ExitStack()
-        self._chain = Pipeline({"enlarge": model}, session=session, batch=1, options=options)
+        stage = Stage(network.call, () if network.call is network.module else [network.module])
+        self._chain = Pipeline({"enlarge": stage}, session=session, batch=1, options=options)
+        self._count_tiles: Callable[[int, int], None] = _nothing
         self._device = torch.device("cpu")
         self._dtype = torch.float32
         self._shape: Shape | None = None
@@ -131,7 +137,8 @@ class SuperResolution:
             room = room_for_activations(budget, _weight_bytes(self._model))
             pixels = int(room / max(footprint.bytes_per_pixel, 1))
         assert isinstance(overlap, int)
-        return Sizes(self._tile, self._batch, overlap, shape.multiple, pixels)
+        tile = _WHOLE * shape.multiple if self._whole else self._tile
+        return Sizes(tile, self._batch, overlap, shape.multiple, pixels)
 
     def __call__(self, x: Any) -> Any:
         """Enlarge a picture, or an iterable of them.
@@ -232,10 +239,12 @@ class SuperResolution:
             for picture, canvas in zip(planes, canvases)
             for place, tile in enumerate(grid.tiles(picture))
         )
+        self._count_tiles(0, len(canvases) * grid.count)
         while group := [*itertools.islice(tiles, batch)]:
             made = self._chain(self._place(torch.stack([tile for _, _, tile in group])))
             for (canvas, place, _), tile in zip(group, made.to("cpu", torch.float32)):
                 canvas.add(place, tile)
+            self._count_tiles(len(group), len(canvases) * grid.count)
         result = torch.stack([canvas.picture() for canvas in canvases])
         if shape.channels == 1:
             return result.view(count, colours, *result.shape[-2:])
@@ -267,7 +276,12 @@ class SuperResolution:
         return (once.clamp(0, 1) - again.clamp(0, 1)).abs().max().item()
 
     def enlarge_picture(
-        self, source: str | Path, target: str | Path, *, overwrite: bool = False
+        self,
+        source: str | Path,
+        target: str | Path,
+        *,
+        overwrite: bool = False,
+        progress: bool = False,
     ) -> None:
         """Enlarge a picture in a file.
 
@@ -280,6 +294,8 @@ class SuperResolution:
             profile and EXIF data are kept, and the EXIF orientation is applied.
         overwrite : bool
             Whether the target may exist.
+        progress : bool
+            Whether to show a bar on standard error.
 
         Raises
         ------
@@ -294,7 +310,30 @@ class SuperResolution:
         source, target = Path(source), Path(target)
         check_paths(source, target, overwrite=overwrite)
         writable_format(target)
-        save_picture(self(load_picture(source)), target)
+        picture = load_picture(source)
+        with self._tile_bar(progress, source.name):
+            enlarged = self(picture)
+        save_picture(enlarged, target)
+
+    @contextlib.contextmanager
+    def _tile_bar(self, shown: bool, name: str) -> Iterator[None]:
+        if not shown:
+            yield
+            return
+        from tqdm import tqdm
+
+        with tqdm(unit="tile", desc=name) as bar:
+
+            def count(done: int, total: int) -> None:
+                if done == 0:
+                    bar.reset(total)
+                bar.update(done)
+
+            self._count_tiles = count
+            try:
+                yield
+            finally:
+                self._count_tiles = _nothing
 
     def enlarge_video(
         self,
@@ -374,11 +413,17 @@ class SuperResolution:
             The session's report, then the scale and the tiles.
         """
         shape, sizes = self._ready
+        tiles = f"in tiles of {sizes.side} pixels with {sizes.overlap} of context"
+        if self._whole and not sizes.shrunk:
+            tiles = "pictures whole"
         return (
-            f"{self._chain.report()}\n  {shape.scale} times as large, in tiles of {sizes.side} "
-            f"pixels with {sizes.overlap} of context; weights of "
+            f"{self._chain.report()}\n  {shape.scale} times as large, {tiles}; weights of "
             f"{format_size(_weight_bytes(self._model))}"
         )
+
+
+def _nothing(done: int, total: int) -> None:
+    """Take no notice."""
 
 
 def _size(grid: Grid) -> str:

@@ -72,11 +72,12 @@ def find_shape(
     ConfigError
         If it takes none of them, or what it gives is not the picture enlarged.
     """
+    least = _SIDE if scale is None or multiple is None else _SIDE // 2  # only a check
     reasons: dict[int, str] = {}
     cause: Exception | None = None
     for stride in _STRIDES if multiple is None else (multiple,):
         for channels in (3, 1):
-            side = round_up(_SIDE, stride) + stride
+            side = round_up(least, stride) + stride
             picture = place(torch.full((1, channels, side, side), 0.5))
             try:
                 made = _checked(network(picture), picture, scale)

@@ -37,6 +37,24 @@ def writable_format(path: Path) -> str:
     return name
 
 
+def is_picture_file(path: Path) -> bool:
+    """Tell by its first bytes whether a file is a picture that Pillow knows."""
+    try:
+        with Image.open(path):
+            return True
+    except Image.DecompressionBombError:
+        return True
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return False
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Tell the width and height of a picture in a file."""
+    with Image.open(path) as image:
+        size: tuple[int, int] = image.size
+        return size
+
+
 def load_picture(path: Path) -> Image.Image:
     """Read a picture, pixels and all.
 

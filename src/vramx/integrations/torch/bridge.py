@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from vramx.errors import ConfigError
 from vramx.integrations.torch.allocator import route
 from vramx.integrations.torch.calls import Calls
 from vramx.integrations.torch.components import components_of
-from vramx.integrations.torch.managed import ManagedModule, managing_session_of
+from vramx.integrations.torch.loading import incoming_for
+from vramx.integrations.torch.managed import ManagedModule, managing_session_of, refuse
 from vramx.integrations.torch.memory import as_bytes, storage_range
 from vramx.integrations.torch.touches import Touches
 from vramx.seeing.usage import ModuleStats
@@ -139,7 +141,27 @@ class TorchBridge:
             self._put_back_from(begun)
             raise
 
+    def load(
+        self,
+        module: Any,
+        path: str | os.PathLike[str],
+        name: str | None,
+        *,
+        strict: bool,
+        dtype: str,
+    ) -> None:
+        """Take charge of a module with a file's weights; see `Session.load`."""
+        name = name or type(module).__name__
+        self._check_free(module, name)
+        refuse(module, name, self.device, meta=True)
+        incoming = incoming_for(module, path, name, strict=strict, dtype=dtype)
+        self._modules.append(ManagedModule(self, module, name, incoming))
+
     def _manage_one(self, module: Any, name: str) -> None:
+        self._check_free(module, name)
+        self._modules.append(ManagedModule(self, module, name))
+
+    def _check_free(self, module: Any, name: str) -> None:
         if not isinstance(module, nn.Module):
             raise ConfigError(
                 f"{type(module).__name__} is not a torch.nn.Module, nor a pipeline with modules "
@@ -164,7 +186,6 @@ class TorchBridge:
                     "weights as one, for example in a ModuleList, and copy out what session.empty "
                     "made"
                 )
-        self._modules.append(ManagedModule(self, module, name))
 
     def unmanage(self, module: Any) -> None:
         """Put a module or a pipeline's modules back; see `Session.unmanage`."""

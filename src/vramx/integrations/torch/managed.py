@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,11 +15,20 @@ from vramx import _core
 from vramx.errors import ConfigError
 from vramx.integrations.torch.digests import Digests
 from vramx.integrations.torch.memory import as_bytes, storage_range, view_like
+from vramx.integrations.torch.storages import (
+    Placement,
+    Storage,
+    empty_twin,
+    set_data,
+    storage_key,
+    tensors_of,
+)
 from vramx.integrations.torch.units import RootCall, Unit, leased_modules
 from vramx.seeing.usage import ModuleStats, module_stats
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.bridge import TorchBridge
+    from vramx.integrations.torch.loading import Incoming
 
 #: Bytes that are copied before their sources are let go.
 _BATCH = 2**29
@@ -32,11 +41,43 @@ def managing_session_of(module: nn.Module) -> TorchBridge | None:
     return _owners.get(module)
 
 
-def _refusal(tensor: torch.Tensor, device: torch.device) -> str | None:
+def refuse(module: nn.Module, name: str, device: torch.device, *, meta: bool) -> None:
+    """Refuse a module with tensors that cannot be managed.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The module.
+    name : str
+        How errors call it.
+    device : torch.device
+        The card as torch calls it.
+    meta : bool
+        Whether meta tensors are welcome, since their bytes come from elsewhere.
+
+    Raises
+    ------
+    ConfigError
+        Which names them.
+    """
+    refused = [
+        f"{place} {refusal}"
+        for place, tensor in tensors_of(module).items()
+        if (refusal := _refusal(tensor, device, meta=meta)) is not None
+    ]
+    if refused:
+        raise ConfigError(
+            f"{name} cannot be managed: "
+            + "; ".join(refused[:5])
+            + (f"; and {len(refused) - 5} more" if len(refused) > 5 else "")
+        )
+
+
+def _refusal(tensor: torch.Tensor, device: torch.device, *, meta: bool) -> str | None:
     """Say why a tensor cannot be managed, or None."""
     if isinstance(tensor, UninitializedTensorMixin):
         return "has no shape yet: run the module once first"
-    if tensor.is_meta:
+    if tensor.is_meta and not meta:
         return "is a meta tensor without bytes: load or initialise the weights first"
     if tensor.layout != torch.strided:
         return f"has the layout {tensor.layout}; only strided tensors can be managed"
@@ -44,34 +85,18 @@ def _refusal(tensor: torch.Tensor, device: torch.device) -> str | None:
         return "is quantised or nested, which cannot be managed"
     if type(tensor) not in (torch.Tensor, nn.Parameter, nn.Buffer):
         return f"is a {type(tensor).__name__}; tensor subclasses cannot be managed"
-    if tensor.device.type != "cpu" and tensor.device != device:
+    if tensor.device.type not in ("cpu", "meta") and tensor.device != device:
         return f"is on {tensor.device}; it must be on the CPU or on {device}"
     return None
 
 
-class _Storage:
-    """One storage of a module: shared by tied weights and views, moved as one."""
-
-    def __init__(self, raw: torch.Tensor) -> None:
-        self.raw = raw  # bytes, on the device the storage was found on
-        self.home = raw.device
-        self.tensors: list[torch.Tensor] = []
-        self.is_weight = False
-
-
-def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
-    raw: Any = torch.empty(0, dtype=torch.uint8, device=tensor.device)
-    raw.set_(tensor.untyped_storage())
-    return cast("torch.Tensor", raw)
-
-
-def _batches(storages: list[_Storage]) -> Iterator[list[_Storage]]:
+def _batches(storages: list[Storage]) -> Iterator[list[Storage]]:
     """Take storages off a list, about `_BATCH` bytes at a time."""
     while storages:
         batch = [storages.pop(0)]
-        size = batch[0].raw.numel()
-        while storages and size + storages[0].raw.numel() <= _BATCH:
-            size += storages[0].raw.numel()
+        size = batch[0].nbytes
+        while storages and size + storages[0].nbytes <= _BATCH:
+            size += storages[0].nbytes
             batch.append(storages.pop(0))
         yield batch
 
@@ -111,6 +136,8 @@ class ManagedModule:
         The module.
     name : str
         How reports call it.
+    incoming : Incoming, optional
+        Bytes to take in place of the module's own.
 
     Attributes
     ----------
@@ -125,7 +152,13 @@ class ManagedModule:
         If its memory cannot be had; nothing has changed.
     """
 
-    def __init__(self, bridge: TorchBridge, module: nn.Module, name: str) -> None:
+    def __init__(
+        self,
+        bridge: TorchBridge,
+        module: nn.Module,
+        name: str,
+        incoming: Incoming | None = None,
+    ) -> None:
         self.module = module
         self.name = name
         self._bridge = bridge
@@ -141,15 +174,19 @@ class ManagedModule:
         self._always_look = False
         self._digests: Digests | None = None
         self._everything = list(module.modules())
+        refuse(module, name, bridge.device, meta=incoming is not None)
+        placement = Placement(module, revocable=incoming is not None)
         try:
             with torch.inference_mode(False), torch.no_grad():
-                self._move_in()
+                self._move_in(placement, incoming)
                 if bridge.keep_digests:
                     self._digests = Digests(dict(module.named_parameters()), bridge)
                 self._lease_calls()
         except BaseException:
+            placement.revoke()
             self.put_back()
             raise
+        placement.settle()
 
     @property
     def nbytes(self) -> int:
@@ -169,52 +206,36 @@ class ManagedModule:
         ]
 
     def _spans(self) -> set[tuple[int, int]]:
-        found = (storage_range(t) for t in self._tensors().values())
+        found = (storage_range(t) for t in tensors_of(self.module).values())
         return {(a, a + n) for a, n in (each for each in found if each) if a in self._homes}
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        return {
-            **dict(self.module.named_parameters(remove_duplicate=False)),
-            **dict(self.module.named_buffers(remove_duplicate=False)),
-        }
-
-    def _storages(self) -> list[_Storage]:
+    def _storages(self, incoming: Incoming | None) -> list[Storage]:
         """Collect the storages in order of registration, each once."""
-        storages: dict[int, _Storage] = {}
+        storages: dict[Hashable, Storage] = {}
         weights = {id(p) for p in self.module.parameters()}  # a scripted module's are plain tensors
-        refused = []
-        for name, tensor in self._tensors().items():
-            refusal = _refusal(tensor, self._bridge.device)
-            if refusal is not None:
-                refused.append(f"{name} {refusal}")
+        for tensor in tensors_of(self.module).values():
+            key = storage_key(tensor)
+            if key is None:
                 continue
-            found = storage_range(tensor)
-            if found is None:
-                continue
-            storage = storages.setdefault(found[0], _Storage(_bytes_of(tensor)))
-            if not any(tensor is each for each in storage.tensors):
-                storage.tensors.append(tensor)
-            storage.is_weight |= id(tensor) in weights
-        if refused:
-            raise ConfigError(
-                f"{self.name} cannot be managed: "
-                + "; ".join(refused[:5])
-                + (f"; and {len(refused) - 5} more" if len(refused) > 5 else "")
-            )
+            if key not in storages:
+                storages[key] = Storage(tensor) if incoming is None else incoming.storage(tensor)
+            storages[key].add(tensor, is_weight=id(tensor) in weights)
         return list(storages.values())
 
-    def _move_in(self) -> None:
-        storages = self._storages()
+    def _move_in(self, placement: Placement, incoming: Incoming | None) -> None:
+        storages = self._storages(incoming)
         weights = [each for each in storages if each.is_weight]
         others = [each for each in storages if not each.is_weight]
         del storages
-        self._move_in_batches(weights, _core.Use.WEIGHTS)
-        self._move_in_batches(others, _core.Use.SCRATCH)
-        for tensor in self._tensors().values():
+        self._move_in_batches(placement, weights, _core.Use.WEIGHTS)
+        self._move_in_batches(placement, others, _core.Use.SCRATCH)
+        for tensor in tensors_of(self.module).values():
             if tensor.numel() == 0 and tensor.device != self._bridge.device:
-                tensor.data = tensor.data.to(self._bridge.device)
+                placement.put(tensor, empty_twin(tensor, self._bridge.device))
 
-    def _move_in_batches(self, storages: list[_Storage], use: _core.Use) -> None:
+    def _move_in_batches(
+        self, placement: Placement, storages: list[Storage], use: _core.Use
+    ) -> None:
         """Move batch by batch, so that the host holds little twice.
 
         Memory for the next batch is had while this one is copied: pinning clears pages with one
@@ -226,8 +247,8 @@ class ManagedModule:
             return
         with ThreadPoolExecutor(1) as ahead:
 
-            def reserve(batch: list[_Storage]) -> Future[list[_core.Memory]]:
-                sizes = [storage.raw.numel() for storage in batch]
+            def reserve(batch: list[Storage]) -> Future[list[_core.Memory]]:
+                sizes = [storage.nbytes for storage in batch]
                 return ahead.submit(self._core.reserve, sizes, use)
 
             memories = reserve(batch)
@@ -236,10 +257,12 @@ class ManagedModule:
                 batch = next(batches, None)
                 if batch is not None:
                     memories = reserve(batch)
-                self._move_in_batch(present, mine)
+                self._move_in_batch(placement, present, mine)
 
-    def _move_in_batch(self, batch: list[_Storage], memories: list[_core.Memory]) -> None:
-        sources = [storage.raw.cpu() for storage in batch]
+    def _move_in_batch(
+        self, placement: Placement, batch: list[Storage], memories: list[_core.Memory]
+    ) -> None:
+        sources = [storage.content() for storage in batch]
         self._core.store(
             [
                 (memory.address, source.data_ptr(), memory.nbytes)
@@ -252,9 +275,7 @@ class ManagedModule:
             if storage.is_weight:
                 self.weights.add(memory.address)
             for tensor in storage.tensors:
-                grad, tensor.grad = tensor.grad, None
-                tensor.data = view_like(tensor, raw)
-                tensor.grad = None if grad is None else grad.to(self._bridge.device)
+                placement.put(tensor, storage.view(tensor, raw))
 
     def _lease_calls(self) -> None:
         names = {id(module): name for name, module in self.module.named_modules()}
@@ -276,7 +297,7 @@ class ManagedModule:
         root = self.module
         inner = root.__dict__.get("_compiled_call_impl") or root._call_impl
         self._replace_call(root, RootCall(self._bridge, self._digests, inner, self))
-        if not isinstance(root, torch.jit.ScriptModule):  # which takes no such hook
+        if not isinstance(root, torch.jit.ScriptModule):  # which has no such hooks
             self._hook = root.register_load_state_dict_pre_hook(_BeforeLoad(self))
         for module in self._everything:
             _owners[module] = self._bridge
@@ -316,7 +337,7 @@ class ManagedModule:
         self.note_writes()
         by_address: dict[int, list[torch.Tensor]] = {}
         sizes: dict[int, int] = {}
-        for tensor in self._tensors().values():
+        for tensor in tensors_of(self.module).values():
             found = storage_range(tensor)
             if found is not None and found[0] in self._homes:
                 sizes[found[0]] = found[1]
@@ -330,9 +351,7 @@ class ManagedModule:
                 self._core.load([(address, raw.data_ptr(), sizes[address])])
                 raw = raw.to(self._homes[address])
                 for tensor in tensors:
-                    grad, tensor.grad = tensor.grad, None
-                    tensor.data = view_like(tensor, raw)
-                    tensor.grad = None if grad is None else grad.to(raw.device)
+                    set_data(tensor, view_like(tensor, raw))
         while self._compiled:
             module, call = self._compiled.pop()
             if call is None:

@@ -65,3 +65,21 @@ def view_like(tensor: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
     made: Any = torch.empty(0, dtype=tensor.dtype, device=raw.device)
     made.set_(raw.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
     return cast("torch.Tensor", made)
+
+
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """View a tensor's whole storage.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Any tensor with plain storage.
+
+    Returns
+    -------
+    torch.Tensor
+        Of dtype uint8, on the same device.
+    """
+    raw: Any = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    raw.set_(tensor.untyped_storage())
+    return cast("torch.Tensor", raw)

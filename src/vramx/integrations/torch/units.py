@@ -29,16 +29,18 @@ def _is_compiled(module: nn.Module) -> bool:
 
 
 def _uses_children_uncalled(module: nn.Module) -> bool:
-    if isinstance(module, torch.fx.GraphModule):  # an exported program's module does
-        return any(node.op == "get_attr" and "." in node.target for node in module.graph.nodes)
+    """Tell whether a module uses its children's weights by other ways than their calls."""
+    if isinstance(module, torch.fx.GraphModule):
+        return any(node.op == "get_attr" and "." in str(node.target) for node in module.graph.nodes)
     return isinstance(module, (*_USE_CHILDREN_UNCALLED, torch.jit.ScriptModule))
 
 
 def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tensor]]]:
     """Find the modules to lease, in registration order.
 
-    A module that owns tensors is leased with just those; a compiled or scripted module, or one that
-    uses its children's weights without calling them, with everything below it.
+    A module that owns tensors is leased with just those; a compiled module, or one that uses its
+    children's weights without calling them, such as a TorchScript or torch.export program, with
+    everything below it.
 
     Parameters
     ----------

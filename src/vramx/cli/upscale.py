@@ -1,0 +1,184 @@
+"""``vramx upscale``: pictures and videos enlarged within a budget."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import vramx
+from vramx.cli.output import json_option, write_json
+from vramx.cli.session import session_options
+from vramx.cli.video import stoppable, video_options
+from vramx.units import format_size
+
+if TYPE_CHECKING:
+    from vramx.pipelines.enlarger import SuperResolution
+    from vramx.pipelines.enlarging import FolderResult
+
+
+def _count(_: click.Context, __: click.Parameter, value: str) -> int | str:
+    if value != "auto" and not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is neither a whole number nor auto")
+    return value if value == "auto" else int(value)
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path, exists=True))
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    required=True,
+    help="A checkpoint (spandrel finds its network), a TorchScript or torch.export file, or "
+    "package.module:factory.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Weights for package.module:factory: .safetensors, a torch checkpoint, or an index.",
+)
+@click.option("--scale", type=click.IntRange(min=1), help="What the model's scale must be.")
+@click.option(
+    "--tile", metavar="N", callback=_count, default="auto", show_default=True, help="Pixels a side."
+)
+@click.option(
+    "--overlap",
+    metavar="N",
+    callback=_count,
+    default="auto",
+    show_default=True,
+    help="Context that tiles share.",
+)
+@click.option(
+    "--batch",
+    metavar="N",
+    callback=_count,
+    default="auto",
+    show_default=True,
+    help="Tiles at once.",
+)
+@video_options
+@session_options
+@json_option
+@click.pass_context
+def upscale(
+    ctx: click.Context,
+    /,
+    source: Path,
+    target: Path,
+    model: str,
+    weights: Path | None,
+    scale: int | None,
+    tile: int | str,
+    overlap: int | str,
+    batch: int | str,
+    codec: str,
+    codec_options: dict[str, str],
+    segment: int,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Enlarge the picture, the video or the folder of pictures IN to OUT.
+
+    A video that was stopped goes on where it was when the same command is given again; of a folder
+    the pictures that are in OUT already are skipped. The simulated card is used only when
+    `--backend simulated` asks for it.
+    """
+    from vramx.pipelines.enlarging import (
+        FolderResult,
+        enlarge_file,
+        enlarge_folder,
+        require_media_libraries,
+    )
+
+    require_media_libraries()
+    if source.is_file() and target.is_file() and not overwrite:
+        raise vramx.MediaError(f"{target} exists: name another file, or give --overwrite")
+    begun = time.perf_counter()
+    progress = sys.stderr.isatty()
+    with stoppable(ctx), vramx.oversubscribe(**options) as session:
+        network = _load(session, model, weights)
+        with vramx.super_resolution(
+            network, scale=scale, tile=tile, overlap=overlap, batch=batch, session=session
+        ) as enlarger:
+            if source.is_dir():
+                result = enlarge_folder(
+                    enlarger, source, target, overwrite=overwrite, progress=progress
+                )
+            else:
+                video = {"codec": codec, "options": codec_options, "segment": segment}
+                made = enlarge_file(
+                    enlarger, source, target, overwrite=overwrite, progress=progress, video=video
+                )
+                result = FolderResult([made])
+            told = _tell(enlarger, result, time.perf_counter() - begun)
+    if as_json:
+        write_json(told)
+    else:
+        _write(told)
+    for path, why in result.failed:
+        click.echo(f"Error: {path}: {' '.join(why.split())}", err=True)
+    ctx.exit(1 if result.failed else 0)
+
+
+def _load(session: vramx.Session, model: str, weights: Path | None) -> Any:
+    """Load the model that the command line names."""
+    from vramx.checkpoints import is_weights
+    from vramx.integrations import spandrel
+    from vramx.integrations.torch.modelspec import load_model, program_kind
+
+    path = Path(model)
+    if weights is not None and path.is_file():
+        raise click.UsageError("--weights are for --model package.module:factory")
+    if is_weights(path) and not (path.is_file() and program_kind(path)):
+        return spandrel.load(path)
+    network = load_model(model)
+    return network if weights is None else session.load(network, weights)
+
+
+def _tell(enlarger: SuperResolution, result: FolderResult, seconds: float) -> dict[str, Any]:
+    stats = enlarger.session.stats()
+    return {
+        "device": enlarger.session.device.name,
+        "scale": enlarger.scale,
+        "tile": enlarger.tile,
+        "overlap": enlarger.overlap,
+        "files": [
+            {
+                "source": str(each.source),
+                "target": str(each.target),
+                "kind": each.kind,
+                "frames": each.frames,
+                "width": each.size[0],
+                "height": each.size[1],
+                "seconds": each.seconds,
+            }
+            for each in result.made
+        ],
+        "skipped": [str(path) for path in result.skipped],
+        "failed": [{"source": str(path), "error": why} for path, why in result.failed],
+        "seconds": seconds,
+        "budget": stats.budget,
+        "peak_resident": stats.peak_resident,
+        "moved_in": stats.moved_in,
+        "moved_out": stats.moved_out,
+    }
+
+
+def _write(told: dict[str, Any]) -> None:
+    for each in told["files"]:
+        frames = f", {each['frames']} frames" if each["kind"] == "video" else ""
+        click.echo(
+            f"{each['target']}: {each['width']}x{each['height']}{frames} in {each['seconds']:.1f} s"
+        )
+    for name in told["skipped"]:
+        click.echo(f"{name}: was there already")
+    click.echo(
+        f"{told['scale']} times as large on {told['device']}: at most "
+        f"{format_size(told['peak_resident'])} of {format_size(told['budget'])} on the card, "
+        f"{format_size(told['moved_in'])} moved in and {format_size(told['moved_out'])} out"
+    )

@@ -1,0 +1,57 @@
+"""Options of subcommands that write videos, and how they end when they are stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    for name, equals, _value in pairs:
+        if not (name and equals):
+            raise click.BadParameter(f"{name!r} is not NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+_OPTIONS = (
+    click.option("--codec", default="libx264", show_default=True, help="FFmpeg's encoder."),
+    click.option(
+        "--codec-option",
+        "codec_options",
+        multiple=True,
+        callback=_pairs,
+        metavar="NAME=VALUE",
+        help="An option of the encoder, such as crf=16; may be repeated.",
+    ),
+    click.option(
+        "--segment",
+        type=click.IntRange(min=1),
+        default=240,
+        show_default=True,
+        help="Frames that a stop may lose.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Write OUT anew if it exists."),
+)
+
+
+def video_options(command: F) -> F:
+    """Add ``--codec``, ``--codec-option``, ``--segment`` and ``--overwrite``."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def stoppable(ctx: click.Context) -> Iterator[None]:
+    """Say how to go on after an interrupt, and exit with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("Stopped. The same command goes on from what is finished of a video.", err=True)
+        ctx.exit(130)

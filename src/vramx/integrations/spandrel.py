@@ -1,0 +1,55 @@
+"""Checkpoints of super-resolution and restoration networks, read by spandrel.
+
+Spandrel tells the architecture from the weights. Its descriptors are what
+`vramx.super_resolution` takes; those of face restoration take aligned faces, as
+`vramx.pipelines.faces` cuts them out.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from vramx.errors import ConfigError
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read a checkpoint and build its network, on the CPU.
+
+    Parameters
+    ----------
+    path : str or path
+        A ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file.
+
+    Returns
+    -------
+    spandrel.ImageModelDescriptor or spandrel.MaskedImageModelDescriptor
+        The network as ``.model``, with what spandrel knows of it: ``.scale``, ``.purpose``,
+        ``.size_requirements``.
+
+    Raises
+    ------
+    ConfigError
+        If spandrel is not installed, or the file is not there, damaged, or of no architecture that
+        it knows.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    try:
+        import spandrel
+    except ImportError as error:
+        raise ConfigError(
+            f"{path}: which network a checkpoint is for is told by spandrel, which cannot be "
+            f"imported ({error}): pip install 'vramx[upscalers]', or name the network by "
+            "package.module:factory and give the file as its weights"
+        ) from error
+    try:
+        return spandrel.ModelLoader(device="cpu").load_from_file(path)
+    except Exception as error:  # whatever a reader meets in a damaged file
+        reason = str(error).strip().splitlines()
+        raise ConfigError(
+            f"{path} is not a checkpoint that spandrel can read: {type(error).__name__}"
+            + (f": {reason[0]}" if reason else "")
+        ) from error

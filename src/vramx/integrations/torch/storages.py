@@ -1,0 +1,217 @@
+"""The storages of a module: where their bytes come from, and who looks at them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from vramx.integrations.torch.memory import bytes_of, storage_range, view_like
+
+
+def storage_key(tensor: torch.Tensor) -> Hashable:
+    """Tell which storage a tensor lies in; None for one without bytes.
+
+    Tensors made of the same memory by other libraries have one address and several storages; meta
+    tensors have no address.
+    """
+    if tensor.is_meta:
+        storage = tensor.untyped_storage()
+        return ("meta", storage._cdata) if storage.nbytes() else None
+    found = storage_range(tensor)
+    return None if found is None else found[0]
+
+
+def layout(tensor: torch.Tensor) -> Hashable:
+    """Tell how a tensor looks at its storage."""
+    return (tensor.dtype, tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Name all of a module's parameters and buffers, those that are tied by each of their names."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def empty_twin(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Make an uninitialised tensor of the same shape, strides and type elsewhere."""
+    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=device)
+
+
+def set_data(tensor: torch.Tensor, data: torch.Tensor) -> None:
+    """Give a tensor other bytes; its gradient goes to the same device."""
+    grad, tensor.grad = tensor.grad, None
+    tensor.data = data
+    tensor.grad = None if grad is None else grad.to(data.device)
+
+
+class Storage:
+    """One storage of a module: shared by tied weights and views, moved as one.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        A tensor that lies in it.
+
+    Attributes
+    ----------
+    tensors : list of torch.Tensor
+        All of the module's tensors that do, each once.
+    home : torch.device
+        Where its bytes are put back to.
+    is_weight : bool
+        Whether a parameter lies in it.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.home = torch.device("cpu") if tensor.is_meta else tensor.device
+        self.tensors: list[torch.Tensor] = []
+        self.is_weight = False
+        self._raw = bytes_of(tensor)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        return self._raw.numel()
+
+    def add(self, tensor: torch.Tensor, *, is_weight: bool) -> None:
+        """Note that a tensor lies in it."""
+        if not any(tensor is each for each in self.tensors):
+            self.tensors.append(tensor)
+        self.is_weight |= is_weight
+
+    def content(self) -> torch.Tensor:
+        """Return its bytes on the CPU."""
+        return self._raw.cpu()
+
+    def view(self, tensor: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+        """View bytes in the storage's place as one of its tensors views them."""
+        return view_like(tensor, raw)
+
+
+class FilledStorage(Storage):
+    """A storage whose bytes come from elsewhere, such as a file.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        A tensor that lies in it; it may be a meta tensor.
+    copies : list of (torch.Tensor, torch.Tensor)
+        What is to be copied: into tensors that look at the storage, from tensors of the same shape.
+    keep_dtype : bool
+        Whether it takes the sources' type, where it holds one tensor, instead of its own.
+    """
+
+    def __init__(
+        self,
+        tensor: torch.Tensor,
+        copies: list[tuple[torch.Tensor, torch.Tensor]],
+        *,
+        keep_dtype: bool,
+    ) -> None:
+        super().__init__(tensor)
+        self._copies = copies
+        self._keep_dtype = keep_dtype
+
+    @property
+    def _alone(self) -> torch.Tensor | None:
+        """A meta tensor like the only one that looks at the storage, if there is only one."""
+        target, source = self._copies[-1]
+        if len({layout(each) for each in [*self.tensors, *(to for to, _ in self._copies)]}) > 1:
+            return None
+        dtype = source.dtype if self._keep_dtype else target.dtype
+        made = torch.empty_like(target, device="meta", dtype=dtype)
+        return made if made.stride() == target.stride() else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that will be had."""
+        alone = self._alone
+        return super().nbytes if alone is None else alone.nbytes
+
+    def content(self) -> torch.Tensor:
+        """Return the sources' bytes as the storage is to hold them; in place if they are so."""
+        alone = self._alone
+        if alone is None:
+            raw = torch.zeros_like(self._raw, device="cpu")
+            if not self._raw.is_meta:
+                raw.copy_(self._raw)
+            for target, source in self._copies:
+                view_like(target, raw).copy_(source)
+            return raw
+        source = self._copies[-1][1].detach()
+        if source.dtype != alone.dtype or source.stride() != alone.stride() or source.is_conj():
+            source = torch.empty_like(alone, device="cpu").copy_(source)
+        return source.as_strided((alone.numel(),), (1,)).view(torch.uint8)
+
+    def view(self, tensor: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+        """View bytes in the storage's place as one of its tensors views them."""
+        alone = self._alone
+        return view_like(tensor if alone is None else alone, raw)
+
+
+class Placement:
+    """Gives a module's tensors new bytes, and can take all of it back.
+
+    A tensor keeps its identity, but for meta tensors, which cannot: new ones take their places.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The module.
+    revocable : bool
+        Whether what was there is kept until `settle`.
+    """
+
+    def __init__(self, module: nn.Module, *, revocable: bool) -> None:
+        self._module = module
+        self._undo = contextlib.ExitStack()
+        self._revocable = revocable
+
+    def put(self, tensor: torch.Tensor, data: torch.Tensor) -> None:
+        """Give a tensor other bytes.
+
+        Parameters
+        ----------
+        tensor : torch.Tensor
+            One of the module's.
+        data : torch.Tensor
+            Of its shape.
+        """
+        if tensor.is_meta:
+            self._replace(tensor, data)
+            return
+        if self._revocable:
+            self._undo.callback(set_data, tensor, tensor.data)
+        set_data(tensor, data)
+
+    def _replace(self, tensor: torch.Tensor, data: torch.Tensor) -> None:
+        made = data
+        if isinstance(tensor, nn.Parameter):
+            can = data.is_floating_point() or data.is_complex()
+            made = nn.Parameter(data, requires_grad=tensor.requires_grad and can)
+        made.__dict__.update(tensor.__dict__)
+        for owner, name in [*_places(self._module, tensor)]:
+            self._undo.callback(setattr, owner, name, tensor)
+            setattr(owner, name, made)
+
+    def settle(self) -> None:
+        """Let go of what was there before."""
+        self._undo.pop_all()
+
+    def revoke(self) -> None:
+        """Put everything back as it was."""
+        self._undo.close()
+
+
+def _places(module: nn.Module, tensor: torch.Tensor) -> Iterator[tuple[nn.Module, str]]:
+    for owner in module.modules():
+        for tensors in (owner._parameters, owner._buffers):
+            for name, each in cast("dict[str, Any]", tensors).items():
+                if each is tensor:
+                    yield owner, name

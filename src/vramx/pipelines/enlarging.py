@@ -1,0 +1,191 @@
+"""Files and folders through an enlarger: pictures and videos, told apart by what is in them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vramx.errors import ConfigError, Error, MediaError
+
+if TYPE_CHECKING:
+    from vramx.pipelines.enlarger import SuperResolution
+
+
+@dataclass(frozen=True)
+class Enlarged:
+    """A file that was made.
+
+    Attributes
+    ----------
+    source, target : Path
+        What was read, and what was written.
+    kind : str
+        ``"picture"`` or ``"video"``.
+    frames : int
+        How many there are; of a picture one.
+    size : (int, int)
+        The target's width and height in pixels.
+    seconds : float
+        How long it took, decoding and encoding included.
+    """
+
+    source: Path
+    target: Path
+    kind: str
+    frames: int
+    size: tuple[int, int]
+    seconds: float
+
+
+@dataclass
+class FolderResult:
+    """What became of a folder's pictures.
+
+    Attributes
+    ----------
+    made : list of Enlarged
+        Those that were written.
+    skipped : list of Path
+        Targets that were there already.
+    failed : list of (Path, str)
+        Those that could not be enlarged, and why.
+    """
+
+    made: list[Enlarged] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def require_media_libraries() -> None:
+    """Raise `ConfigError` unless the packages that read and write files are there."""
+    try:
+        import av  # noqa: F401
+        import PIL  # noqa: F401
+        import tqdm  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"pictures and videos in files need {error.name}: pip install 'vramx[video]'"
+        ) from error
+
+
+def enlarge_file(
+    enlarger: SuperResolution,
+    source: Path,
+    target: Path,
+    *,
+    overwrite: bool = False,
+    progress: bool = False,
+    video: Mapping[str, Any] | None = None,
+) -> Enlarged:
+    """Enlarge a picture or a video.
+
+    Parameters
+    ----------
+    enlarger : SuperResolution
+        Inside its scope.
+    source, target : Path
+        What to read and to write. What Pillow knows is a picture, all else a video.
+    overwrite : bool
+        Whether the target may exist.
+    progress : bool
+        Whether to show a bar on standard error.
+    video : mapping, optional
+        Further arguments of `SuperResolution.enlarge_video`.
+
+    Returns
+    -------
+    Enlarged
+        What was done.
+
+    Raises
+    ------
+    MediaError
+        If a file cannot be read or written.
+    """
+    from vramx.pipelines.files import check_paths
+    from vramx.pipelines.pictures import is_picture_file, picture_size
+    from vramx.pipelines.video import VideoSource
+
+    check_paths(source, target, overwrite=overwrite)
+    begun = time.perf_counter()
+    if is_picture_file(source):
+        enlarger.enlarge_picture(source, target, overwrite=overwrite, progress=progress)
+        kind, frames, size = "picture", 1, picture_size(target)
+    else:
+        frames = enlarger.enlarge_video(
+            source, target, overwrite=overwrite, progress=progress, **(video or {})
+        )
+        made = VideoSource(target)
+        kind, size = "video", (made.width, made.height)
+    return Enlarged(source, target, kind, frames, size, time.perf_counter() - begun)
+
+
+def enlarge_folder(
+    enlarger: SuperResolution,
+    source: Path,
+    target: Path,
+    *,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> FolderResult:
+    """Enlarge the pictures of a folder, by the order of their names, into another folder.
+
+    Files that are no pictures, and folders inside, are passed by. One picture that cannot be
+    enlarged does not keep the others from it.
+
+    Parameters
+    ----------
+    enlarger : SuperResolution
+        Inside its scope.
+    source, target : Path
+        The folders; the target is made if need be. Names stay the same.
+    overwrite : bool
+        Whether to make anew what is in the target already, which is skipped otherwise: so the same
+        call goes on after a stop.
+    progress : bool
+        Whether to show a bar on standard error.
+
+    Returns
+    -------
+    FolderResult
+        What was done.
+
+    Raises
+    ------
+    MediaError
+        If there are no pictures, or the target is the source or cannot be made.
+    """
+    from tqdm import tqdm
+
+    from vramx.pipelines.pictures import is_picture_file
+
+    if target.exists() and (not target.is_dir() or target.samefile(source)):
+        raise MediaError(f"{target} must be another folder than {source}, or not exist yet")
+    pictures = sorted(path for path in _files(source) if is_picture_file(path))
+    if not pictures:
+        raise MediaError(f"{source} holds no pictures")
+    try:
+        target.mkdir(exist_ok=True)
+    except OSError as error:
+        raise MediaError(f"{target} cannot be made: {error}") from error
+    result = FolderResult()
+    for picture in tqdm(pictures, unit="picture", desc=source.name, disable=not progress):
+        place = target / picture.name
+        if place.exists() and not overwrite:
+            result.skipped.append(place)
+            continue
+        try:
+            result.made.append(enlarge_file(enlarger, picture, place, overwrite=overwrite))
+        except Error as error:
+            result.failed.append((picture, str(error)))
+    return result
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    try:
+        yield from (path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise MediaError(f"{folder} cannot be read: {error}") from error
