@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import vramx
-from pictures import load_picture, split_into_tiles
+from pictures import load_picture
 from restorer import seeded_restorer
 from rrdbnet import seeded_upscaler
 from vramx.units import format_size
@@ -77,8 +77,11 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=4, help="how many pictures")
     arguments = parser.parse_args()
     photograph, _ = load_picture(None)
-    tiles = split_into_tiles(*photograph.shape[-2:], arguments.tile)
-    pictures = torch.cat([tile.cut(photograph) for tile in tiles[: arguments.count]])
+    side = arguments.tile
+    tiles = photograph.unfold(2, side, side).unfold(
+        3, side, side
+    )  # 1, 3, rows, columns, side, side
+    pictures = tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, side, side)[: arguments.count]
 
     models = {
         "enlarge": (seeded_upscaler().eval(), "40MiB"),  # its weights alone are 64 MiB

@@ -458,19 +458,20 @@ def test_without_a_card_the_weights_are_loaded_all_the_same(
 _MEASURE = """
 import sys, torch, vramx
 from torch import nn
+from vramx import _core
 from vramx.integrations.torch import managed
 
 def anonymous():  # what the process holds, without the pages of mapped files
     lines = open("/proc/self/status").read().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
 
-class Watched:
-    peak = 0
-    def __init__(self, core): self.core = core
-    def __getattr__(self, name): return getattr(self.core, name)
-    def store(self, copies):
-        self.core.store(copies)
-        Watched.peak = max(Watched.peak, anonymous())
+peak = 0
+store = _core.Core.store
+
+def watched(core, copies):
+    global peak
+    store(core, copies)
+    peak = max(peak, anonymous())
 
 managed._BATCH = 2**24
 with torch.device("meta"):
@@ -481,10 +482,10 @@ if sys.argv[2] == "half":
 with vramx.simulate("16MiB"), vramx.oversubscribe("8MiB", backend="simulated", block="4MiB") as s:
     s.load(first, sys.argv[1], strict=False)  # what loading imports is no copy of weights
     s.unmanage(first)
-    s._torch.core = Watched(s._torch.core)
+    _core.Core.store = watched
     before = anonymous()
     s.load(module, sys.argv[1])
-    print(Watched.peak - before, s.stats().managed)
+    print(peak - before, s.stats().managed)
 """
 
 

@@ -139,8 +139,8 @@ def test_frames_without_the_face_are_counted_or_an_error_that_names_one(folder: 
 @pytest.mark.parametrize(
     ("models", "more", "code", "message"),
     [
-        ({"detector": "absent.pt"}, [], 1, "detector: absent.pt is no file"),
-        ({"detector": "os:getcwd"}, [], 1, "detector: a stage calls a module or a function"),
+        ({"detector": "absent.pt"}, [], 1, "detector: there is no file absent.pt"),
+        ({"detector": "os:getcwd"}, [], 1, "detector: os:getcwd() made a str, not a network"),
         ({"swapper": f"{HERE}:MeanColour"}, [], 1, "TypeError"),
         ({"detector": f"{HERE}:MeanColour"}, [], 1, "the detector gave"),
         ({}, ["--size", "swapper", "3"], 1, "swapper: size 3"),

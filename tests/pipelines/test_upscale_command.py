@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,10 @@ def test_a_stopped_video_goes_on_where_it_was_and_ends_the_same(
     finish = SegmentWriter.finish
     finished: list[str] = []
 
-    def finish_one(writer: SegmentWriter) -> None:
+    def finish_one(writer: SegmentWriter, counts: Mapping[str, int]) -> None:
         if finished:
             raise KeyboardInterrupt
-        finish(writer)
+        finish(writer, counts)
         finished.append(writer._name)
 
     with monkeypatch.context() as patch:
@@ -151,8 +152,8 @@ def test_a_stopped_video_goes_on_where_it_was_and_ends_the_same(
 
     again: list[str] = []
 
-    def count(writer: SegmentWriter) -> None:
-        finish(writer)
+    def count(writer: SegmentWriter, counts: Mapping[str, int]) -> None:
+        finish(writer, counts)
         again.append(writer._name)
 
     monkeypatch.setattr(SegmentWriter, "finish", count)
