@@ -8,6 +8,7 @@ import importlib
 import inspect
 import io
 import re
+import runpy
 import shlex
 import shutil
 import sys
@@ -246,6 +247,21 @@ def test_the_index_names_every_page() -> None:
     index = ROOT / "docs" / "README.md"
     linked = {(index.parent / target).resolve() for target, _ in Page(index).links()}
     assert {page.path for page in PAGES if page.path.parent == index.parent} - linked == {index}
+
+
+@pytest.mark.usefixtures("one_thread", "no_open_session")
+def test_reports_in_the_pages_are_those_of_the_example(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = str(ROOT / "examples" / "residency.py")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", [example, "--picture", str(tmp_path / "residency.html")])
+    runpy.run_path(example, run_name="__main__")
+    printed = capsys.readouterr().out
+    reports = [block for block in BLOCKS if block.text.startswith("plan from")]
+    assert len(reports) >= 2
+    for report in reports:
+        assert report.text in printed, report.place
 
 
 def literals() -> str:
