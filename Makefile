@@ -24,7 +24,7 @@ endef
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
-.PHONY: help demo test lint format types stubs bench clean
+.PHONY: help demo test lint format types stubs bench pictures clean
 .PHONY: native sanitize sanitize-address sanitize-thread
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo 'make native    the native tests alone'
 	@echo 'make sanitize  the native tests under address, undefined and thread sanitizers'
 	@echo 'make bench     micro benchmarks and the cyclic model, as JSON in build/bench'
+	@echo 'make pictures  draw the pictures in docs anew'
 	@echo 'make clean     remove the virtual environment, builds and caches'
 
 # Directories are prerequisites too, so that a removed file counts as a change; the stamp has the
@@ -85,6 +86,10 @@ bench: $(READY)
 	@mkdir -p build/bench
 	$(BIN)/python -m pytest -q benchmarks -o addopts= --benchmark-json build/bench/micro.json
 	$(BIN)/python benchmarks/cyclic.py --json build/bench/cyclic.json $(ARGS)
+
+pictures: $(READY)
+	$(BIN)/python examples/residency.py --policy lru --picture docs/pictures/lru.png
+	$(BIN)/python examples/residency.py --picture docs/pictures/plan.png
 
 clean:
 	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache enlarged.png residency.html

@@ -1,4 +1,8 @@
-"""Show what a session does: its report, and a picture of which layer was on the card when."""
+"""Show what a session does: its report, and a picture of which layer was on the card when.
+
+The pictures in docs are made by it where there is no GPU: by ``--picture docs/pictures/plan.png``,
+and by ``--policy lru --picture docs/pictures/lru.png``.
+"""
 
 import argparse
 
@@ -9,6 +13,7 @@ import vramx
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--picture", default="residency.html", help="a .html or .png file")
+parser.add_argument("--policy", default="adaptive", help="adaptive, lru, mru or clairvoyant")
 parser.add_argument("--trace", help="a .json file for https://ui.perfetto.dev")
 arguments = parser.parse_args()
 
@@ -32,7 +37,10 @@ class Layer(nn.Linear):
 
 with vramx.simulate(link=LINK):
     session = vramx.oversubscribe(
-        12 * BLOCK, backend="auto" if has_gpu else "simulated", block=BLOCK
+        12 * BLOCK,
+        backend="auto" if has_gpu else "simulated",
+        policy=arguments.policy,
+        block=BLOCK,
     )
 model = nn.Sequential(*(Layer() for _ in range(24))).eval()
 with session, torch.inference_mode():
