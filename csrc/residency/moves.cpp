@@ -166,12 +166,8 @@ void Residency::left_card(Block& block) {
   block.dirty = false;
   block.arrival = nullptr;
   block.uses.clear();
-  ++stats_.evictions;
-  Bytes& total = block.leaving == Leave::write_back ? stats_.moved_out
-                 : block.leaving == Leave::discard  ? stats_.discarded
-                                                    : stats_.dropped;
-  total += block.range.size;
-  block.counts.went(block.left_for, block.leaving, block.range.size);
+  count(block,
+        [&](Counts& counts) { counts.went(block.left_for, block.leaving, block.range.size); });
   if (block.accessed_by) try_to_expose(block);
 }
 
@@ -221,8 +217,9 @@ void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
       block.ordered.clear();
       // A write reported while it was on its way has set dirty already.
       block.dirty = block.dirty || block.arriving != Arrive::duplicate;
-      if (block.arriving != Arrive::empty) stats_.moved_in += block.range.size;
-      block.counts.came(block.brought_for, block.arriving, block.range.size);
+      count(block, [&](Counts& counts) {
+        counts.came(block.brought_for, block.arriving, block.range.size);
+      });
       if (noted) note_move(block, moves, outcome, outcome.left + i, outcome.arrivals[i]);
     } else {
       block.state = State::host;

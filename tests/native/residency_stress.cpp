@@ -181,7 +181,7 @@ void check_end(Shared& shared, Faults faults) {
   stats = world->stats();
   REQUIRE(stats.resident == 0 && rig.on_card() == 0);
   REQUIRE(world.kept_on_host());
-  REQUIRE(stats.evictions * world.block() == stats.dropped + stats.moved_out + stats.discarded);
+  REQUIRE(stats.evictions() * world.block() == stats.dropped + stats.moved_out + stats.discarded);
   if (faults == Faults::none) {
     // A use in the midst of another lease may count as a part of that one.
     REQUIRE(stats.hits + stats.misses >= shared.group_uses);
