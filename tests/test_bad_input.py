@@ -165,6 +165,8 @@ def test_a_missing_card_may_be_tolerated_and_then_the_scope_does_nothing(
         with vramx.oversubscribe("1GiB", on_missing="cpu") as session:
             assert vramx.current_session() is session
             assert session.manage(model, name="it") is model
+            assert not session.manages(model)
+            assert not session.closed
             vramx.prefetch(model)
             vramx.evict(model)
             with vramx.pin(model) as pinned, session.route():
@@ -178,6 +180,7 @@ def test_a_missing_card_may_be_tolerated_and_then_the_scope_does_nothing(
             assert "on_missing" in session.report()
             assert session.unmanage(model) is model
             session.keep()
+        assert session.closed
         session.close()
         session.close()
     assert [p.data_ptr() for p in model.parameters()] == addresses

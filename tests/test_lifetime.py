@@ -210,6 +210,23 @@ def test_parts_are_unmanaged_in_any_order(open_session: OpenSession, linears: Li
         assert session.stats().managed == 0
 
 
+def test_a_session_manages_what_it_has_charge_of_until_it_is_closed(
+    open_session: OpenSession, linears: Linears
+) -> None:
+    mine, others, nobodys = linears(2), linears(1), linears(1)
+    with open_session(2 * BLOCK) as outer, open_session(2 * BLOCK) as session:
+        assert not session.manages(mine)
+        outer.manage(others), session.manage(mine)
+        assert all(map(session.manages, (mine, mine[1])))
+        assert not any(map(session.manages, (others, nobodys)))
+        session.unmanage(mine)
+        assert not session.manages(mine)
+        session.manage(mine)
+        assert not session.closed
+    assert session.closed
+    assert not session.manages(mine)
+
+
 def through_pickle(model: nn.Module) -> nn.Module:
     return pickle.loads(pickle.dumps(model))
 

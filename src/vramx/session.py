@@ -189,6 +189,11 @@ class Session:
         if self in open_sessions:
             open_sessions.remove(self)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the session takes no more work."""
+        return self._closed
+
     @contextlib.contextmanager
     def route(self) -> Iterator[None]:
         """Give another thread's torch CUDA allocations to this session, for a scope.
@@ -348,6 +353,21 @@ class Session:
         self._usable()
         self._torch.unmanage(module)
         return module
+
+    def manages(self, module: Any) -> bool:
+        """Tell whether this session has charge of a module, by itself or as a part of another.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            Any module.
+
+        Returns
+        -------
+        bool
+            Whether it does now.
+        """
+        return self._torch_bridge is not None and self._torch_bridge.manages(module)
 
     def empty(self, shape: int | Iterable[int], dtype: Any = None) -> Any:
         """Make an uninitialised array in the session's memory.
