@@ -23,11 +23,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vramx
-from vramx.card import CardMemory
 from vramx.cli import main
 from vramx.doctor.machine import Card
 from vramx.monitor import look
 from vramx.monitor.snapshot import rates_between
+from vramx.nvml import CardMemory
 from vramx.publishing import describe_process
 
 MIB = 2**20

@@ -24,7 +24,7 @@ from torch import nn
 
 import vramx
 from loopback.control import Loopback
-from vramx.card import NvmlCard
+from vramx.nvml import NvmlCard
 from vramx.watcher import BudgetRule, BudgetWatcher
 
 pytest_plugins = ("loopback.fixture",)
@@ -520,8 +520,6 @@ class Nvml:
     class NVMLError(Exception):
         pass
 
-    nvmlMemory_v2 = 2  # noqa: N815
-
     def __init__(self, uuid: str, readings: Iterable[int | str]) -> None:
         self.uuid = uuid
         self.readings = iter(readings)
@@ -539,9 +537,9 @@ class Nvml:
             raise self.NVMLError("Not Found")
         return "handle"
 
-    def nvmlDeviceGetMemoryInfo(self, handle: str, version: int) -> Any:  # noqa: N802
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
         assert self.open == 1
-        assert (handle, version) == ("handle", self.nvmlMemory_v2)
+        assert handle == "handle"
         reading = next(self.readings)
         if isinstance(reading, str):
             raise self.NVMLError(reading)

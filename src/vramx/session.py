@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vramx import _core, config
 from vramx.advice import Advice, native_advice
 from vramx.card import (
-    NvmlCard,
-    card_memory,
     card_ordinal,
     free_bytes,
     open_card,
     unpinned,
 )
 from vramx.errors import ConfigError, Error, SessionClosedError
+from vramx.nvml import NvmlCard, card_memory
 from vramx.seeing.plans import Plan, plan_of
 from vramx.seeing.report import module_table
 from vramx.seeing.trace import MOST_EVENTS, Trace
