@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-import textwrap
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +13,7 @@ import torch
 from torch import nn
 
 import vramx
+from child import run_child
 from vramx import Advice
 
 BLOCK = 64 * 2**10
@@ -558,11 +556,4 @@ def test_no_granule_crashes_the_process(granule: int) -> None:
         except vramx.ConfigError as error:
             assert "granule" in str(error), error
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    run_child(code)

@@ -6,8 +6,6 @@ import copy
 import gc
 import io
 import pickle
-import subprocess
-import sys
 import textwrap
 import weakref
 from collections.abc import Callable
@@ -19,6 +17,7 @@ import torch
 from torch import nn
 
 import vramx
+from child import run_child
 from vramx import _core
 
 BLOCK = 64 * 2**10
@@ -45,19 +44,6 @@ class Model(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.body(x)) * self.scale
-
-
-def run_child(code: str, *, timeout: float = 60) -> str:
-    """What a fresh interpreter prints; it fails if that takes too long or ends badly."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 # Tensors
