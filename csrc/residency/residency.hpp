@@ -203,7 +203,7 @@ class Residency final : public Future {
   void tell_policy(const Blocks& leaving, const Blocks& arriving);
   void retell_policy(BlockId id, bool on_card) noexcept;
   void submit(Blocks victims, Blocks arriving, Left left_for, Brought brought_for);
-  void finished(std::uint64_t job, const Outcome& outcome);
+  void finished(std::uint64_t job, Outcome& outcome);
   void settle_moves(const Moves& moves, const Outcome& outcome, const std::exception_ptr& error);
   /// Whether nothing that the program uses is about to come to the card, or to leave it.
   bool at_rest() const { return away_ == 0 || (fits_ && !schedule_); }
