@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-import textwrap
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +13,7 @@ import torch
 from torch import nn
 
 import vramx
+from child import run_child
 from vramx import Advice
 
 BLOCK = 64 * 2**10
@@ -165,6 +163,8 @@ def test_a_missing_card_may_be_tolerated_and_then_the_scope_does_nothing(
         with vramx.oversubscribe("1GiB", on_missing="cpu") as session:
             assert vramx.current_session() is session
             assert session.manage(model, name="it") is model
+            assert not session.manages(model)
+            assert not session.closed
             vramx.prefetch(model)
             vramx.evict(model)
             with vramx.pin(model) as pinned, session.route():
@@ -178,6 +178,7 @@ def test_a_missing_card_may_be_tolerated_and_then_the_scope_does_nothing(
             assert "on_missing" in session.report()
             assert session.unmanage(model) is model
             session.keep()
+        assert session.closed
         session.close()
         session.close()
     assert [p.data_ptr() for p in model.parameters()] == addresses
@@ -555,11 +556,4 @@ def test_no_granule_crashes_the_process(granule: int) -> None:
         except vramx.ConfigError as error:
             assert "granule" in str(error), error
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    run_child(code)

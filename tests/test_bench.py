@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -12,6 +10,7 @@ from click.testing import CliRunner, Result
 
 torch = pytest.importorskip("torch")
 import vramx  # noqa: E402
+from child import run_child  # noqa: E402
 from loopback.control import Loopback  # noqa: E402
 from vramx.bench import Row, bench  # noqa: E402
 from vramx.bench.cycle import Cycle  # noqa: E402
@@ -142,5 +141,4 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -
 
 def test_the_command_loads_no_framework_before_it_runs() -> None:
     code = "import sys, vramx.cli; print([m for m in ('torch', 'rich') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "[]\n", done.stderr
+    assert run_child(code) == "[]\n"

@@ -10,6 +10,7 @@ import pytest
 
 import vramx
 from loopback.control import Counts, Loopback
+from loopback.weights import Weight, filled
 from vramx import _core
 
 pytest_plugins = ("loopback.fixture",)
@@ -56,28 +57,8 @@ def card(loopback: Loopback, request: pytest.FixtureRequest) -> Card:
     return Card(loopback, request.param)
 
 
-@dataclass
-class Weight:
-    """One weight of a model, a group of its own."""
-
-    memory: _core.Memory
-    group: int
-    bytes: np.ndarray
-
-    @property
-    def range(self) -> tuple[int, int]:
-        return self.memory.address, self.memory.nbytes
-
-
 def weights(one: _core.Core, count: int, size: int = BLOCK) -> list[Weight]:
-    """Weights of random bytes, in the order of their use."""
-    random = np.random.default_rng(0)
-    made = []
-    for memory in one.reserve([size] * count, _core.Use.WEIGHTS):
-        content = random.integers(0, 256, size, dtype=np.uint8)
-        one.store([(memory.address, content.ctypes.data, size)])
-        made.append(Weight(memory, one.define([(memory.address, size)]), content))
-    return made
+    return filled(one, one.reserve([size] * count, _core.Use.WEIGHTS))
 
 
 def run(one: _core.Core, card: Card, model: list[Weight]) -> None:

@@ -18,7 +18,6 @@ from safetensors.numpy import save_file
 
 import vramx
 from loopback.control import Loopback
-from vramx.card import CardMemory
 from vramx.checkpoints import read_checkpoint
 from vramx.doctor import EXIT_CODES, Finding, Severity, ThisMachine, examine, exit_code
 from vramx.doctor.machine import Card, HostMemory, LinkRates, Torch, UnknownFactError
@@ -33,6 +32,7 @@ from vramx.doctor.versions import (
     format_version,
     parse_version,
 )
+from vramx.nvml import CardMemory
 
 pytest_plugins = ("loopback.fixture",)
 

@@ -28,7 +28,7 @@ NATIVE_FOREIGN = {"cuda.h": "device", "nvtx3": "device", "nanobind": "bind"}
 
 PYTHON = (
     {"_core", "errors", "units"},
-    {"advice", "arrays", "checkpoints", "config", "pcie", "simulation"},
+    {"advice", "arrays", "checkpoints", "config", "nvml", "pcie", "simulation"},
     {"card", "runtime", "stats", "watcher"},
     {"seeing"},
     {"session"},

@@ -1,9 +1,7 @@
 """`import vramx` needs neither a GPU nor any framework, and offers what it promises."""
 
-import subprocess
-import sys
-
 import vramx
+from child import run_child
 
 PROMISED = {
     "Advice",
@@ -41,22 +39,17 @@ sys.meta_path.insert(0, Forbid())
 """
 
 
-def run(code: str) -> str:
-    """What a fresh interpreter prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_import_works_where_no_framework_is_installed() -> None:
-    names = run(FORBID + "import vramx\nprint(*[n for n in vramx.__all__ if hasattr(vramx, n)])")
+    names = run_child(
+        FORBID + "import vramx\nprint(*[n for n in vramx.__all__ if hasattr(vramx, n)])"
+    )
     assert set(names.split()) == set(vramx.__all__)
 
 
 def test_import_loads_no_framework() -> None:
-    loaded = run("import sys, vramx\nprint(*{name.partition('.')[0] for name in sys.modules})")
+    loaded = run_child(
+        "import sys, vramx\nprint(*{name.partition('.')[0] for name in sys.modules})"
+    )
     frameworks = {"torch", "cupy", "onnxruntime", "pynvml", "PIL", "av", "skimage", "tqdm"}
     assert not frameworks & set(loaded.split())
 

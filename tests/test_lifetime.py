@@ -6,8 +6,6 @@ import copy
 import gc
 import io
 import pickle
-import subprocess
-import sys
 import textwrap
 import weakref
 from collections.abc import Callable
@@ -19,6 +17,7 @@ import torch
 from torch import nn
 
 import vramx
+from child import run_child
 from vramx import _core
 
 BLOCK = 64 * 2**10
@@ -45,19 +44,6 @@ class Model(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.body(x)) * self.scale
-
-
-def run_child(code: str, *, timeout: float = 60) -> str:
-    """What a fresh interpreter prints; it fails if that takes too long or ends badly."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 # Tensors
@@ -208,6 +194,23 @@ def test_parts_are_unmanaged_in_any_order(open_session: OpenSession, linears: Li
             assert [torch.equal(m(x), e) for m, e in zip(models, expected)] == [True] * 4
         gc.collect()
         assert session.stats().managed == 0
+
+
+def test_a_session_manages_what_it_has_charge_of_until_it_is_closed(
+    open_session: OpenSession, linears: Linears
+) -> None:
+    mine, others, nobodys = linears(2), linears(1), linears(1)
+    with open_session(2 * BLOCK) as outer, open_session(2 * BLOCK) as session:
+        assert not session.manages(mine)
+        outer.manage(others), session.manage(mine)
+        assert all(map(session.manages, (mine, mine[1])))
+        assert not any(map(session.manages, (others, nobodys)))
+        session.unmanage(mine)
+        assert not session.manages(mine)
+        session.manage(mine)
+        assert not session.closed
+    assert session.closed
+    assert not session.manages(mine)
 
 
 def through_pickle(model: nn.Module) -> nn.Module:

@@ -6,8 +6,6 @@ import copy
 import gc
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vramx
+from child import run_child
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
@@ -465,13 +464,12 @@ def anonymous():  # what the process holds, without the pages of mapped files
     lines = open("/proc/self/status").read().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
 
-peak = 0
+held = []
 store = _core.Core.store
 
-def watched(core, copies):
-    global peak
+def watched_store(core, copies):
     store(core, copies)
-    peak = max(peak, anonymous())
+    held.append(anonymous())
 
 managed._BATCH = 2**24
 with torch.device("meta"):
@@ -482,10 +480,10 @@ if sys.argv[2] == "half":
 with vramx.simulate("16MiB"), vramx.oversubscribe("8MiB", backend="simulated", block="4MiB") as s:
     s.load(first, sys.argv[1], strict=False)  # what loading imports is no copy of weights
     s.unmanage(first)
-    _core.Core.store = watched
+    _core.Core.store = watched_store
     before = anonymous()
     s.load(module, sys.argv[1])
-    print(peak - before, s.stats().managed)
+    print(max(held) - before, s.stats().managed)
 """
 
 
@@ -495,11 +493,7 @@ def test_the_weights_are_held_once_and_a_batch_while_they_are_loaded(
 ) -> None:
     weights = {f"{n}.weight": torch.full((1024, 1024), float(n)) for n in range(64)}
     path = as_safetensors(weights, tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(path), held], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    grown, managed = (int(each) for each in done.stdout.split())
+    grown, managed = (int(each) for each in run_child(_MEASURE, str(path), held).split())
     assert managed == 2**28 // (2 if held == "half" else 1)
     # The simulated card has memory at its own addresses beside the host copies; a second copy in
     # the host would make it three times the weights.

@@ -23,11 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vramx
-from vramx.card import CardMemory
+from child import run_child
 from vramx.cli import main
 from vramx.doctor.machine import Card
 from vramx.monitor import look
 from vramx.monitor.snapshot import rates_between
+from vramx.nvml import CardMemory
 from vramx.publishing import describe_process
 
 MIB = 2**20
@@ -194,8 +195,7 @@ def test_a_session_opens_also_where_nobody_can_see_it(
 
 def test_no_thread_and_no_file_is_made_before_a_session_opens(folder: Path) -> None:
     code = "import threading, vramx; print(threading.active_count())"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.stdout == "1\n"
+    assert run_child(code) == "1\n"
     assert not folder.exists()
 
 

@@ -18,6 +18,7 @@ SECONDS = BLOCK / LINK  # that a block takes on the link
 IN_FLIGHT = 4  # blocks, in DESIGN's T_plan
 
 OpenCore = Callable[..., tuple[_core.Core, _core.SimulatedDevice]]
+OpenModel = Callable[..., "Model"]
 
 
 class Pass(NamedTuple):
@@ -58,6 +59,18 @@ class Model:
         )
 
 
+@pytest.fixture
+def open_model(open_core: OpenCore) -> OpenModel:
+    """Make a model in a core of its own with a budget of so many frames, a block each."""
+
+    def open_one(
+        frames: int, sizes: Sequence[int], work: Sequence[float], *, adaptive: bool = True
+    ) -> Model:
+        return Model(*open_core(frames * BLOCK, adaptive=adaptive), sizes, work)
+
+    return open_one
+
+
 def t_plan(used: int, budget: int, compute: float, largest: int = 1) -> float:
     """DESIGN's limit, of counts of blocks."""
     return max(compute, min(used, used - budget + IN_FLIGHT * largest) * SECONDS)
@@ -66,12 +79,11 @@ def t_plan(used: int, budget: int, compute: float, largest: int = 1) -> float:
 @pytest.mark.parametrize("frames", [10, 24, 32, 38])
 @pytest.mark.parametrize("share", [0.1, 1.0, 3.0])
 def test_a_cycle_is_at_its_limit_from_the_third_pass_on(
-    open_core: OpenCore, frames: int, share: float
+    open_model: OpenModel, frames: int, share: float
 ) -> None:
     count = 48
     work = share * (count - frames) * SECONDS / count
-    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
-    model = Model(core, device, [1] * count, [work] * count)
+    model = open_model(frames, [1] * count, [work] * count)
     model.run(), model.run()
     steady = [model.run() for _ in range(5)]
     for each in steady:
@@ -80,7 +92,7 @@ def test_a_cycle_is_at_its_limit_from_the_third_pass_on(
         in_flight = each.moved_in // BLOCK - (count - frames)
         assert 1 <= in_flight <= IN_FLIGHT
         assert each.moved_out == 0
-    assert device.peak_on_card <= frames * BLOCK
+    assert model.device.peak_on_card <= frames * BLOCK
 
 
 @settings(
@@ -90,7 +102,7 @@ def test_a_cycle_is_at_its_limit_from_the_third_pass_on(
 )
 @given(seed=st.integers(0, 2**32), part=st.floats(0.3, 0.9), share=st.floats(0.0, 2.0))
 def test_sizes_and_times_at_random_come_near_their_limit(
-    open_core: OpenCore, seed: int, part: float, share: float
+    open_model: OpenModel, seed: int, part: float, share: float
 ) -> None:
     random_ = random.Random(seed)
     count, largest = random_.randint(30, 80), 3
@@ -99,17 +111,15 @@ def test_sizes_and_times_at_random_come_near_their_limit(
     work = [random_.random() for _ in range(count)]
     scale = share * max(1, sum(sizes) - frames) * SECONDS / sum(work)
     work = [each * scale for each in work]
-    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
-    model = Model(core, device, sizes, work)
+    model = open_model(frames, sizes, work)
     steady = [model.run() for _ in range(6)][-1]
     assert steady.seconds <= 1.05 * t_plan(sum(sizes), frames, sum(work), largest) + 1e-9
-    assert device.peak_on_card <= frames * BLOCK
+    assert model.device.peak_on_card <= frames * BLOCK
 
 
-def test_another_order_is_learned_and_planned(open_core: OpenCore) -> None:
+def test_another_order_is_learned_and_planned(open_model: OpenModel) -> None:
     count, frames = 40, 20
-    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
-    model = Model(core, device, [1] * count, [SECONDS / 10] * count)
+    model = open_model(frames, [1] * count, [SECONDS / 10] * count)
     first = [model.run() for _ in range(5)][-1]
     other = random.Random(3).sample(range(count), count)
     again = [model.run(other) for _ in range(8)][-1]
@@ -118,86 +128,80 @@ def test_another_order_is_learned_and_planned(open_core: OpenCore) -> None:
 
 
 def test_a_pass_that_departs_from_the_plan_is_right_and_the_next_one_recovers(
-    open_core: OpenCore,
+    open_model: OpenModel,
 ) -> None:
     count, frames = 40, 20
-    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
-    model = Model(core, device, [1] * count, [SECONDS / 10] * count)
+    model = open_model(frames, [1] * count, [SECONDS / 10] * count)
     steady = [model.run() for _ in range(5)][-1]
     departing = model.run([*range(15), 30, 7, 22, 3, *range(15, count)])
     assert departing.moved_in <= 1.5 * count * BLOCK
     later = [model.run() for _ in range(3)][-1]
     assert later == pytest.approx(steady)
-    assert device.peak_on_card <= frames * BLOCK
+    assert model.device.peak_on_card <= frames * BLOCK
 
 
-def test_a_random_order_costs_about_what_recency_costs(open_core: OpenCore) -> None:
+def test_a_random_order_costs_about_what_recency_costs(open_model: OpenModel) -> None:
     count, frames = 40, 20
     moved = {}
     for adaptive in (True, False):
         random_ = random.Random(5)
-        core, device = open_core(frames * BLOCK, adaptive=adaptive, latency=0.0)
-        model = Model(core, device, [1] * count, [SECONDS] * count)
+        model = open_model(frames, [1] * count, [SECONDS] * count, adaptive=adaptive)
         moved[adaptive] = sum(
             model.run(random_.sample(range(count), 12)).moved_in for _ in range(60)
         )
     assert moved[True] <= 1.25 * moved[False]
 
 
-def test_what_a_loop_uses_stays_while_what_comes_once_passes_through(open_core: OpenCore) -> None:
+def test_what_a_loop_uses_stays_while_what_comes_once_passes_through(open_model: OpenModel) -> None:
     # An encoder, a loop of ten rounds, a decoder; the loop and its neighbours do not fit together.
     sizes = [1] * 36
     frames = 20
-    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
-    model = Model(core, device, sizes, [SECONDS / 4] * 36)
+    model = open_model(frames, sizes, [SECONDS / 4] * 36)
     order = [*range(12), *([*range(12, 24)] * 10), *range(24, 36)]
     rounds = [model.run(order) for _ in range(6)]
     assert (
         rounds[-1].moved_in <= 24 * BLOCK
     )  # the encoder's and the decoder's, and none of the loop's
-    assert device.peak_on_card <= frames * BLOCK
+    assert model.device.peak_on_card <= frames * BLOCK
 
 
-def test_a_changed_budget_is_planned_at_once(open_core: OpenCore) -> None:
+def test_a_changed_budget_is_planned_at_once(open_model: OpenModel) -> None:
     count, frames = 48, 32
-    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
-    model = Model(core, device, [1] * count, [SECONDS / 10] * count)
+    model = open_model(frames, [1] * count, [SECONDS / 10] * count)
     before = [model.run() for _ in range(4)][-1]
-    core.set_budget(20 * BLOCK)
+    model.core.set_budget(20 * BLOCK)
     smaller = [model.run() for _ in range(2)][-1]
     assert smaller.seconds <= 1.01 * t_plan(count, 20, count * SECONDS / 10)
-    core.set_budget(frames * BLOCK)
+    model.core.set_budget(frames * BLOCK)
     again = [model.run() for _ in range(2)][-1]
     assert again == pytest.approx(before)
-    assert device.peak_on_card <= frames * BLOCK
+    assert model.device.peak_on_card <= frames * BLOCK
 
 
-def test_what_fits_again_is_moved_no_more(open_core: OpenCore) -> None:
-    core, device = open_core(10 * BLOCK, adaptive=True, latency=0.0)
-    model = Model(core, device, [1] * 16, [SECONDS] * 16)
+def test_what_fits_again_is_moved_no_more(open_model: OpenModel) -> None:
+    model = open_model(10, [1] * 16, [SECONDS] * 16)
     for _ in range(4):
         model.run()
-    core.set_budget(16 * BLOCK)
+    model.core.set_budget(16 * BLOCK)
     model.run()
     assert model.run().moved_in == 0
-    assert device.on_card == 16 * BLOCK
+    assert model.device.on_card == 16 * BLOCK
 
 
-def test_nested_uses_are_planned_as_held_together(open_core: OpenCore) -> None:
-    core, device = open_core(12 * BLOCK, adaptive=True, latency=0.0)
-    model = Model(core, device, [1] * 24, [SECONDS / 10] * 24)
+def test_nested_uses_are_planned_as_held_together(open_model: OpenModel) -> None:
+    model = open_model(12, [1] * 24, [SECONDS / 10] * 24)
 
     def run() -> float:
-        began = device.now
+        began = model.device.now
         for outer in range(0, 24, 4):
-            core.acquire(model.groups[outer], 0)
+            model.core.acquire(model.groups[outer], 0)
             for inner in range(outer + 1, outer + 4):
-                core.acquire(model.groups[inner], 0)
-                device.compute(SECONDS / 10)
-                core.release(model.groups[inner], 0)
-            core.release(model.groups[outer], 0)
-        return float(device.now - began)
+                model.core.acquire(model.groups[inner], 0)
+                model.device.compute(SECONDS / 10)
+                model.core.release(model.groups[inner], 0)
+            model.core.release(model.groups[outer], 0)
+        return float(model.device.now - began)
 
     seconds = [run() for _ in range(6)][-1]
     assert seconds <= 1.1 * t_plan(24, 12, 0.0)
-    assert device.peak_on_card <= 12 * BLOCK
+    assert model.device.peak_on_card <= 12 * BLOCK

@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 import vramx
+from child import run_child
 from vramx.queue.ledger import Ledger
 
 MIB = 2**20
@@ -676,10 +677,7 @@ def test_an_interpreter_that_ends_waits_for_its_jobs_as_for_any_future() -> None
         for number in range(3):
             queue.submit(print, number, footprint="4MiB")
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=LIMIT
-    )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n1\n2\n", "")
+    assert run_child(code) == "0\n1\n2\n"
 
 
 def test_a_forked_child_that_uses_a_queue_gets_a_clear_error_and_ends() -> None:
@@ -697,9 +695,6 @@ def test_a_forked_child_that_uses_a_queue_gets_a_clear_error_and_ends() -> None:
             print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
             print(queue.submit(pow, 2, 2, footprint=1).result())
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=LIMIT
-    )
-    assert ended.stdout.splitlines() == [
+    assert run_child(code).splitlines() == [
         "this queue belongs to the parent process; open one here", "3", "4"
-    ], ended.stderr  # fmt: skip
+    ]  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,22 +16,12 @@ import pytest
 
 import vramx
 from loopback.control import NOT_PERMITTED, NOT_SUPPORTED, OUT_OF_MEMORY, Loopback
+from loopback.weights import Weight, filled
 from vramx import _core
 
 pytest_plugins = ("loopback.fixture",)
 
 BLOCK = 2 * 2**20
-
-
-@dataclass
-class Weight:
-    memory: _core.Memory
-    group: int
-    bytes: np.ndarray
-
-    @property
-    def range(self) -> tuple[int, int]:
-        return self.memory.address, self.memory.nbytes
 
 
 @pytest.fixture
@@ -52,16 +41,10 @@ def session_of(blocks: int, **options: Any) -> Iterator[vramx.Session]:
 
 
 def weights(session: vramx.Session, count: int, blocks: int = 1) -> list[Weight]:
-    """Weights of random bytes, a range and a group each."""
-    random = np.random.default_rng(0)
+    """Weights of a range each."""
     core = session._core
-    made = []
-    for _ in range(count):
-        (memory,) = core.reserve([blocks * BLOCK], _core.Use.WEIGHTS)
-        content = random.integers(0, 256, blocks * BLOCK, dtype=np.uint8)
-        core.store([(memory.address, content.ctypes.data, content.nbytes)])
-        made.append(Weight(memory, core.define([(memory.address, memory.nbytes)]), content))
-    return made
+    ranges = [core.reserve([blocks * BLOCK], _core.Use.WEIGHTS) for _ in range(count)]
+    return filled(core, [memory for (memory,) in ranges])
 
 
 def run(session: vramx.Session, driver: Loopback, model: list[Weight]) -> None:

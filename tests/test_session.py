@@ -5,9 +5,6 @@ card's settings, and serving a whole process.
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +14,7 @@ import torch
 from torch import nn
 
 import vramx
+from child import run_child
 from vramx import Advice, _core
 
 BLOCK = 64 * 2**10
@@ -264,14 +262,7 @@ def test_install_without_torch_says_so() -> None:
         except (vramx.Error, ImportError) as error:
             print("torch" in str(error))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert done.stdout == "True\n", done.stderr
+    assert run_child(code) == "True\n"
 
 
 def test_sessions_need_no_torch() -> None:
@@ -292,14 +283,7 @@ def test_sessions_need_no_torch() -> None:
                     assert (each == value).all()
             print(session.device.peak_on_card <= 256 * 1024, "torch" in sys.modules)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.stdout == "True False\n", done.stderr
+    assert run_child(code) == "True False\n"
 
 
 def test_the_framework_s_allocations_are_served_by_the_session_that_was_entered(

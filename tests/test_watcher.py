@@ -7,9 +7,7 @@ to pass.
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
-import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -23,8 +21,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import vramx
+from child import run_child
 from loopback.control import Loopback
-from vramx.card import NvmlCard
+from vramx.nvml import NvmlCard
 from vramx.watcher import BudgetRule, BudgetWatcher
 
 pytest_plugins = ("loopback.fixture",)
@@ -407,20 +406,8 @@ def test_a_session_that_cannot_close_is_still_watched(
         assert watcher.watching
 
 
-def run_apart(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
-    return done.stdout
-
-
 def test_an_interpreter_ends_while_it_watches() -> None:
-    out = run_apart("""
+    out = run_child("""
         import atexit, threading, vramx
         asked = threading.Event()
 
@@ -441,7 +428,7 @@ def test_an_interpreter_ends_while_it_watches() -> None:
 
 
 def test_a_forked_child_has_no_watcher_and_ends() -> None:
-    out = run_apart("""
+    out = run_child("""
         import os, signal, threading, vramx
         asked = threading.Event()
 
@@ -520,8 +507,6 @@ class Nvml:
     class NVMLError(Exception):
         pass
 
-    nvmlMemory_v2 = 2  # noqa: N815
-
     def __init__(self, uuid: str, readings: Iterable[int | str]) -> None:
         self.uuid = uuid
         self.readings = iter(readings)
@@ -539,9 +524,9 @@ class Nvml:
             raise self.NVMLError("Not Found")
         return "handle"
 
-    def nvmlDeviceGetMemoryInfo(self, handle: str, version: int) -> Any:  # noqa: N802
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
         assert self.open == 1
-        assert (handle, version) == ("handle", self.nvmlMemory_v2)
+        assert handle == "handle"
         reading = next(self.readings)
         if isinstance(reading, str):
             raise self.NVMLError(reading)

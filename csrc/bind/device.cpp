@@ -28,6 +28,7 @@ void device(nb::module_& module) {
       .def_prop_ro("capacity", [](const Device& d) { return d.facts().capacity; })
       .def_prop_ro("granule", [](const Device& d) { return d.facts().granule; })
       .def_prop_ro("reads_over_link", [](const Device& d) { return d.facts().reads_over_link; })
+      .def_prop_ro("keeps_what_leaves", [](const Device& d) { return d.facts().keeps_what_leaves; })
       .def_prop_ro("asynchronous", [](const Device& d) { return d.facts().asynchronous; })
       .def_prop_ro("free_bytes", &Device::free_bytes)
       .def_prop_ro("card_bytes", &Device::card_bytes);

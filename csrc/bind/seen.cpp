@@ -12,14 +12,6 @@ namespace vramx::bind {
 
 namespace {
 
-template <std::size_t size>
-nb::typed<nb::dict, nb::str, nb::int_> by_name(const std::array<const char*, size>& names,
-                                               const std::array<std::uint64_t, size>& counts) {
-  nb::dict named;
-  for (std::size_t i = 0; i < size; ++i) named[names[i]] = counts[i];
-  return nb::typed<nb::dict, nb::str, nb::int_>(named);
-}
-
 nb::object known(double seconds) {
   return std::isnan(seconds) ? nb::object(nb::none()) : nb::object(nb::float_(seconds));
 }
@@ -30,18 +22,6 @@ void bind_time(nb::class_<Event>& event, const char* name, const char* signature
 }
 
 void bind_usage(nb::module_& module) {
-  nb::class_<Counts>(module, "Counts")
-      .def_prop_ro("brought",
-                   [](const Counts& counts) { return by_name(brought_names, counts.brought); })
-      .def_prop_ro("left", [](const Counts& counts) { return by_name(left_names, counts.left); })
-      .def_ro("hits", &Counts::hits)
-      .def_ro("misses", &Counts::misses)
-      .def_ro("moved_in", &Counts::moved_in)
-      .def_ro("moved_out", &Counts::moved_out)
-      .def_ro("dropped", &Counts::dropped)
-      .def_ro("discarded", &Counts::discarded)
-      .def_ro("over_link", &Counts::over_link);
-
   nb::class_<BlockUsage>(module, "BlockUsage")
       .def_prop_ro("address", [](const BlockUsage& block) { return block.range.start; })
       .def_prop_ro("nbytes", [](const BlockUsage& block) { return block.range.size; })

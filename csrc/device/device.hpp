@@ -64,6 +64,9 @@ struct Facts {
   bool asynchronous = true;      ///< moves take host time, so a mover thread pays
   double to_card = 50e9;         ///< about what the link carries, bytes a second
   double to_host = 25e9;
+  /// The card's memory of a range that left stays with that range until the driver needs it for
+  /// another: bytes in use, as the system counts them, say nothing of residency.
+  bool keeps_what_leaves = false;
 };
 
 class Device {

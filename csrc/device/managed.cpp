@@ -37,6 +37,9 @@ ManagedDevice::ManagedDevice(const std::string& driver_path, int ordinal)
                   "has no concurrent managed access here (it is absent on Windows, WSL and cards "
                   "before Pascal), so memory cannot be oversubscribed"}) {
   facts_.kind = "managed";
+  // Seen on an H200: NVML's free did not rise by a byte after 4 GiB had left, and a further GiB
+  // that came took new memory.
+  facts_.keeps_what_leaves = true;
 }
 
 void ManagedDevice::advise(Range range, CUmem_advise advice, CUdevice where) const {

@@ -57,7 +57,8 @@ struct Job {
   bool timed = false;        ///< its issues are wanted
   std::vector<Departure> departures;
   std::vector<Arrival> arrivals;
-  std::function<void(const Outcome&)> done;  ///< called once, without locks, and must not throw
+  /// Called once, without locks, and must not throw. It may take what is in the outcome.
+  std::function<void(Outcome&)> done;
 };
 
 /// The size from which a request takes the whole link; larger ones only come later.

@@ -85,6 +85,12 @@ struct Residency::Block {
   }
 };
 
+template <typename Event>
+void Residency::count(Block& block, const Event& event) {
+  event(block.counts);
+  event(stats_);
+}
+
 /// Holds the counts true across a change of one block.
 struct Residency::Change {
   Change(Residency& residency, Block& block) : residency_(residency), block_(block) {

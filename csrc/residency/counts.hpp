@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <numeric>
 
 #include "device/device.hpp"
 
@@ -22,12 +23,18 @@ enum class Left : std::uint8_t { use, ahead, prefetch, plan, evict, budget, host
 inline constexpr std::array left_names{"use",   "ahead",  "prefetch", "plan",
                                        "evict", "budget", "host"};
 
+/// Of one block, or of several.
 struct Counts {
   std::array<std::uint64_t, brought_names.size()> brought{};  ///< times, by Brought
   std::array<std::uint64_t, left_names.size()> left{};        ///< times, by Left
-  std::uint64_t hits = 0, misses = 0;
+  std::uint64_t hits = 0, misses = 0;                         ///< times
   Bytes moved_in = 0, moved_out = 0, dropped = 0, discarded = 0, over_link = 0;
 
+  std::uint64_t evictions() const {
+    return std::accumulate(left.begin(), left.end(), std::uint64_t{0});
+  }
+
+  void used(bool on_card) { ++(on_card ? hits : misses); }
   void came(Brought why, Arrive how, Bytes size) {
     ++brought[static_cast<std::size_t>(why)];
     if (how != Arrive::empty) moved_in += size;

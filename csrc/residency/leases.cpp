@@ -238,10 +238,7 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
     const bool shared = block.leases > 1;
     // A use in the midst of another's lease, outside the learned order, is a part of that one.
     const bool part = shared && !group && block.state != State::arriving;
-    if (!part) {
-      ++(block.committed() ? stats_.hits : stats_.misses);
-      ++(block.committed() ? block.counts.hits : block.counts.misses);
-    }
+    if (!part) count(block, [&](Counts& counts) { counts.used(block.committed()); });
     if (block.committed()) {
       policy_->touched(id);
       continue;
@@ -288,8 +285,7 @@ void Residency::use_over_link(Block& block, Stream stream) {
   expose(block);
   if (block.leases > 1) return;
   device_->use_over_link(stream, block.range);
-  stats_.over_link += block.range.size;
-  block.counts.over_link += block.range.size;
+  count(block, [&](Counts& counts) { counts.over_link += block.range.size; });
 }
 
 void Residency::bring_ahead() {

@@ -156,7 +156,7 @@ void Residency::submit(Blocks victims, Blocks arriving, Left left_for, Brought b
   stats_.peak_resident = std::max(stats_.peak_resident, committed_);
   under_way_[job.number] = {std::move(victims), std::move(arriving), job.timed ? journals_ : 0,
                             now};
-  job.done = [this, number = job.number](const Outcome& outcome) { finished(number, outcome); };
+  job.done = [this, number = job.number](Outcome& outcome) { finished(number, outcome); };
   mover_->submit(std::move(job));
 }
 
@@ -166,23 +166,21 @@ void Residency::left_card(Block& block) {
   block.dirty = false;
   block.arrival = nullptr;
   block.uses.clear();
-  ++stats_.evictions;
-  Bytes& total = block.leaving == Leave::write_back ? stats_.moved_out
-                 : block.leaving == Leave::discard  ? stats_.discarded
-                                                    : stats_.dropped;
-  total += block.range.size;
-  block.counts.went(block.left_for, block.leaving, block.range.size);
+  count(block,
+        [&](Counts& counts) { counts.went(block.left_for, block.leaving, block.range.size); });
   if (block.accessed_by) try_to_expose(block);
 }
 
-void Residency::finished(std::uint64_t job, const Outcome& outcome) {
+void Residency::finished(std::uint64_t job, Outcome& outcome) {
   {
     const Lock lock = locked();
-    settle_moves(under_way_.at(job), outcome, outcome.error);
+    // Let go under the lock too: from then on its blocks alone hold the failure.
+    const std::exception_ptr error = std::move(outcome.error);
+    settle_moves(under_way_.at(job), outcome, error);
     under_way_.erase(job);
-    if (outcome.error) {
+    if (error) {
       ++stats_.failed_moves;
-      if (journal_) note_failure(outcome.error);
+      if (journal_) note_failure(error);
       // They counted on room that this one did not make.
       for (const auto number : mover_->take_back()) {
         settle_moves(under_way_.at(number), {}, nullptr);
@@ -221,8 +219,9 @@ void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
       block.ordered.clear();
       // A write reported while it was on its way has set dirty already.
       block.dirty = block.dirty || block.arriving != Arrive::duplicate;
-      if (block.arriving != Arrive::empty) stats_.moved_in += block.range.size;
-      block.counts.came(block.brought_for, block.arriving, block.range.size);
+      count(block, [&](Counts& counts) {
+        counts.came(block.brought_for, block.arriving, block.range.size);
+      });
       if (noted) note_move(block, moves, outcome, outcome.left + i, outcome.arrivals[i]);
     } else {
       block.state = State::host;

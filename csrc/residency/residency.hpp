@@ -56,11 +56,11 @@ struct Settings {
   bool profiled = false;  ///< leases and moves are ranges in the attached profiler's timeline
 };
 
-/// Counted in bytes, in blocks (hits to failed_moves) and in seconds.
-struct Stats {
+/// The counts of all blocks that there ever were, and what is counted of the whole: in bytes, in
+/// moves and in seconds.
+struct Stats : Counts {
   Bytes budget = 0, managed = 0, resident = 0, leased = 0, peak_resident = 0;
-  Bytes moved_in = 0, moved_out = 0, dropped = 0, discarded = 0, over_link = 0;
-  std::uint64_t hits = 0, misses = 0, evictions = 0, failed_moves = 0;
+  std::uint64_t failed_moves = 0;
   double stall_seconds = 0;
 };
 
@@ -203,13 +203,16 @@ class Residency final : public Future {
   void tell_policy(const Blocks& leaving, const Blocks& arriving);
   void retell_policy(BlockId id, bool on_card) noexcept;
   void submit(Blocks victims, Blocks arriving, Left left_for, Brought brought_for);
-  void finished(std::uint64_t job, const Outcome& outcome);
+  void finished(std::uint64_t job, Outcome& outcome);
   void settle_moves(const Moves& moves, const Outcome& outcome, const std::exception_ptr& error);
   /// Whether nothing that the program uses is about to come to the card, or to leave it.
   bool at_rest() const { return away_ == 0 || (fits_ && !schedule_); }
   bool recording() const { return settings_.adaptive && rounds_to_plan_ > 0 && !at_rest(); }
   bool moving() const { return !under_way_.empty() || works_on_host_ > 0; }
   void left_card(Block& block);
+  /// `event` takes the Counts to change: the block's, and those of all blocks.
+  template <typename Event>
+  void count(Block& block, const Event& event);
   bool may_stall(const Blocks& blocks, Stream stream) const;
   const std::string& name_of(const Block& block) const;
   void note_move(const Block& block, const Moves& moves, const Outcome& outcome, std::size_t issue,

@@ -1,35 +1,18 @@
-"""Opening a card, and what NVML says of it."""
+"""Opening a card."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 from vramx import _core
 from vramx.config import Config
-from vramx.errors import ConfigError, NoDeviceError
+from vramx.errors import ConfigError
+from vramx.nvml import card_memory
 from vramx.simulation import current_simulation
 from vramx.units import format_size
 
 BACKENDS = ("auto", "managed", "mapped", "simulated")
-
-
-@dataclass(frozen=True)
-class CardMemory:
-    """A card's memory as NVML reports it.
-
-    Attributes
-    ----------
-    total, free : int
-        Bytes.
-    others : dict of int to int
-        Bytes that other processes hold, by process number; empty where NVML cannot tell.
-    """
-
-    total: int
-    free: int
-    others: dict[int, int]
 
 
 def card_ordinal(device: Any) -> int:
@@ -111,43 +94,6 @@ def open_card(
     return _core.DividedDevice(weights=mapped, scratch=managed)
 
 
-def card_memory(uuid: str) -> CardMemory:
-    """Ask NVML for a card's memory and who holds it.
-
-    Parameters
-    ----------
-    uuid : str
-        The card's UUID, ``"GPU-…"``.
-
-    Returns
-    -------
-    CardMemory
-        What NVML says now.
-
-    Raises
-    ------
-    pynvml.NVMLError
-        If NVML is absent or does not know the card.
-    """
-    import os
-
-    import pynvml
-
-    pynvml.nvmlInit()
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        others = {
-            each.pid: each.usedGpuMemory
-            for each in processes
-            if each.pid != os.getpid() and each.usedGpuMemory is not None
-        }
-        return CardMemory(total=memory.total, free=memory.free, others=others)
-    finally:
-        pynvml.nvmlShutdown()
-
-
 def unpinned(device: _core.Device) -> list[str]:
     """Tell which host memory the system refused to pin as it was wanted, and what that costs.
 
@@ -179,70 +125,6 @@ def unpinned(device: _core.Device) -> list[str]:
             "fails"
         )
     return told
-
-
-class NvmlCard:
-    """A card's free memory as NVML reports it: cheap to ask again and again.
-
-    Parameters
-    ----------
-    uuid : str
-        The card's UUID, ``"GPU-…"``; CUDA's numbers are permuted by ``CUDA_VISIBLE_DEVICES``.
-
-    Raises
-    ------
-    ConfigError
-        If nvidia-ml-py is not installed.
-    NoDeviceError
-        If NVML is absent or does not know the card.
-    """
-
-    def __init__(self, uuid: str) -> None:
-        try:
-            import pynvml
-        except ImportError as error:
-            raise ConfigError(
-                "NVML is read through nvidia-ml-py, which is not installed: "
-                "pip install nvidia-ml-py"
-            ) from error
-        self._nvml = pynvml
-        self._uuid = uuid
-        self._handle: Any = None
-        try:
-            self.free()
-        except pynvml.NVMLError as error:
-            raise NoDeviceError(
-                f"NVML cannot tell what is free on the card {uuid} ({error}): it comes with "
-                "NVIDIA's driver, as libnvidia-ml.so.1"
-            ) from error
-
-    def free(self) -> int:
-        """Ask for the bytes that no process holds.
-
-        Returns
-        -------
-        int
-            Bytes.
-
-        Raises
-        ------
-        pynvml.NVMLError
-            If NVML fails. The next call opens it anew.
-        """
-        nvml = self._nvml
-        if self._handle is None:
-            nvml.nvmlInit()
-            try:
-                self._handle = nvml.nvmlDeviceGetHandleByUUID(self._uuid)
-            except nvml.NVMLError:
-                nvml.nvmlShutdown()
-                raise
-        try:
-            return int(nvml.nvmlDeviceGetMemoryInfo(self._handle, nvml.nvmlMemory_v2).free)
-        except nvml.NVMLError:
-            self._handle = None
-            nvml.nvmlShutdown()
-            raise
 
 
 def free_bytes(device: _core.Device) -> int:

@@ -90,6 +90,9 @@ class InactiveSession(Session):
     def unmanage(self, module: T) -> T:
         return module
 
+    def manages(self, module: Any) -> bool:  # noqa: ARG002
+        return False
+
     def empty(self, shape: int | Iterable[int], dtype: Any = None) -> Any:
         import torch
 

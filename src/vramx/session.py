@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vramx import _core, config
 from vramx.advice import Advice, native_advice
 from vramx.card import (
-    NvmlCard,
-    card_memory,
     card_ordinal,
     free_bytes,
     open_card,
     unpinned,
 )
 from vramx.errors import ConfigError, Error, SessionClosedError
+from vramx.nvml import NvmlCard, card_memory
 from vramx.seeing.plans import Plan, plan_of
 from vramx.seeing.report import module_table
 from vramx.seeing.trace import MOST_EVENTS, Trace
@@ -189,6 +188,11 @@ class Session:
         if self in open_sessions:
             open_sessions.remove(self)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the session takes no more work."""
+        return self._closed
+
     @contextlib.contextmanager
     def route(self) -> Iterator[None]:
         """Give another thread's torch CUDA allocations to this session, for a scope.
@@ -348,6 +352,21 @@ class Session:
         self._usable()
         self._torch.unmanage(module)
         return module
+
+    def manages(self, module: Any) -> bool:
+        """Tell whether this session has charge of a module, by itself or as a part of another.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            Any module.
+
+        Returns
+        -------
+        bool
+            Whether it does now.
+        """
+        return self._torch_bridge is not None and self._torch_bridge.manages(module)
 
     def empty(self, shape: int | Iterable[int], dtype: Any = None) -> Any:
         """Make an uninitialised array in the session's memory.

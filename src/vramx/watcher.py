@@ -211,12 +211,11 @@ class BudgetWatcher:
         SessionClosedError
             If the session is closed.
         """
-        stats = self._session.stats()
-        held = max(stats.resident, self._session.device.card_bytes)
-        if self._session.device.kind == "managed":
-            # What unified memory once had of the card the driver keeps until something needs it, so
-            # that NVML's figure does not rise when blocks leave.
-            held = stats.peak_resident
+        stats, device = self._session.stats(), self._session.device
+        if device.keeps_what_leaves:
+            held = stats.peak_resident  # what is free does not rise when blocks leave
+        else:
+            held = max(stats.resident, device.card_bytes)
         try:
             free = self._card.free()
         except Exception as error:  # NVML's errors, and whatever another reader raises

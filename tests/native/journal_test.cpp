@@ -98,8 +98,8 @@ HOLDS("a journal that is kept among threads follows every block") {
   for (int round = 0; round < 10; ++round) {
     world->begin_trace(0, plenty);
     REQUIRE_THROWS(InUse, world->begin_trace(0, plenty));
-    const auto evictions = world->stats().evictions;
-    await([&] { return world->stats().evictions > evictions + 10; });
+    const auto evictions = world->stats().evictions();
+    await([&] { return world->stats().evictions() > evictions + 10; });
     const Log log = world->end_trace(nullptr);
     REQUIRE(log.lost == 0);
     events += log.events.size();
@@ -157,8 +157,8 @@ HOLDS("the blocks' counts add up to the session's") {
   const auto sum = [](const auto& counts) {
     return std::accumulate(counts.begin(), counts.end(), std::uint64_t{0});
   };
-  REQUIRE(sum(total.left) == stats.evictions);
-  REQUIRE(sum(total.brought) == stats.evictions + stats.resident / world.block());
+  REQUIRE(sum(total.left) == stats.evictions());
+  REQUIRE(sum(total.brought) == stats.evictions() + stats.resident / world.block());
   REQUIRE(total.hits == stats.hits && total.misses == stats.misses);
   REQUIRE(total.moved_in == stats.moved_in && total.moved_out == stats.moved_out);
   REQUIRE(total.dropped == stats.dropped && total.discarded == stats.discarded);

@@ -53,7 +53,7 @@ HOLDS("a cycle of weights stays in its budget, moves each byte once a pass and w
     REQUIRE(rig.peak_on_card() == spec.budget * world.block());
     REQUIRE(stats.peak_resident == spec.budget * world.block());
     REQUIRE(stats.moved_in == 4 * count * world.block() && stats.moved_out == 0);
-    REQUIRE(stats.dropped == stats.evictions * world.block());
+    REQUIRE(stats.dropped == stats.evictions() * world.block());
     REQUIRE(stats.misses == 4 * count && stats.hits == 0);
     world->evict(all_of(count), nullptr);
     REQUIRE(world.kept_on_host());

@@ -291,6 +291,22 @@ def test_a_session_and_what_would_open_one_exclude_each_other(open_session: Open
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_where_there_is_no_card_what_another_session_manages_runs_in_that_one(
+    open_session: OpenSession, linears: Linears
+) -> None:
+    x = inputs(1)[0]
+    stage = linears(2)
+    expected = stage(x)
+    with open_session() as session:
+        session.manage(stage)
+        with pytest.warns(RuntimeWarning, match="manages nothing"):
+            with vramx.pipeline({"a": stage}, on_missing="cpu") as chain:
+                assert torch.equal(chain(x), expected)
+        assert session.manages(stage)
+        assert session.stats().passes == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
 def test_where_there_is_no_card_it_runs_on_the_cpu_if_so_told(linears: Linears) -> None:
     x = inputs(1)[0]
     stage = linears(2)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vramx import _core
-from vramx.card import CardMemory, card_memory
 from vramx.config import from_environment
 from vramx.doctor.machine import Card, HostMemory, LinkRates, Torch, UnknownFactError
+from vramx.nvml import CardMemory, card_memory, open_nvml
 
 _MAPPED_UNIT = 32 * 2**20
 _COPY = 256 * 2**20
@@ -24,14 +24,14 @@ _COPIES = 4
 def _nvml() -> Iterator[Any]:
     import pynvml
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        raise UnknownFactError(f"NVML, which comes with NVIDIA's driver, says: {error}") from error
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()
+    with contextlib.ExitStack() as scope:
+        try:
+            nvml = scope.enter_context(open_nvml())
+        except pynvml.NVMLError as error:
+            raise UnknownFactError(
+                f"NVML, which comes with NVIDIA's driver, says: {error}"
+            ) from error
+        yield nvml
 
 
 def _or_zero(ask: Any, handle: Any) -> int:

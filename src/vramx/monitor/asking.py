@@ -7,10 +7,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from vramx.card import CardMemory
 from vramx.doctor.machine import Card, UnknownFactError
 from vramx.doctor.this_machine import ThisMachine
 from vramx.errors import Error
+from vramx.nvml import CardMemory
 from vramx.publishing import address_of, socket_folder
 from vramx.queue.ledger import Ledger, Member
 from vramx.runtime import runtime_folder

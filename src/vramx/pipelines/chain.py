@@ -95,7 +95,7 @@ class Pipeline:
         """
         if self._session is None:
             raise SessionClosedError("a pipeline runs inside its scope: `with …:` around its use")
-        if self._session._closed:
+        if self._session.closed:
             raise SessionClosedError("the session that the pipeline is in was closed")
         return self._session
 
@@ -107,7 +107,7 @@ class Pipeline:
             if session is None:
                 session = scope.enter_context(oversubscribe(**self._options))
             for name, module in self._modules_by_stage():
-                if _manages(session, module):
+                if session.manages(module):
                     continue
                 session.manage(module, name=name)
                 if self._given is not None:  # one's own puts everything back as it closes
@@ -214,13 +214,5 @@ class Pipeline:
 
 
 def _unmanage(session: Session, module: Any) -> None:
-    if _manages(session, module):  # unless the session was closed first, or it was put back by hand
+    if session.manages(module):  # unless the session was closed first, or it was put back by hand
         session.unmanage(module)
-
-
-def _manages(session: Session, module: Any) -> bool:
-    """Tell whether a session manages just this module already."""
-    from vramx.integrations.torch.managed import managing_session_of
-
-    bridge = managing_session_of(module)
-    return bridge is not None and bridge is session._torch_bridge

@@ -10,7 +10,7 @@ from typing import Any
 from vramx import _core
 from vramx.errors import ConfigError
 from vramx.plan.cards import PlannedCard
-from vramx.units import format_size
+from vramx.units import Size, format_size, parse_size
 
 #: Blocks that an even plan has in flight (T_plan's S).
 IN_FLIGHT = 4
@@ -210,11 +210,11 @@ def forecast(
     parts: Sequence[Part],
     *,
     card: PlannedCard,
-    budget: int | None,
+    budget: Size | None,
     compute: float | None,
     activations: int | None,
-    reserve: int,
-    block: int,
+    reserve: Size,
+    block: Size,
     estimate: str,
 ) -> Forecast:
     """Forecast passes.
@@ -225,17 +225,10 @@ def forecast(
         The uses of modules, in order.
     card : PlannedCard
         The card.
-    budget : int, optional
-        Bytes; the card's memory less `reserve` unless given.
-    compute : float, optional
-        Seconds of a pass with everything resident, measured; estimated from operations and the
-        card's rates unless given.
+    budget, compute, reserve, block
+        As `vramx.plan.for_file`.
     activations : int, optional
         The most bytes of activations at once.
-    reserve : int
-        Bytes of the card that are not for the budget.
-    block : int
-        Bytes of a block.
     estimate : str
         How the operations were counted.
 
@@ -247,11 +240,12 @@ def forecast(
     Raises
     ------
     ConfigError
-        If the budget or the time is not one that can be had on this card.
+        If a size is none, or the budget or the time is not one that can be had on this card.
     """
-    room = card.memory - reserve
+    block = parse_size(block, "block")
+    room = card.memory - parse_size(reserve, "reserve")
     room -= room % block
-    budget = room if budget is None else budget
+    budget = room if budget is None else parse_size(budget, "budget")
     if budget > card.memory:
         raise ConfigError(
             f"a budget of {format_size(budget)} is more than the {format_size(card.memory)} of "

@@ -12,7 +12,7 @@ from vramx.checkpoints import StoredTensor, read_checkpoint
 from vramx.errors import ConfigError
 from vramx.plan.cards import PlannedCard, find_card, this_card
 from vramx.plan.forecast import Forecast, Part, forecast
-from vramx.units import Size, parse_size
+from vramx.units import Size
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
@@ -115,11 +115,11 @@ def for_file(
     return forecast(
         group(read_checkpoint(path), positions),
         card=_chosen(card),
-        budget=None if budget is None else parse_size(budget, "budget"),
+        budget=budget,
         compute=compute,
         activations=None,
-        reserve=parse_size(reserve, "reserve"),
-        block=parse_size(block, "block"),
+        reserve=reserve,
+        block=block,
         estimate=f"2 operations a weight and position, {positions} positions",
     )
 
@@ -169,10 +169,10 @@ def for_module(
     return forecast(
         [Part(**asdict(use)) for use in uses],
         card=_chosen(card),
-        budget=None if budget is None else parse_size(budget, "budget"),
+        budget=budget,
         compute=compute,
         activations=activations,
-        reserve=parse_size(reserve, "reserve"),
-        block=parse_size(block, "block"),
+        reserve=reserve,
+        block=block,
         estimate="the operations of a sample call",
     )

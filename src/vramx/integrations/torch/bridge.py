@@ -187,6 +187,10 @@ class TorchBridge:
                     "made"
                 )
 
+    def manages(self, module: Any) -> bool:
+        """Tell whether it has charge of a module; see `Session.manages`."""
+        return isinstance(module, nn.Module) and managing_session_of(module) is self
+
     def unmanage(self, module: Any) -> None:
         """Put a module or a pipeline's modules back; see `Session.unmanage`."""
         components = components_of(module)

@@ -115,16 +115,8 @@ def transform_video(
         segment.
     identity : mapping of str to str
         What the function's results depend on; a job goes on only where that is the same.
-    codec : str
-        FFmpeg's name of the encoder.
-    options : mapping of str to str, optional
-        The encoder's options, such as ``{"crf": "18"}``.
-    segment : int
-        Frames a segment: what a stop may lose.
-    overwrite : bool
-        Whether the target may exist.
-    progress : bool
-        Whether to show a bar on standard error.
+    codec, options, segment, overwrite, progress
+        As `SuperResolution.enlarge_video`.
 
     Returns
     -------

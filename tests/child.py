@@ -1,0 +1,20 @@
+"""A fresh interpreter, for what needs a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+
+def run_child(code: str, *arguments: str, timeout: float = 120) -> str:
+    """What a fresh interpreter prints; it fails if that complains, ends badly or takes too long."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
