@@ -33,7 +33,7 @@ from vramx.units import format_size, parse_size
 OF_RESIDENT = 0.9
 
 COLUMNS = (
-    f"{'peer':<17}{'frames/s':<10}{'/whole':<8}{'/tiled':<8}{'first s':<9}{'tiles':<26}"
+    f"{'peer':<17}{'frames/s':<10}{'/whole':<8}{'/tiled':<8}{'first s':<9}{'tiles':<36}"
     f"{'computed':<10}{'moved GiB':<11}{'torch GiB':<11}{'vramx GiB':<11}{'host GiB':<10}"
     f"{'off whole':<11}{'as tiled':<10}holds"
 )
@@ -155,7 +155,7 @@ def line(row: dict[str, Any]) -> str:
     holds = ", ".join(row["missed"]) or "yes" if "missed" in row else "-"
     text = (
         f"{row['peer']:<17}{row['frames_per_second']:<10.2f}{row['over_whole']:<8.3f}{over:<8}"
-        f"{row['first_s']:<9.3f}{cut:<26} {computed:<9}{_gib(row['moved_in']):<11}"
+        f"{row['first_s']:<9.3f}{cut:<36}{computed:<10}{_gib(row['moved_in']):<11}"
         f"{_gib(row['torch_peak']):<11}{_gib(row['peak_resident']):<11}{_gib(row['rss']):<10}"
         f"{row['off_whole']:<11.2g}{'-' if bits is None else 'NO' if bits else 'yes':<10}{holds}"
     )

@@ -1,12 +1,12 @@
 """What `vramx plan` says of a model used in a cycle, against what is then measured.
 
-For each backend, count of tokens and ratio of weights W to budget B the plan is told what it is told
-of any model: the module, a sample of its input, the budget, the time C of a pass with everything
-resident, and the card with the link's rate, which pinned copies have just measured. Then the model
-runs, as in `cyclic.py`. Printed are the plan's time and bytes over those measured; the same for the
-time where the rate is that at which the backend itself brings a gibibyte of weights; and the same
-for `Session.plan`, which a session made of its recorded passes. On the simulated device times are
-virtual, and activations, being the CPU's, are no part of the budget.
+For each backend, count of tokens and ratio of weights W to budget B the plan is told what it is
+told of any model: the module, a sample of its input, the budget, the time C of a pass with
+everything resident, and the card with the link's rate, which pinned copies have just measured. Then
+the model runs, as in `cyclic.py`. Printed are the plan's time and bytes over those measured; the
+same for the time where the rate is that at which the backend itself brings a gibibyte of weights;
+and the same for `Session.plan`, which a session made of its recorded passes. On the simulated
+device times are virtual, and activations, being the CPU's, are no part of the budget.
 """
 
 from __future__ import annotations
@@ -76,14 +76,18 @@ class Forecasts:
         self.args = args
         self.machine = Machine(args.backends[0], parse_size(args.block, "block"))
         self.cycle = Cycle(self.machine, args.weights, args.width)
+        self._card = self._describe()
+
+    def _describe(self) -> PlannedCard:
+        if self.machine.on_card:
+            return this_card()
+        capacity = current_simulation().capacity
+        return PlannedCard("simulated card", capacity, 1, 0, 0, 0, "simulated")
 
     def card(self) -> PlannedCard:
-        """Describe the card with the link's rate as it is now."""
+        """Return the card with the link's rate as it is now."""
         rate = statistics.median(self.machine.link() for _ in range(3))
-        if self.machine.on_card:
-            return replace(this_card(), link=rate)
-        capacity = current_simulation().capacity
-        return PlannedCard("simulated card", capacity, rate, 0, 0, 0, "simulated", "as simulated")
+        return replace(self._card, link=rate, link_source="measured")
 
     def plan(self, budget: int, plain: Resident, card: PlannedCard) -> Forecast:
         """Ask for the plan."""
