@@ -39,7 +39,7 @@ COLUMNS = (
 )
 
 #: Starts one way with sizes of tiles and a file for its output; returns its figures or its error.
-Start = Callable[[str, dict[str, int] | None, Path], dict[str, Any]]
+Start = Callable[[str, dict[str, Any] | None, Path], dict[str, Any]]
 
 
 def difference(one: Path, other: Path) -> float:
@@ -148,7 +148,8 @@ def line(row: dict[str, Any]) -> str:
     sizes = row["sizes"]
     cut, computed = "whole", "-"
     if sizes is not None:
-        cut = "{tiles} of {tile}, {overlap} context, {batch} at once".format(**sizes)
+        height, width = sizes["tile"]
+        cut = "{tiles} of {}x{}, {overlap} context, {batch} at once".format(width, height, **sizes)
         computed = format(sizes["pixels"] / 1e6, ".2f") + "M"
     over = "-" if row["over_tiled"] is None else f"{row['over_tiled']:.3f}"
     bits = row.get("off_tiled")
@@ -212,7 +213,7 @@ def main() -> int:
         **{name: getattr(args, name) for name in ("seconds", "frames", "every", "video")},
     }
 
-    def start(peer: str, sizes: dict[str, int] | None, output: Path) -> dict[str, Any]:
+    def start(peer: str, sizes: dict[str, Any] | None, output: Path) -> dict[str, Any]:
         own = {**asked, "peer": peer, "sizes": sizes, "output": str(output)}
         return run_script("enlarge_process.py", own, args.timeout)
 

@@ -102,7 +102,7 @@ class Whole:
             done.append((made * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
         return done
 
-    def sizes(self) -> dict[str, int] | None:
+    def sizes(self) -> dict[str, Any] | None:
         """Return how frames are cut, where they are."""
         return None
 
@@ -117,15 +117,15 @@ class Tiled(Whole):
     @torch.inference_mode()
     def values(self, picture: torch.Tensor) -> torch.Tensor:
         """Enlarge a float32 picture (3, h, w); the result is in host memory."""
-        tile, overlap, multiple = (self.asked["sizes"][n] for n in ("tile", "overlap", "multiple"))
-        height, width = picture.shape[1:]
-        grid = Grid(
-            cut(height, tile, overlap, multiple),
-            cut(width, tile, overlap, multiple),
+        sizes = self.asked["sizes"]
+        rows, columns = (
+            cut(length, tile, sizes["overlap"], sizes["multiple"])
+            for length, tile in zip(picture.shape[1:], sizes["tile"])
         )
+        grid = Grid(rows, columns)
         canvas = Canvas(grid, 3, self.model.scale)
         tiles = enumerate(grid.tiles(picture))
-        while group := [*itertools.islice(tiles, self.asked["sizes"]["batch"])]:
+        while group := [*itertools.islice(tiles, sizes["batch"])]:
             stacked = torch.stack([each for _, each in group])
             made = self.model(stacked.to(self.device, self.dtype))
             for (place, _), each in zip(group, made.to("cpu", torch.float32)):
@@ -166,12 +166,12 @@ class Vramx(Whole):
         """Enlarge frames."""
         return [*self.enlarger(frames)]
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """Return how a frame is cut."""
         _, sizes = self.enlarger._ready
         grid, batch = sizes.plan(self.asked["height"], self.asked["width"])
         return {
-            "tile": sizes.side,
+            "tile": [grid.rows.size, grid.columns.size],
             "overlap": sizes.overlap,
             "multiple": sizes.multiple,
             "batch": min(batch, grid.count),

@@ -91,7 +91,10 @@ class SuperResolution:
 
     @property
     def tile(self) -> int:
-        """The side of tiles now, in pixels of the input; smaller pictures are one tile."""
+        """The side of tiles now, in pixels of the input; smaller pictures are one tile.
+
+        Where vramx chooses, tiles are rectangles of at most that square's pixels.
+        """
         return self._ready[1].side
 
     @property

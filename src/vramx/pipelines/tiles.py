@@ -126,10 +126,39 @@ def cut(length: int, tile: int, overlap: int, multiple: int, *, shifted: bool = 
             f"tiles of {tile} pixels with an overlap of {overlap} have nothing left to keep: give "
             f"tile={least} or more, or a smaller overlap"
         )
-    step = (tile - shared_pixels(overlap)) // multiple * multiple
+    step = _step(tile, overlap, multiple)
     first = step // 2 // multiple * multiple if shifted else 0
     starts = {0, *range(first, padded - tile, step), padded - tile}
     return Cut(length, tile, tuple(sorted(starts)), overlap)
+
+
+def _step(tile: int, overlap: int, multiple: int) -> int:
+    return (tile - shared_pixels(overlap)) // multiple * multiple
+
+
+def tile_of_count(length: int, count: int, overlap: int, multiple: int) -> int:
+    """Tell the least side of which `count` tiles cover a side of a picture.
+
+    Parameters
+    ----------
+    length, overlap, multiple : int
+        As `cut`.
+    count : int
+        How many tiles at most.
+
+    Returns
+    -------
+    int
+        At least `smallest_tile`, unless the picture is smaller.
+    """
+    padded = round_up(length, multiple)
+    if count == 1:
+        return padded
+    even = -(-(padded + (count - 1) * shared_pixels(overlap)) // count)
+    tile = max(round_up(even, multiple), smallest_tile(overlap, multiple))
+    while (count - 1) * _step(tile, overlap, multiple) + tile < padded:
+        tile += multiple
+    return min(tile, padded)
 
 
 def reflect(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
