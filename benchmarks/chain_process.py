@@ -47,7 +47,7 @@ class Chain:
         for model in self.models.values():
             model.to(self.device)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode weights that move could not be written again
     def run(self, frames: Sequence[Frame]) -> list[Frame]:
         """Run a batch."""
         values: list[Any] = [*frames]

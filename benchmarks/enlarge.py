@@ -6,8 +6,8 @@ everything resident in those same tiles, which tells what the budget costs from 
 Frames come from memory as bytes and go back to it as bytes. Outputs are compared as floats: with
 the whole frame's by the largest difference, with those of the same tiles bit for bit.
 
-``--frames`` enlarges that many more and looks at host and card memory from time to time; smaller
-ones (``--size``) do for that. ``--video`` enlarges a clip of so many frames too, codecs included,
+``--frames`` has vramx enlarge that many more, and looks at host and card memory; smaller ones
+(``--size``) do for that. ``--video`` has it enlarge a clip of so many frames too, codecs included,
 where av is installed.
 """
 
@@ -215,6 +215,8 @@ def main() -> int:
 
     def start(peer: str, sizes: dict[str, Any] | None, output: Path) -> dict[str, Any]:
         own = {**asked, "peer": peer, "sizes": sizes, "output": str(output)}
+        if not peer.startswith("vramx"):
+            own["frames"] = 0  # whose memory it is about
         return run_script("enlarge_process.py", own, args.timeout)
 
     report = Report(

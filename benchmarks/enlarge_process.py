@@ -130,7 +130,7 @@ class Tiled(Whole):
             made = self.model(stacked.to(self.device, self.dtype))
             for (place, _), each in zip(group, made.to("cpu", torch.float32)):
                 canvas.add(place, each)
-        return canvas.picture().clamp(0, 1)
+        return canvas.pictures()[0].clamp_(0, 1)
 
     def run(self, frames: Sequence[Frame]) -> list[Frame]:
         """Enlarge frames."""

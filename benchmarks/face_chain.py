@@ -7,7 +7,7 @@ own: with everything resident; one model at a time, which comes by ``.to("cuda")
 has on the card, pictures and activations too. Many frames a batch make it computing that takes the
 time, a single one the link: printed are T_fluid = max(C, (W-B)/L) and which of the two it is.
 
-``--frames`` runs that many more with the largest batch, and looks at host and card memory.
+``--frames`` has vramx run that many more with the largest batch, and looks at host and card memory.
 """
 
 from __future__ import annotations
@@ -211,9 +211,10 @@ def main() -> int:
     }
 
     def start(peer: str, budget: int) -> dict[str, Any]:
-        return run_script(
-            "chain_process.py", {**asked, "peer": peer, "budget": budget}, args.timeout
-        )
+        own = {**asked, "peer": peer, "budget": budget}
+        if not peer.startswith("vramx"):
+            own["frames"] = 0  # whose memory it is about
+        return run_script("chain_process.py", own, args.timeout)
 
     report = Report(args.json, head_line, line, height=height, width=width)
     return 0 if compare(args.peers, args.ratio, asked["block"], start, report) else 1
