@@ -2,10 +2,13 @@
 # Builds vramx on a machine with a card, runs the GPU tests and the benchmarks, and writes JSON.
 # Usage: benchmarks/gpu_run.sh OUT [tests|bench|all]
 #        benchmarks/gpu_run.sh OUT peers [OPTIONS]
+#        benchmarks/gpu_run.sh OUT pipelines|forecast|soak
 #
 # The first takes about eight minutes in all, most of them for the benchmarks. The second compares
 # vramx with its peers: one run with the options of peers.py, or without any the runs of all models,
-# each several minutes.
+# each several minutes. The third runs frames through the pipelines beside other ways, asks what the
+# plan says of the cyclic model, or sends 2,000 frames through each pipeline and looks at memory;
+# each takes less than ten minutes.
 #
 # Peers installed elsewhere may stand in PYTHONPATH. diffusers (0.42 was tried; its group offload
 # needs accelerate too) is pure Python, so that where nothing can be installed its wheel, downloaded
@@ -70,6 +73,24 @@ if [[ $what == peers ]]; then
     attempt python3 peers.py --model dit --weights 22GiB --ratios 2 --timeout 240 \
       --json "$out/peers-dit.json"
   fi
+fi
+if [[ $what == pipelines ]]; then
+  cd benchmarks
+  attempt python3 enlarge.py --json "$out/enlarge.json"
+  attempt python3 face_chain.py --json "$out/face-chain.json"
+fi
+if [[ $what == forecast ]]; then
+  cd benchmarks
+  for backend in mapped managed; do
+    attempt python3 forecast.py --backends $backend --tokens 2048 16384 --ratios 1.5 2 4 \
+      --json "$out/forecast-$backend.json"
+  done
+fi
+if [[ $what == soak ]]; then
+  cd benchmarks
+  attempt python3 enlarge.py --size 480 270 --seconds 1 --frames 2000 --json "$out/soak-enlarge.json"
+  attempt python3 face_chain.py --batches 16 --seconds 1 --frames 2000 \
+    --peers vramx-mapped vramx-managed --json "$out/soak-face-chain.json"
 fi
 if ((${#failed[@]})); then
   printf 'failed: %s\n' "${failed[@]}" >&2

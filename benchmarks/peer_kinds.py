@@ -15,6 +15,7 @@ from torch import nn
 
 import vramx
 from leaf_streaming import OneByOne, PrefixAndLeaves
+from processes import NotInstalledError
 from vramx.bench.layers import bytes_of
 from vramx.units import format_size
 
@@ -22,10 +23,6 @@ Run = Callable[..., Any]
 
 #: The most weights that are put into managed memory with no policy, on a card that others may use.
 NAIVE_LIMIT = 40 * 2**30
-
-
-class NotInstalledError(Exception):
-    """What a peer needs is not installed; says what."""
 
 
 class RefusedError(Exception):

@@ -8,14 +8,14 @@ import resource
 import statistics
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from models import Workload, build
-from peer_kinds import PEERS, Budget, NotInstalledError, Run
+from peer_kinds import PEERS, Budget, Run
+from processes import answer
 from vramx.bench.measuring import (
     WARM_UP,
     host_bytes,
@@ -93,23 +93,12 @@ def measure(
 
 
 @torch.no_grad()
-def main() -> int:
-    """Measure what the first argument describes; write to the file that the second names."""
-    asked, report = json.loads(sys.argv[1]), Path(sys.argv[2])
-    try:
-        workload = build(*(asked[name] for name in ("model", "weights", "tokens", "width")))
-        budget = Budget(asked["budget"] or workload.weights, asked["activations"])
-        measure(asked["peer"], workload, budget, asked["passes"], report)
-    except NotInstalledError as error:
-        report.write_text(json.dumps({"error": f"not installed: {error}"}))
-    except Exception as error:
-        if report.exists():  # measured; it ended badly
-            raise
-        traceback.print_exc()
-        said = str(error).strip().splitlines() or [""]
-        report.write_text(json.dumps({"error": f"{type(error).__name__}: {said[0]}"}))
-    return 0
+def main(asked: dict[str, Any], report: Path) -> None:
+    """Measure what was asked; write to a file."""
+    workload = build(*(asked[name] for name in ("model", "weights", "tokens", "width")))
+    budget = Budget(asked["budget"] or workload.weights, asked["activations"])
+    measure(asked["peer"], workload, budget, asked["passes"], report)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answer(main))

@@ -27,13 +27,8 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +37,7 @@ import torch
 
 from models import TOKENS
 from peer_kinds import PEERS
+from processes import run_script
 from reporting import Report
 from vramx.bench.limits import budget_of, limits, nearest_rank
 from vramx.units import format_size, parse_size
@@ -56,14 +52,6 @@ COLUMNS = (
 )
 
 
-def ended(done: subprocess.CompletedProcess[str]) -> str:
-    """Say how a process ended that wrote no figures."""
-    if done.returncode < 0:
-        return f"ended by {signal.Signals(-done.returncode).name}"
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"exit status {done.returncode}"
-
-
 def start_process(args: argparse.Namespace, peer: str, budget: int, room: int) -> dict[str, Any]:
     """Run a peer in a process of its own; return its figures, or its error."""
     asked = {
@@ -76,26 +64,7 @@ def start_process(args: argparse.Namespace, peer: str, budget: int, room: int) -
         "budget": budget,
         "activations": room,
     }
-    script = Path(__file__).with_name("peer_process.py")
-    environment = {"VRAMX_MANAGED_LIMIT": "48GiB", **os.environ}
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "figures.json"
-        try:
-            done = subprocess.run(
-                [sys.executable, str(script), json.dumps(asked), str(report)],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=args.timeout,
-                check=False,
-            )
-            how = "" if done.returncode == 0 else ended(done)
-        except subprocess.TimeoutExpired:
-            how = f"not done after {args.timeout:g} s"
-        if not report.exists():
-            return {"error": how or "wrote no figures"}
-        figures = json.loads(report.read_text())
-    return {**figures, "note": f"after its passes: {how}"} if how else figures
+    return run_script("peer_process.py", asked, args.timeout)
 
 
 def row(

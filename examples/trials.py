@@ -142,7 +142,7 @@ def enlarge(job: Job) -> tuple[Tensor, float]:
         tiles = tqdm(grid.tiles(job.picture), total=grid.count, desc="unlimited", unit="tile")
         for place, tile in enumerate(tiles):
             canvas.add(place, network(tile.to(job.device))[0].cpu())
-    return canvas.picture().clamp(0, 1)[None], time.perf_counter() - started
+    return canvas.pictures().clamp(0, 1), time.perf_counter() - started
 
 
 def read_budget(text: str, backend: str) -> int:

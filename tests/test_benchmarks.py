@@ -25,6 +25,7 @@ models = importlib.import_module("models")
 peer_kinds = importlib.import_module("peer_kinds")
 peer_process = importlib.import_module("peer_process")
 peers = importlib.import_module("peers")
+processes = importlib.import_module("processes")
 reporting = importlib.import_module("reporting")
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
@@ -408,7 +409,7 @@ def test_without_stock_torch_there_is_nothing_to_compare_with(
     [(-9, "", "ended by SIGKILL"), (1, "a\nlast\n", "last"), (3, "", "exit status 3")],
 )
 def test_a_crash_is_told_by_its_last_word(code: int, said: str, result: str) -> None:
-    assert peers.ended(subprocess.CompletedProcess([], code, stderr=said)) == result
+    assert processes.ended(subprocess.CompletedProcess([], code, stderr=said)) == result
 
 
 def run_process(**changed: Any) -> dict[str, Any]:

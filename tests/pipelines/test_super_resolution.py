@@ -16,7 +16,8 @@ from torch import nn
 
 import vramx
 from vramx.pipelines.footprint import peak_bytes
-from vramx.pipelines.tiles import cut, smallest_tile
+from vramx.pipelines.sizing import LARGEST_TILE, Sizes
+from vramx.pipelines.tiles import Grid, cut, smallest_tile
 
 from .networks import Glare, enlarger, seeded, strided
 
@@ -111,6 +112,34 @@ def test_tiles_cover_a_side_and_count_one_in_sum_and_nothing_near_their_inner_ed
     assert torch.allclose(total, torch.ones_like(total), atol=1e-6)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    height=st.integers(1, 3000),
+    width=st.integers(1, 3000),
+    overlap=st.integers(0, 40),
+    multiple=st.sampled_from([1, 2, 8]),
+    pixels=st.integers(1, 2_500_000),
+)
+def test_chosen_tiles_are_no_larger_than_the_square_and_together_no_more(
+    height: int, width: int, overlap: int, multiple: int, pixels: int
+) -> None:
+    sizes = Sizes(None, None, overlap, multiple, pixels)
+    grid, batch = sizes.plan(height, width)
+    square = Grid(*(cut(side, sizes.side, overlap, multiple) for side in (height, width)))
+    assert grid.area <= max(sizes.side**2, square.area)
+    assert grid.count * grid.area <= square.count * square.area
+    assert batch == 1 or batch * grid.area <= pixels
+    for one, side in ((grid.rows, height), (grid.columns, width)):
+        assert side <= one.padded < side + multiple
+
+
+def test_a_frame_that_fits_goes_through_whole_and_asked_for_tiles_are_kept() -> None:
+    grid, _ = Sizes(None, None, 32, 2, 2_100_000).plan(1080, 1920)
+    assert (grid.count, grid.area) == (1, 1080 * 1920)
+    grid, _ = Sizes(256, None, 32, 2, 2_100_000).plan(1080, 1920)
+    assert (grid.rows.size, grid.columns.size) == (256, 256)
+
+
 def test_shifted_seams_lie_elsewhere() -> None:
     plain, shifted = (cut(400, 100, 8, 4, shifted=each) for each in (False, True))
     assert not set(plain.starts[1:-1]) & set(shifted.starts[1:-1])
@@ -158,7 +187,7 @@ def test_the_tile_grows_with_the_budget_and_what_it_takes_fits_beside_the_weight
             with torch.inference_mode():
                 peak, _ = peak_bytes(model, torch.rand(1, 3, side, side))
             assert peak + weights <= budget
-            if side < 1024:
+            if side < LARGEST_TILE:
                 grown, _ = peak_bytes(model, torch.rand(1, 3, 2 * side, 2 * side))
                 assert grown + weights > budget
             sides.append(side)

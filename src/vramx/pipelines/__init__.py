@@ -200,8 +200,9 @@ def super_resolution(
     scale : int, optional
         How much larger pictures become; found by trying a small one unless given.
     tile : int or "auto"
-        The side of tiles in pixels of the input. Auto takes the largest that fits the budget
-        beside the weights, up to 1024, by what a small picture was measured to need.
+        The side of tiles in pixels of the input. Auto takes the largest that fit the budget beside
+        the weights, by what a small picture was measured to need, up to a whole frame of 1080p, in
+        the shape by which a picture's tiles share least.
     overlap : int or "auto"
         Pixels of context that are thrown away at a tile's inner edges; half as many again are
         blended. Auto measures how far a change is seen (by half a step of eight bits), up to 64;

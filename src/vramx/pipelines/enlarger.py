@@ -91,7 +91,10 @@ class SuperResolution:
 
     @property
     def tile(self) -> int:
-        """The side of tiles now, in pixels of the input; smaller pictures are one tile."""
+        """The side of tiles now, in pixels of the input; smaller pictures are one tile.
+
+        Where vramx chooses, tiles are rectangles of at most that square's pixels.
+        """
         return self._ready[1].side
 
     @property
@@ -168,7 +171,7 @@ class SuperResolution:
 
     def _stream(self, pictures: Iterable[Any]) -> Iterator[Any]:
         for group in self._groups(to_planes(each) for each in pictures):
-            colours = self._enlarge(torch.cat([each.colour for each in group]))
+            colours = self._enlarge(torch.cat([each.colour for each in group])).clamp_(0, 1)
             while group:
                 planes = group.pop(0)
                 count = len(planes.colour)
@@ -196,7 +199,6 @@ class SuperResolution:
             yield group
 
     def _with_alpha(self, colour: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
-        colour = colour.clamp(0, 1)
         if alpha is None:
             return colour
         if self.scale != 1:
@@ -233,19 +235,20 @@ class SuperResolution:
         # A network of one channel sees colours as pictures; one of three sees grey as colours.
         planes = pictures.flatten(0, 1)[:, None] if shape.channels == 1 else pictures
         planes = planes.expand(-1, shape.channels, -1, -1)
-        canvases = [Canvas(grid, shape.channels, shape.scale) for _ in planes]
+        canvas = Canvas(grid, shape.channels, shape.scale, len(planes))
         tiles = (
-            (canvas, place, tile)
-            for picture, canvas in zip(planes, canvases)
+            (number, place, tile)
+            for number, picture in enumerate(planes)
             for place, tile in enumerate(grid.tiles(picture))
         )
-        self._count_tiles(0, len(canvases) * grid.count)
+        total = len(planes) * grid.count
+        self._count_tiles(0, total)
         while group := [*itertools.islice(tiles, batch)]:
             made = self._chain(self._place(torch.stack([tile for _, _, tile in group])))
-            for (canvas, place, _), tile in zip(group, made.to("cpu", torch.float32)):
-                canvas.add(place, tile)
-            self._count_tiles(len(group), len(canvases) * grid.count)
-        result = torch.stack([canvas.picture() for canvas in canvases])
+            for (number, place, _), tile in zip(group, made.to("cpu", torch.float32)):
+                canvas.add(place, tile, number)
+            self._count_tiles(len(group), total)
+        result = canvas.pictures()
         if shape.channels == 1:
             return result.view(count, colours, *result.shape[-2:])
         return result if colours == shape.channels else result.mean(1, keepdim=True)

@@ -111,6 +111,11 @@ def _divide(
     return Planes(planes[:, :colours], planes[:, colours:] if has_alpha else None, restore)
 
 
+def _steps(values: torch.Tensor, white: float) -> torch.Tensor:
+    """Return values from 0 to 1 in the steps that a type has."""
+    return values if white == 1 else (values * white).round_()
+
+
 def _from_numpy(x: npt.NDArray[Any]) -> Planes:
     given = f"an array of shape {x.shape} and dtype {x.dtype}"
     white = _largest(x.dtype)
@@ -124,10 +129,11 @@ def _from_numpy(x: npt.NDArray[Any]) -> Planes:
     planes = torch.from_numpy((x[:, :, None] if flat else x).astype(np.float32))
 
     def restore(result: torch.Tensor) -> npt.NDArray[Any]:
-        pixels = result[0].permute(1, 2, 0).numpy() * white
-        if white != 1:
-            pixels = pixels.round()
-        return np.ascontiguousarray(pixels[:, :, 0] if flat else pixels).astype(x.dtype)
+        pixels = _steps(result[0], white)
+        if x.dtype == np.uint8:  # before it is turned round: a quarter of the bytes
+            pixels = pixels.to(torch.uint8)
+        turned = pixels.permute(1, 2, 0).contiguous().numpy()
+        return (turned[:, :, 0] if flat else turned).astype(x.dtype, copy=False)
 
     return _divide(planes.permute(2, 0, 1)[None], white, restore, given)
 
@@ -145,10 +151,7 @@ def _from_torch(x: torch.Tensor) -> Planes:
     single = x.ndim == 3
 
     def restore(result: torch.Tensor) -> torch.Tensor:
-        pixels = result * white
-        if white != 1:
-            pixels = pixels.round()
-        pixels = pixels.to(x.dtype).to(x.device)
+        pixels = _steps(result, white).to(x.dtype).to(x.device)
         return pixels[0] if single else pixels
 
     pixels = x.detach().to("cpu", torch.float32)

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 from vramx.errors import ConfigError
-from vramx.pipelines.tiles import Grid, cut, smallest_tile
+from vramx.pipelines.tiles import Grid, cut, round_up, smallest_tile, tile_of_count
 
-#: Tiles larger than this gain little, and kernels begin to count pixels beyond 31 bits.
-LARGEST_TILE = 1024
+#: With more pixels in a tile than a frame of 1080p has, enlarged four times in 64 channels, kernels
+#: begin to count beyond 31 bits.
+LARGEST_TILE = 1448
 #: More small pictures at once gain little.
 LARGEST_BATCH = 64
 #: The part of the room that is planned with; what was measured was measured on small pictures.
@@ -73,7 +74,7 @@ class Sizes:
 
     @property
     def side(self) -> int:
-        """The present side of a tile."""
+        """The present side of a tile; where it was not asked for, of a square of as many pixels."""
         side = self.tile
         if side is None:
             side = min(LARGEST_TILE, math.isqrt(self.pixels // (self.batch or 1)))
@@ -99,15 +100,47 @@ class Sizes:
         int
             How many tiles go at once.
         """
-        side = self.side
-        rows, columns = (
-            cut(length, side, self.overlap, self.multiple, shifted=shifted)
-            for length in (height, width)
-        )
-        grid = Grid(rows, columns)
+        sides = self._least_work(height, width) if self.tile is None else (self.side, self.side)
+        grid = self._grid((height, width), sides, shifted=shifted)
         fitting = max(1, self.pixels // grid.area)
         batch = self.batch or min(LARGEST_BATCH, fitting)
         return grid, min(batch, fitting) if self.shrunk else batch
+
+    def _least_work(self, height: int, width: int) -> tuple[int, int]:
+        """Choose the sides of tiles of at most a square's area that together have least pixels.
+
+        Heights from about half the square's side to twice it are tried.
+        """
+        side = self.side
+        smallest = smallest_tile(self.overlap, self.multiple)
+        choices = [(side, side)]
+        fewest = self._count(height, 2 * side)
+        most = self._count(height, (side + smallest) // 2)
+        for count in range(fewest, most + 1):
+            tall = tile_of_count(height, count, self.overlap, self.multiple)
+            longest = side**2 // tall // self.multiple * self.multiple
+            if longest >= min(smallest, round_up(width, self.multiple)):
+                across = self._count(width, longest)
+                wide = tile_of_count(width, across, self.overlap, self.multiple)
+                choices.append((tall, wide))
+
+        def work(sides: tuple[int, int]) -> tuple[int, int]:
+            grid = self._grid((height, width), sides)
+            return grid.count * grid.area, grid.count
+
+        return min(choices, key=work)
+
+    def _grid(
+        self, lengths: tuple[int, int], sides: tuple[int, int], *, shifted: bool = False
+    ) -> Grid:
+        rows, columns = (
+            cut(length, side, self.overlap, self.multiple, shifted=shifted)
+            for length, side in zip(lengths, sides)
+        )
+        return Grid(rows, columns)
+
+    def _count(self, length: int, tile: int) -> int:
+        return len(cut(length, tile, self.overlap, self.multiple).starts)
 
     def shrink(self, grid: Grid, batch: int) -> bool:
         """Halve what goes at once, after memory ran out.

@@ -126,10 +126,39 @@ def cut(length: int, tile: int, overlap: int, multiple: int, *, shifted: bool = 
             f"tiles of {tile} pixels with an overlap of {overlap} have nothing left to keep: give "
             f"tile={least} or more, or a smaller overlap"
         )
-    step = (tile - shared_pixels(overlap)) // multiple * multiple
+    step = _step(tile, overlap, multiple)
     first = step // 2 // multiple * multiple if shifted else 0
     starts = {0, *range(first, padded - tile, step), padded - tile}
     return Cut(length, tile, tuple(sorted(starts)), overlap)
+
+
+def _step(tile: int, overlap: int, multiple: int) -> int:
+    return (tile - shared_pixels(overlap)) // multiple * multiple
+
+
+def tile_of_count(length: int, count: int, overlap: int, multiple: int) -> int:
+    """Tell the least side of which `count` tiles cover a side of a picture.
+
+    Parameters
+    ----------
+    length, overlap, multiple : int
+        As `cut`.
+    count : int
+        How many tiles at most.
+
+    Returns
+    -------
+    int
+        At least `smallest_tile`, unless the picture is smaller.
+    """
+    padded = round_up(length, multiple)
+    if count == 1:
+        return padded
+    even = -(-(padded + (count - 1) * shared_pixels(overlap)) // count)
+    tile = max(round_up(even, multiple), smallest_tile(overlap, multiple))
+    while (count - 1) * _step(tile, overlap, multiple) + tile < padded:
+        tile += multiple
+    return min(tile, padded)
 
 
 def reflect(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -200,25 +229,28 @@ class Grid:
 
 
 class Canvas:
-    """An enlarged picture that tiles are blended into.
+    """Enlarged pictures of one size that tiles are blended into.
 
     Parameters
     ----------
     grid : Grid
-        How the picture was cut.
+        How the pictures were cut.
     channels, scale : int
         The enlarged tiles' channels, and how much larger they are.
+    count : int
+        How many pictures.
     """
 
-    def __init__(self, grid: Grid, channels: int, scale: int) -> None:
+    def __init__(self, grid: Grid, channels: int, scale: int, count: int = 1) -> None:
         self._grid = grid
         self._scale = scale
         self._rows, self._columns = grid.rows.weights(scale), grid.columns.weights(scale)
         self._pixels = torch.zeros(
-            channels, grid.rows.padded * scale, grid.columns.padded * scale, dtype=torch.float32
+            (count, channels, grid.rows.padded * scale, grid.columns.padded * scale),
+            dtype=torch.float32,
         )
 
-    def add(self, place: int, tile: torch.Tensor) -> None:
+    def add(self, place: int, tile: torch.Tensor, picture: int = 0) -> None:
         """Blend an enlarged tile in.
 
         Parameters
@@ -227,14 +259,17 @@ class Canvas:
             Its number in the order of `Grid.tiles`.
         tile : torch.Tensor
             Float32, of shape ``(channels, rows.size * scale, columns.size * scale)``.
+        picture : int
+            The number of the picture that it is of.
         """
         row, column = divmod(place, len(self._columns))
         counts = self._rows[row][:, None] * self._columns[column][None, :]
         top, left = (self._scale * start for start in self._grid.corners[place])
         height, width = tile.shape[-2:]
-        self._pixels[:, top : top + height, left : left + width].addcmul_(tile, counts)
+        area = self._pixels[picture, :, top : top + height, left : left + width]
+        area.addcmul_(tile, counts)
 
-    def picture(self) -> torch.Tensor:
-        """Return the picture without what was reflected, ``(channels, height, width)``."""
+    def pictures(self) -> torch.Tensor:
+        """Return the pictures without what was reflected, ``(count, channels, height, width)``."""
         height, width = self._grid.rows.length, self._grid.columns.length
-        return self._pixels[:, : height * self._scale, : width * self._scale]
+        return self._pixels[..., : height * self._scale, : width * self._scale].contiguous()

@@ -1,0 +1,282 @@
+"""One way to enlarge frames, in a process of its own that `enlarge.py` starts."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+import vramx
+from frames import Frame, make_frames, time_frames, wait_for_card, watch_memory
+from processes import NotInstalledError, answer
+from vramx.bench.layers import bytes_of
+from vramx.bench.measuring import host_bytes
+from vramx.pipelines.images import to_planes
+from vramx.pipelines.tiles import Canvas, Grid, cut
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from rrdbnet import RRDBNet
+
+GAIN = 0.02
+
+
+class Enlarger(nn.Module):
+    """RRDBNet, which enlarges four times; twice of a picture folded to half its size, as published.
+
+    Parameters
+    ----------
+    scale : int
+        2 or 4.
+    features, blocks : int
+        Of the network.
+    """
+
+    def __init__(self, scale: int, features: int, blocks: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.fold = 4 // scale
+        self.network = RRDBNet(features, blocks, features // 2)
+        self.network.conv_first = nn.Conv2d(3 * self.fold**2, features, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Enlarge pictures (n, 3, h, w), whose sides are even where it enlarges twice."""
+        smooth = functional.interpolate(x, scale_factor=self.scale, mode="bilinear")
+        return smooth + GAIN * self.network(functional.pixel_unshuffle(x, self.fold))
+
+
+def build_enlarger(asked: dict[str, Any]) -> Enlarger:
+    """Build it with seeded weights, on the CPU."""
+    torch.manual_seed(0)
+    model = Enlarger(asked["scale"], asked["features"], asked["blocks"])
+    return model.to(getattr(torch, asked["dtype"])).eval().requires_grad_(False)
+
+
+class Whole:
+    """Stock torch with everything resident and each frame whole.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        On the CPU.
+    asked : dict
+        The benchmark's options.
+    """
+
+    def __init__(self, model: Enlarger, asked: dict[str, Any]) -> None:
+        self.model = model
+        self.asked = asked
+        self.device: str = asked["device"]
+        self.dtype: torch.dtype = next(model.parameters()).dtype
+        self.scope = contextlib.ExitStack()
+
+    def prepare(self) -> None:
+        """Set up."""
+        self.model.to(self.device)
+
+    @torch.inference_mode()
+    def values(self, picture: torch.Tensor) -> torch.Tensor:
+        """Enlarge a float32 picture (3, h, w); the result is in host memory."""
+        made = self.model(picture[None].to(self.device, self.dtype))[0]
+        return made.to("cpu", torch.float32).clamp(0, 1)
+
+    @torch.inference_mode()
+    def run(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Enlarge frames."""
+        done = []
+        for frame in frames:
+            picture = torch.from_numpy(frame).to(self.device).permute(2, 0, 1)[None]
+            made = self.model(picture.to(self.dtype) / 255)[0].permute(1, 2, 0).float()
+            done.append((made * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
+        return done
+
+    def sizes(self) -> dict[str, Any] | None:
+        """Return how frames are cut, where they are."""
+        return None
+
+    def stats(self) -> vramx.Stats | None:
+        """Return the session's figures, where there is one."""
+        return None
+
+
+class Tiled(Whole):
+    """Stock torch with everything resident, and frames in the tiles that vramx takes."""
+
+    @torch.inference_mode()
+    def values(self, picture: torch.Tensor) -> torch.Tensor:
+        """Enlarge a float32 picture (3, h, w); the result is in host memory."""
+        sizes = self.asked["sizes"]
+        rows, columns = (
+            cut(length, tile, sizes["overlap"], sizes["multiple"])
+            for length, tile in zip(picture.shape[1:], sizes["tile"])
+        )
+        grid = Grid(rows, columns)
+        canvas = Canvas(grid, 3, self.model.scale)
+        tiles = enumerate(grid.tiles(picture))
+        while group := [*itertools.islice(tiles, sizes["batch"])]:
+            stacked = torch.stack([each for _, each in group])
+            made = self.model(stacked.to(self.device, self.dtype))
+            for (place, _), each in zip(group, made.to("cpu", torch.float32)):
+                canvas.add(place, each)
+        return canvas.pictures()[0].clamp_(0, 1)
+
+    def run(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Enlarge frames."""
+        done = []
+        for frame in frames:
+            planes = to_planes(frame)
+            done.append(planes.restore(self.values(planes.colour[0])[None]))
+        return done
+
+
+class Vramx(Whole):
+    """`vramx.super_resolution` with its defaults within the budget."""
+
+    backend = "auto"
+
+    def prepare(self) -> None:
+        """Open it."""
+        self.enlarger = self.scope.enter_context(
+            vramx.super_resolution(
+                self.model,
+                tile=self.asked["tile"] or "auto",
+                budget=self.asked["budget"],
+                backend=self.backend,
+                block=self.asked["block"],
+            )
+        )
+
+    def values(self, picture: torch.Tensor) -> torch.Tensor:
+        """Enlarge a float32 picture (3, h, w)."""
+        return self.enlarger(picture)
+
+    def run(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Enlarge frames."""
+        return [*self.enlarger(frames)]
+
+    def sizes(self) -> dict[str, Any]:
+        """Return how a frame is cut."""
+        _, sizes = self.enlarger._ready
+        grid, batch = sizes.plan(self.asked["height"], self.asked["width"])
+        return {
+            "tile": [grid.rows.size, grid.columns.size],
+            "overlap": sizes.overlap,
+            "multiple": sizes.multiple,
+            "batch": min(batch, grid.count),
+            "tiles": grid.count,
+            "pixels": grid.count * grid.area,
+        }
+
+    def stats(self) -> vramx.Stats:
+        """Return the session's figures."""
+        return self.enlarger.session.stats()
+
+
+class Mapped(Vramx):
+    """On memory that vramx maps."""
+
+    backend = "mapped"
+
+
+class Managed(Vramx):
+    """On unified memory."""
+
+    backend = "managed"
+
+
+class Simulated(Vramx):
+    """On a card that is simulated."""
+
+    backend = "simulated"
+
+    def prepare(self) -> None:
+        """Open it on a card with room for twice the budget."""
+        self.scope.enter_context(vramx.simulate(2 * self.asked["budget"], granule="4KiB"))
+        super().prepare()
+
+
+#: Every way by its name.
+WAYS: dict[str, Callable[[Enlarger, dict[str, Any]], Whole]] = {
+    "stock": Whole,
+    "stock-tiled": Tiled,
+    "vramx-mapped": Mapped,
+    "vramx-managed": Managed,
+    "vramx-simulated": Simulated,
+}
+
+
+def through_video(way: Whole, frames: Sequence[Frame], count: int) -> float:
+    """Enlarge a clip, decoding and encoding included; return frames a second."""
+    assert isinstance(way, Vramx), "stock torch has no video of its own"
+    if importlib.util.find_spec("av") is None:
+        raise NotInstalledError("av")
+    import av
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "clip.mp4", Path(folder) / "large.mp4"
+        with av.open(str(source), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = "yuv420p"
+            for place in range(count):
+                shown = av.VideoFrame.from_ndarray(frames[place % len(frames)], format="rgb24")
+                container.mux(stream.encode(shown))
+            container.mux(stream.encode(None))
+        began = time.perf_counter()
+        made = way.enlarger.enlarge_video(source, target, options={"preset": "ultrafast"})
+        return made / (time.perf_counter() - began)
+
+
+def measure(asked: dict[str, Any], report: Path) -> None:
+    """Measure a way to enlarge frames; write bytes and seconds."""
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    on_card = asked["device"] != "cpu"
+    model = build_enlarger(asked)
+    weights = bytes_of(model)
+    frames = make_frames(asked["height"], asked["width"])
+    way = WAYS[asked["peer"]](model, asked)
+    began = time.perf_counter()
+    way.prepare()
+    wait_for_card(way.device)
+    setup = time.perf_counter() - began
+    picture = torch.from_numpy(frames[0]).permute(2, 0, 1).float() / 255
+    np.save(asked["output"], way.values(picture).numpy())
+    figures: dict[str, Any] = {
+        "machine": torch.cuda.get_device_name() if on_card else "CPU",
+        "torch": torch.__version__,
+        "weights": weights,
+        "setup_s": setup,
+        **time_frames(way.run, frames, batch=1, seconds=asked["seconds"], device=way.device),
+        "sizes": way.sizes(),
+        "torch_peak": torch.cuda.max_memory_allocated() if on_card else None,
+    }
+    if asked["frames"]:
+        figures["memory"] = watch_memory(
+            way.run, frames, batch=1, count=asked["frames"], every=asked["every"], device=way.device
+        )
+    if asked["video"] and isinstance(way, Vramx):
+        figures["video_frames_per_second"] = through_video(way, frames, asked["video"])
+    stats = way.stats()
+    for name in ("peak_resident", "moved_in", "moved_out", "over_link"):
+        figures[name] = None if stats is None else getattr(stats, name)
+    figures["rss"] = host_bytes()
+    figures["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    report.write_text(json.dumps(figures))
+    way.scope.close()
+
+
+if __name__ == "__main__":
+    sys.exit(answer(measure))
