@@ -23,6 +23,7 @@ from torch import nn
 
 import vramx
 from vramx import _core
+from vramx.integrations.torch.bridge import in_a_session
 
 BLOCK = 64 * 2**10
 LONG = 30.0  # seconds after which something is known to hang
@@ -503,3 +504,34 @@ def test_an_interrupt_that_arrives_as_a_move_ends_leaves_nothing_leased(
         session._core.trim()
         assert session.device.on_card == 0
     assert torch.equal(model(x), expected)
+
+
+class OpensAnother:
+    """A core that is asked whose memory it is while another thread opens a session."""
+
+    def __init__(self, core: _core.Core, open_another: Callable[[], Any]) -> None:
+        self._core = core
+        self._open_another = open_another
+
+    def owned(self, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        Thread(self._open_another).result()
+        return self._core.owned(ranges)
+
+
+def test_a_session_opens_while_another_thread_asks_whose_memory_a_tensor_is(
+    open_session: OpenSession, linears: Linears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[vramx.Session] = []
+
+    def open_another() -> None:
+        opened.append(open_session())
+        assert opened[-1]._torch  # which makes the part that is asked
+
+    with open_session() as first:
+        first.manage(linears(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(first._torch, "core", OpensAnother(first._core, open_another))
+            assert not in_a_session(torch.ones(2))
+    for session in opened:
+        session.close()
+    assert opened

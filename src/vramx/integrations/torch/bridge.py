@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,12 +30,15 @@ from vramx.seeing.usage import ModuleStats
 from vramx.units import format_size
 
 _bridges: weakref.WeakSet[TorchBridge] = weakref.WeakSet()
+_adding = threading.Lock()
 
 
 def in_a_session(tensor: torch.Tensor) -> bool:
     """Tell whether a tensor lies in the memory of an open or closed session."""
     found = storage_range(tensor)
-    return found is not None and any(bridge.core.owned([found]) for bridge in _bridges)
+    with _adding:
+        bridges = [*_bridges]
+    return found is not None and any(bridge.core.owned([found]) for bridge in bridges)
 
 
 class TorchBridge:
@@ -72,7 +76,8 @@ class TorchBridge:
             watched = (lambda _: True) if self.simulated else self._is_weight
             self._touches = Touches(core, self.stream, watched, warn=device.kind == "mapped")
         self._modules: list[ManagedModule] = []
-        _bridges.add(self)
+        with _adding:
+            _bridges.add(self)
 
     @property
     def unleased_touches(self) -> int:
