@@ -145,7 +145,12 @@ void Residency::lease(const Blocks& blocks, bool held_by_thread) {
     ++blocks_[id].leases;
   }
   if (held_by_thread) {
-    ++leases_of_this_thread();
+    const auto mine = find_holder();
+    if (mine == holders_.end()) {
+      holders_.emplace_back(std::this_thread::get_id(), 1);
+    } else {
+      ++mine->second;
+    }
     ++thread_leases_;
   }
 }
@@ -156,23 +161,20 @@ void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
     --blocks_[id].leases;
   }
   if (held_by_thread) {
-    auto& held = leases_of_this_thread();
-    if (held > 0 && --held == 0) {
-      const auto it = std::find_if(holders_.begin(), holders_.end(),
-                                   [](const auto& holder) { return holder.second == 0; });
-      *it = holders_.back();
+    const auto mine = find_holder();
+    if (mine != holders_.end() && --mine->second == 0) {
+      *mine = holders_.back();
       holders_.pop_back();
     }
     --thread_leases_;
   }
 }
 
-std::uint64_t& Residency::leases_of_this_thread() {
+/// What the calling thread holds; the end where it holds nothing.
+Residency::Holders::iterator Residency::find_holder() {
   const auto here = std::this_thread::get_id();
-  for (auto& [thread, held] : holders_) {
-    if (thread == here) return held;
-  }
-  return holders_.emplace_back(here, 0).second;
+  return std::find_if(holders_.begin(), holders_.end(),
+                      [here](const auto& holder) { return holder.first == here; });
 }
 
 // Room is there, or could be made at once; or will never be, and the use goes over the link. All or
@@ -196,10 +198,7 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
       }
     }
     if (!comes_to_host && need + committed_ + own_idle <= settings_.budget + idle_) return;
-    const auto here = std::this_thread::get_id();
-    const auto mine = [&](const auto& holder) { return holder.first == here; };
-    const bool others_hold =
-        thread_leases_ > 0 && std::none_of(holders_.begin(), holders_.end(), mine);
+    const bool others_hold = thread_leases_ > 0 && find_holder() == holders_.end();
     if (!comes_to_host && !moving() && !others_hold) {
       if (read_in_place(blocks)) return;
       out_of_memory(blocks);

@@ -162,7 +162,6 @@ void Residency::submit(Blocks victims, Blocks arriving, Left left_for, Brought b
 
 void Residency::left_card(Block& block) {
   block.state = State::host;
-  look_from_room_ = 0;
   block.dirty = false;
   block.arrival = nullptr;
   block.uses.clear();
@@ -225,7 +224,6 @@ void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
       if (noted) note_move(block, moves, outcome, outcome.left + i, outcome.arrivals[i]);
     } else {
       block.state = State::host;
-      look_from_room_ = 0;
       block.dirty = false;
       block.error = error;
       retell_policy(moves.arriving[i], false);
@@ -308,7 +306,6 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   lock.lock();
   --works_on_host_;
   set_state(State::host);
-  look_from_room_ = 0;
   changed_.notify_all();
   if (error) std::rethrow_exception(error);
   for (const BlockId id : blocks) {

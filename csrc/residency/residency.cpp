@@ -49,6 +49,7 @@ void Residency::tally(const Block& block, int sign) {
     }
     if (block.dead) add(dead_on_card_, 1);
   }
+  if (block.state == State::host) look_from_room_ = 0;  // it may be the next to bring
   if (block.dead || block.state == State::resident || block.state == State::unused) return;
   add(away_, 1);
   if (block.state == State::host && block.use == Use::scratch) {

@@ -151,6 +151,7 @@ class Residency final : public Future {
     double submitted = 0;       ///< by that one's clock
   };
   using Lock = std::unique_lock<std::mutex>;
+  using Holders = std::vector<std::pair<std::thread::id, std::uint64_t>>;  ///< and their leases
 
   Lock locked() const;
   void check_open() const;
@@ -173,7 +174,7 @@ class Residency final : public Future {
   void lease(const Blocks& blocks, bool held_by_thread);
   void unlease(const Blocks& blocks, bool held_by_thread);
   void end(const Blocks& blocks, Stream stream, bool held_by_thread);
-  std::uint64_t& leases_of_this_thread();
+  Holders::iterator find_holder();
   bool stay(const Blocks& blocks) const;
   bool may_leave(BlockId id) const;
   bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;
@@ -257,7 +258,7 @@ class Residency final : public Future {
   Trial trial_;
   std::uint64_t off_course_ = 0;  ///< uses since the plan last said what came
   std::unique_ptr<Policy> policy_;
-  std::vector<std::pair<std::thread::id, std::uint64_t>> holders_;  ///< threads, and their leases
+  Holders holders_;
   std::uint64_t thread_leases_ = 0;
   std::map<std::uint64_t, Moves> under_way_;  ///< by the number of the mover's job
   std::uint64_t last_job_ = 0;

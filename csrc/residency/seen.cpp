@@ -126,8 +126,7 @@ Log Residency::end_trace(const Poll& poll) {
   std::unique_ptr<Journal> journal;
   {
     Lock lock = locked();
-    const auto last = last_job_;
-    while (!under_way_.empty() && under_way_.begin()->first <= last) wait(lock, poll);
+    finish_moves(lock, last_job_, poll);
     journal = std::move(journal_);
   }
   if (!journal) throw InUse("no trace of this session is being recorded");

@@ -314,7 +314,7 @@ class ManagedModule:
             return
         self._versions = versions
         for unit in self._units:
-            unit.note_writes()
+            unit.call.note_writes()
 
     def evict(self) -> None:
         """Take everything off the card."""

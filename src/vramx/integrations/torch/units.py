@@ -127,10 +127,6 @@ class Unit:
             always_written=self.always_written,
         )
 
-    def note_writes(self) -> None:
-        """Report parameters that were changed in place since the last look."""
-        self.call.note_writes()
-
 
 class RootCall:
     """Stands in the call of a module that `Session.manage` was given: counts its passes."""
