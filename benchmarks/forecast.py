@@ -3,10 +3,9 @@
 For each backend, count of tokens and ratio of weights W to budget B the plan is told what it is
 told of any model: the module, a sample of its input, the budget, the time C of a pass with
 everything resident, and the card with the link's rate, which pinned copies have just measured. Then
-the model runs, as in `cyclic.py`. Printed are the plan's time and bytes over those measured; the
-same for the time where the rate is that at which the backend itself brings a gibibyte of weights;
-and the same for `Session.plan`, which a session made of its recorded passes. On the simulated
-device times are virtual, and activations, being the CPU's, are no part of the budget.
+the model runs, as in `cyclic.py`. Printed are the plan's time and bytes over those measured, and
+the same for `Session.plan`, which a session made of its recorded passes. On the simulated device
+times are virtual, and activations, being the CPU's, are no part of the budget.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import argparse
 import platform
 import statistics
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ import torch
 import vramx
 from reporting import Report
 from vramx.bench.cycle import Cycle, Resident
-from vramx.bench.layers import build, bytes_of
 from vramx.bench.limits import budget_of
 from vramx.bench.machine import Machine
 from vramx.plan.cards import PlannedCard, this_card
@@ -39,28 +36,9 @@ OFF_TIME, OFF_BYTES = 0.10, 0.01
 
 COLUMNS = (
     f"{'backend':<11}{'tokens':<8}{'W/B':<6}{'C ms':<8}{'measured ms':<13}{'plan ms':<9}{'/':<8}"
-    f"{'own link/':<11}{'session/':<10}{'moved GiB':<11}{'plan GiB':<10}{'/':<9}{'session/':<10}"
-    f"{'L GB/s':<8}{'own L':<7}same bits  holds"
+    f"{'session/':<10}{'moved GiB':<11}{'plan GiB':<10}{'/':<9}{'session/':<10}"
+    f"{'L GB/s':<8}same bits  holds"
 )
-
-
-def own_link(machine: Machine, nbytes: int) -> float:
-    """Return the bytes a second at which the machine's backend brings weights to the card."""
-    if not machine.on_card:
-        return current_simulation().to_card
-    layers = build(nbytes, 4096, machine.dtype, machine.device)
-    size, rates = bytes_of(layers), []
-    budget = -(-size // machine.block) * machine.block
-    with machine.session(budget, "lru", enter=False) as session:
-        session.manage(layers)
-        for _ in range(4):
-            session.evict(layers)
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            with session.pin(layers):
-                torch.cuda.synchronize()
-                rates.append(size / (time.perf_counter() - began))
-    return statistics.median(rates[1:])
 
 
 class Forecasts:
@@ -100,6 +78,7 @@ class Forecasts:
                 card=card,
                 compute=plain.seconds,
                 block=self.machine.block,
+                backend=self.machine.backend,
                 reserve=self.machine.block,
             )
 
@@ -123,22 +102,20 @@ class Forecasts:
         )
         for backend in self.args.backends:
             self.machine.backend = backend
-            own = own_link(self.machine, min(2**30, self.cycle.weights))
             for tokens in self.args.tokens:
                 for ratio in self.args.ratios:
-                    row = {"backend": backend, "tokens": tokens, "ratio": ratio, "own_link": own}
+                    row = {"backend": backend, "tokens": tokens, "ratio": ratio}
                     try:
-                        row |= self.at(ratio, resident[tokens], own)
+                        row |= self.at(ratio, resident[tokens])
                     except (vramx.Error, RuntimeError) as error:
                         row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                     report.add(row)
 
-    def at(self, ratio: float, plain: Resident, own: float) -> dict[str, Any]:
+    def at(self, ratio: float, plain: Resident) -> dict[str, Any]:
         """Plan, then measure."""
         budget = budget_of(self.cycle.weights, ratio, self.machine.block)
         card = self.card()
         planned = self.plan(budget, plain, card)
-        by_own_link = self.plan(budget, plain, replace(card, link=own))
         in_force: list[vramx.Plan | None] = []
         found = self.cycle.within(
             budget,
@@ -156,9 +133,7 @@ class Forecasts:
             "activations": planned.activations,
             "plan_s": planned.seconds,
             "plan_moved": planned.moved,
-            "own_link_plan_s": by_own_link.seconds,
             "time_ratio": planned.seconds / seconds,
-            "own_link_time_ratio": by_own_link.seconds / seconds,
             "bytes_ratio": planned.moved / moved if moved else None,
             "session_time_ratio": None,
             "session_bytes_ratio": None,
@@ -192,10 +167,10 @@ def line(row: dict[str, Any]) -> str:
     return (
         f"{start}{row['all_resident_s'] * 1e3:<8.1f}{row['median_s'] * 1e3:<13.2f}"
         f"{row['plan_s'] * 1e3:<9.2f}{_ratio(row['time_ratio']):<8}"
-        f"{_ratio(row['own_link_time_ratio']):<11}{_ratio(row['session_time_ratio']):<10}"
+        f"{_ratio(row['session_time_ratio']):<10}"
         f"{row['moved_in'] / 2**30:<11.3f}{row['plan_moved'] / 2**30:<10.3f}"
         f"{_ratio(row['bytes_ratio']):<9}{_ratio(row['session_bytes_ratio']):<10}"
-        f"{row['link'] / 1e9:<8.1f}{row['own_link'] / 1e9:<7.1f}"
+        f"{row['link'] / 1e9:<8.1f}"
         f"{'yes' if row['same_bits'] else 'NO':<11}{', '.join(row['missed']) or 'yes'}"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,10 @@ import vramx
 from loopback.control import Counts, Loopback
 from loopback.weights import Weight, filled
 from vramx import _core
+from vramx.card import open_card
+from vramx.config import Config
+from vramx.nvml import pinned_rate
+from vramx.pcie import link_rate
 
 pytest_plugins = ("loopback.fixture",)
 
@@ -288,3 +293,57 @@ def test_a_session_maps_blocks_of_its_size(
     loopback.set_maps_memory(0)
     with pytest.raises(vramx.NoDeviceError, match="managed"):
         vramx.oversubscribe("64MiB", backend="mapped")
+
+
+class Slot:
+    """As much of pynvml as tells of a card's slot."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, uuid: str, generation: int, lanes: int) -> None:
+        self.uuid = uuid
+        self.generation = generation
+        self.lanes = lanes
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        pass
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        pass
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        if uuid != self.uuid:
+            raise self.NVMLError("Not Found")
+        return "handle"
+
+    def nvmlDeviceGetMaxPcieLinkGeneration(self, handle: str) -> int:  # noqa: N802, ARG002
+        return self.generation
+
+    def nvmlDeviceGetMaxPcieLinkWidth(self, handle: str) -> int:  # noqa: N802, ARG002
+        return self.lanes
+
+
+def test_plans_count_with_the_link_of_the_cards_slot(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(cuda_driver=loopback.path)
+
+    def rates(backend: str) -> tuple[float, float]:
+        pinned_rate.cache_clear()
+        device = open_card(backend, 0, BLOCK, config, accept_unpinned=False)
+        return device.to_card, device.to_host
+
+    uuid = Card(loopback, "managed").device().uuid
+    monkeypatch.setitem(sys.modules, "pynvml", Slot(uuid, 4, 8))
+    eight_lanes = rates("mapped")
+    assert eight_lanes == (link_rate(4, 8), link_rate(4, 8))
+    to_card, to_host = rates("managed")
+    assert to_host < to_card < link_rate(4, 8)
+    monkeypatch.setitem(sys.modules, "pynvml", Slot(uuid, 4, 16))
+    assert rates("mapped") == (2 * eight_lanes[0], 2 * eight_lanes[1])
+    unknown = [Slot("GPU-other", 4, 16), Slot(uuid, 0, 16), None]
+    for slot in unknown:
+        monkeypatch.setitem(sys.modules, "pynvml", slot)
+        assert rates("managed") == (50e9, 25e9)
+    pinned_rate.cache_clear()

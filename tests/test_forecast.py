@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vramx.cli import main
 from vramx.doctor.machine import Card, LinkRates, UnknownFactError
 from vramx.plan import CARDS, PlannedCard, find_card, for_file, for_module, this_card
 from vramx.plan.forecast import EFFICIENCY, Forecast, Part, forecast
+from vramx.plan.models import WORKSPACES
 
 KIB = 2**10
 MIB = 2**20
@@ -41,6 +43,7 @@ def ask(model: list[Part], **arguments: Any) -> Forecast:
         "activations": None,
         "reserve": MIB,
         "block": BLOCK,
+        "backend": "simulated",
         "estimate": "tests",
     }
     return forecast(model, **{**given, **arguments})
@@ -67,6 +70,18 @@ def test_a_forecast_keeps_the_budget_and_no_limit_is_beaten(
     else:
         assert found.moved >= sum(model) - budget
         assert found.seconds >= found.t_fluid * (1 - 1e-9)
+
+
+def test_unified_memory_moves_as_much_and_slower() -> None:
+    model, more = parts([BLOCK] * 40), {"budget": 20 * BLOCK, "compute": 1e-4}
+    mapped, managed = (ask(model, backend=each, **more) for each in ("mapped", "managed"))
+    assert managed.moved == mapped.moved
+    assert mapped.moving_rate == LINK
+    assert managed.seconds == pytest.approx(mapped.seconds * LINK / managed.moving_rate)
+    assert managed.seconds > mapped.seconds
+    assert managed.t_plan == mapped.t_plan  # the link's own
+    with pytest.raises(vramx.ConfigError, match=r"unknown backend 'vast'.*mapped"):
+        ask(model, backend="vast")
 
 
 @given(sizes, budgets, computes)
@@ -332,21 +347,38 @@ def test_a_module_without_bytes_is_planned_as_one_with_them() -> None:
         return nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 3)
 
     sample = [torch.ones(2, 16, 64)]
-    real = for_module(encoder().eval(), sample, card=EASY, reserve=MIB, block=BLOCK)
+    real = for_module(
+        encoder().eval(), sample, card=EASY, reserve=MIB, block=BLOCK, backend="simulated"
+    )
     with torch.device("meta"):
         empty = encoder().eval()
-    planned = for_module(empty, sample, card=EASY, reserve=MIB, block=BLOCK)
+    planned = for_module(empty, sample, card=EASY, reserve=MIB, block=BLOCK, backend="simulated")
     assert (planned.weights, planned.modules) == (real.weights, real.modules)
     assert planned.resident == real.resident > 0
     layer = 2 * 32 * (3 * 64 * 64 + 64 * 64 + 2 * 64 * 128) + 2 * 2 * 2 * 16 * 16 * 64
     assert real.resident >= 3 * layer / 1e11
 
 
+def test_what_torch_keeps_on_a_real_card_comes_off_the_budget_too() -> None:
+    torch = pytest.importorskip("torch")
+    module, sample = torch.nn.Sequential(torch.nn.Linear(64, 64)), [torch.ones(4, 64)]
+    given: dict[str, Any] = {"card": EASY, "reserve": MIB, "block": BLOCK, "budget": "64MiB"}
+    alone = for_module(module, sample, backend="simulated", **given)
+    assert alone.activations is not None
+    with pytest.raises(vramx.ConfigError, match="less than one block"):
+        for_module(module, sample, backend="mapped", **given)
+    roomy = replace(EASY, memory=256 * MIB)
+    real = for_module(module, sample, backend="mapped", **{**given, "card": roomy, "budget": None})
+    assert real.activations == alone.activations + WORKSPACES
+
+
 def test_tied_weights_count_once() -> None:
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 64))
     module[1].weight = module[0].weight
-    found = for_module(module, [torch.ones(1, 64)], card=EASY, reserve=MIB, block=BLOCK)
+    found = for_module(
+        module, [torch.ones(1, 64)], card=EASY, reserve=MIB, block=BLOCK, backend="simulated"
+    )
     assert found.weights == 4 * (64 * 64 + 64)
 
 

@@ -27,13 +27,17 @@ void device(nb::module_& module) {
       .def_prop_ro("uuid", [](const Device& d) { return d.facts().uuid; })
       .def_prop_ro("capacity", [](const Device& d) { return d.facts().capacity; })
       .def_prop_ro("granule", [](const Device& d) { return d.facts().granule; })
+      .def_prop_ro("to_card", [](const Device& d) { return d.facts().to_card; })
+      .def_prop_ro("to_host", [](const Device& d) { return d.facts().to_host; })
       .def_prop_ro("reads_over_link", [](const Device& d) { return d.facts().reads_over_link; })
       .def_prop_ro("keeps_what_leaves", [](const Device& d) { return d.facts().keeps_what_leaves; })
       .def_prop_ro("asynchronous", [](const Device& d) { return d.facts().asynchronous; })
       .def_prop_ro("free_bytes", &Device::free_bytes)
       .def_prop_ro("card_bytes", &Device::card_bytes);
 
-  nb::class_<CudaDevice, Device>(module, "CudaDevice");
+  nb::class_<CudaDevice, Device>(module, "CudaDevice")
+      .def("set_link", &CudaDevice::set_link, "to_card"_a, "to_host"_a,
+           "Tells what moves reach over the link, bytes a second.");
   nb::class_<ManagedDevice, CudaDevice>(module, "ManagedDevice")
       .def(nb::init<const std::string&, int>(), "driver"_a, "ordinal"_a,
            nb::call_guard<nb::gil_scoped_release>());

@@ -16,6 +16,11 @@ class CudaDevice : public Device {
   ~CudaDevice() override;
 
   const Facts& facts() const override { return facts_; }
+  /// Tells what moves reach over this card's link, bytes a second.
+  void set_link(double to_card, double to_host) {
+    facts_.to_card = to_card;
+    facts_.to_host = to_host;
+  }
   Bytes free_bytes() const override;
   void order(Stream stream, const Fence& fence) override;
   Fence mark(Stream stream) override;

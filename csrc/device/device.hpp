@@ -62,7 +62,7 @@ struct Facts {
   bool reads_over_link = false;  ///< expose works, unless reads_in_place says otherwise
   bool shows_at_a_cost = false;  ///< a range on the host is shown to the card, which pass saves
   bool asynchronous = true;      ///< moves take host time, so a mover thread pays
-  double to_card = 50e9;         ///< about what the link carries, bytes a second
+  double to_card = 50e9;         ///< about what moves reach over the link, bytes a second
   double to_host = 25e9;
   /// The card's memory of a range that left stays with that range until the driver needs it for
   /// another: bytes in use, as the system counts them, say nothing of residency.

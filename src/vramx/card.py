@@ -8,7 +8,8 @@ from typing import Any
 from vramx import _core
 from vramx.config import Config
 from vramx.errors import ConfigError
-from vramx.nvml import card_memory
+from vramx.nvml import card_memory, pinned_rate
+from vramx.pcie import moving_rates
 from vramx.simulation import current_simulation
 from vramx.units import format_size
 
@@ -82,6 +83,9 @@ def open_card(
     if config.managed_limit is not None:
         _core.set_managed_limit(config.managed_limit)
     managed = _core.ManagedDevice(driver=config.cuda_driver, ordinal=ordinal)
+    rate = pinned_rate(managed.uuid)
+    if rate is not None:
+        managed.set_link(*moving_rates("managed", rate))
     if backend != "mapped":
         return managed
     mapped = _core.MappedDevice(
@@ -91,6 +95,8 @@ def open_card(
         always_shown=config.check,
         accept_unpinned=accept_unpinned,
     )
+    if rate is not None:
+        mapped.set_link(*moving_rates("mapped", rate))
     return _core.DividedDevice(weights=mapped, scratch=managed)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from vramx.errors import ConfigError, NoDeviceError
+from vramx.pcie import link_rate
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,34 @@ def card_memory(uuid: str) -> CardMemory:
             if each.pid != os.getpid() and each.usedGpuMemory is not None
         }
         return CardMemory(total=memory.total, free=memory.free, others=others)
+
+
+@functools.lru_cache
+def pinned_rate(uuid: str) -> float | None:
+    """Estimate what pinned copies reach over a card's link, from the widest it can be here.
+
+    Parameters
+    ----------
+    uuid : str
+        The card's UUID, ``"GPU-…"``.
+
+    Returns
+    -------
+    float or None
+        Bytes a second, one direction; nothing where NVML is absent or cannot tell.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        with open_nvml() as nvml:
+            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            generation = nvml.nvmlDeviceGetMaxPcieLinkGeneration(handle)
+            lanes = nvml.nvmlDeviceGetMaxPcieLinkWidth(handle)
+    except pynvml.NVMLError:
+        return None
+    return link_rate(generation, lanes) if generation and lanes else None
 
 
 class NvmlCard:

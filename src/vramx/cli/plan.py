@@ -23,6 +23,13 @@ from vramx.plan import for_file
 @click.option("--compute", type=float, help="Seconds of a pass with all resident, if measured.")
 @click.option("--reserve", default="512MiB", show_default=True, help="What CUDA takes itself.")
 @click.option("--block", default="32MiB", show_default=True, help="The unit of residency.")
+@click.option(
+    "--backend",
+    type=click.Choice(["managed", "mapped"]),
+    default="managed",
+    show_default=True,
+    help="Where weights are kept.",
+)
 @json_option
 def plan(
     model: Path,
@@ -32,6 +39,7 @@ def plan(
     compute: float | None,
     reserve: str,
     block: str,
+    backend: str,
     as_json: bool,
 ) -> None:
     """Forecast passes of a model from its file MODEL, of which only the header is read.
@@ -46,6 +54,7 @@ def plan(
         compute=compute,
         reserve=reserve,
         block=block,
+        backend=backend,
     )
     if as_json:
         write_json(found.as_dict())

@@ -9,6 +9,7 @@ from typing import Any
 
 from vramx import _core
 from vramx.errors import ConfigError
+from vramx.pcie import PARTS, moving_rates
 from vramx.plan.cards import PlannedCard
 from vramx.units import Size, format_size, parse_size
 
@@ -86,6 +87,10 @@ class Forecast:
         Bytes a second to the card.
     link_source : str
         Whether that was measured or estimated.
+    backend : str
+        Where weights are kept.
+    moving_rate : float
+        Bytes a second that its moves to the card reach.
     budget : int
         The most bytes on the card at once.
     weights, modules, largest : int
@@ -122,6 +127,8 @@ class Forecast:
     card_source: str
     link: float
     link_source: str
+    backend: str
+    moving_rate: float
     budget: int
     weights: int
     modules: int
@@ -156,7 +163,8 @@ class Forecast:
         slower = self.seconds / self.resident
         lines = [
             f"card         {self.card} ({self.card_source})",
-            f"link         {self.link / 1e9:.1f} GB/s ({self.link_source})",
+            f"link         {self.link / 1e9:.1f} GB/s ({self.link_source}), of which "
+            f"{self.backend} memory reaches {self.moving_rate / 1e9:.1f}",
             f"weights      {format_size(self.weights)} in {self.modules} modules, the largest "
             f"{format_size(self.largest)}",
             f"activations  {activations}",
@@ -215,6 +223,7 @@ def forecast(
     activations: int | None,
     reserve: Size,
     block: Size,
+    backend: str,
     estimate: str,
 ) -> Forecast:
     """Forecast passes.
@@ -225,7 +234,7 @@ def forecast(
         The uses of modules, in order.
     card : PlannedCard
         The card.
-    budget, compute, reserve, block
+    budget, compute, reserve, block, backend
         As `vramx.plan.for_file`.
     activations : int, optional
         The most bytes of activations at once.
@@ -242,6 +251,9 @@ def forecast(
     ConfigError
         If a size is none, or the budget or the time is not one that can be had on this card.
     """
+    if backend not in PARTS:
+        raise ConfigError(f"unknown backend {backend!r}; give one of {', '.join(PARTS)}")
+    rate, _ = moving_rates(backend, card.link)
     block = parse_size(block, "block")
     room = card.memory - parse_size(reserve, "reserve")
     room -= room % block
@@ -263,7 +275,7 @@ def forecast(
     seconds, source = _times(parts, card, compute, estimate)
     one = _Pass(parts, seconds, block)
     distinct = {part.name: part for part in parts}
-    planned = one.forecast(for_weights, card.link)
+    planned = one.forecast(for_weights, rate)
     limits = _core.PassLimits(
         used=one.weights,
         budget=for_weights,
@@ -271,7 +283,7 @@ def forecast(
         compute=sum(seconds),
         in_flight=IN_FLIGHT * block,
     )
-    best, best_seconds = _best(one, card, max(room - (activations or 0), block), block)
+    best, best_seconds = _best(one, rate, max(room - (activations or 0), block), block)
     other = one.weights - sum(part.element_bytes for part in distinct.values())
     elements = sum(part.elements for part in distinct.values())
     sizes = {name: other + elements * size for name, size in PRECISIONS.items()}
@@ -280,6 +292,8 @@ def forecast(
         card_source=card.source,
         link=card.link,
         link_source=card.link_source,
+        backend=backend,
+        moving_rate=rate,
         budget=budget,
         weights=one.weights,
         modules=len(distinct),
@@ -321,15 +335,15 @@ def _times(
     return [compute * share / total for share in shares], "measured, as given"
 
 
-def _best(one: _Pass, card: PlannedCard, room: int, block: int) -> tuple[int, float]:
+def _best(one: _Pass, link: float, room: int, block: int) -> tuple[int, float]:
     """Find the least budget, in blocks, with which a pass is as good as with all there is room."""
     most = min(room, len(one.blocks) * block) // block
-    fastest = one.forecast(max(most, 1) * block, card.link).seconds
+    fastest = one.forecast(max(most, 1) * block, link).seconds
     low, high = 1, max(most, 1)
     while low < high:
         middle = (low + high) // 2
-        if one.forecast(middle * block, card.link).seconds <= fastest * _AS_GOOD:
+        if one.forecast(middle * block, link).seconds <= fastest * _AS_GOOD:
             high = middle
         else:
             low = middle + 1
-    return low * block, one.forecast(low * block, card.link).seconds
+    return low * block, one.forecast(low * block, link).seconds

@@ -59,6 +59,11 @@ def group(tensors: Sequence[StoredTensor], positions: int) -> list[Part]:
     return parts
 
 
+#: What torch keeps on a card besides activations, once it has multiplied matrices: segments for
+#: small tensors, and the library's workspace, 32 MiB on an H200.
+WORKSPACES = 64 * 2**20
+
+
 def _chosen(card: str | PlannedCard) -> PlannedCard:
     if isinstance(card, PlannedCard):
         return card
@@ -74,6 +79,7 @@ def for_file(
     compute: float | None = None,
     reserve: Size = "512MiB",
     block: Size = "32MiB",
+    backend: str = "managed",
 ) -> Forecast:
     """Forecast passes of a model from its file of weights, whose header alone is read.
 
@@ -97,6 +103,9 @@ def for_file(
         What CUDA and libraries take of the card.
     block : int, float or str
         The unit of residency.
+    backend : str
+        Where weights are kept: ``"managed"``, as sessions do unless told otherwise, ``"mapped"``,
+        which moves them faster, or ``"simulated"``.
 
     Returns
     -------
@@ -120,6 +129,7 @@ def for_file(
         activations=None,
         reserve=reserve,
         block=block,
+        backend=backend,
         estimate=f"2 operations a weight and position, {positions} positions",
     )
 
@@ -134,6 +144,7 @@ def for_module(
     compute: float | None = None,
     reserve: Size = "512MiB",
     block: Size = "32MiB",
+    backend: str = "managed",
 ) -> Forecast:
     """Forecast passes of a torch module from one call on a sample, in which nothing is computed.
 
@@ -148,7 +159,7 @@ def for_module(
         Arguments of a typical call.
     keywords : mapping, optional
         Keyword arguments of it.
-    budget, card, compute, reserve, block
+    budget, card, compute, reserve, block, backend
         As `for_file`.
 
     Returns
@@ -171,8 +182,9 @@ def for_module(
         card=_chosen(card),
         budget=budget,
         compute=compute,
-        activations=activations,
+        activations=activations + (0 if backend == "simulated" else WORKSPACES),
         reserve=reserve,
         block=block,
+        backend=backend,
         estimate="the operations of a sample call",
     )
