@@ -22,6 +22,7 @@ from peer_kinds import refuse_more_than_is_free
 from processes import NotInstalledError, answer
 from vramx.bench.layers import bytes_of
 from vramx.bench.measuring import host_bytes
+from vramx_ways import card_for, ways_of
 
 
 class Chain:
@@ -93,12 +94,25 @@ class Accelerate(Chain):
 
 
 class Vramx(Chain):
-    """`vramx.pipeline` with its defaults, everything in one budget."""
+    """`vramx.pipeline` with its defaults, everything in one budget.
 
-    backend = "auto"
+    Parameters
+    ----------
+    models : dict of str to torch.nn.Module
+        On the CPU.
+    asked : dict
+        The benchmark's options.
+    backend : str
+        Where the session keeps memory.
+    """
+
+    def __init__(self, models: dict[str, nn.Module], asked: dict[str, Any], backend: str) -> None:
+        super().__init__(models, asked)
+        self.backend = backend
 
     def prepare(self) -> None:
         """Open the pipeline."""
+        self.scope.enter_context(card_for(self.backend, self.asked["budget"]))
         if self.backend == "managed":
             refuse_more_than_is_free(sum(map(bytes_of, self.models.values())))
         stages = {
@@ -124,37 +138,12 @@ class Vramx(Chain):
         return self.pipeline.session.stats()
 
 
-class Mapped(Vramx):
-    """On memory that vramx maps."""
-
-    backend = "mapped"
-
-
-class Managed(Vramx):
-    """On unified memory."""
-
-    backend = "managed"
-
-
-class Simulated(Vramx):
-    """On a card that is simulated."""
-
-    backend = "simulated"
-
-    def prepare(self) -> None:
-        """Open the pipeline on a card with room for twice the budget."""
-        self.scope.enter_context(vramx.simulate(2 * self.asked["budget"], granule="4KiB"))
-        super().prepare()
-
-
 #: Every way by its name.
 WAYS: dict[str, Callable[[dict[str, nn.Module], dict[str, Any]], Chain]] = {
     "stock": Chain,
     "one-at-a-time": OneAtATime,
     "accelerate": Accelerate,
-    "vramx-mapped": Mapped,
-    "vramx-managed": Managed,
-    "vramx-simulated": Simulated,
+    **ways_of(Vramx),
 }
 
 
@@ -179,6 +168,19 @@ def measure_batch(chain: Chain, frames: list[Frame], batch: int) -> dict[str, An
         figures["moved_in"] = (after.moved_in - before.moved_in) / (figures["batches"] + 3)
         figures["moved_out"] = (after.moved_out - before.moved_out) / (figures["batches"] + 3)
     return {"batch": batch, "digests": digests, **figures}
+
+
+def card_share(chain: Chain, frames: list[Frame], batch_s: float) -> float:
+    """Return the part of a batch's time in which the card's kernels run."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        chain.run(frames)
+        torch.cuda.synchronize()
+    kernels = (
+        each.self_device_time_total
+        for each in profile.key_averages()
+        if each.device_type == torch.autograd.DeviceType.CUDA and not each.key.startswith("Mem")
+    )
+    return sum(kernels) / 1e6 / batch_s
 
 
 def measure(asked: dict[str, Any], report: Path) -> None:
@@ -215,6 +217,9 @@ def measure(asked: dict[str, Any], report: Path) -> None:
         "rss": host_bytes(),
         "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+    if link is not None:
+        for own in figures["batches"]:
+            own["card_share"] = card_share(chain, frames[: own["batch"]], own["batch_s"])
     if asked["frames"]:
         figures["memory"] = watch_memory(
             chain.run,

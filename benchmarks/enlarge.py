@@ -1,8 +1,10 @@
 """Frames of 1080p enlarged to 4K by RRDBNet, tile by tile in a budget, beside stock torch.
 
 Each way has a process of its own: stock torch with everything resident, each frame whole;
-`vramx.super_resolution` within the budget, with tiles of its own choice; and stock torch with
-everything resident in those same tiles, which tells what the budget costs from what tiles do.
+the same with its weights on the card for each frame only, by ``.to("cuda")`` and ``.to("cpu")`` or
+by accelerate; `vramx.super_resolution` within the budget, with tiles of its own choice; and stock
+torch with everything resident in those same tiles, which tells what the budget costs from what
+tiles do.
 Frames come from memory as bytes and go back to it as bytes. Outputs are compared as floats: with
 the whole frame's by the largest difference, with those of the same tiles bit for bit.
 
@@ -86,7 +88,7 @@ def compare(peers: Sequence[str], budget: int, start: Start, report: Report, fol
     Parameters
     ----------
     peers : sequence of str
-        Which of vramx's in `WAYS`.
+        Which of `WAYS` besides.
     budget : int
         Bytes.
     start : callable
@@ -116,7 +118,11 @@ def compare(peers: Sequence[str], budget: int, start: Start, report: Report, fol
         figures = start(peer, None, output)
         if "error" in figures:
             report.add({"peer": peer, "error": figures["error"]})
-            well = False
+            well = well and figures["error"].startswith("not installed")
+            continue
+        if not peer.startswith("vramx"):
+            row = row_of(peer, figures, whole, None)
+            report.add(row | {"off_whole": difference(output, whole_output)})
             continue
         if figures["sizes"] != tiled_sizes:
             tiled_sizes = figures["sizes"]
@@ -179,7 +185,8 @@ def head_line(shared: dict[str, Any]) -> str:
 def main() -> int:
     """Run the benchmark from the command line."""
     card = torch.cuda.is_available()
-    ways = [each for each in WAYS if each.startswith("vramx")]
+    ways = [each for each in WAYS if not each.startswith("stock")]
+    usual = [each for each in ways if (each == "vramx-simulated") != card]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -195,9 +202,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=100, help="frames from look to look")
     parser.add_argument("--video", type=int, default=0, help="frames of a clip to enlarge too")
     parser.add_argument("--block", default="32MiB" if card else "64KiB")
-    parser.add_argument(
-        "--peers", nargs="+", choices=ways, default=ways[:2] if card else ways[2:], metavar="PEER"
-    )
+    parser.add_argument("--peers", nargs="+", choices=ways, default=usual, metavar="PEER")
     parser.add_argument("--timeout", type=float, default=240, help="seconds for each process")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

@@ -26,6 +26,7 @@ from vramx.bench.layers import bytes_of
 from vramx.bench.measuring import host_bytes
 from vramx.pipelines.images import to_planes
 from vramx.pipelines.tiles import Canvas, Grid, cut
+from vramx_ways import card_for, ways_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from rrdbnet import RRDBNet
@@ -88,9 +89,9 @@ class Whole:
 
     @torch.inference_mode()
     def values(self, picture: torch.Tensor) -> torch.Tensor:
-        """Enlarge a float32 picture (3, h, w); the result is in host memory."""
+        """Enlarge a float32 picture (3, h, w) with values from 0 to 1."""
         made = self.model(picture[None].to(self.device, self.dtype))[0]
-        return made.to("cpu", torch.float32).clamp(0, 1)
+        return made.float().clamp(0, 1)
 
     @torch.inference_mode()
     def run(self, frames: Sequence[Frame]) -> list[Frame]:
@@ -111,24 +112,58 @@ class Whole:
         return None
 
 
+class OneAtATime(Whole):
+    """The network comes to the card for each frame and leaves after it."""
+
+    def prepare(self) -> None:
+        """Leave it on the CPU."""
+
+    def values(self, picture: torch.Tensor) -> torch.Tensor:
+        """Enlarge a float32 picture (3, h, w) with values from 0 to 1."""
+        return self._on_card(super().values, picture)
+
+    def run(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Enlarge frames."""
+        return [self._on_card(super().run, [frame])[0] for frame in frames]
+
+    def _on_card(self, work: Callable[[Any], Any], given: Any) -> Any:
+        self.model.to(self.device)
+        try:
+            return work(given)
+        finally:
+            self.model.to("cpu")
+
+
+class Accelerate(Whole):
+    """accelerate's ``cpu_offload`` of the network."""
+
+    def prepare(self) -> None:
+        """Hook it."""
+        try:
+            from accelerate import cpu_offload
+        except ImportError as error:
+            raise NotInstalledError(f"accelerate ({error})") from error
+        cpu_offload(self.model, execution_device=torch.device(self.device))
+
+
 class Tiled(Whole):
     """Stock torch with everything resident, and frames in the tiles that vramx takes."""
 
     @torch.inference_mode()
     def values(self, picture: torch.Tensor) -> torch.Tensor:
-        """Enlarge a float32 picture (3, h, w); the result is in host memory."""
+        """Enlarge a float32 picture (3, h, w) with values from 0 to 1."""
         sizes = self.asked["sizes"]
         rows, columns = (
             cut(length, tile, sizes["overlap"], sizes["multiple"])
             for length, tile in zip(picture.shape[1:], sizes["tile"])
         )
         grid = Grid(rows, columns)
-        canvas = Canvas(grid, 3, self.model.scale)
+        canvas = Canvas(grid, 3, self.model.scale, device=self.device)
         tiles = enumerate(grid.tiles(picture))
         while group := [*itertools.islice(tiles, sizes["batch"])]:
             stacked = torch.stack([each for _, each in group])
             made = self.model(stacked.to(self.device, self.dtype))
-            for (place, _), each in zip(group, made.to("cpu", torch.float32)):
+            for (place, _), each in zip(group, made):
                 canvas.add(place, each)
         return canvas.pictures()[0].clamp_(0, 1)
 
@@ -136,18 +171,31 @@ class Tiled(Whole):
         """Enlarge frames."""
         done = []
         for frame in frames:
-            planes = to_planes(frame)
+            planes = to_planes(frame, lambda _: torch.device(self.device))
             done.append(planes.restore(self.values(planes.colour[0])[None]))
         return done
 
 
 class Vramx(Whole):
-    """`vramx.super_resolution` with its defaults within the budget."""
+    """`vramx.super_resolution` with its defaults within the budget.
 
-    backend = "auto"
+    Parameters
+    ----------
+    model : torch.nn.Module
+        On the CPU.
+    asked : dict
+        The benchmark's options.
+    backend : str
+        Where the session keeps memory.
+    """
+
+    def __init__(self, model: Enlarger, asked: dict[str, Any], backend: str) -> None:
+        super().__init__(model, asked)
+        self.backend = backend
 
     def prepare(self) -> None:
         """Open it."""
+        self.scope.enter_context(card_for(self.backend, self.asked["budget"]))
         self.enlarger = self.scope.enter_context(
             vramx.super_resolution(
                 self.model,
@@ -184,36 +232,13 @@ class Vramx(Whole):
         return self.enlarger.session.stats()
 
 
-class Mapped(Vramx):
-    """On memory that vramx maps."""
-
-    backend = "mapped"
-
-
-class Managed(Vramx):
-    """On unified memory."""
-
-    backend = "managed"
-
-
-class Simulated(Vramx):
-    """On a card that is simulated."""
-
-    backend = "simulated"
-
-    def prepare(self) -> None:
-        """Open it on a card with room for twice the budget."""
-        self.scope.enter_context(vramx.simulate(2 * self.asked["budget"], granule="4KiB"))
-        super().prepare()
-
-
 #: Every way by its name.
 WAYS: dict[str, Callable[[Enlarger, dict[str, Any]], Whole]] = {
     "stock": Whole,
     "stock-tiled": Tiled,
-    "vramx-mapped": Mapped,
-    "vramx-managed": Managed,
-    "vramx-simulated": Simulated,
+    "one-at-a-time": OneAtATime,
+    "accelerate": Accelerate,
+    **ways_of(Vramx),
 }
 
 
@@ -253,7 +278,7 @@ def measure(asked: dict[str, Any], report: Path) -> None:
     wait_for_card(way.device)
     setup = time.perf_counter() - began
     picture = torch.from_numpy(frames[0]).permute(2, 0, 1).float() / 255
-    np.save(asked["output"], way.values(picture).numpy())
+    np.save(asked["output"], way.values(picture).cpu().numpy())
     figures: dict[str, Any] = {
         "machine": torch.cuda.get_device_name() if on_card else "CPU",
         "torch": torch.__version__,

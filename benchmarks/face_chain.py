@@ -5,7 +5,9 @@ turn, a batch at a time, and give frames back to memory. Each way to run them ha
 own: with everything resident; one model at a time, which comes by ``.to("cuda")`` and leaves by
 ``.to("cpu")``; accelerate's ``cpu_offload``; and vramx, whose budget holds everything the program
 has on the card, pictures and activations too. Many frames a batch make it computing that takes the
-time, a single one the link: printed are T_fluid = max(C, (W-B)/L) and which of the two it is.
+time, a single one the link: printed are T_fluid = max(C, (W-B)/L), which of the two it is, and the
+part of a batch in which the card computes with everything resident; where that is small it is the
+host that takes the time, with launches and with copies of pictures.
 
 ``--frames`` has vramx run that many more with the largest batch, and looks at host and card memory.
 """
@@ -27,14 +29,16 @@ from reporting import Report
 from vramx.bench.limits import budget_of, limits
 from vramx.units import format_size, parse_size
 
+#: Computing is the limit where the card computes at least this part of the time.
+COMPUTES = 0.8
 #: The least of all-resident's frames a second where computing is the limit, and of one at a time's.
 OF_RESIDENT = 0.9
 OF_ONE_AT_A_TIME = 3.0
 
 COLUMNS = (
     f"{'peer':<17}{'batch':<7}{'frames/s':<10}{'/resident':<11}{'/one by one':<13}{'first s':<9}"
-    f"{'/T_fluid':<10}{'bound by':<11}{'moved GiB':<11}{'torch GiB':<11}{'vramx GiB':<11}"
-    f"{'host GiB':<10}{'same bits':<11}holds"
+    f"{'/T_fluid':<10}{'bound by':<11}{'card':<7}{'moved GiB':<11}{'torch GiB':<11}"
+    f"{'vramx GiB':<11}{'host GiB':<10}{'same bits':<11}holds"
 )
 
 #: Starts one way to run the chain; returns its figures or its error.
@@ -70,7 +74,9 @@ def rows_of(
         if stock["link"] is not None:
             limit = limits(stock["weights"], budget, stock["link"], resident["batch_s"])
             fluid = limit.fluid
-            bound_by = "computing" if fluid <= resident["batch_s"] else "the link"
+            host_bound = resident["card_share"] < COMPUTES
+            slowest = "the host" if host_bound else "computing"
+            bound_by = slowest if fluid <= resident["batch_s"] else "the link"
         row = {
             "peer": peer,
             "budget": budget,
@@ -79,6 +85,7 @@ def rows_of(
             "over_one_at_a_time": alone and own["frames_per_second"] / alone["frames_per_second"],
             "over_fluid": fluid and own["batch_s"] / fluid,
             "bound_by": bound_by,
+            "resident_card_share": resident.get("card_share"),
             "same_bits": set(own["digests"]) == {resident["digests"][-1]},
             **{name: figures[name] for name in ("setup_s", "torch_peak", "peak_resident")},
             **{name: figures[name] for name in ("rss", "peak_rss")},
@@ -154,6 +161,7 @@ def line(row: dict[str, Any]) -> str:
         f"{row['peer']:<17}{row['batch']:<7}{row['frames_per_second']:<10.2f}"
         f"{_ratio(row['over_resident']):<11}{_ratio(row['over_one_at_a_time']):<13}"
         f"{row['first_s']:<9.3f}{_ratio(row['over_fluid']):<10}{row['bound_by'] or '-':<11}"
+        f"{_ratio(row['resident_card_share']):<7}"
         f"{_gib(row.get('moved_in')):<11}{_gib(row['torch_peak']):<11}"
         f"{_gib(row['peak_resident']):<11}{_gib(row['rss']):<10}"
         f"{'yes' if row['same_bits'] else 'NO':<11}{holds}"

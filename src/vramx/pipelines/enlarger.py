@@ -19,7 +19,7 @@ from vramx.pipelines.files import check_paths
 from vramx.pipelines.footprint import OUT_OF_MEMORY, Shape, find_shape, measure
 from vramx.pipelines.images import Planes, is_picture, to_planes
 from vramx.pipelines.networks import device_of, digest, dtype_of, evaluating
-from vramx.pipelines.sizing import Sizes, room_for_activations
+from vramx.pipelines.sizing import Sizes, bytes_beside_tiles, room_for_activations
 from vramx.pipelines.stage import Stage
 from vramx.pipelines.tiles import Canvas, Grid
 from vramx.pipelines.upscalers import as_network
@@ -73,6 +73,7 @@ class SuperResolution:
         self._dtype = torch.float32
         self._shape: Shape | None = None
         self._sizes: Sizes | None = None
+        self._whole_on_card = 0
 
     @property
     def session(self) -> Session:
@@ -131,13 +132,18 @@ class SuperResolution:
     def _place(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(self._device, self._dtype)
 
+    def _home(self, pixels: int) -> torch.device:
+        """Tell where a picture of so many pixels is put together: on the card unless too large."""
+        return self._device if pixels <= self._whole_on_card else torch.device("cpu")
+
     def _choose_sizes(self, shape: Shape) -> Sizes:
         overlap, pixels = self._overlap, 0
+        budget = self._chain.session.stats().budget or _WITHOUT_BUDGET
+        room = room_for_activations(budget, _weight_bytes(self._model))
+        self._whole_on_card = room // (2 * bytes_beside_tiles(shape.scale))
         if overlap is None or self._tile is None or self._batch is None:
             footprint = measure(self._chain, self._place, shape)
             overlap = footprint.reach if overlap is None else overlap
-            budget = self._chain.session.stats().budget or _WITHOUT_BUDGET
-            room = room_for_activations(budget, _weight_bytes(self._model))
             pixels = int(room / max(footprint.bytes_per_pixel, 1))
         assert isinstance(overlap, int)
         tile = _WHOLE * shape.multiple if self._whole else self._tile
@@ -170,7 +176,7 @@ class SuperResolution:
         return next(self._stream([x]))
 
     def _stream(self, pictures: Iterable[Any]) -> Iterator[Any]:
-        for group in self._groups(to_planes(each) for each in pictures):
+        for group in self._groups(to_planes(each, self._home) for each in pictures):
             colours = self._enlarge(torch.cat([each.colour for each in group])).clamp_(0, 1)
             while group:
                 planes = group.pop(0)
@@ -235,7 +241,7 @@ class SuperResolution:
         # A network of one channel sees colours as pictures; one of three sees grey as colours.
         planes = pictures.flatten(0, 1)[:, None] if shape.channels == 1 else pictures
         planes = planes.expand(-1, shape.channels, -1, -1)
-        canvas = Canvas(grid, shape.channels, shape.scale, len(planes))
+        canvas = Canvas(grid, shape.channels, shape.scale, len(planes), pictures.device)
         tiles = (
             (number, place, tile)
             for number, picture in enumerate(planes)
@@ -245,7 +251,7 @@ class SuperResolution:
         self._count_tiles(0, total)
         while group := [*itertools.islice(tiles, batch)]:
             made = self._chain(self._place(torch.stack([tile for _, _, tile in group])))
-            for (number, place, _), tile in zip(group, made.to("cpu", torch.float32)):
+            for (number, place, _), tile in zip(group, made):
                 canvas.add(place, tile, number)
             self._count_tiles(len(group), total)
         result = canvas.pictures()
@@ -270,7 +276,7 @@ class SuperResolution:
             about 1e-6, from rounding, where the overlap covers what the network looks at.
         """
         _, sizes = self._ready
-        colour = to_planes(picture).colour
+        colour = to_planes(picture, self._home).colour
         once = self._enlarge(colour)
         grid, batch = sizes.plan(*colour.shape[-2:], shifted=True)
         if grid.count == 1:

@@ -19,10 +19,17 @@ _COLOURS = {1: (1, False), 2: (1, True), 3: (3, False), 4: (3, True)}
 _PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 _KEPT = ("icc_profile", "exif")
 
+#: Tells where pictures of so many pixels are worked on.
+Home = Callable[[int], torch.device]
+
+
+def _on_cpu(pixels: int) -> torch.device:  # noqa: ARG001
+    return torch.device("cpu")
+
 
 @dataclass
 class Planes:
-    """One or more pictures of one size, as float32 on the CPU.
+    """One or more pictures of one size, as float32.
 
     Attributes
     ----------
@@ -31,7 +38,7 @@ class Planes:
     alpha : torch.Tensor or None
         Of shape ``(n, 1, height, width)``.
     restore : callable
-        Makes what was given from ``(n, channels, height, width)``, alpha last.
+        Makes what was given from ``(n, channels, height, width)`` on any device, alpha last.
     """
 
     colour: torch.Tensor
@@ -49,13 +56,15 @@ def _is_pil(x: Any) -> bool:
     return pil is not None and isinstance(x, pil.Image)
 
 
-def to_planes(x: Any) -> Planes:
+def to_planes(x: Any, home: Home = _on_cpu) -> Planes:
     """Take a picture apart.
 
     Parameters
     ----------
     x : PIL.Image.Image, numpy.ndarray or torch.Tensor
         As `vramx.super_resolution` documents.
+    home : callable
+        Where the planes are put.
 
     Returns
     -------
@@ -68,11 +77,11 @@ def to_planes(x: Any) -> Planes:
         If it is of a type, mode, shape or range that is not supported; it is named.
     """
     if _is_pil(x):
-        return _from_pil(x)
+        return _from_pil(x, home)
     if isinstance(x, torch.Tensor):
-        return _from_torch(x)
+        return _from_torch(x, home)
     if isinstance(x, np.ndarray):
-        return _from_numpy(x)
+        return _from_numpy(x, home)
     raise ConfigError(
         f"{type(x).__name__} is not a picture: give a PIL image, a numpy array, a torch tensor or "
         "an iterable of them"
@@ -112,11 +121,14 @@ def _divide(
 
 
 def _steps(values: torch.Tensor, white: float) -> torch.Tensor:
-    """Return values from 0 to 1 in the steps that a type has."""
-    return values if white == 1 else (values * white).round_()
+    """Return values from 0 to 1 in the steps that a type has; bytes where they are bytes."""
+    if white == 1:
+        return values
+    steps = (values * white).round_()
+    return steps.to(torch.uint8) if white == 255 else steps
 
 
-def _from_numpy(x: npt.NDArray[Any]) -> Planes:
+def _from_numpy(x: npt.NDArray[Any], home: Home) -> Planes:
     given = f"an array of shape {x.shape} and dtype {x.dtype}"
     white = _largest(x.dtype)
     if white is None:
@@ -126,19 +138,19 @@ def _from_numpy(x: npt.NDArray[Any]) -> Planes:
             f"{given} is no picture: give (height, width) or (height, width, channels)"
         )
     flat = x.ndim == 2
-    planes = torch.from_numpy((x[:, :, None] if flat else x).astype(np.float32))
+    pixels = np.array(
+        x[:, :, None] if flat else x, dtype=np.uint8 if white == 255 else np.float32, order="C"
+    )
 
     def restore(result: torch.Tensor) -> npt.NDArray[Any]:
-        pixels = _steps(result[0], white)
-        if x.dtype == np.uint8:  # before it is turned round: a quarter of the bytes
-            pixels = pixels.to(torch.uint8)
-        turned = pixels.permute(1, 2, 0).contiguous().numpy()
+        turned = _steps(result[0], white).permute(1, 2, 0).contiguous().cpu().numpy()
         return (turned[:, :, 0] if flat else turned).astype(x.dtype, copy=False)
 
-    return _divide(planes.permute(2, 0, 1)[None], white, restore, given)
+    placed = torch.from_numpy(pixels).to(home(x.shape[0] * x.shape[1]))
+    return _divide(placed.permute(2, 0, 1)[None], white, restore, given)
 
 
-def _from_torch(x: torch.Tensor) -> Planes:
+def _from_torch(x: torch.Tensor, home: Home) -> Planes:
     given = f"a tensor of shape {tuple(x.shape)} and dtype {x.dtype}"
     white = _largest(x.dtype)
     if white is None:
@@ -151,14 +163,14 @@ def _from_torch(x: torch.Tensor) -> Planes:
     single = x.ndim == 3
 
     def restore(result: torch.Tensor) -> torch.Tensor:
-        pixels = _steps(result, white).to(x.dtype).to(x.device)
+        pixels = _steps(result, white).to(x.device).to(x.dtype)
         return pixels[0] if single else pixels
 
-    pixels = x.detach().to("cpu", torch.float32)
+    pixels = x.detach().to(home(x.shape[-2:].numel()))
     return _divide(pixels[None] if single else pixels, white, restore, given)
 
 
-def _from_pil(image: Any) -> Planes:
+def _from_pil(image: Any, home: Home) -> Planes:
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
@@ -174,7 +186,7 @@ def _from_pil(image: Any) -> Planes:
             f"a PIL image of mode {image.mode} cannot be taken: convert it to one of "
             f"{', '.join(_PIL_MODES)}"
         )
-    planes = _from_numpy(np.asarray(image))
+    planes = _from_numpy(np.asarray(image), home)
     kept = {key: image.info[key] for key in _KEPT if key in image.info}
 
     def restore(result: torch.Tensor) -> Any:

@@ -36,6 +36,23 @@ def room_for_activations(budget: int, weights: int) -> int:
     return int(_PLANNED * (budget - min(weights, budget // 2)))
 
 
+def bytes_beside_tiles(scale: int) -> int:
+    """Tell what a picture takes where its tiles are put together.
+
+    Parameters
+    ----------
+    scale : int
+        How much larger it becomes.
+
+    Returns
+    -------
+    int
+        Bytes for each pixel of the input: its four channels as float32; and of the result three as
+        float32, which are blended, cut out and rounded one after another, and as bytes twice.
+    """
+    return 4 * 4 + (3 * 3 * 4 + 2 * 3) * scale**2
+
+
 @dataclass
 class Sizes:
     """Sizes of tiles and batches, in pixels of the input.

@@ -239,15 +239,28 @@ class Canvas:
         The enlarged tiles' channels, and how much larger they are.
     count : int
         How many pictures.
+    device : torch.device or str
+        Where they are put together.
     """
 
-    def __init__(self, grid: Grid, channels: int, scale: int, count: int = 1) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        channels: int,
+        scale: int,
+        count: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self._grid = grid
         self._scale = scale
-        self._rows, self._columns = grid.rows.weights(scale), grid.columns.weights(scale)
+        self._rows, self._columns = (
+            [counts.to(device) for counts in side.weights(scale)]
+            for side in (grid.rows, grid.columns)
+        )
         self._pixels = torch.zeros(
             (count, channels, grid.rows.padded * scale, grid.columns.padded * scale),
             dtype=torch.float32,
+            device=device,
         )
 
     def add(self, place: int, tile: torch.Tensor, picture: int = 0) -> None:
@@ -258,7 +271,7 @@ class Canvas:
         place : int
             Its number in the order of `Grid.tiles`.
         tile : torch.Tensor
-            Float32, of shape ``(channels, rows.size * scale, columns.size * scale)``.
+            Of shape ``(channels, rows.size * scale, columns.size * scale)``, anywhere.
         picture : int
             The number of the picture that it is of.
         """
@@ -267,7 +280,7 @@ class Canvas:
         top, left = (self._scale * start for start in self._grid.corners[place])
         height, width = tile.shape[-2:]
         area = self._pixels[picture, :, top : top + height, left : left + width]
-        area.addcmul_(tile, counts)
+        area.addcmul_(tile.to(counts), counts)
 
     def pictures(self) -> torch.Tensor:
         """Return the pictures without what was reflected, ``(count, channels, height, width)``."""
