@@ -24,7 +24,7 @@ from frames import Frame, make_frames, time_frames, wait_for_card, watch_memory
 from processes import NotInstalledError, answer
 from vramx.bench.layers import bytes_of
 from vramx.bench.measuring import host_bytes
-from vramx.pipelines.images import to_planes
+from vramx.pipelines.images import Home, to_planes
 from vramx.pipelines.tiles import Canvas, Grid, cut
 from vramx_ways import card_for, ways_of
 
@@ -171,7 +171,7 @@ class Tiled(Whole):
         """Enlarge frames."""
         done = []
         for frame in frames:
-            planes = to_planes(frame, lambda _: torch.device(self.device))
+            planes = to_planes(frame, Home(torch.device(self.device), frame.size))
             done.append(planes.restore(self.values(planes.colour[0])[None]))
         return done
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 import vramx
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
+
+from vramx.pipelines.images import Home, to_planes  # noqa: E402
 
 MIB = 2**20
 
@@ -37,6 +42,29 @@ def test_stages_give_the_same_bits_in_less_than_their_weights(backend: str) -> N
     assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
     assert stats.peak_resident <= 24 * MIB
     assert stats.moved_in > 72 * MIB
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32", "float64", "tensor", "PIL"])
+def test_pictures_survive_the_way_to_the_card_and_back(kind: str) -> None:
+    random = np.random.default_rng(0)
+    whole = random.integers(0, 65536 if kind == "uint16" else 256, (40, 50, 4))
+    picture: Any = whole / 255
+    if kind in ("uint8", "uint16", "tensor", "PIL"):
+        picture = whole.astype("uint16" if kind == "uint16" else "uint8")
+    elif kind == "float32":
+        picture = picture.astype("float32")
+    if kind == "tensor":
+        picture = torch.from_numpy(picture).permute(2, 0, 1)
+    if kind == "PIL":
+        picture = pytest.importorskip("PIL.Image").fromarray(picture)
+    planes = to_planes(picture, Home(torch.device("cuda"), 40 * 50))
+    assert planes.colour.is_cuda
+    assert planes.alpha is not None
+    back = planes.restore(torch.cat([planes.colour, planes.alpha], 1))
+    assert type(back) is type(picture)
+    exact = kind != "float64"  # which passes as float32
+    assert np.allclose(np.asarray(back), np.asarray(picture), rtol=0, atol=0 if exact else 1e-7)
+    assert not to_planes(picture, Home(torch.device("cuda"), 40 * 50 - 1)).colour.is_cuda
 
 
 @pytest.mark.parametrize("backend", ["managed", "mapped"])

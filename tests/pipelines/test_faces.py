@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import vramx
 
 pytest.importorskip("skimage")
-from vramx.pipelines.faces import align, feathered, template
+torch = pytest.importorskip("torch")
+from vramx.pipelines.faces import align, feathered, template  # noqa: E402
 
 SIZES = (112, 128, 512)
 #: The astronaut's eyes, nose and corners of the mouth.
@@ -137,6 +138,28 @@ def test_a_photographs_face_survives_the_way_out_and_back() -> None:
     nose = marked[128, 226]
     assert (nose == 255).all()
     assert np.array_equal(marked[400:], picture[400:])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("size", SIZES)
+def test_tensors_and_arrays_are_cut_and_pasted_to_the_same_bits(dtype: type, size: int) -> None:
+    def turned(pixels: np.ndarray[Any, Any]) -> Any:
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+    picture = astronaut().astype(dtype)
+    face = align(np.add(LANDMARKS, [200, -60]), size)  # a part of it lies beyond the picture
+    crop = face.crop(picture)
+    assert torch.equal(face.crop(turned(picture)), turned(crop))
+    mask = np.random.default_rng(0).random((size, size))
+    changed = crop[::-1]
+    pasted = face.paste(picture, changed, mask=mask)
+    assert not np.array_equal(pasted, picture)
+    planes = turned(picture)
+    made = face.paste(planes, turned(changed), mask=torch.from_numpy(mask))
+    assert torch.equal(made, turned(pasted))
+    assert torch.equal(planes, turned(picture))
+    with pytest.raises(vramx.ConfigError, match="this picture takes"):
+        face.paste(planes, turned(changed[1:]))
 
 
 @settings(deadline=None)

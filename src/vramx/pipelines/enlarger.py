@@ -17,7 +17,7 @@ from vramx.errors import SessionClosedError
 from vramx.pipelines.chain import Pipeline, as_count
 from vramx.pipelines.files import check_paths
 from vramx.pipelines.footprint import OUT_OF_MEMORY, Shape, find_shape, measure
-from vramx.pipelines.images import Planes, is_picture, to_planes
+from vramx.pipelines.images import ON_CPU, Home, Planes, is_picture, to_planes
 from vramx.pipelines.networks import device_of, digest, dtype_of, evaluating
 from vramx.pipelines.sizing import Sizes, bytes_beside_tiles, room_for_activations
 from vramx.pipelines.stage import Stage
@@ -73,7 +73,7 @@ class SuperResolution:
         self._dtype = torch.float32
         self._shape: Shape | None = None
         self._sizes: Sizes | None = None
-        self._whole_on_card = 0
+        self._home = ON_CPU
 
     @property
     def session(self) -> Session:
@@ -132,15 +132,11 @@ class SuperResolution:
     def _place(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(self._device, self._dtype)
 
-    def _home(self, pixels: int) -> torch.device:
-        """Tell where a picture of so many pixels is put together: on the card unless too large."""
-        return self._device if pixels <= self._whole_on_card else torch.device("cpu")
-
     def _choose_sizes(self, shape: Shape) -> Sizes:
         overlap, pixels = self._overlap, 0
         budget = self._chain.session.stats().budget or _WITHOUT_BUDGET
         room = room_for_activations(budget, _weight_bytes(self._model))
-        self._whole_on_card = room // (2 * bytes_beside_tiles(shape.scale))
+        self._home = Home(self._device, room // (2 * bytes_beside_tiles(shape.scale)))
         if overlap is None or self._tile is None or self._batch is None:
             footprint = measure(self._chain, self._place, shape)
             overlap = footprint.reach if overlap is None else overlap
@@ -400,6 +396,7 @@ class SuperResolution:
             "scale": str(shape.scale),
             "tile": f"{_size(grid)}, overlap {sizes.overlap}",
             "batch": str(batch),
+            "put together on": self._home.of(video.height * video.width).type,
         }
         return transform_video(
             source,

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from skimage import transform
+from torch.nn.functional import grid_sample
 
 from vramx.errors import ConfigError
 
-# Without types of their own.
-_estimate: Any = transform.estimate_transform
-_interpolate: Any = transform.warp
+_estimate: Any = transform.estimate_transform  # without types of its own
 
 Floats = npt.NDArray[np.float64]
-Pixels = npt.NDArray[Any]
+#: An array of shape ``(height, width[, channels])``, or a tensor of ``(channels, height, width)``.
+Picture = TypeVar("Picture", npt.NDArray[Any], torch.Tensor)
+Window = tuple[slice, slice]
 
 #: Where eyes, nose and corners of the mouth lie, as (x, y), in the crops that networks were trained
 #: with: left eye, right eye, nose, left and right corner, as seen in the picture. That of 112
@@ -89,48 +91,51 @@ class Alignment:
     def _to_picture(self) -> Floats:
         return np.linalg.inv(self.matrix).astype(np.float64)
 
-    def crop(self, picture: Pixels) -> Pixels:
+    def crop(self, picture: Picture) -> Picture:
         """Cut the face out.
 
         Parameters
         ----------
-        picture : numpy.ndarray
-            Of shape ``(height, width[, channels])``, uint8 or floating point.
+        picture : numpy.ndarray or torch.Tensor
+            Of shape ``(height, width[, channels])``, or ``(channels, height, width)`` on any
+            device; uint8 or floating point.
 
         Returns
         -------
-        numpy.ndarray
-            Of shape ``(size, size[, channels])`` and the picture's dtype, by bilinear
-            interpolation; beyond the picture its edge goes on.
+        numpy.ndarray or torch.Tensor
+            Of as many channels and the picture's type and dtype, `size` pixels high and wide, by
+            bilinear interpolation; beyond the picture its edge goes on.
         """
-        window = self._window(*picture.shape[:2])
-        return _warp(picture[window], _moved(window) @ self._to_picture, (self.size, self.size))
+        window = self._window(*_sides(picture))
+        planes = _planes(picture, window)
+        places = _places(_moved(window) @ self._to_picture, (self.size, self.size), planes)
+        return _like(picture, _sample(planes, places))
 
     def paste(
         self,
-        picture: Pixels,
-        face: Pixels,
+        picture: Picture,
+        face: Picture,
         *,
         feather: float = 0.1,
-        mask: Pixels | None = None,
-    ) -> Pixels:
+        mask: Picture | None = None,
+    ) -> Picture:
         """Put a crop back into a picture.
 
         Parameters
         ----------
-        picture : numpy.ndarray
+        picture : numpy.ndarray or torch.Tensor
             What the crop was cut from; it is not changed.
-        face : numpy.ndarray
-            Of the shape and dtype of `crop`'s result.
+        face : numpy.ndarray or torch.Tensor
+            Of the type, shape and dtype of `crop`'s result.
         feather : float
             The part of the crop's side over which it fades out at its edges, from 0 to 0.5.
-        mask : numpy.ndarray, optional
+        mask : numpy.ndarray or torch.Tensor, optional
             Of shape ``(size, size)``, from 0 to 1: how much of each pixel of the crop is taken.
 
         Returns
         -------
-        numpy.ndarray
-            A picture of the shape and dtype given, the same to the bit outside the crop.
+        numpy.ndarray or torch.Tensor
+            A picture of the type, shape and dtype given, the same to the bit outside the crop.
 
         Raises
         ------
@@ -138,30 +143,34 @@ class Alignment:
             If the crop is not of the shape and dtype that belong to the picture, or the mask not of
             the crop's size.
         """
-        wanted = (self.size, self.size, *picture.shape[2:])
-        if face.shape != wanted or face.dtype != picture.dtype:
+        sides: tuple[int, ...] = (self.size, self.size)
+        if isinstance(picture, torch.Tensor):
+            wanted = (*picture.shape[:-2], *sides)
+        else:
+            wanted = (*sides, *picture.shape[2:])
+        if tuple(face.shape) != wanted or face.dtype != picture.dtype:
             raise ConfigError(
-                f"the face is {face.dtype} of shape {face.shape}, but this picture takes "
+                f"the face is {face.dtype} of shape {tuple(face.shape)}, but this picture takes "
                 f"{picture.dtype} of shape {wanted}"
             )
-        share = feathered(self.size, feather)
+        if mask is not None and tuple(mask.shape) != sides:
+            raise ConfigError(
+                f"the mask is of shape {tuple(mask.shape)}, but this crop is of {sides}"
+            )
+        window = self._window(*_sides(picture))
+        before = _planes(picture, window)
+        share = torch.from_numpy(feathered(self.size, feather)).to(before)
         if mask is not None:
-            if mask.shape != share.shape:
-                raise ConfigError(
-                    f"the mask is of shape {mask.shape}, but this crop is of {share.shape}"
-                )
-            share = share * mask
-        window = self._window(*picture.shape[:2])
-        before = picture[window]
+            share = share * torch.as_tensor(mask).to(before)
         to_crop = self.matrix @ np.linalg.inv(_moved(window))
-        share = _warp(share, to_crop, before.shape[:2]) * self._covers(to_crop, before.shape[:2])
-        share = share.reshape(share.shape + (1,) * (picture.ndim - 2))
-        back = _warp(face.astype(np.float64), to_crop, before.shape[:2])
-        result: Pixels = picture.copy()
-        result[window] = _as(before + share * (back - before), picture.dtype)
-        return result
+        places = _places(to_crop, before.shape[-2:], before)
+        back = _sample(torch.cat([_planes(face).to(before), share[None]]), places)
+        last = self.size - 1
+        covered = ((places >= 0) & (places <= last)).all(-1)
+        result = before + back[-1] * covered * (back[:-1] - before)
+        return _replaced(picture, window, result)
 
-    def _window(self, height: int, width: int) -> tuple[slice, slice]:
+    def _window(self, height: int, width: int) -> Window:
         """Tell which part of a picture a crop comes from: its rows and columns, never none."""
         last = self.size - 1
         corners = np.array([[0, 0, 1], [last, 0, 1], [0, last, 1], [last, last, 1]]).T
@@ -175,39 +184,80 @@ class Alignment:
         )
         return rows, columns
 
-    def _covers(self, to_crop: Floats, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        """Tell which pixels lie between the middles of the crop's outermost ones."""
-        rows, columns = np.mgrid[: shape[0], : shape[1]]
-        places = np.stack([columns, rows, np.ones_like(rows)])
-        x, y = np.tensordot(to_crop[:2], places, axes=1)
-        last = self.size - 1
-        return np.asarray((x >= 0) & (x <= last) & (y >= 0) & (y <= last))
 
-
-def _moved(window: tuple[slice, slice]) -> Floats:
+def _moved(window: Window) -> Floats:
     """Return what maps a picture's places to a window's."""
     rows, columns = window
     return np.array([[1, 0, -columns.start], [0, 1, -rows.start], [0, 0, 1]], dtype=np.float64)
 
 
-def _warp(pixels: Pixels, inverse: Floats, shape: tuple[int, ...]) -> Pixels:
-    """Take pixels from where a matrix says, by bilinear interpolation."""
-    warped = _interpolate(
-        pixels.astype(np.float64),
-        inverse,
-        output_shape=shape,
-        order=1,
-        mode="edge",
-        preserve_range=True,
+def _sides(picture: npt.NDArray[Any] | torch.Tensor) -> tuple[int, int]:
+    shape = picture.shape[-2:] if isinstance(picture, torch.Tensor) else picture.shape[:2]
+    height, width = shape
+    return height, width
+
+
+def _planes(picture: npt.NDArray[Any] | torch.Tensor, window: Window | None = None) -> torch.Tensor:
+    """Return a part of a picture as ``(channels, height, width)``, in float64 where it is."""
+    rows, columns = window or (slice(None), slice(None))
+    if isinstance(picture, torch.Tensor):
+        part = picture[:, rows, columns]
+        return part if part.dtype == torch.float64 else part.float()
+    floating = np.float64 if picture.dtype == np.float64 else np.float32
+    pixels = torch.from_numpy(picture[rows, columns].astype(floating, order="C"))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def _like(picture: Picture, planes: torch.Tensor) -> Picture:
+    """Give planes the type and dtype that a picture has."""
+    if isinstance(picture, torch.Tensor):
+        whole = not picture.dtype.is_floating_point
+        limits: Any = torch.iinfo(picture.dtype) if whole else None
+    else:
+        whole = bool(np.issubdtype(picture.dtype, np.integer))
+        limits = np.iinfo(picture.dtype) if whole else None
+    if whole:
+        planes = planes.round().clamp(limits.min, limits.max)
+    if isinstance(picture, torch.Tensor):
+        return planes.to(picture.dtype)
+    turned = planes[0] if picture.ndim == 2 else planes.permute(1, 2, 0)
+    pixels: npt.NDArray[Any] = turned.contiguous().numpy().astype(picture.dtype, copy=False)
+    return pixels
+
+
+def _replaced(picture: Picture, window: Window, planes: torch.Tensor) -> Picture:
+    """Return a copy of a picture with a part replaced."""
+    part = _like(picture, planes)
+    if isinstance(picture, torch.Tensor):
+        result = picture.clone()
+        result[:, window[0], window[1]] = part
+        return result
+    copied: npt.NDArray[Any] = picture.copy()
+    copied[window] = part
+    return copied
+
+
+def _places(inverse: Floats, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """Return where each pixel of a shape comes from: ``(height, width, 2)``, x and y."""
+    rows, columns = (torch.arange(side, dtype=torch.float64, device=like.device) for side in shape)
+    (xx, xy, x), (yx, yy, y) = inverse[:2].tolist()
+    return torch.stack(
+        [
+            xx * columns[None, :] + xy * rows[:, None] + x,
+            yx * columns[None, :] + yy * rows[:, None] + y,
+        ],
+        dim=-1,
     )
-    return _as(warped, pixels.dtype)
 
 
-def _as(pixels: Floats, dtype: Any) -> Pixels:
-    if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        pixels = pixels.round().clip(limits.min, limits.max)
-    return pixels.astype(dtype)
+def _sample(planes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Take pixels from places, by bilinear interpolation."""
+    sides = places.new_tensor([planes.shape[-1], planes.shape[-2]])
+    # From -1 to 1 between the outer edges of the outermost pixels.
+    grid = ((2 * places + 1) / sides - 1).to(planes.dtype)
+    return grid_sample(
+        planes[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
+    )[0]
 
 
 def align(landmarks: npt.ArrayLike, size: int, kind: int | None = None) -> Alignment:

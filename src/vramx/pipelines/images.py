@@ -19,12 +19,28 @@ _COLOURS = {1: (1, False), 2: (1, True), 3: (3, False), 4: (3, True)}
 _PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 _KEPT = ("icc_profile", "exif")
 
-#: Tells where pictures of so many pixels are worked on.
-Home = Callable[[int], torch.device]
+
+@dataclass(frozen=True)
+class Home:
+    """Where pictures are worked on: on the CPU those that are too large for another device.
+
+    Attributes
+    ----------
+    device : torch.device
+        The device.
+    most : int
+        The most pixels that a picture may have there.
+    """
+
+    device: torch.device
+    most: int
+
+    def of(self, pixels: int) -> torch.device:
+        """Tell where a picture of so many pixels is worked on."""
+        return self.device if pixels <= self.most else torch.device("cpu")
 
 
-def _on_cpu(pixels: int) -> torch.device:  # noqa: ARG001
-    return torch.device("cpu")
+ON_CPU = Home(torch.device("cpu"), 0)
 
 
 @dataclass
@@ -56,14 +72,14 @@ def _is_pil(x: Any) -> bool:
     return pil is not None and isinstance(x, pil.Image)
 
 
-def to_planes(x: Any, home: Home = _on_cpu) -> Planes:
+def to_planes(x: Any, home: Home = ON_CPU) -> Planes:
     """Take a picture apart.
 
     Parameters
     ----------
     x : PIL.Image.Image, numpy.ndarray or torch.Tensor
         As `vramx.super_resolution` documents.
-    home : callable
+    home : Home
         Where the planes are put.
 
     Returns
@@ -146,8 +162,9 @@ def _from_numpy(x: npt.NDArray[Any], home: Home) -> Planes:
         turned = _steps(result[0], white).permute(1, 2, 0).contiguous().cpu().numpy()
         return (turned[:, :, 0] if flat else turned).astype(x.dtype, copy=False)
 
-    placed = torch.from_numpy(pixels).to(home(x.shape[0] * x.shape[1]))
-    return _divide(placed.permute(2, 0, 1)[None], white, restore, given)
+    placed = torch.from_numpy(pixels).to(home.of(x.shape[0] * x.shape[1]))
+    planes = placed.permute(2, 0, 1).contiguous()  # while it is bytes: a quarter of the work
+    return _divide(planes[None], white, restore, given)
 
 
 def _from_torch(x: torch.Tensor, home: Home) -> Planes:
@@ -166,7 +183,7 @@ def _from_torch(x: torch.Tensor, home: Home) -> Planes:
         pixels = _steps(result, white).to(x.device).to(x.dtype)
         return pixels[0] if single else pixels
 
-    pixels = x.detach().to(home(x.shape[-2:].numel()))
+    pixels = x.detach().to(home.of(x.shape[-2:].numel()))
     return _divide(pixels[None] if single else pixels, white, restore, given)
 
 

@@ -46,8 +46,8 @@ class Frame:
     ----------
     name : str
         How errors call it.
-    pixels : numpy.ndarray
-        Of shape ``(height, width, 3)``, float32 from 0 to 1; another array once it has changed.
+    pixels : torch.Tensor
+        Of shape ``(3, height, width)``, float32 from 0 to 1; another tensor once it has changed.
     source : numpy.ndarray or None
         The embedding of the face to put in; None only finds faces.
     faces, chosen : list of Face
@@ -80,15 +80,9 @@ def total(frames: list[Frame]) -> SwapResult:
     return SwapResult(**counts)
 
 
-def to_pixels(colour: torch.Tensor) -> Pixels:
-    """Turn ``(1 or 3, height, width)`` into pixels."""
-    pixels: Pixels = colour.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
-    return pixels
-
-
 def from_pixels(frames: list[Frame], planes: Planes) -> object:
     """Turn frames into the picture, or batch of pictures, that they were made of."""
-    colour = torch.stack([torch.from_numpy(each.pixels) for each in frames]).permute(0, 3, 1, 2)
+    colour = torch.stack([each.pixels for each in frames])
     if planes.colour.shape[1] == 1:
         colour = colour.double().mean(1, keepdim=True).float()  # of three equal floats, the same
     if planes.alpha is not None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -20,8 +19,8 @@ from vramx.pipelines.swapping.face_model import FaceModel
 from vramx.pipelines.swapping.found import Embedding, Face, normalised
 from vramx.session import Session
 
-Pixels = npt.NDArray[np.float32]  # (height, width, 3), RGB, from 0 to 1
-Masked = tuple[Pixels, Pixels | None]  # a crop, and how much of each of its pixels is taken
+Pixels = torch.Tensor  # (3, height, width), RGB, float32 from 0 to 1
+Masked = tuple[Pixels, torch.Tensor | None]  # a crop, and how much of each of its pixels is taken
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -149,17 +148,22 @@ class FaceNetwork:
         rest = [each.to(self._device, self._dtype) for each in more]
         return self._model.model(pictures.to(self._dtype).contiguous(), *rest)
 
-    def _pictures(self, made: Any, count: int, what: str = "pictures") -> list[Pixels]:
-        """Check pictures that the model made, and return them from 0 to 1."""
-        wanted = (count, 3, self.size, self.size)
-        x = self._checked(made, what, wanted)
+    def _pictures(self, made: Any, crops: Sequence[Pixels]) -> list[Pixels]:
+        """Check what the model made of crops, and return it from 0 to 1, where they are."""
+        wanted = (len(crops), 3, self.size, self.size)
+        x = self._checked(made, "pictures", wanted, crops[0].device)
         low, high = self._model.value_range
         x = ((x - low) / (high - low)).clamp(0, 1)
-        x = x.flip(1) if self._model.order == "BGR" else x
-        return [*x.permute(0, 2, 3, 1).contiguous().numpy()]
+        return [*(x.flip(1) if self._model.order == "BGR" else x)]
 
-    def _checked(self, made: Any, what: str, wanted: tuple[int | None, ...]) -> torch.Tensor:
-        """Check a tensor's shape and values; None is any length but none."""
+    def _checked(
+        self,
+        made: Any,
+        what: str,
+        wanted: tuple[int | None, ...],
+        device: torch.device | str = "cpu",
+    ) -> torch.Tensor:
+        """Check a tensor's shape and values, and move it; None is any length but none."""
         shape = tuple(made.shape) if isinstance(made, torch.Tensor) else ()
         fits = len(shape) == len(wanted) and all(
             have == want or (want is None and have > 0) for have, want in zip(shape, wanted)
@@ -167,7 +171,7 @@ class FaceNetwork:
         if not fits:
             sides = ", ".join("any" if side is None else str(side) for side in wanted)
             raise ConfigError(f"the {self.role} gave {_describe(made)}, not {what} of ({sides})")
-        x: torch.Tensor = made.detach().to("cpu", torch.float32)
+        x: torch.Tensor = made.detach().to(device, torch.float32)
         if not x.isfinite().all():
             raise ConfigError(
                 f"the {self.role} gave {what} with values that are not finite; weights of half "
@@ -184,13 +188,9 @@ def _describe(x: Any) -> str:
     return f"a {type(x).__name__}"
 
 
-def _stacked(pictures: Sequence[Pixels]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-
-
 def _fitting(picture: Pixels, size: int) -> list[int]:
     """Tell the height and width with which a picture just fits a square."""
-    sides = picture.shape[:2]
+    sides = picture.shape[-2:]
     return [max(1, round(side * size / max(sides))) for side in sides]
 
 
@@ -209,7 +209,7 @@ class Detector(FaceNetwork):
         return [self._faces(*each) for each in zip(rows, pictures)]
 
     def _fitted(self, picture: Pixels) -> torch.Tensor:
-        x = torch.from_numpy(picture).permute(2, 0, 1)[None]
+        x = picture[None]
         if self.size is None:
             return x
         shape = _fitting(picture, self.size)
@@ -239,7 +239,7 @@ class Detector(FaceNetwork):
         values = rows.double().numpy()
         points = values[:, [0, 1, 2, 3, *range(5, _ROW)]].reshape(-1, 7, 2)
         if self.size is not None:
-            grown = np.divide(picture.shape[:2], _fitting(picture, self.size))
+            grown = np.divide(picture.shape[-2:], _fitting(picture, self.size))
             points = (points + 0.5) * grown[::-1] - 0.5
         return [
             Face(each[:2].reshape(4), float(score), each[2:])
@@ -255,7 +255,7 @@ class Recognizer(FaceNetwork):
 
     def __call__(self, crops: Sequence[Pixels]) -> list[Embedding]:
         """Make the embeddings of some crops."""
-        made = self._checked(self._call(_stacked(crops)), "embeddings", (len(crops), None))
+        made = self._checked(self._call(torch.stack([*crops])), "embeddings", (len(crops), None))
         return [normalised(each, "what the recognizer gave") for each in made.numpy()]
 
 
@@ -267,15 +267,16 @@ class Swapper(FaceNetwork):
 
     def __call__(self, crops: Sequence[Pixels], embeddings: Sequence[Embedding]) -> list[Masked]:
         """Give some crops the faces of embeddings; with masks where the model makes them."""
-        made = self._call(_stacked(crops), torch.from_numpy(np.stack(embeddings)))
+        made = self._call(torch.stack([*crops]), torch.from_numpy(np.stack(embeddings)))
         if not isinstance(made, (list, tuple)):
-            return [(each, None) for each in self._pictures(made, len(crops))]
+            return [(each, None) for each in self._pictures(made, crops)]
         if len(made) != 2:
             raise ConfigError(
                 f"the {self.role} gave {_describe(made)}, not pictures, or pictures and masks"
             )
-        masks = self._checked(made[1], "masks", (len(crops), 1, self.size, self.size))
-        return [*zip(self._pictures(made[0], len(crops)), masks.clamp(0, 1)[:, 0].numpy())]
+        wanted = (len(crops), 1, self.size, self.size)
+        masks = self._checked(made[1], "masks", wanted, crops[0].device)
+        return [*zip(self._pictures(made[0], crops), masks.clamp(0, 1)[:, 0])]
 
 
 class Enhancer(FaceNetwork):
@@ -286,4 +287,4 @@ class Enhancer(FaceNetwork):
 
     def __call__(self, crops: Sequence[Pixels]) -> list[Pixels]:
         """Make some crops look better."""
-        return self._pictures(self._call(_stacked(crops)), len(crops))
+        return self._pictures(self._call(torch.stack([*crops])), crops)

@@ -17,15 +17,20 @@ import torch
 from vramx.errors import ConfigError, MediaError, NoFaceError
 from vramx.pipelines.chain import Pipeline, as_count
 from vramx.pipelines.files import check_paths
-from vramx.pipelines.images import Planes, is_picture, to_planes
-from vramx.pipelines.networks import evaluating
+from vramx.pipelines.images import ON_CPU, Home, Planes, is_picture, to_planes
+from vramx.pipelines.networks import device_of, evaluating
 from vramx.pipelines.swapping.found import Choice, Embedding, Face, normalised
-from vramx.pipelines.swapping.frame import Frame, SwapResult, from_pixels, to_pixels, total
+from vramx.pipelines.swapping.frame import Frame, SwapResult, from_pixels, total
 from vramx.pipelines.swapping.stages import FaceStages
 from vramx.session import Session
 
 if TYPE_CHECKING:
     from vramx.pipelines.video import Counted, SegmentFrames
+
+
+#: What a picture takes where faces are put into it, for each pixel: three colours as float32, those
+#: before the change, a piece on its way and the bytes that it was and becomes.
+_BYTES_A_PIXEL = 64
 
 
 class _Someone(NamedTuple):
@@ -74,6 +79,7 @@ class FaceSwap:
         stages = self._stages.stages()
         self._chain = Pipeline(stages, session=session, batch=batch, options=options)
         self._scope = contextlib.ExitStack()
+        self._home = ON_CPU
 
     @property
     def session(self) -> Session:
@@ -83,6 +89,8 @@ class FaceSwap:
     def __enter__(self) -> FaceSwap:
         self._chain.__enter__()
         try:
+            budget = self.session.stats().budget or 0
+            self._home = Home(device_of(self.session), budget // _BYTES_A_PIXEL)
             for network in self._stages.networks:
                 self._scope.enter_context(evaluating(*network.modules))
                 network.enter(self._chain.session)
@@ -128,10 +136,10 @@ class FaceSwap:
         ConfigError
             If it is not one picture.
         """
-        return self._find(_one_picture(picture), "the picture")
+        return self._find(_one_picture(picture, self._home), "the picture")
 
     def _find(self, planes: Planes, name: str) -> list[Face]:
-        frame: Frame = self._chain(Frame(name, to_pixels(planes.colour[0]), None))
+        frame: Frame = self._chain(Frame(name, planes.colour[0].expand(3, -1, -1), None))
         return frame.faces
 
     def _someone(self, given: Any, what: str) -> _Someone:
@@ -139,7 +147,7 @@ class FaceSwap:
             values = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else given
             embedding = normalised(values, what)
             return _Someone(embedding, hashlib.sha256(embedding.tobytes()).hexdigest())
-        planes = _one_picture(given)
+        planes = _one_picture(given, self._home)
         name = f"{what} {given}" if isinstance(given, (str, Path)) else what
         faces = self._find(planes, name)
         if not faces or faces[0].embedding is None:
@@ -147,7 +155,7 @@ class FaceSwap:
                 f"{name} shows no face with a score of {self._score:g} or more: give a picture "
                 "that does, an embedding, or a lower score"
             )
-        digest = hashlib.sha256(planes.colour.contiguous().numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256(planes.colour.contiguous().cpu().numpy().tobytes()).hexdigest()
         return _Someone(faces[0].embedding, digest)
 
     def __call__(self, source: Any, target: Any) -> Any:
@@ -197,10 +205,10 @@ class FaceSwap:
         def frames() -> Iterator[Frame]:
             number = 0
             for picture in pictures:
-                planes = to_planes(picture)
+                planes = to_planes(picture, self._home)
                 waiting.append(planes)
                 for colour in planes.colour:
-                    yield Frame(name(number), to_pixels(colour), face.embedding)
+                    yield Frame(name(number), colour.expand(3, -1, -1), face.embedding)
                     number += 1
 
         done: list[Frame] = []
@@ -303,11 +311,13 @@ class FaceSwap:
         NoFaceError, OutOfMemoryError
             As when calling. Finished segments stay.
         """
-        from vramx.pipelines.video import Counted, transform_video
+        from vramx.pipelines.video import Counted, VideoSource, transform_video
 
         target, out = Path(target), Path(out)
         _check_out(source, target, out, overwrite=overwrite)
         face = self._someone(source, "the source")
+        video = VideoSource(target)
+        home = self._home.of(video.height * video.width)
 
         def swap(frames: SegmentFrames) -> Iterator[Counted]:
             def name(number: int) -> str:
@@ -320,7 +330,7 @@ class FaceSwap:
             target,
             out,
             swap,
-            identity=self._identity(face),
+            identity={**self._identity(face), "cut out on": home.type},
             codec=codec,
             options=options,
             segment=segment,
@@ -353,7 +363,7 @@ class FaceSwap:
         return self._chain.report()
 
 
-def _one_picture(given: Any) -> Planes:
+def _one_picture(given: Any, home: Home) -> Planes:
     """Take the one picture that was given or is in a file."""
     if isinstance(given, (str, Path)):
         from vramx.pipelines.pictures import load_picture
@@ -361,7 +371,7 @@ def _one_picture(given: Any) -> Planes:
         if not Path(given).is_file():
             raise MediaError(f"{given} is not a file")
         given = load_picture(Path(given))
-    planes = to_planes(given)
+    planes = to_planes(given, home)
     if len(planes.colour) != 1:
         raise ConfigError(f"one picture shows a face, but {len(planes.colour)} were given")
     return planes
