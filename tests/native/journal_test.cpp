@@ -121,7 +121,7 @@ HOLDS("a journal stays true where moves fail") {
       World world(rig, {.budget = budget, .blocks = blocks, .adaptive = true});
       const auto groups = groups_of(world);
       Player player{world, groups, 0, std::mt19937(7)};
-      for (int round = 0; round < 40; ++round) {
+      for (int round = 0; round < 12; ++round) {
         for (const GroupId group : {groups[0], groups[4], groups[8]}) {
           player.use(group);  // leaves moves ahead under way
         }

@@ -137,8 +137,8 @@ def route(core: _core.Core, ordinal: int) -> Iterator[None]:
         this.end()
         core.leave()
         stack.pop()
-        if stack:
-            stack[-1].begin()
         _idle_pools.append(this.pool)
         del this
-        _drop_unused_pools()
+        _drop_unused_pools()  # now, for while the outer route lasts none can be let go
+        if stack:
+            stack[-1].begin()
