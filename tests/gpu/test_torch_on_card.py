@@ -258,6 +258,20 @@ def test_scopes_nest(session: OpenSession) -> None:
     assert bool((a == b).all())
 
 
+def test_a_scope_inside_another_gives_its_memory_back_as_it_ends(session: OpenSession) -> None:
+    with session(256 * MIB) as outer:
+        kept = torch.full((4 * MIB,), 7, dtype=torch.uint8, device="cuda")
+        before = torch.cuda.memory_reserved()
+        for _ in range(3):
+            with outer.route():
+                inside = torch.ones(100 * MIB, dtype=torch.uint8, device="cuda")
+                assert torch.cuda.memory_reserved() >= before + 100 * MIB
+                assert int(inside[-1]) == 1
+                del inside
+            assert torch.cuda.memory_reserved() < before + 100 * MIB
+            assert int(kept[-1]) == 7
+
+
 def test_an_exception_in_forward_leaves_the_session_usable(session: OpenSession) -> None:
     class Failing(nn.Linear):
         fail = True
