@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,6 +100,27 @@ def test_the_demo_hands_its_arguments_on_and_its_exit_code_back(
     assert run("demo", "--simulated", "--crop", "24x24").exit_code == 7
     assert started[0][2:] == ["--simulated", "--crop", "24x24"]
     assert Path(started[0][1]).name == "super_resolution.py"
+
+
+def test_the_demo_writes_the_examples_figures_for_programs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+        assert how["stdout"] is sys.stderr  # what is for people is out of the way
+        assert command[-1] == "--simulated"
+        Path(command[command.index("--json") + 1]).write_text('{"budget": 5}')
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", start)
+    done = run("demo", "--json", "--simulated")
+    assert json.loads(done.stdout) == {"budget": 5}
+    assert done.exit_code == 1
+
+
+def test_a_demo_that_fails_early_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 2))
+    done = run("demo", "--json")
+    assert (done.stdout, done.exit_code) == ("", 2)
 
 
 def test_without_its_sources_the_demo_says_where_they_are(

@@ -12,7 +12,7 @@ import vramx
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from vramx.pipelines.images import Home, to_planes  # noqa: E402
+from vramx.pipelines.images import ON_CPU, Home, to_planes  # noqa: E402
 
 MIB = 2**20
 
@@ -83,6 +83,15 @@ def test_tiles_that_the_budget_gives_equal_the_whole_picture(backend: str) -> No
         assert sr.seam_error(picture) < 2e-3
         stats = sr.session.stats()
     assert stats.peak_resident <= 256 * MIB  # torch keeps memory of each size, which may leave
+
+
+def test_pictures_put_together_on_the_card_and_on_the_host_are_the_same_bits() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype("uint8")
+    with vramx.super_resolution(enlarger(), budget="1GiB", tile=128, overlap=12) as sr:
+        on_card = sr(picture)
+        assert sr._home.of(300 * 400).type == "cuda"
+        sr._home = ON_CPU
+        assert np.array_equal(sr(picture), on_card)
 
 
 class Seen(nn.Module):

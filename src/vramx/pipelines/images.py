@@ -123,7 +123,8 @@ def _divide(
         )
     if 0 in (count, height, width):
         raise ConfigError(f"{given} has no pixels")
-    planes = pixels.float() / white
+    # By a number, cards multiply with its reciprocal: other bits than a processor's.
+    planes = pixels.float() / torch.tensor(white, dtype=torch.float32, device=pixels.device)
     if white == 1:
         low, high = planes.min().item(), planes.max().item()
         if not (low >= -_SLACK and high <= 1 + _SLACK):

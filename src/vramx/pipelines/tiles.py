@@ -280,7 +280,7 @@ class Canvas:
         top, left = (self._scale * start for start in self._grid.corners[place])
         height, width = tile.shape[-2:]
         area = self._pixels[picture, :, top : top + height, left : left + width]
-        area.addcmul_(tile.to(counts), counts)
+        area += tile.to(counts) * counts  # in one operation cards round otherwise than processors
 
     def pictures(self) -> torch.Tensor:
         """Return the pictures without what was reflected, ``(count, channels, height, width)``."""
