@@ -77,7 +77,9 @@ fi
 if [[ $what == pipelines ]]; then
   cd benchmarks
   attempt python3 enlarge.py --json "$out/enlarge.json"
-  attempt python3 face_chain.py --json "$out/face-chain.json"
+  attempt python3 face_chain.py --seconds 3 --json "$out/face-chain.json"
+  # As large that it is computing that takes the time.
+  attempt python3 face_chain.py --weights 8GiB --batches 16 --json "$out/face-chain-8GiB.json"
 fi
 if [[ $what == forecast ]]; then
   cd benchmarks
@@ -88,7 +90,8 @@ if [[ $what == forecast ]]; then
 fi
 if [[ $what == soak ]]; then
   cd benchmarks
-  attempt python3 enlarge.py --size 480 270 --seconds 1 --frames 2000 --json "$out/soak-enlarge.json"
+  attempt python3 enlarge.py --size 480 270 --seconds 1 --frames 2000 \
+    --peers vramx-mapped vramx-managed --json "$out/soak-enlarge.json"
   attempt python3 face_chain.py --batches 16 --seconds 1 --frames 2000 \
     --peers vramx-mapped vramx-managed --json "$out/soak-face-chain.json"
 fi

@@ -139,6 +139,8 @@ def route(core: _core.Core, ordinal: int) -> Iterator[None]:
         stack.pop()
         _idle_pools.append(this.pool)
         del this
-        _drop_unused_pools()  # now, for while the outer route lasts none can be let go
-        if stack:
-            stack[-1].begin()
+        try:
+            _drop_unused_pools()  # now, for while the outer route lasts none can be let go
+        finally:
+            if stack:
+                stack[-1].begin()
