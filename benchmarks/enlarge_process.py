@@ -124,7 +124,8 @@ class OneAtATime(Whole):
 
     def run(self, frames: Sequence[Frame]) -> list[Frame]:
         """Enlarge frames."""
-        return [self._on_card(super().run, [frame])[0] for frame in frames]
+        enlarge = super().run
+        return [self._on_card(enlarge, [frame])[0] for frame in frames]
 
     def _on_card(self, work: Callable[[Any], Any], given: Any) -> Any:
         self.model.to(self.device)
