@@ -18,8 +18,8 @@ from torch import nn
 import vramx
 from chain_models import Step, build_models, build_steps
 from frames import Frame, make_frames, time_frames, wait_for_card, watch_memory
-from peer_kinds import refuse_more_than_is_free
-from processes import NotInstalledError, answer
+from peer_kinds import offload, refuse_more_than_is_free
+from processes import answer
 from vramx.bench.layers import bytes_of
 from vramx.bench.measuring import host_bytes
 from vramx_ways import card_for, ways_of
@@ -85,12 +85,8 @@ class Accelerate(Chain):
 
     def prepare(self) -> None:
         """Hook the models."""
-        try:
-            from accelerate import cpu_offload
-        except ImportError as error:
-            raise NotInstalledError(f"accelerate ({error})") from error
         for model in self.models.values():
-            cpu_offload(model, execution_device=torch.device(self.device))
+            offload(model, self.device)
 
 
 class Vramx(Chain):

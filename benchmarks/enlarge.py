@@ -28,7 +28,7 @@ import torch
 from enlarge_process import WAYS
 from frames import memory_line
 from processes import run_script
-from reporting import Report
+from reporting import Report, gib
 from vramx.units import format_size, parse_size
 
 #: The least of all-resident's frames a second.
@@ -143,10 +143,6 @@ def compare(peers: Sequence[str], budget: int, start: Start, report: Report, fol
     return well
 
 
-def _gib(size: float | None) -> str:
-    return "-" if size is None else f"{size / 2**30:.2f}"
-
-
 def line(row: dict[str, Any]) -> str:
     """Write a row for people."""
     if "error" in row:
@@ -162,8 +158,8 @@ def line(row: dict[str, Any]) -> str:
     holds = ", ".join(row["missed"]) or "yes" if "missed" in row else "-"
     text = (
         f"{row['peer']:<17}{row['frames_per_second']:<10.2f}{row['over_whole']:<8.3f}{over:<8}"
-        f"{row['first_s']:<9.3f}{cut:<36}{computed:<10}{_gib(row['moved_in']):<11}"
-        f"{_gib(row['torch_peak']):<11}{_gib(row['peak_resident']):<11}{_gib(row['rss']):<10}"
+        f"{row['first_s']:<9.3f}{cut:<36}{computed:<10}{gib(row['moved_in']):<11}"
+        f"{gib(row['torch_peak']):<11}{gib(row['peak_resident']):<11}{gib(row['rss']):<10}"
         f"{row['off_whole']:<11.2g}{'-' if bits is None else 'NO' if bits else 'yes':<10}{holds}"
     )
     if row["note"] is not None:

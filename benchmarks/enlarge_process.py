@@ -21,6 +21,7 @@ from torch.nn import functional
 
 import vramx
 from frames import Frame, make_frames, time_frames, wait_for_card, watch_memory
+from peer_kinds import offload
 from processes import NotInstalledError, answer
 from vramx.bench.layers import bytes_of
 from vramx.bench.measuring import host_bytes
@@ -140,11 +141,7 @@ class Accelerate(Whole):
 
     def prepare(self) -> None:
         """Hook it."""
-        try:
-            from accelerate import cpu_offload
-        except ImportError as error:
-            raise NotInstalledError(f"accelerate ({error})") from error
-        cpu_offload(self.model, execution_device=torch.device(self.device))
+        offload(self.model, self.device)
 
 
 class Tiled(Whole):

@@ -25,7 +25,7 @@ import torch
 from chain_process import WAYS
 from frames import memory_line
 from processes import run_script
-from reporting import Report
+from reporting import Report, gib
 from vramx.bench.limits import budget_of, limits
 from vramx.units import format_size, parse_size
 
@@ -144,10 +144,6 @@ def compare(
     return well
 
 
-def _gib(size: float | None) -> str:
-    return "-" if size is None else f"{size / 2**30:.2f}"
-
-
 def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
@@ -162,8 +158,8 @@ def line(row: dict[str, Any]) -> str:
         f"{_ratio(row['over_resident']):<11}{_ratio(row['over_one_at_a_time']):<13}"
         f"{row['first_s']:<9.3f}{_ratio(row['over_fluid']):<10}{row['bound_by'] or '-':<11}"
         f"{_ratio(row['resident_card_share']):<7}"
-        f"{_gib(row.get('moved_in')):<11}{_gib(row['torch_peak']):<11}"
-        f"{_gib(row['peak_resident']):<11}{_gib(row['rss']):<10}"
+        f"{gib(row.get('moved_in')):<11}{gib(row['torch_peak']):<11}"
+        f"{gib(row['peak_resident']):<11}{gib(row['rss']):<10}"
         f"{'yes' if row['same_bits'] else 'NO':<11}{holds}"
     )
     if row["note"] is not None:

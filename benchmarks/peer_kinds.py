@@ -111,6 +111,16 @@ class CappedStock(Peer):
         return module.to("cuda")
 
 
+def offload(module: nn.Module, device: str) -> nn.Module:
+    """Hook a module with accelerate's ``cpu_offload``, and return it."""
+    try:
+        from accelerate import cpu_offload
+    except ImportError as error:
+        raise NotInstalledError(f"accelerate ({error})") from error
+    hooked: nn.Module = cpu_offload(module, execution_device=torch.device(device))
+    return hooked
+
+
 class Accelerate(Peer):
     """accelerate's ``cpu_offload``."""
 
@@ -118,11 +128,7 @@ class Accelerate(Peer):
 
     def prepare(self, module: nn.Module, budget: Budget) -> Run:  # noqa: ARG002
         """Hook the module."""
-        try:
-            from accelerate import cpu_offload
-        except ImportError as error:
-            raise NotInstalledError(f"accelerate ({error})") from error
-        return cpu_offload(module, execution_device=torch.device("cuda"))
+        return offload(module, "cuda")
 
 
 class GroupOffload(Peer):

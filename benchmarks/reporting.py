@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 
+def gib(size: float | None) -> str:
+    """Write bytes as GiB for a table, or a dash for None."""
+    return "-" if size is None else f"{size / 2**30:.2f}"
+
+
 class Report:
     """Prints what becomes known and keeps the file complete, should the run be cut short.
 

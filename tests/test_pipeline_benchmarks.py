@@ -23,6 +23,7 @@ enlarge_process = importlib.import_module("enlarge_process")
 face_chain = importlib.import_module("face_chain")
 forecast = importlib.import_module("forecast")
 frames = importlib.import_module("frames")
+processes = importlib.import_module("processes")
 reporting = importlib.import_module("reporting")
 
 KIB, MIB = 2**10, 2**20
@@ -98,7 +99,7 @@ def start_chain(tmp_path: Path) -> Any:
         path = tmp_path / f"{peer}.json"
         try:
             chain_process.measure({**CHAIN, "peer": peer, "budget": budget}, path)
-        except chain_process.NotInstalledError as error:
+        except processes.NotInstalledError as error:
             return {"error": f"not installed: {error}"}
         return json.loads(path.read_text())
 

@@ -83,9 +83,7 @@ def open_card(
     if config.managed_limit is not None:
         _core.set_managed_limit(config.managed_limit)
     managed = _core.ManagedDevice(driver=config.cuda_driver, ordinal=ordinal)
-    rate = pinned_rate(managed.uuid)
-    if rate is not None:
-        managed.set_link(*moving_rates("managed", rate))
+    _tell_link(managed)
     if backend != "mapped":
         return managed
     mapped = _core.MappedDevice(
@@ -95,9 +93,15 @@ def open_card(
         always_shown=config.check,
         accept_unpinned=accept_unpinned,
     )
-    if rate is not None:
-        mapped.set_link(*moving_rates("mapped", rate))
+    _tell_link(mapped)
     return _core.DividedDevice(weights=mapped, scratch=managed)
+
+
+def _tell_link(device: _core.CudaDevice) -> None:
+    """Tell a device what its moves reach over the card's link, where that is known."""
+    rate = pinned_rate(device.uuid)
+    if rate is not None:
+        device.set_link(*moving_rates(device.kind, rate))
 
 
 def unpinned(device: _core.Device) -> list[str]:
