@@ -140,6 +140,24 @@ def test_managing_tells_at_once_and_not_again(driver: Loopback) -> None:
             session.close()
 
 
+@pytest.mark.parametrize("backend", ["managed", "mapped"])
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_report_tells_where_moves_got_no_context_of_their_own(
+    driver: Loopback, backend: str, refused: bool
+) -> None:
+    if refused:
+        driver.fail("cuCtxCreate_v2", OUT_OF_MEMORY)
+    with contextlib.closing(
+        vramx.oversubscribe(2 * BLOCK, backend=backend, block=BLOCK)
+    ) as session:
+        scratch = [session._core.empty(BLOCK, 0) for _ in range(3)]  # more than fits: one leaves
+        assert driver.counts.to_host > 0
+        told = "gave no CUDA context" in session.report()
+        assert told is refused
+        assert ("CUDA_ERROR_OUT_OF_MEMORY" in session.report()) is refused
+        del scratch
+
+
 @pytest.mark.parametrize("maps_host_memory", [1, 0])
 @pytest.mark.parametrize("result", [OUT_OF_MEMORY, NOT_PERMITTED, NOT_SUPPORTED])
 def test_told_to_fail_it_fails_by_name_and_the_session_goes_on(

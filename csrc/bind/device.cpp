@@ -40,7 +40,9 @@ void device(nb::module_& module) {
            "Tells what moves reach over the link, bytes a second.");
   nb::class_<ManagedDevice, CudaDevice>(module, "ManagedDevice")
       .def(nb::init<const std::string&, int>(), "driver"_a, "ordinal"_a,
-           nb::call_guard<nb::gil_scoped_release>());
+           nb::call_guard<nb::gil_scoped_release>())
+      .def_prop_ro("lacks_context", &ManagedDevice::lacks_context,
+                   "Why the driver gave no context for moves; empty where it did.");
   module.def("set_managed_limit", &set_managed_limit, "limit"_a,
              "Caps the managed bytes of this process; returns the previous cap.");
   module.def("managed_bytes", &managed_bytes);
@@ -67,7 +69,8 @@ void device(nb::module_& module) {
   nb::class_<DividedDevice, Device>(module, "DividedDevice")
       .def(nb::init<std::shared_ptr<CudaDevice>, std::shared_ptr<CudaDevice>>(), "weights"_a,
            "scratch"_a)
-      .def_prop_ro("weights", &DividedDevice::weights);
+      .def_prop_ro("weights", &DividedDevice::weights)
+      .def_prop_ro("scratch", &DividedDevice::scratch);
   module.def("pinned_bytes", &pinned_bytes, "The host memory that mapped devices have pinned.");
 
   nb::class_<SimulatedDevice, Device>(module, "SimulatedDevice")

@@ -31,15 +31,30 @@ class CudaDevice : public Device {
   void wait(const Fence& fence) override;
 
  protected:
-  /// What outlives the device object while a fence does: the context and the spare events.
+  /// What outlives the device object while a fence does: a context and its spare events.
   struct Card {
     std::shared_ptr<const Driver> driver;
     CUdevice device = 0;
     CUcontext context = nullptr;
+    bool apart = false;  ///< made here, and not the one that the program works in
     std::mutex mutex;
     std::vector<CUevent> spare[2];  ///< without and with times
 
     ~Card();
+    /// One more context on the same card.
+    std::shared_ptr<Card> another() const;
+  };
+
+  /// Copy queues. They and the fences on them belong to one context.
+  struct Lanes {
+    Lanes(std::shared_ptr<Card> of, unsigned count);
+    ~Lanes();
+    Lanes(const Lanes&) = delete;
+    Lanes& operator=(const Lanes&) = delete;
+    CUstream at(Lane lane) const { return streams.at(lane); }
+
+    std::shared_ptr<Card> card;
+    std::vector<CUstream> streams;
   };
 
   /// A fence, which holds its card.
@@ -71,8 +86,8 @@ class CudaDevice : public Device {
   void record(const Event& event, CUstream lane) const;
 
   std::shared_ptr<Card> card_;
-  Facts facts_;  ///< kind and reads_over_link are the backend's to fill in
-  std::vector<CUstream> lanes_;
+  Facts facts_;                   ///< kind and reads_over_link are the backend's to fill in
+  std::unique_ptr<Lanes> lanes_;  ///< of the program's context
 };
 
 }  // namespace vramx

@@ -19,6 +19,7 @@ class DividedDevice final : public Device {
   DividedDevice(std::shared_ptr<CudaDevice> weights, std::shared_ptr<CudaDevice> scratch);
 
   const std::shared_ptr<CudaDevice>& weights() const { return weights_; }
+  const std::shared_ptr<CudaDevice>& scratch() const { return scratch_; }
 
   const Facts& facts() const override { return facts_; }
   Bytes free_bytes() const override { return weights_->free_bytes(); }

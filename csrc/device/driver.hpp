@@ -24,6 +24,9 @@ namespace vramx {
   X(device_memory, "cuDeviceTotalMem_v2", size_t*, CUdevice)                             \
   X(context_retain, "cuDevicePrimaryCtxRetain", CUcontext*, CUdevice)                    \
   X(context_release, "cuDevicePrimaryCtxRelease_v2", CUdevice)                           \
+  X(context_create, "cuCtxCreate_v2", CUcontext*, unsigned, CUdevice)                    \
+  X(context_destroy, "cuCtxDestroy_v2", CUcontext)                                       \
+  X(context_limit, "cuCtxSetLimit", CUlimit, size_t)                                     \
   X(context_get, "cuCtxGetCurrent", CUcontext*)                                          \
   X(context_push, "cuCtxPushCurrent_v2", CUcontext)                                      \
   X(context_pop, "cuCtxPopCurrent_v2", CUcontext*)                                       \

@@ -42,6 +42,36 @@ ManagedDevice::ManagedDevice(const std::string& driver_path, int ordinal)
   facts_.keeps_what_leaves = true;
 }
 
+const CudaDevice::Lanes& ManagedDevice::carrying_lanes() {
+  std::call_once(first_carried_, [this] {
+    try {
+      apart_ = std::make_unique<Lanes>(card_->another(), facts_.lanes);
+    } catch (const Error& error) {
+      const std::lock_guard lock(mutex_);
+      lacks_context_ = error.what();
+    }
+    carrying_ = apart_ ? apart_.get() : lanes_.get();
+  });
+  return *carrying_.load();
+}
+
+std::string ManagedDevice::lacks_context() const {
+  const std::lock_guard lock(mutex_);
+  return lacks_context_;
+}
+
+// Times of two contexts cannot be compared, so the program's waits for the lane.
+Fence ManagedDevice::lane_clock(Lane lane) {
+  const Lanes* carrying = carrying_.load();
+  if (carrying != nullptr && carrying != lanes_.get()) {
+    const auto end = std::make_shared<Event>(carrying->card);
+    record(*end, carrying->at(lane));
+    const Fence after = end;
+    order_lane(lanes_->at(lane), {&after, 1});
+  }
+  return CudaDevice::lane_clock(lane);
+}
+
 void ManagedDevice::advise(Range range, CUmem_advise advice, CUdevice where) const {
   cuda().check(cuda().advise(range.start, range.size, advice, where), "cuMemAdvise");
 }
@@ -92,9 +122,10 @@ void ManagedDevice::load(void* to, Address from, Bytes size) {
 }
 
 Fence ManagedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
-  const Current here = current();
-  CUstream stream = lanes_.at(lane);
-  auto arrival = std::make_shared<Event>(card_);
+  const Lanes& lanes = how == Arrive::empty ? *lanes_ : carrying_lanes();
+  const Current here(cuda(), lanes.card->context);
+  CUstream stream = lanes.at(lane);
+  auto arrival = std::make_shared<Event>(lanes.card);
   order_lane(stream, after);
   if (how == Arrive::duplicate) advise(range, CU_MEM_ADVISE_SET_READ_MOSTLY, card_->device);
   try {
@@ -110,12 +141,13 @@ Fence ManagedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
 }
 
 Fence ManagedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
-  const Current here = current();
+  const Lanes& lanes = how == Leave::discard ? *lanes_ : carrying_lanes();
+  const Current here(cuda(), lanes.card->context);
   // Advice has no stream: it takes hold at once, so the last use must be over.
   for (const Fence& fence : after) wait(fence);
   if (!is_clean(how)) {
-    const auto gone = std::make_shared<Event>(card_);
-    CUstream stream = lanes_.at(lane);
+    const auto gone = std::make_shared<Event>(lanes.card);
+    CUstream stream = lanes.at(lane);
     cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream),
                  "cuMemPrefetchAsync");
     try {
@@ -134,7 +166,7 @@ void ManagedDevice::expose(Range range) {
   const Current here = current();
   // Pages that nobody touched yet are populated on the host first: the card's own first touch of
   // them would fault at a twentieth of the link.
-  cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, lanes_.front()),
+  cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, lanes_->at(0)),
                "cuMemPrefetchAsync");
   advise(range, CU_MEM_ADVISE_SET_ACCESSED_BY, card_->device);
 }

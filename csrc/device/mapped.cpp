@@ -269,7 +269,7 @@ Fence MappedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   if (std::any_of(units.begin(), units.end(), on_card)) {
     throw BadConfig("bring of a range that is on the card");
   }
-  CUstream stream = lanes_.at(lane);
+  CUstream stream = lanes_->at(lane);
   auto arrival = std::make_shared<Event>(card_);
   order_lane(stream, after);
   finish_uses_over_link(units);
@@ -314,7 +314,7 @@ Fence MappedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
     throw BadConfig("leave of a range that is not on the card");
   }
   for (const Fence& fence : after) wait(fence);
-  if (how == Leave::write_back) copy_back(units, lanes_.at(lane));
+  if (how == Leave::write_back) copy_back(units, lanes_->at(lane));
   try {
     if (how == Leave::pass && facts_.shows_at_a_cost) {
       for (Unit& unit : units) cuda().check(unmap(unit), "cuMemUnmap");

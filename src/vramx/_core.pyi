@@ -54,6 +54,9 @@ class CudaDevice(Device):
 
 class ManagedDevice(CudaDevice):
     def __init__(self, driver: str, ordinal: int) -> None: ...
+    @property
+    def lacks_context(self) -> str:
+        """Why the driver gave no context for moves; empty where it did."""
 
 def set_managed_limit(limit: int) -> int:
     """Caps the managed bytes of this process; returns the previous cap."""
@@ -83,6 +86,8 @@ class DividedDevice(Device):
     def __init__(self, weights: CudaDevice, scratch: CudaDevice) -> None: ...
     @property
     def weights(self) -> CudaDevice: ...
+    @property
+    def scratch(self) -> CudaDevice: ...
 
 def pinned_bytes() -> int:
     """The host memory that mapped devices have pinned."""

@@ -137,6 +137,29 @@ def unpinned(device: _core.Device) -> list[str]:
     return told
 
 
+def slowed(device: _core.Device) -> list[str]:
+    """Tell what the driver refused since the device was opened, so that moves cost more.
+
+    Parameters
+    ----------
+    device : _core.Device
+        The device.
+
+    Returns
+    -------
+    list of str
+        A sentence for each thing refused.
+    """
+    if isinstance(device, _core.DividedDevice):
+        device = device.scratch
+    if not isinstance(device, _core.ManagedDevice) or not device.lacks_context:
+        return []
+    return [
+        "launches wait while managed memory moves, since the driver gave no CUDA context for moves "
+        f"({device.lacks_context}): free some of the card's memory and open the session again"
+    ]
+
+
 def free_bytes(device: _core.Device) -> int:
     """Tell what is free on a card.
 

@@ -16,6 +16,7 @@ from vramx.card import (
     card_ordinal,
     free_bytes,
     open_card,
+    slowed,
     unpinned,
 )
 from vramx.errors import ConfigError, Error, SessionClosedError
@@ -680,7 +681,7 @@ class Session:
                 )
         if self._torch_bridge is not None:
             lines += [f"  module {line}" for line in self._torch_bridge.describe()]
-        lines += [f"  {line}" for line in unpinned(self.device)]
+        lines += [f"  {line}" for line in unpinned(self.device) + slowed(self.device)]
         if self._watcher is not None and self._watcher.watching:
             lines.append(f"  {self._watcher.describe()}")
         stats = self.stats()

@@ -162,6 +162,38 @@ CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
   });
 }
 
+CUresult cuCtxCreate_v2(CUcontext* context, unsigned flags, CUdevice device) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    if (!is_card(s, device)) return CUDA_ERROR_INVALID_DEVICE;
+    if (flags != 0) return CUDA_ERROR_INVALID_VALUE;
+    s.created_contexts.insert(s.next_handle += 0x10);
+    ++s.counts.live_contexts;
+    *context = reinterpret_cast<CUcontext>(s.next_handle);
+    contexts.push_back(*context);
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuCtxDestroy_v2(CUcontext context) {
+  return serve_initialised(__func__, [&](State& s, Lock&) {
+    const auto is_of_it = [&](const auto& each) { return each.second.context == number(context); };
+    // The real driver takes them along; nothing here needs that, so it is refused.
+    if (std::any_of(s.streams.begin(), s.streams.end(), is_of_it) ||
+        std::any_of(s.events.begin(), s.events.end(), is_of_it)) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+    if (s.created_contexts.erase(number(context)) == 0) return CUDA_ERROR_INVALID_CONTEXT;
+    --s.counts.live_contexts;
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuCtxSetLimit(CUlimit limit, size_t /*value*/) {
+  return serve_current(__func__, [&](State&, Lock&) {
+    return limit == CU_LIMIT_STACK_SIZE ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+  });
+}
+
 CUresult cuCtxGetCurrent(CUcontext* context) {
   return serve_initialised(__func__, [&](State&, Lock&) {
     *context = contexts.empty() ? nullptr : contexts.back();
@@ -272,7 +304,7 @@ CUresult cuMemPrefetchAsync(CUdeviceptr address, size_t size, CUdevice device, C
 CUresult cuStreamCreate(CUstream* stream, unsigned /*flags*/) {
   return serve_current(__func__, [&](State& s, Lock&) {
     const std::uintptr_t handle = s.next_handle += 0x10;
-    s.streams[handle];
+    s.streams[handle].context = number(contexts.back());
     ++s.counts.live_streams;
     *stream = reinterpret_cast<CUstream>(handle);
     return CUDA_SUCCESS;
@@ -305,7 +337,9 @@ CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned flags) {
 CUresult cuEventCreate(CUevent* event, unsigned flags) {
   return serve_current(__func__, [&](State& s, Lock&) {
     const std::uintptr_t handle = s.next_handle += 0x10;
-    s.events[handle].timed = (flags & CU_EVENT_DISABLE_TIMING) == 0;
+    s.events[handle] = {.context = number(contexts.back()),
+                        .timed = (flags & CU_EVENT_DISABLE_TIMING) == 0,
+                        .point = nullptr};
     ++s.counts.live_events;
     *event = reinterpret_cast<CUevent>(handle);
     return CUDA_SUCCESS;
@@ -323,7 +357,10 @@ CUresult cuEventDestroy_v2(CUevent event) {
 CUresult cuEventRecord(CUevent event, CUstream stream) {
   const auto body = [&](State& s, Lock&) {
     const auto it = s.events.find(number(event));
-    if (find(s, stream) == nullptr || it == s.events.end()) return CUDA_ERROR_INVALID_HANDLE;
+    const Stream* known = find(s, stream);
+    if (known == nullptr || it == s.events.end()) return CUDA_ERROR_INVALID_HANDLE;
+    const std::uintptr_t of = stream == nullptr ? number(contexts.back()) : known->context;
+    if (it->second.context != of) return CUDA_ERROR_INVALID_HANDLE;
     it->second.point = s.end_of(number(stream));
     return CUDA_SUCCESS;
   };

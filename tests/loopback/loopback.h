@@ -5,8 +5,8 @@
  * 2 MiB page lies: on the host, on cards, or on several. A fresh page counts as written by the
  * host. Physical memory is a file, so what is mapped is there and what is not faults. It is
  * stricter than the real driver: it refuses ranges that are not 2 MiB-aligned, dead handles,
- * calls that want a context and find none, and freeing or unmapping memory that work in flight
- * still names. Work on a stream is carried out when it is given, unless the stream is held. An
+ * calls that want a context and find none, events on streams of another context, destroying a
+ * context that still has either, and freeing or unmapping memory that work in flight still names. Work on a stream is carried out when it is given, unless the stream is held. An
  * entry point that the real driver has and this one does not aborts with its name.
  *
  * These functions are for tests. They may be called from any thread at any time. */
@@ -35,7 +35,7 @@ typedef struct {
   uint64_t reserved;      /* bytes of reserved addresses */
   uint64_t live_events;   /* created and not destroyed */
   uint64_t live_streams;  /* created and not destroyed */
-  uint64_t live_contexts; /* retained and not released */
+  uint64_t live_contexts; /* retained or created, and not released */
 } LoopbackCounts;
 
 void loopback_counts(LoopbackCounts* counts);

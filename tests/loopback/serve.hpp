@@ -18,7 +18,7 @@ inline std::uintptr_t number(const void* handle) {
   return reinterpret_cast<std::uintptr_t>(handle);
 }
 
-// A context is its card's number plus one.
+// A card's primary context is its number plus one.
 inline CUcontext context_of(int card) {
   return reinterpret_cast<CUcontext>(static_cast<std::uintptr_t>(card) + 1);
 }
@@ -27,7 +27,8 @@ inline bool is_card(const State& s, int card) { return card >= 0 && card < s.car
 
 inline bool is_live(const State& s, CUcontext context) {
   const std::uintptr_t card = number(context) - 1;
-  return card < most_cards && s.retained[card] > 0;
+  return (card < most_cards && s.retained[card] > 0) ||
+         s.created_contexts.count(number(context)) > 0;
 }
 
 inline bool has_context(const State& s) { return !contexts.empty() && is_live(s, contexts.back()); }

@@ -57,6 +57,7 @@ struct Point {
 };
 
 struct Event {
+  std::uintptr_t context = 0;  // the one that was current when it was created
   bool timed = false;
   std::shared_ptr<Point> point;  // null: never recorded
 };
@@ -71,6 +72,7 @@ struct Work {
 };
 
 struct Stream {
+  std::uintptr_t context = 0;  // likewise; the default stream is of whichever is current
   bool held = false;
   std::deque<Work> queue;
 };
@@ -93,6 +95,7 @@ struct State {
   std::map<std::string, std::pair<std::uint64_t, int>> failing;  // calls left, result
 
   std::uint64_t retained[most_cards] = {};
+  std::set<std::uintptr_t> created_contexts;
   std::map<std::uintptr_t, Stream> streams{{0, {}}};
   std::map<std::uintptr_t, Event> events;
   std::map<std::uintptr_t, Allocation> allocations;

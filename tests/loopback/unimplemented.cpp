@@ -8,7 +8,6 @@
     std::abort();                                                                  \
   }
 
-ABORTS(cuCtxCreate_v2)
 ABORTS(cuCtxSetCurrent)
 ABORTS(cuCtxSynchronize)
 ABORTS(cuDeviceGetUuid_v2)

@@ -90,6 +90,83 @@ TEST("a fence may outlive its device") {
   REQUIRE(counts().live_events == before.live_events);
 }
 
+TEST("bytes cross the link from a context of their own, made when the first ones do") {
+  const auto rig = rig::managed();
+  Device& device = *rig->device();
+  const std::uint64_t before = counts().live_contexts;
+  const Range scratch = reserved(device, 1, Use::scratch);
+  device.wait(device.bring(scratch, Arrive::empty, 0, {}));
+  device.leave(scratch, Leave::discard, 0, {});
+  REQUIRE(counts().live_contexts == before);
+  const Range weights = reserved(device, 1);
+  device.expose(weights);
+  device.conceal(weights);
+  REQUIRE(counts().live_contexts == before);
+  for (int pass = 0; pass < 2; ++pass) {
+    const Fence arrival = device.bring(weights, Arrive::duplicate, 0, {});
+    device.wait(arrival);
+    REQUIRE(device.reached(arrival));
+    device.leave(weights, Leave::drop, 0, {});
+    REQUIRE(counts().live_contexts == before + 1);
+  }
+  device.release(scratch);
+  device.release(weights);
+}
+
+TEST("where the driver gives no context for moves they share the program's, which is told") {
+  for (const char* entry : {"cuCtxCreate_v2", "cuCtxSetLimit", "cuStreamCreate"}) {
+    const auto rig = rig::managed();
+    auto& device = static_cast<ManagedDevice&>(*rig->device());
+    const LoopbackCounts before = counts();
+    const Range range = reserved(device, 1);
+    loopback_fail(entry, 1, CUDA_ERROR_OUT_OF_MEMORY);
+    for (int pass = 0; pass < 2; ++pass) {
+      device.wait(device.bring(range, Arrive::duplicate, 0, {}));
+      device.leave(range, Leave::drop, 0, {});
+    }
+    REQUIRE(rig->moved_in() == 2 * range.size);
+    REQUIRE(says(device.lacks_context(), "CUDA_ERROR_OUT_OF_MEMORY"));
+    const LoopbackCounts after = counts();
+    REQUIRE(after.live_contexts == before.live_contexts);
+    REQUIRE(after.live_streams == before.live_streams);
+    device.release(range);
+  }
+}
+
+TEST("an arrival may outlive its device, and its context with it") {
+  const LoopbackCounts before = counts();
+  Fence arrival;
+  {
+    ManagedDevice device(LOOPBACK_PATH, 0);
+    REQUIRE(device.lacks_context().empty());
+    const Range range = reserved(device, 1);
+    arrival = device.bring(range, Arrive::duplicate, 0, {});
+    device.wait(arrival);
+    device.release(range);
+  }
+  REQUIRE(counts().live_contexts == before.live_contexts + 1);
+  arrival.reset();
+  REQUIRE(counts().live_contexts == before.live_contexts);
+  REQUIRE(counts().live_events == before.live_events);
+}
+
+TEST("a lane's clock runs with its moves, before the first one and after") {
+  const auto rig = rig::managed();
+  Device& device = *rig->device();
+  const Stream stream = rig->stream();
+  const Fence start = device.lane_clock(0);
+  const Range range = reserved(device, 1);
+  rig->occupy(stream);
+  const Fence busy[] = {device.mark(stream)};
+  device.bring(range, Arrive::duplicate, 0, busy);
+  const Fence end = device.lane_clock(0);
+  REQUIRE(device.reached(start) && !device.reached(end));
+  rig->finish(stream);
+  device.wait(end);
+  REQUIRE(device.seconds(start, end) >= 0);
+  device.release(range);
+}
+
 TEST("no call leaves a context behind on the calling thread") {
   const auto rig = rig::managed();
   Device& device = *rig->device();
