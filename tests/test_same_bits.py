@@ -556,6 +556,8 @@ def test_weights_made_in_inference_mode_compute_as_unmanaged(
             session.manage(model)
             assert all(map(torch.equal, run(model, inputs), expected))
             assert session.stats().evictions > 0
+            assert all(p.is_inference() for p in model.parameters())
+        assert all(p.is_inference() for p in model.parameters())
 
 
 def test_what_is_used_without_a_call_has_the_right_bits_and_is_counted(

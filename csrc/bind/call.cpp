@@ -76,7 +76,6 @@ struct LeasedCall {
   std::shared_ptr<Core> core;
   std::shared_ptr<Nesting> nesting;
   GroupId group = 0;
-  Ranges ranges;
   nb::object inner;
   nb::object stream;
   nb::object begin_round;
@@ -84,13 +83,17 @@ struct LeasedCall {
   std::vector<nb::object> versioned;
   bool always_written = false;
   std::int64_t versions = 0;
+  Pointers::Some pointers{};
+  Ranges others{};  ///< of the ranges, those without such
 
   void note_writes() {
     const std::int64_t now = total_version(versioned);
-    if (now == versions && !always_written) return;
+    const bool changed = now != versions;
     versions = now;
+    if (changed) Pointers::written(pointers);
+    if ((!changed && !always_written) || others.empty()) return;
     const nb::gil_scoped_release unlocked;
-    core->residency().written(blocks_of(*core, ranges));
+    core->residency().written(blocks_of(*core, others));
   }
 
   nb::object call(nb::handle self, PyObject* args, PyObject* kwargs) {
@@ -102,10 +105,15 @@ struct LeasedCall {
       touched = nb::cast<Ranges>(
           activations(nb::handle(args), kwargs != nullptr ? nb::handle(kwargs) : nb::dict()));
     }
-    acquire(*core, group, on);
+    // What was written since the last call was written to the host copies.
+    if (!pointers.empty()) note_writes();
+    const bool on_card = acquire(*core, group, on);
     nb::object result;
+    bool held = false;
     bool taken = false;
     try {
+      hold(*core, pointers, on, on_card);
+      held = true;
       if (!touched.empty()) {
         take(*core, touched, on, true);
         taken = true;
@@ -113,16 +121,16 @@ struct LeasedCall {
       result = nb::steal(PyObject_Call(inner.ptr(), args, kwargs));
       if (!result.is_valid()) throw nb::python_error();
     } catch (...) {
-      end(touched, taken, on);
+      end(touched, held, taken, on);
       throw;
     }
-    end(touched, taken, on);
+    end(touched, held, taken, on);
     return result;
   }
 
  private:
   // All of it, whatever part fails.
-  void end(const Ranges& touched, bool taken, Stream on) {
+  void end(const Ranges& touched, bool held, bool taken, Stream on) {
     std::exception_ptr failure;
     const auto attempt = [&](auto&& part) {
       try {
@@ -133,6 +141,7 @@ struct LeasedCall {
     };
     if (taken) attempt([&] { give(*core, touched, on, true); });
     attempt([&] { note_writes(); });
+    if (held) attempt([&] { core->pointers().let_go(pointers, on); });
     attempt([&] { release(*core, group, on); });
     if (failure) std::rethrow_exception(failure);
   }
@@ -181,21 +190,24 @@ void call(nb::module_& module) {
   nb::class_<LeasedCall>(module, "LeasedCall", nb::type_slots(slots),
                          "Calls `inner` under a lease of a group.")
       .def(nb::new_([](std::shared_ptr<Core> core, std::shared_ptr<Nesting> nesting, GroupId group,
-                       Ranges ranges, nb::object inner, nb::object stream, nb::object begin_round,
-                       nb::object activations, std::vector<nb::object> versioned,
-                       bool always_written) {
+                       const Ranges& ranges, nb::object inner, nb::object stream,
+                       nb::object begin_round, nb::object activations,
+                       std::vector<nb::object> versioned, bool always_written) {
              const std::int64_t versions = total_version(versioned);
+             Pointers::Some pointers = pointers_of(*core, ranges);
+             Ranges others = without_pointers(*core, ranges);
              return new LeasedCall{.core = std::move(core),
                                    .nesting = std::move(nesting),
                                    .group = group,
-                                   .ranges = std::move(ranges),
                                    .inner = std::move(inner),
                                    .stream = std::move(stream),
                                    .begin_round = std::move(begin_round),
                                    .activations = std::move(activations),
                                    .versioned = std::move(versioned),
                                    .always_written = always_written,
-                                   .versions = versions};
+                                   .versions = versions,
+                                   .pointers = std::move(pointers),
+                                   .others = std::move(others)};
            }),
            "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "stream"_a, "begin_round"_a,
            "activations"_a, "versioned"_a, "always_written"_a)

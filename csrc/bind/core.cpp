@@ -201,12 +201,18 @@ void core(nb::module_& module) {
             core.residency().advise(blocks_of(core, ranges), advice, python_signals());
           },
           "ranges"_a, "advice"_a, Unlocked())
+      .def("written", &written, "ranges"_a)
       .def(
-          "written",
-          [](Core& core, const Ranges& ranges) {
-            core.residency().written(blocks_of(core, ranges));
+          "point",
+          [](Core& core, Address storage, Address address, Bytes size) {
+            return core.pointers().add(storage, {address, size});
           },
-          "ranges"_a, Unlocked())
+          "storage"_a, "address"_a, "size"_a,
+          "Lets a storage point at the host copy but under a lease; False where that cannot be.")
+      .def(
+          "unpoint",
+          [](Core& core, Address address, Bytes size) { core.pointers().remove({address, size}); },
+          "address"_a, "size"_a, "Leaves the storages in a range pointing at the host copy.")
       .def(
           "set_budget",
           [](Core& core, Bytes budget) {
@@ -244,6 +250,8 @@ void core(nb::module_& module) {
   module.def(
       "set_process_core", [](std::shared_ptr<Core> core) { set_process_core(std::move(core)); },
       nb::arg("core").none(), "Serves threads that entered no session.");
+  module.def("card_address", &card_address, "address"_a,
+             "The session's own address of weights whose storage points at their host copy.");
   module.def(
       "last_failure", [] { return last_failure(); },
       "Why this thread's last framework allocation failed, or an empty text.");

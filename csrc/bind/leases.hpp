@@ -14,10 +14,22 @@ using Ranges = std::vector<std::pair<Address, Bytes>>;
 /// The blocks that hold any byte of the ranges, each once.
 Blocks blocks_of(Core& core, const Ranges& ranges);
 
-void acquire(Core& core, GroupId group, Stream stream);
-void release(Core& core, GroupId group, Stream stream);
+/// The storages in the ranges that point at one of two copies.
+Pointers::Some pointers_of(Core& core, const Ranges& ranges);
+/// Those of the ranges that no such storage lies in.
+Ranges without_pointers(Core& core, const Ranges& ranges);
 
+/// Returns whether all of the group is on the card.
+bool acquire(Core& core, GroupId group, Stream stream);
+void release(Core& core, GroupId group, Stream stream);
+/// Points the storages of a lease at the card, where they are there.
+void hold(Core& core, const Pointers::Some& pointers, Stream stream, bool all_on_card);
+
+/// A lease of ranges and of the storages that lie in them.
 void take(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread);
 void give(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread);
+
+/// The program wrote to the ranges.
+void written(Core& core, const Ranges& ranges);
 
 }  // namespace vramx::bind

@@ -43,6 +43,7 @@ Core::Core(std::shared_ptr<Device> device, Settings settings, const MakePolicy& 
     : device_(std::move(device)),
       residency_(std::make_shared<Residency>(device_, settings, make_policy)),
       scratch_(std::make_unique<Scratch>(device_, residency_, settings.block)),
+      pointers_(device_),
       block_(settings.block),
       generation_(process_generation()) {}
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/pointers.hpp"
 #include "device/device.hpp"
 #include "pool/arena.hpp"
 #include "pool/scratch.hpp"
@@ -62,6 +63,7 @@ class Core : public std::enable_shared_from_this<Core> {
   const std::shared_ptr<Device>& device() const { return device_; }
   Residency& residency() { return *residency_; }
   Scratch& scratch() { return *scratch_; }
+  Pointers& pointers() { return pointers_; }
 
  private:
   Blocks blocks_of(const std::vector<Copy>& copies) const;
@@ -69,6 +71,7 @@ class Core : public std::enable_shared_from_this<Core> {
   std::shared_ptr<Device> device_;
   std::shared_ptr<Residency> residency_;
   std::unique_ptr<Scratch> scratch_;
+  Pointers pointers_;
   Bytes block_;
   std::uint64_t generation_;
 };

@@ -28,8 +28,6 @@ CUevent event_of(const Fence& fence) {
   return static_cast<const Event&>(*fence).event;
 }
 
-CUstream stream_of(Stream stream) { return reinterpret_cast<CUstream>(stream); }  // NOLINT
-
 }  // namespace
 
 CudaDevice::Card::~Card() {

@@ -78,6 +78,7 @@ class CudaDevice : public Device {
   /// Throws NoDevice where the card does not exist or lacks what the backend needs.
   CudaDevice(const std::string& driver_path, int ordinal, Needs needs);
 
+  static CUstream stream_of(Stream stream) { return reinterpret_cast<CUstream>(stream); }  // NOLINT
   const Driver& cuda() const { return *card_->driver; }
   Current current() const { return Current(cuda(), card_->context); }
   /// The lane's stream waits for the fences; the host does not.

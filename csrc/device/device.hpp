@@ -101,6 +101,14 @@ class Device {
   /// A stream is about to use an exposed range. The range is brought only after that use is issued.
   virtual void use_over_link(Stream stream, Range range) = 0;
 
+  /// Where the card reads the host copy of weights at an address of their own; 0 where there is no
+  /// such address. It stays readable, on the card or not, until the range is released.
+  virtual Address host_address(Address /*address*/) const { return 0; }
+  /// In the stream's order: the host copy's bytes to the card's copy of a range with host addresses
+  /// that is on the card, or back. They need not be whole units.
+  virtual void refresh(Stream stream, Range range);
+  virtual void save(Stream stream, Range range);
+
   /// The stream waits for the fence; the host does not.
   virtual void order(Stream stream, const Fence& fence) = 0;
   /// A fence at the present end of the stream.

@@ -33,6 +33,9 @@ class DividedDevice final : public Device {
   void expose(Range range) override { of(range.start).expose(range); }
   void conceal(Range range) override { of(range.start).conceal(range); }
   void use_over_link(Stream stream, Range range) override;
+  Address host_address(Address address) const override { return of(address).host_address(address); }
+  void refresh(Stream stream, Range range) override { of(range.start).refresh(stream, range); }
+  void save(Stream stream, Range range) override { of(range.start).save(stream, range); }
   void settle(Range range) noexcept override { of(range.start).settle(range); }
   void check_budget(Bytes budget) const override { weights_->check_budget(budget); }
   Bytes card_bytes() const override { return weights_->card_bytes() + scratch_->card_bytes(); }

@@ -181,8 +181,17 @@ MappedDevice::Units MappedDevice::whole_units(Range range) {
   return Units(home.units).subspan(from / facts_.unit, (range.size - 1) / facts_.unit + 1);
 }
 
-void* MappedDevice::host_copy(Range range) {
+/// Those that hold any byte of the range.
+MappedDevice::Units MappedDevice::units_of(Range range) {
   Reserved& home = find(range);
+  const Bytes from = range.start - home.addresses.range().start;
+  const Bytes first = from / facts_.unit;
+  const Bytes last = (from + std::max<Bytes>(range.size, 1) - 1) / facts_.unit;
+  return Units(home.units).subspan(first, last - first + 1);
+}
+
+void* MappedDevice::host_copy(Range range) const {
+  const Reserved& home = find(range);
   return Range{home.host->start() + (range.start - home.addresses.range().start), 0}.data();
 }
 
@@ -352,6 +361,30 @@ void MappedDevice::use_over_link(Stream stream, Range range) {
   for (Unit& unit : whole_units(range)) {
     const bool known = std::find(unit.users.begin(), unit.users.end(), stream) != unit.users.end();
     if (!known) unit.users.push_back(stream);
+  }
+}
+
+Address MappedDevice::host_address(Address address) const {
+  const Reserved& home = find({address, 1});
+  if (home.host->pinning() == Pinning::none) return 0;
+  return home.host->start() + (address - home.addresses.range().start);
+}
+
+void MappedDevice::refresh(Stream stream, Range range) {
+  const Current here = current();
+  for (const Unit& unit : units_of(range)) {
+    const Range part = unit.range.common(range);
+    cuda().check(cuda().copy_to_card(part.start, host_copy(part), part.size, stream_of(stream)),
+                 "cuMemcpyHtoDAsync");
+  }
+}
+
+void MappedDevice::save(Stream stream, Range range) {
+  const Current here = current();
+  for (const Unit& unit : units_of(range)) {
+    const Range part = unit.range.common(range);
+    cuda().check(cuda().copy_to_host(host_copy(part), part.start, part.size, stream_of(stream)),
+                 "cuMemcpyDtoHAsync");
   }
 }
 

@@ -56,6 +56,9 @@ class MappedDevice final : public CudaDevice {
   void expose(Range range) override;
   void conceal(Range range) override;
   void use_over_link(Stream stream, Range range) override;
+  Address host_address(Address address) const override;
+  void refresh(Stream stream, Range range) override;
+  void save(Stream stream, Range range) override;
   void check_budget(Bytes budget) const override;
   Bytes card_bytes() const override { return memory_.held(); }
   /// The reserved bytes whose host copies lie in such memory.
@@ -75,7 +78,8 @@ class MappedDevice final : public CudaDevice {
   std::unique_ptr<HostCopy> host_copy_for(Bytes size) const;
   Reserved& find(Range range) const;
   Units whole_units(Range range);
-  void* host_copy(Range range);
+  Units units_of(Range range);
+  void* host_copy(Range range) const;
 
   /// Makes the addresses show this side. On a throw some do; restore and hide do what they can.
   void show(Units units, Side side) const;

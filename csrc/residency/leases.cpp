@@ -53,7 +53,7 @@ bool Residency::read_in_place(const Blocks& blocks) const {
                      [this](BlockId id) { return device_->reads_in_place(blocks_[id].range); });
 }
 
-void Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
+bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   Lock lock = locked();
   check_open();
   if (group >= groups_.size()) throw BadConfig("unknown group " + std::to_string(group));
@@ -61,8 +61,9 @@ void Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   const bool timed = recording() || journal_ || (virtual_clock_ && may_stall(blocks, stream));
   const Fence asked = timed ? time_now(stream) : nullptr;
   if (settings_.profiled) begin_profiler_range(group_records_[group].name);
+  bool on_card = false;
   try {
-    start(lock, blocks, stream, true, group, poll);
+    on_card = start(lock, blocks, stream, true, group, poll);
   } catch (...) {
     if (settings_.profiled) end_profiler_range();
     if (journal_) note_failure(std::current_exception());
@@ -70,13 +71,14 @@ void Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   }
   in_use_.push_back(group);
   ++group_records_[group].uses;
-  if (!asked) return;
+  if (!asked) return on_card;
   const Fence began = time_now(stream);
   if (virtual_clock_ && began) {
     group_records_[group].stall_seconds += device_->seconds(asked, began);
   }
   if (journal_) note_use(group, Event::Kind::stalled, stream, asked, began);
   if (recording()) record(group, asked, began);
+  return on_card;
 }
 
 // On a virtual clock a stall is known as it begins. A stream that has used a block waits for it no
@@ -96,10 +98,10 @@ void Residency::release(GroupId group, Stream stream) {
   end(groups_.at(group), stream, true);
 }
 
-void Residency::take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll) {
+bool Residency::take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll) {
   Lock lock = locked();
   check_open();
-  start(lock, blocks, stream, held_by_thread, std::nullopt, poll);
+  return start(lock, blocks, stream, held_by_thread, std::nullopt, poll);
 }
 
 void Residency::place(const Blocks& blocks, Stream stream, const Poll& poll) {
@@ -208,14 +210,15 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
   }
 }
 
-void Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
+bool Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
                       std::optional<GroupId> group, const Poll& poll) {
   wait_for_room(lock, blocks, poll, group);
   if (group) follow(*group, stream);
   for (;;) {
     lease(blocks, held_by_thread);
     try {
-      if (try_start(lock, blocks, stream, group, poll)) return;
+      const Started started = try_start(lock, blocks, stream, group, poll);
+      if (started != Started::not_yet) return started == Started::on_card;
     } catch (...) {
       unlease(blocks, held_by_thread);
       pump(lock);
@@ -228,8 +231,8 @@ void Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held
   }
 }
 
-bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
-                          std::optional<GroupId> group, const Poll& poll) {
+Residency::Started Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
+                                        std::optional<GroupId> group, const Poll& poll) {
   Blocks over_link;
   Blocks absent;
   for (const BlockId id : blocks) {
@@ -261,7 +264,7 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
   if (group) bring_ahead();
   if (last_job_ != jobs_before) pump(lock);
   settle_transitions(lock, blocks, poll, group);
-  bool complete = true;
+  Started started = Started::on_card;
   for (const BlockId id : blocks) {
     Block& block = blocks_[id];
     if (block.state == State::resident) {
@@ -271,13 +274,14 @@ bool Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
       if (device_->reached(block.arrival)) block.arrival = nullptr;
     } else if (std::find(over_link.begin(), over_link.end(), id) != over_link.end()) {
       use_over_link(block, stream);
+      if (started == Started::on_card) started = Started::over_link;
     } else if (block.error) {
       std::rethrow_exception(std::exchange(block.error, nullptr));
     } else {
-      complete = false;
+      started = Started::not_yet;
     }
   }
-  return complete;
+  return started;
 }
 
 void Residency::use_over_link(Block& block, Stream stream) {

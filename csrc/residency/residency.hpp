@@ -91,12 +91,13 @@ class Residency final : public Future {
 
   /// Leases the group's blocks for work on `stream`, brings what is absent, and what comes next.
   /// On return, work given to `stream` may use them. Blocks that cannot fit are used over the link
-  /// where the device can, else OutOfMemory. On any throw nothing is leased.
-  void acquire(GroupId group, Stream stream, const Poll& poll);
+  /// where the device can, else OutOfMemory. Returns whether all are on the card. On any throw
+  /// nothing is leased.
+  bool acquire(GroupId group, Stream stream, const Poll& poll);
   void release(GroupId group, Stream stream);
 
   /// A lease outside the learned order. Other threads may wait for one `held_by_thread` to end.
-  void take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll);
+  bool take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll);
   void give(const Blocks& blocks, Stream stream, bool held_by_thread);
   /// As take, but holds nothing: memory was handed out, and work on `stream` is about to use it.
   void place(const Blocks& blocks, Stream stream, const Poll& poll);
@@ -167,10 +168,11 @@ class Residency final : public Future {
 
   void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
                      std::optional<GroupId> group);
-  void start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
+  bool start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
              std::optional<GroupId> group, const Poll& poll);
-  bool try_start(Lock& lock, const Blocks& blocks, Stream stream, std::optional<GroupId> group,
-                 const Poll& poll);
+  enum class Started : std::uint8_t { not_yet, on_card, over_link };
+  Started try_start(Lock& lock, const Blocks& blocks, Stream stream, std::optional<GroupId> group,
+                    const Poll& poll);
   void lease(const Blocks& blocks, bool held_by_thread);
   void unlease(const Blocks& blocks, bool held_by_thread);
   void end(const Blocks& blocks, Stream stream, bool held_by_thread);

@@ -164,7 +164,7 @@ def _span(
     """Tell what an array spans from its lowest byte to its highest."""
     if 0 in shape:
         return []
-    low = high = address
+    low = high = _core.card_address(address)
     for size, stride in zip(shape, strides):
         low += min(0, (size - 1) * stride)
         high += max(0, (size - 1) * stride)

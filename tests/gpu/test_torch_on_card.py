@@ -67,11 +67,6 @@ def session(request: pytest.FixtureRequest) -> OpenSession:
     return functools.partial(vramx.oversubscribe, backend=request.param, block="2MiB")
 
 
-def in_reach(s: vramx.Session, x: object) -> contextlib.AbstractContextManager[object]:
-    """Of use outside any module's call, which mapped memory asks to be told of."""
-    return s.pin(x) if s.device.kind == "mapped" else contextlib.nullcontext()
-
-
 def test_weights_from_a_file_give_the_same_bits_and_end_on_the_cpu(
     session: OpenSession, tmp_path: Path
 ) -> None:
@@ -196,21 +191,78 @@ def test_writes_to_weights_survive(session: OpenSession) -> None:
         for parameter in plain.parameters():
             parameter.add_(0.5)
         for parameter in managed.parameters():
-            with in_reach(s, parameter):
-                parameter.add_(0.5)
+            parameter.add_(0.5)
         assert torch.equal(managed(x), plain(x))
         state = {k: v.cpu() * 2 for k, v in plain.state_dict().items()}
         managed.load_state_dict(state)
         plain.load_state_dict(state)
         assert torch.equal(managed(x), plain(x))
-        with in_reach(s, managed[0]):
-            managed[0].weight.data.mul_(0.5)
+        managed[0].weight.data.mul_(0.5)
         plain[0].weight.data.mul_(0.5)
         s.written(managed[0])
         s.evict(managed)
         assert torch.equal(managed(x), plain(x))
     for a, b in zip(plain.parameters(), managed.parameters()):
         assert torch.equal(a.cpu(), b)
+
+
+class Growing(nn.Linear):
+    """A layer that changes its weights as it is called."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.weight.mul_(1.25)
+        return super().forward(x)
+
+
+def test_writes_in_a_call_are_seen_by_all_that_reads_the_weights(session: OpenSession) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(*(Growing(1024, 1024) for _ in range(4))).requires_grad_(False)
+    managed = copy.deepcopy(plain)
+    plain.cuda()
+    x = torch.randn(8, 1024, device="cuda")
+    with torch.no_grad(), session("8MiB") as s:
+        s.manage(managed)
+        for _ in range(3):
+            assert torch.equal(managed(x), plain(x))
+            for mine, other in zip(managed, plain):
+                assert torch.equal(mine.weight, other.weight)
+                assert torch.equal(mine.weight.cpu(), other.weight.cpu())
+    for mine, other in zip(managed, plain):
+        assert torch.equal(mine.weight, other.weight.cpu())
+
+
+def test_weights_used_outside_their_calls_are_right_wherever_they_are(session: OpenSession) -> None:
+    x = torch.randn(8, 1024, device="cuda")
+    plain = stack(6).cuda()
+    with torch.no_grad(), session("12MiB") as s:
+        managed = s.manage(stack(6))
+        transposed = [layer.weight.t() for layer in managed]
+        for _ in range(3):
+            assert torch.equal(managed(x), plain(x))
+            for mine, other, view in zip(managed, plain, transposed):
+                expected = nn.functional.linear(x, other.weight, other.bias)
+                assert torch.equal(nn.functional.linear(x, mine.weight, mine.bias), expected)
+                assert torch.equal(torch.addmm(mine.bias, x, view), expected)
+            for name, tensor in managed.state_dict().items():
+                assert torch.equal(tensor.cpu(), plain.state_dict()[name].cpu())
+                assert torch.equal(tensor.clone(), plain.state_dict()[name])
+        s.evict(managed)
+        s.prefetch(managed)
+        assert float(sum(p.sum() for p in managed.parameters())) == float(
+            sum(p.sum() for p in plain.parameters())
+        )
+        copied = copy.deepcopy(managed)
+        assert torch.equal(copied(x), plain(x))
+
+
+def test_weights_made_in_inference_mode_keep_their_bits(session: OpenSession) -> None:
+    x = torch.randn(8, 1024, device="cuda")
+    with torch.inference_mode(), session("12MiB") as s:
+        plain, managed = stack(6).cuda(), s.manage(stack(6))
+        for _ in range(3):
+            assert torch.equal(managed(x), plain(x))
+            for layer in (*managed, *plain):
+                layer.weight.mul_(0.5)
 
 
 def test_tensors_outlive_their_scope(session: OpenSession) -> None:
@@ -290,8 +342,7 @@ def test_an_exception_in_forward_leaves_the_session_usable(session: OpenSession)
         assert s.stats().leased == 0
         model.fail = False
         out = model(x)
-        with in_reach(s, model):
-            assert torch.equal(out, nn.functional.linear(x, model.weight, model.bias))
+        assert torch.equal(out, nn.functional.linear(x, model.weight, model.bias))
 
 
 def test_reaching_the_managed_limit_is_torch_s_out_of_memory_with_vramx_s_figures(

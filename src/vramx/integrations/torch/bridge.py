@@ -59,6 +59,8 @@ class TorchBridge:
         self.simulated = device.kind == "simulated"
         self.ordinal = device.ordinal
         self.device = torch.device("cpu") if self.simulated else torch.device("cuda", self.ordinal)
+        #: Whether weights on the card have a host copy that the program may read and write too.
+        self.two_copies = device.kind == "mapped"
         # The simulated card compares the copies of what it drops; elsewhere digests are kept.
         self.keep_digests = check and not self.simulated
         #: Returns the handle of the calling thread's current stream. Called around every module.
@@ -211,6 +213,11 @@ class TorchBridge:
         for managed in found:
             managed.put_back()
             self._modules.remove(managed)
+
+    def finish(self) -> None:
+        """Wait until the card has done what it was given."""
+        if not self.simulated:
+            torch.cuda.synchronize(self.device)
 
     def note_writes(self) -> None:
         """Report what was changed in place since the last look, before anything evicts it."""

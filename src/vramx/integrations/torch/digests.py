@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from vramx.errors import UnreportedWriteError
 from vramx.integrations.torch.memory import storage_range
-from vramx.integrations.torch.units import has_version
+from vramx.integrations.torch.storages import has_version
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.bridge import TorchBridge
@@ -36,13 +37,15 @@ class Digests:
         self._parameters = {name: p for name, p in parameters.items() if has_version(p)}
         self._known = {name: self._look(p) for name, p in self._parameters.items()}
 
-    def _look(self, parameter: torch.nn.Parameter) -> tuple[int, tuple[int, int]]:
-        """Take a parameter's version and digest, under a lease: it may be on its way."""
+    def _look(self, parameter: torch.nn.Parameter) -> tuple[int, tuple[int, ...]]:
+        """Take a parameter's version and digests, where it rests and under a lease."""
+        with _disable_current_modes():  # which would take it for a use, and lease it
+            at_rest = _digest(parameter) if self._bridge.two_copies else ()
         core, stream, found = self._bridge.core, self._bridge.stream(), storage_range(parameter)
         ranges = [] if found is None else [found]
         core.take(ranges, stream, True)
         try:
-            return parameter._version, _digest(parameter)
+            return parameter._version, (*at_rest, *_digest(parameter))
         finally:
             core.give(ranges, stream, True)
 

@@ -224,8 +224,10 @@ class ManagedModule:
 
     def _move_in(self, placement: Placement, incoming: Incoming | None) -> None:
         storages = self._storages(incoming)
-        weights = [each for each in storages if each.is_weight]
-        others = [each for each in storages if not each.is_weight]
+        # Of weights with two copies it must be known which one was written last.
+        may_differ = self._bridge.two_copies
+        weights = [s for s in storages if s.is_weight and (s.counts_writes or not may_differ)]
+        others = [each for each in storages if each not in weights]
         del storages
         self._move_in_batches(placement, weights, _core.Use.WEIGHTS)
         self._move_in_batches(placement, others, _core.Use.SCRATCH)
@@ -274,6 +276,7 @@ class ManagedModule:
             self._homes[memory.address] = storage.home
             if storage.is_weight:
                 self.weights.add(memory.address)
+                self._core.point(raw.untyped_storage()._cdata, memory.address, memory.nbytes)
             for tensor in storage.tensors:
                 placement.put(tensor, storage.view(tensor, raw))
 
@@ -306,6 +309,14 @@ class ManagedModule:
         # Past __setattr__: a compiled module hands attributes on to the module it wraps.
         self._compiled.append((module, module.__dict__.get("_compiled_call_impl")))
         module.__dict__["_compiled_call_impl"] = call
+
+    def _restore_calls(self) -> None:
+        while self._compiled:
+            module, call = self._compiled.pop()
+            if call is None:
+                module.__dict__.pop("_compiled_call_impl", None)
+            else:
+                module.__dict__["_compiled_call_impl"] = call
 
     def note_writes(self) -> None:
         """Report parameters that were changed in place since the last look."""
@@ -345,6 +356,7 @@ class ManagedModule:
                 if not any(tensor is each for each in tensors):
                     tensors.append(tensor)
         self._core.evict(list(sizes.items()))
+        self._bridge.finish()  # what the program wrote to host copies
         with torch.inference_mode(False), torch.no_grad():
             for address, tensors in by_address.items():
                 raw = torch.empty(sizes[address], dtype=torch.uint8, device="cpu")
@@ -352,12 +364,9 @@ class ManagedModule:
                 raw = raw.to(self._homes[address])
                 for tensor in tensors:
                     set_data(tensor, view_like(tensor, raw))
-        while self._compiled:
-            module, call = self._compiled.pop()
-            if call is None:
-                module.__dict__.pop("_compiled_call_impl", None)
-            else:
-                module.__dict__["_compiled_call_impl"] = call
+        for address in self._homes:
+            self._core.unpoint(address, 1)
+        self._restore_calls()
         if self._hook is not None:
             self._hook.remove()
         if managing_session_of(self.module) is self._bridge:

@@ -37,14 +37,15 @@ def storage_range(tensor: torch.Tensor) -> tuple[int, int] | None:
     Returns
     -------
     (int, int) or None
-        Address and bytes; None for no bytes.
+        Address and bytes; None for no bytes. The address is the session's own where the storage
+        points at a host copy, see ``csrc/core/pointers.hpp``.
     """
     try:
         storage = tensor.untyped_storage()
         address, nbytes = storage.data_ptr(), storage.nbytes()
     except (NotImplementedError, RuntimeError, ValueError):  # sparse, meta and lazy ones have none
         return None
-    return (address, nbytes) if address and nbytes else None
+    return (_core.card_address(address), nbytes) if address and nbytes else None
 
 
 def view_like(tensor: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
@@ -62,8 +63,10 @@ def view_like(tensor: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         A tensor on the bytes.
     """
-    made: Any = torch.empty(0, dtype=tensor.dtype, device=raw.device)
-    made.set_(raw.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+    # An inference tensor with the data of another kind is neither: its views fail on a card.
+    with torch.inference_mode(tensor.is_inference()):
+        made: Any = torch.empty(0, dtype=tensor.dtype, device=raw.device)
+        made.set_(raw.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
     return cast("torch.Tensor", made)
 
 

@@ -38,6 +38,14 @@ def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+def has_version(tensor: torch.Tensor) -> bool:
+    """Tell whether torch counts a tensor's in-place changes: not so those of inference mode."""
+    try:
+        return tensor._version >= 0
+    except RuntimeError:
+        return False
+
+
 def empty_twin(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Make an uninitialised tensor of the same shape, strides and type elsewhere."""
     return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=device)
@@ -84,6 +92,11 @@ class Storage:
         if not any(tensor is each for each in self.tensors):
             self.tensors.append(tensor)
         self.is_weight |= is_weight
+
+    @property
+    def counts_writes(self) -> bool:
+        """Whether torch counts the in-place changes of all of its tensors."""
+        return all(has_version(tensor) for tensor in self.tensors)
 
     def content(self) -> torch.Tensor:
         """Return its bytes on the CPU."""

@@ -3,7 +3,7 @@
 On a real card the hardware resolves such a touch. On the simulated one an operation whose tensors
 lie in the session's memory, and that no lease covers, leases them for its own duration; it is
 counted. What an operation writes is known from its schema, so no write is missed. In checking mode
-the same is done with weights on real cards, to find the uses that mapped memory fails at.
+the same is done with weights on real cards, to find the uses that mapped memory is slow at.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class Touches(TorchDispatchMode):
             self.count += 1
             if self._warn:
                 warnings.warn(
-                    f"{func} used managed weights outside their modules' calls; mapped memory "
-                    "fails at that while they are away: use them inside `with session.pin(x)`, or "
-                    'choose backend="managed"',
+                    f"{func} used managed weights outside their modules' calls, which reads them "
+                    "from host memory over the link each time: use them inside "
+                    "`with session.pin(x)`",
                     RuntimeWarning,
                     stacklevel=2,
                 )

@@ -13,6 +13,7 @@ from torch.utils import _pytree
 
 from vramx import _core
 from vramx.integrations.torch.memory import storage_range
+from vramx.integrations.torch.storages import has_version
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.bridge import TorchBridge
@@ -71,14 +72,6 @@ def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tens
             yield from visit(child)
 
     yield from visit(root)
-
-
-def has_version(tensor: torch.Tensor) -> bool:
-    """Tell whether torch counts a tensor's in-place changes: not so those of inference mode."""
-    try:
-        return tensor._version >= 0
-    except RuntimeError:
-        return False
 
 
 def _owned_tensors(core: _core.Core, args: Any, kwargs: Any) -> list[tuple[int, int]]:

@@ -1,0 +1,116 @@
+#include "core/pointers.hpp"
+
+#include <exception>
+#include <mutex>
+#include <shared_mutex>
+
+#include "base/error.hpp"
+
+namespace vramx {
+
+namespace {
+
+// Host addresses to the card's, of all sessions: a tensor does not say which one it is of.
+std::shared_mutex mutex;
+std::map<Address, Range> card_ranges;
+
+// The words of a storage's object that may hold its address. What follows is of other kinds.
+constexpr std::size_t words_looked_at = 6;
+
+Address* word_that_holds(Address object, Address address) {
+  auto* words = reinterpret_cast<Address*>(object);  // NOLINT
+  Address* found = nullptr;
+  for (std::size_t i = 0; i < words_looked_at; ++i) {
+    if (words[i] != address) continue;
+    if (found != nullptr) return nullptr;
+    found = words + i;
+  }
+  return found;
+}
+
+}  // namespace
+
+Address card_address(Address address) {
+  const std::shared_lock lock(mutex);
+  auto it = card_ranges.upper_bound(address);
+  if (it == card_ranges.begin()) return address;
+  --it;
+  const Bytes offset = address - it->first;
+  return offset < it->second.size ? it->second.start + offset : address;
+}
+
+// The storages may be gone by now.
+Pointers::~Pointers() {
+  const std::unique_lock lock(mutex);
+  for (const auto& [start, pointer] : pointers_) card_ranges.erase(pointer->host);
+}
+
+bool Pointers::add(Address object, Range card) {
+  const Address host = device_->host_address(card.start);
+  if (host == 0) return false;
+  Address* const word = word_that_holds(object, card.start);
+  if (word == nullptr) {
+    throw BadConfig(
+        "this release of the framework does not keep a storage's address where vramx looks for "
+        "it, so its weights cannot lie in mapped memory; use backend=\"managed\"");
+  }
+  auto made = std::make_shared<Pointer>(Pointer{.word = word, .card = card, .host = host});
+  {
+    const std::unique_lock lock(mutex);
+    card_ranges[host] = card;
+  }
+  pointers_[card.start] = std::move(made);
+  *word = host;
+  return true;
+}
+
+void Pointers::remove(Range card) {
+  for (const auto& pointer : of(card)) {
+    *pointer->word = pointer->host;
+    {
+      const std::unique_lock lock(mutex);
+      card_ranges.erase(pointer->host);
+    }
+    pointers_.erase(pointer->card.start);
+  }
+}
+
+Pointers::Some Pointers::of(Range card) const {
+  Some found;
+  auto it = pointers_.upper_bound(card.start);
+  if (it != pointers_.begin()) --it;
+  for (; it != pointers_.end() && it->first < card.end(); ++it) {
+    if (it->second->card.overlaps(card)) found.push_back(it->second);
+  }
+  return found;
+}
+
+void Pointers::let_go(const Some& pointers, Stream stream) {
+  std::exception_ptr failure;
+  for (const auto& pointer : pointers) {
+    const bool last = --pointer->holders == 0;
+    if (!last || *pointer->word == pointer->host) continue;
+    try {
+      if (pointer->written) device_->save(stream, pointer->card);
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    pointer->written = false;
+  }
+  point_home(pointers);
+  if (failure) std::rethrow_exception(failure);
+}
+
+void Pointers::point_home(const Some& pointers) {
+  for (const auto& pointer : pointers) {
+    if (pointer->holders == 0) *pointer->word = pointer->host;
+  }
+}
+
+void Pointers::written(const Some& pointers) {
+  for (const auto& pointer : pointers) {
+    (pointer->on_card() ? pointer->written : pointer->stale) = true;
+  }
+}
+
+}  // namespace vramx

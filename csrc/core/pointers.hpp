@@ -1,0 +1,88 @@
+// Where a framework's storages point.
+//
+// Weights whose host copy has an address of its own need not be on the card to be used: a storage
+// of such weights points at the host copy, which the card reads and writes over the link, until a
+// lease holds it. Under the lease it points at the card's copy. So a use that no lease covers is
+// slow, and right wherever the bytes are.
+//
+// Each copy is brought up to date, in the order of the program's stream, when the other one was
+// written: the card's as a lease begins, the host's as it ends. So the host copy is never older.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "device/device.hpp"
+
+namespace vramx {
+
+/// The range on the card whose host copy holds this address, for an address of such weights; any
+/// other as it is.
+Address card_address(Address address);
+
+/// One storage.
+struct Pointer {
+  Address* word;  ///< where the framework keeps the storage's address
+  Range card;
+  Address host;
+  unsigned holders = 0;  ///< leases
+  bool stale = false;    ///< the host copy was written after the card's
+  bool written = false;  ///< the card's copy was written under the present leases
+
+  bool on_card() const { return holders > 0 && *word == card.start; }
+};
+
+/// Calls come one at a time: under the interpreter's lock.
+class Pointers {
+ public:
+  using Some = std::vector<std::shared_ptr<Pointer>>;
+
+  explicit Pointers(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+  ~Pointers();
+  Pointers(const Pointers&) = delete;
+  Pointers& operator=(const Pointers&) = delete;
+
+  /// Takes charge of a storage whose object lies at `object` and which points at the card's copy.
+  /// Returns false, and does nothing, where the host copy has no address. Throws BadConfig where
+  /// the object does not show its address.
+  bool add(Address object, Range card);
+  /// Lets go of the storages in a range; they point at the host copy from now on.
+  void remove(Range card);
+  /// Those that hold any byte of a range.
+  Some of(Range card) const;
+
+  /// A lease begins on `stream`. Those that `is_on_card` says so of point at the card.
+  template <class IsOnCard>
+  void hold(const Some& pointers, Stream stream, const IsOnCard& is_on_card) {
+    std::size_t held = 0;
+    try {
+      for (; held < pointers.size(); ++held) begin(*pointers[held], stream, is_on_card);
+    } catch (...) {
+      while (held > 0) --pointers[--held]->holders;
+      point_home(pointers);
+      throw;
+    }
+  }
+  /// A lease ends. On a throw it has ended too.
+  void let_go(const Some& pointers, Stream stream);
+  /// The program wrote to them where they point.
+  static void written(const Some& pointers);
+
+ private:
+  template <class IsOnCard>
+  void begin(Pointer& pointer, Stream stream, const IsOnCard& is_on_card) {
+    if (pointer.holders == 0 && is_on_card(pointer.card)) {
+      if (pointer.stale) device_->refresh(stream, pointer.card);
+      pointer.stale = false;
+      *pointer.word = pointer.card.start;
+    }
+    ++pointer.holders;
+  }
+  static void point_home(const Some& pointers);
+
+  std::shared_ptr<Device> device_;
+  std::map<Address, std::shared_ptr<Pointer>> pointers_;  ///< by the card's address
+};
+
+}  // namespace vramx
