@@ -39,8 +39,6 @@ class Card:
         if self.backend == "managed":
             return _core.ManagedDevice(driver=self.driver.path, ordinal=0)
         mapped = _core.MappedDevice(driver=self.driver.path, ordinal=0, unit=BLOCK)
-        if self.backend == "mapped":
-            return mapped
         managed = _core.ManagedDevice(driver=self.driver.path, ordinal=0)
         return _core.DividedDevice(weights=mapped, scratch=managed)
 
@@ -57,21 +55,21 @@ class Card:
         )
 
 
-@pytest.fixture(params=["managed", "mapped", "divided"])
+@pytest.fixture(params=["managed", "mapped"])
 def card(loopback: Loopback, request: pytest.FixtureRequest) -> Card:
     return Card(loopback, request.param)
 
 
-def weights(one: _core.Core, count: int, size: int = BLOCK) -> list[Weight]:
-    return filled(one, one.reserve([size] * count, _core.Use.WEIGHTS))
+def weights(one: _core.Core, card: Card, count: int, size: int = BLOCK) -> list[Weight]:
+    return filled(one, card.driver, one.reserve([size] * count, _core.Use.WEIGHTS))
 
 
-def run(one: _core.Core, card: Card, model: list[Weight]) -> None:
+def run(one: _core.Core, model: list[Weight]) -> None:
     """One pass: each weight is used by the card and found right."""
     for weight in model:
         one.acquire(weight.group, 0)
-        card.driver.touch(*weight.range)
-        assert np.array_equal(np.asarray(weight.memory), weight.bytes)
+        weight.touch()
+        assert weight.right
         one.release(weight.group, 0)
 
 
@@ -79,9 +77,9 @@ def test_lru_on_a_cycle_brings_every_byte_once_a_pass_and_writes_none_back(
     card: Card,
 ) -> None:
     one = card.core(4)
-    model = weights(one, 10)
+    model = weights(one, card, 10)
     for passes in range(1, 5):
-        run(one, card, model)
+        run(one, model)
         assert card.counts.to_card == passes * 10 * BLOCK
         assert one.stats().moved_in == card.counts.to_card
     assert card.counts.to_host == 0
@@ -97,13 +95,13 @@ def test_on_a_cycle_mru_and_clairvoyant_bring_the_least_there_can_be(
 ) -> None:
     count, budget = 10, 4
     one = card.core(budget, policy=policy)
-    model = weights(one, count)
+    model = weights(one, card, count)
     for _ in range(count):
-        run(one, card, model)
+        run(one, model)
     before = card.counts.to_card
     # The best there can be hits budget - 1 of every count - 1 uses.
     for _ in range(count - 1):
-        run(one, card, model)
+        run(one, model)
     assert card.counts.to_card - before == count * (count - budget) * BLOCK
     assert card.counts.to_host == 0
     assert card.counts.peak_on_card <= budget * BLOCK
@@ -112,10 +110,10 @@ def test_on_a_cycle_mru_and_clairvoyant_bring_the_least_there_can_be(
 @pytest.mark.parametrize("policy", _core.policy_names())
 def test_bringing_ahead_keeps_the_budget_and_the_bytes(card: Card, policy: str) -> None:
     one = card.core(6, policy=policy, adaptive=True)
-    model = weights(one, 16)
+    model = weights(one, card, 16)
     one.guess([weight.group for weight in model])
     for _ in range(5):
-        run(one, card, model)
+        run(one, model)
     assert card.counts.peak_on_card <= 6 * BLOCK
     assert card.counts.to_host == 0
     assert card.counts.faulted == 0
@@ -123,28 +121,28 @@ def test_bringing_ahead_keeps_the_budget_and_the_bytes(card: Card, policy: str) 
 
 def test_a_model_that_fits_is_brought_once(card: Card) -> None:
     one = card.core(12, adaptive=True)
-    model = weights(one, 10)
+    model = weights(one, card, 10)
     for _ in range(5):
-        run(one, card, model)
+        run(one, model)
     assert card.counts.to_card == 10 * BLOCK
     assert one.stats().evictions == 0
 
 
 def test_small_weights_share_blocks(card: Card) -> None:
     one = card.core(2)
-    model = weights(one, 40, BLOCK // 8)
+    model = weights(one, card, 40, BLOCK // 8)
     for _ in range(3):
-        run(one, card, model)
-    assert card.counts.managed + card.counts.host_memory == 5 * BLOCK
+        run(one, model)
+    assert card.counts.managed + card.counts.registered == 5 * BLOCK
     assert card.counts.to_card == 3 * 5 * BLOCK
     assert card.counts.peak_on_card <= 2 * BLOCK
 
 
 def test_a_weight_larger_than_the_budget_is_read_over_the_link(card: Card) -> None:
     one = card.core(2)
-    model = weights(one, 2, 5 * BLOCK)
+    model = weights(one, card, 2, 5 * BLOCK)
     for _ in range(3):
-        run(one, card, model)
+        run(one, model)
     assert card.counts.peak_on_card <= 2 * BLOCK
     assert card.counts.over_link > 0
     assert card.counts.faulted == 0
@@ -153,15 +151,15 @@ def test_a_weight_larger_than_the_budget_is_read_over_the_link(card: Card) -> No
 
 def test_written_weights_survive_eviction(card: Card) -> None:
     one = card.core(2)
-    model = weights(one, 5)
+    model = weights(one, card, 5)
     for value in (1, 2, 3):
         for weight in model:
             one.acquire(weight.group, 0)
-            card.driver.touch(*weight.range, write=True)
-            np.asarray(weight.memory)[:] = weight.bytes[:] = value
+            weight.touch(write=True)
+            weight.fill(value)
             one.written([weight.range])
             one.release(weight.group, 0)
-        run(one, card, model)
+        run(one, model)
     one.evict([weight.range for weight in model])
     for weight in model:
         copy = np.zeros_like(weight.bytes)
@@ -191,26 +189,26 @@ def test_scratch_survives_eviction(card: Card) -> None:
 
 def test_a_smaller_budget_is_kept_at_once(card: Card) -> None:
     one = card.core(8)
-    model = weights(one, 8)
-    run(one, card, model)
+    model = weights(one, card, 8)
+    run(one, model)
     assert card.counts.on_card == 8 * BLOCK
     assert one.set_budget(3 * BLOCK) == 8 * BLOCK
     assert card.counts.on_card == 3 * BLOCK
     assert card.counts.card_memory in (0, 3 * BLOCK)
-    run(one, card, model)
+    run(one, model)
 
 
 def test_advice_holds(card: Card) -> None:
     one = card.core(4)
-    model = weights(one, 4)
+    model = weights(one, card, 4)
     one.advise([model[0].range], _core.Advice.PREFERRED_HOST)
     for _ in range(3):
-        run(one, card, model)
+        run(one, model)
     assert not one.on_card([model[0].range])
     assert card.counts.over_link == 3 * BLOCK
     assert card.counts.faulted == 0
     one.advise([model[0].range], _core.Advice.UNSET_PREFERRED)
-    run(one, card, model)
+    run(one, model)
     assert one.on_card([weight.range for weight in model])
 
 
@@ -230,14 +228,14 @@ def test_a_pass_with_a_failed_move_is_told_and_the_next_pass_works(
 ) -> None:
     card = Card(loopback, backend)
     one = card.core(4)
-    model = weights(one, 10)
-    run(one, card, model)
+    model = weights(one, card, 10)
+    run(one, model)
     for nth in range(1, 12):
         loopback.fail(entry, nth=nth)
         with pytest.raises(vramx.DeviceError, match=entry.removesuffix("_v2")):
             for _ in range(5):
-                run(one, card, model)
-        run(one, card, model)
+                run(one, model)
+        run(one, model)
         assert card.counts.on_card == one.stats().resident
     assert card.counts.peak_on_card <= 4 * BLOCK
 
@@ -245,15 +243,15 @@ def test_a_pass_with_a_failed_move_is_told_and_the_next_pass_works(
 def test_the_end_gives_everything_back(card: Card) -> None:
     before = _core.managed_bytes(), _core.pinned_bytes()
     one = card.core(4, adaptive=True)
-    model = weights(one, 10)
+    model = weights(one, card, 10)
     scratch = one.empty(3 * BLOCK, 0)
-    run(one, card, model)
+    run(one, model)
     one.close()
     one.close()
     with pytest.raises(vramx.SessionClosedError):
         one.acquire(model[0].group, 0)
     for weight in model:
-        assert np.array_equal(np.asarray(weight.memory), weight.bytes)
+        assert weight.right
     del one, model, weight, scratch
     assert card.driver.holds == {}
     assert (_core.managed_bytes(), _core.pinned_bytes()) == before
@@ -262,12 +260,12 @@ def test_the_end_gives_everything_back(card: Card) -> None:
 def test_mapped_memory_keeps_the_cards_memory_within_the_budget(loopback: Loopback) -> None:
     card = Card(loopback, "mapped")
     one = card.core(4, adaptive=True)
-    model = weights(one, 10)
+    model = weights(one, card, 10)
     for _ in range(3):
-        run(one, card, model)
+        run(one, model)
         assert card.counts.card_memory <= 4 * BLOCK
     created = loopback.calls("cuMemCreate")
-    run(one, card, model)
+    run(one, model)
     assert loopback.calls("cuMemCreate") == created
 
 
@@ -286,13 +284,32 @@ def test_a_session_maps_blocks_of_its_size(
     ) as session:
         assert session.device.kind == "mapped"
         one = session._core
-        model = weights(one, 12, 8 * 2**20)
-        run(one, Card(loopback, "mapped"), model)
+        model = weights(one, Card(loopback, "mapped"), 12, 8 * 2**20)
+        run(one, model)
         assert loopback.counts.peak_on_card == session.stats().peak_resident == 64 * 2**20
         assert "mapped" in session.report()
     loopback.set_maps_memory(0)
     with pytest.raises(vramx.NoDeviceError, match="managed"):
         vramx.oversubscribe("64MiB", backend="mapped")
+
+
+@pytest.mark.parametrize(
+    ("maps_memory", "uses_registered", "kind"),
+    [(1, 1, "mapped"), (0, 1, "managed"), (1, 0, "managed")],
+)
+def test_auto_is_mapped_where_the_card_also_uses_pinned_memory_in_place(
+    loopback: Loopback,
+    monkeypatch: pytest.MonkeyPatch,
+    maps_memory: int,
+    uses_registered: int,
+    kind: str,
+) -> None:
+    monkeypatch.setenv("VRAMX_CUDA_DRIVER", loopback.path)
+    loopback.set_maps_memory(maps_memory)
+    loopback.set_uses_registered(uses_registered)
+    with contextlib.closing(vramx.oversubscribe("64MiB")) as session:
+        assert session.device.kind == kind
+        assert kind in session.report()
 
 
 class Slot:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 import vramx
@@ -40,11 +39,11 @@ def session_of(blocks: int, **options: Any) -> Iterator[vramx.Session]:
         yield session
 
 
-def weights(session: vramx.Session, count: int, blocks: int = 1) -> list[Weight]:
+def weights(session: vramx.Session, driver: Loopback, count: int, blocks: int = 1) -> list[Weight]:
     """Weights of a range each."""
     core = session._core
     ranges = [core.reserve([blocks * BLOCK], _core.Use.WEIGHTS) for _ in range(count)]
-    return filled(core, [memory for (memory,) in ranges])
+    return filled(core, driver, [memory for (memory,) in ranges])
 
 
 def run(session: vramx.Session, driver: Loopback, model: list[Weight]) -> None:
@@ -52,8 +51,8 @@ def run(session: vramx.Session, driver: Loopback, model: list[Weight]) -> None:
     for weight in model:
         session._core.acquire(weight.group, 0)
         try:
-            driver.touch(*weight.range)
-            assert np.array_equal(np.asarray(weight.memory), weight.bytes)
+            weight.touch()
+            assert weight.right
         finally:
             session._core.release(weight.group, 0)
     assert driver.counts.faulted == 0
@@ -67,16 +66,16 @@ def test_bytes_are_the_same_on_pageable_memory_and_one_warning_tells(
     driver: Loopback, from_start: bool
 ) -> None:
     with pytest.warns(RuntimeWarning) as told, session_of(4) as session:
-        pinned = [] if from_start else weights(session, 3)
+        pinned = [] if from_start else weights(session, driver, 3)
         run(session, driver, pinned)
         driver.set_pinnable(0)
-        model = pinned + weights(session, 7)
+        model = pinned + weights(session, driver, 7)
         scratch = session._core.empty(BLOCK, 0)
         for _ in range(3):
             run(session, driver, model)
         for value, weight in enumerate(model):
             session._core.acquire(weight.group, 0)
-            np.asarray(weight.memory)[:] = weight.bytes[:] = value
+            weight.fill(value)
             session._core.written([weight.range])
             session._core.release(weight.group, 0)
         run(session, driver, model)
@@ -96,27 +95,14 @@ def test_bytes_are_the_same_on_pageable_memory_and_one_warning_tells(
     del model, pinned, scratch, weight
 
 
-def test_memory_that_is_pinned_but_not_mappable_is_told_too(driver: Loopback) -> None:
-    with pytest.warns(RuntimeWarning, match=r"2\.00 MiB .* does not use it in place"):
-        with session_of(4) as session:
-            driver.fail("cuMemCreate", OUT_OF_MEMORY)
-            model = weights(session, 1)
-            run(session, driver, model)
-            assert session.device.weights.unmappable_bytes == driver.counts.registered == BLOCK
-            assert driver.counts.pageable == 0
-    del model
-
-
 def test_nothing_is_told_where_all_is_pinned(driver: Loopback) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for maps in (1, 0):
-            driver.set_maps_host_memory(maps)
-            with session_of(4) as session:
-                model = weights(session, 2)
-                run(session, driver, model)
-                assert "pinned" not in session.report()
-                del model
+        with session_of(4) as session:
+            model = weights(session, driver, 2)
+            run(session, driver, model)
+            assert "pinned" not in session.report()
+            del model
 
 
 def test_managing_tells_at_once_and_not_again(driver: Loopback) -> None:
@@ -125,7 +111,7 @@ def test_managing_tells_at_once_and_not_again(driver: Loopback) -> None:
         held = []
 
         def manage(module: Any, name: str | None) -> None:  # noqa: ARG001
-            held.extend(weights(session, 1))
+            held.extend(weights(session, driver, 1))
 
         session._torch_bridge = SimpleNamespace(  # type: ignore[assignment]
             manage=manage, note_writes=lambda: None, close=held.clear
@@ -158,28 +144,24 @@ def test_a_report_tells_where_moves_got_no_context_of_their_own(
         del scratch
 
 
-@pytest.mark.parametrize("maps_host_memory", [1, 0])
 @pytest.mark.parametrize("result", [OUT_OF_MEMORY, NOT_PERMITTED, NOT_SUPPORTED])
 def test_told_to_fail_it_fails_by_name_and_the_session_goes_on(
-    driver: Loopback, result: int, maps_host_memory: int
+    driver: Loopback, result: int
 ) -> None:
-    driver.set_maps_host_memory(maps_host_memory)
-    entry = "cuMemCreate" if maps_host_memory else "cuMemHostRegister_v2"
     with session_of(4, on_unpinned="error") as session:
-        model = weights(session, 6)
+        model = weights(session, driver, 6)
         run(session, driver, model)
         holds, managed = driver.holds, session.stats().managed
-        for nth in (1, 3) if maps_host_memory else (1,):
-            driver.fail(entry, result, nth)
-            with pytest.raises(vramx.OutOfMemoryError, match="refused to pin") as raised:
-                weights(session, 1, blocks=4)
-            assert raised.value.asked == 4 * BLOCK
-            assert 'on_unpinned="warn"' in str(raised.value)
-            del raised
-            assert driver.holds == holds
-            assert session.stats().managed == managed
+        driver.fail("cuMemHostRegister_v2", result)
+        with pytest.raises(vramx.OutOfMemoryError, match="refused to pin") as raised:
+            weights(session, driver, 1, blocks=4)
+        assert raised.value.asked == 4 * BLOCK
+        assert 'on_unpinned="warn"' in str(raised.value)
+        del raised
+        assert driver.holds == holds
+        assert session.stats().managed == managed
         run(session, driver, model)
-        model += weights(session, 1, blocks=4)
+        model += weights(session, driver, 1, blocks=4)
         run(session, driver, model)
         assert driver.counts.pageable == 0
     del model
@@ -189,9 +171,9 @@ def test_what_is_pageable_and_larger_than_the_budget_is_refused_and_the_rest_run
     driver: Loopback,
 ) -> None:
     with pytest.warns(RuntimeWarning, match="pageable"), session_of(4) as session:
-        over_link, fits = weights(session, 1, blocks=6), weights(session, 3)
+        over_link, fits = weights(session, driver, 1, blocks=6), weights(session, driver, 3)
         driver.set_pinnable(0)
-        large = weights(session, 1, blocks=6)
+        large = weights(session, driver, 1, blocks=6)
         for _ in range(2):
             run(session, driver, over_link)
             with pytest.raises(vramx.OutOfMemoryError, match="refused to pin it"):
@@ -219,7 +201,7 @@ def test_a_wrong_choice_is_named() -> None:
 
 def test_a_budget_that_the_card_cannot_give_is_refused_at_opening(driver: Loopback) -> None:
     with session_of(10) as other:
-        model = weights(other, 10)
+        model = weights(other, driver, 10)
         run(other, driver, model)
         driver.set_capacity(16 * BLOCK)
         holds = driver.holds
@@ -230,7 +212,7 @@ def test_a_budget_that_the_card_cannot_give_is_refused_at_opening(driver: Loopba
         assert driver.holds == holds
         assert vramx.current_session() is other
         with session_of(6) as session:
-            own = weights(session, 9)
+            own = weights(session, driver, 9)
             run(session, driver, own)
             run(other, driver, model)
         del own, model
@@ -238,7 +220,7 @@ def test_a_budget_that_the_card_cannot_give_is_refused_at_opening(driver: Loopba
 
 def test_a_budget_grows_to_what_the_card_gives_and_always_shrinks(driver: Loopback) -> None:
     with session_of(6) as session:
-        model = weights(session, 12)
+        model = weights(session, driver, 12)
         run(session, driver, model)
         driver.set_capacity(8 * BLOCK)
         with pytest.raises(vramx.OutOfMemoryError, match=r"4\.00 MiB are free") as raised:
@@ -259,7 +241,7 @@ def test_a_card_that_gives_no_more_in_mid_run_is_told_and_a_smaller_budget_goes_
     driver: Loopback, adaptive: str
 ) -> None:
     with session_of(8, policy=adaptive) as session:
-        model = weights(session, 12)
+        model = weights(session, driver, 12)
         for weight in model[:3]:
             run(session, driver, [weight])
         held = driver.counts.card_memory
@@ -282,7 +264,7 @@ def test_each_block_that_the_card_refuses_in_a_pass_is_told_and_nothing_leaks(
     driver: Loopback,
 ) -> None:
     with session_of(6) as session:
-        model = weights(session, 10)
+        model = weights(session, driver, 10)
         refused = 0
         for nth in range(1, 8):
             session.set_budget(BLOCK)

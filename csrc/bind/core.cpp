@@ -210,6 +210,10 @@ void core(nb::module_& module) {
           "storage"_a, "address"_a, "size"_a,
           "Lets a storage point at the host copy but under a lease; False where that cannot be.")
       .def(
+          "host_address",
+          [](Core& core, Address address) { return core.device()->host_address(address); },
+          "address"_a, "Where the card uses the host copy of weights in place, or 0.")
+      .def(
           "unpoint",
           [](Core& core, Address address, Bytes size) { core.pointers().remove({address, size}); },
           "address"_a, "size"_a, "Leaves the storages in a range pointing at the host copy.")

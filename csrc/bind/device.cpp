@@ -51,21 +51,14 @@ void device(nb::module_& module) {
       .def(
           "__init__",
           [](MappedDevice* self, const std::string& driver, int ordinal, Bytes unit,
-             bool always_shown, bool accept_unpinned) {
-            new (self) MappedDevice(driver, ordinal, unit, always_shown,
+             bool accept_unpinned) {
+            new (self) MappedDevice(driver, ordinal, unit,
                                     accept_unpinned ? Unpinned::accept : Unpinned::refuse);
           },
-          "driver"_a, "ordinal"_a, "unit"_a, "always_shown"_a = false, "accept_unpinned"_a = false,
+          "driver"_a, "ordinal"_a, "unit"_a, "accept_unpinned"_a = false,
           nb::call_guard<nb::gil_scoped_release>())
-      .def_prop_ro(
-          "unmappable_bytes",
-          [](const MappedDevice& d) {
-            return d.facts().reads_over_link ? d.host_bytes(Pinning::ordinary) : Bytes{0};
-          },
-          "Host memory that is pinned but could not be so that the card can use it in place.")
-      .def_prop_ro(
-          "pageable_bytes", [](const MappedDevice& d) { return d.host_bytes(Pinning::none); },
-          "Host memory that could not be pinned at all.");
+      .def_prop_ro("pageable_bytes", &MappedDevice::pageable_bytes,
+                   "Host memory that could not be pinned.");
   nb::class_<DividedDevice, Device>(module, "DividedDevice")
       .def(nb::init<std::shared_ptr<CudaDevice>, std::shared_ptr<CudaDevice>>(), "weights"_a,
            "scratch"_a)

@@ -7,8 +7,9 @@
 // - A reserved range starts on the host. bring and leave alternate; a range on the host may instead
 //   be exposed, and is concealed before it is brought.
 // - On throw nothing has changed. release, settle, trim and reached never throw.
-// - No call synchronises the device. Only wait, release, settle, leave (on its `after`) and bring,
-//   on the uses over the link of its range, which are all issued by then, block the host.
+// - No call synchronises the device. Only wait, release, settle and leave (on its `after`) block
+// the
+//   host.
 // - All calls are safe from any thread. Two calls on overlapping ranges must not run at once.
 #pragma once
 
@@ -30,9 +31,7 @@ enum class Use : std::uint8_t { weights, scratch };
 enum class Arrive : std::uint8_t { duplicate, move, empty };
 
 /// What happens to the card's bytes: forgotten because the host copy is valid, copied back, or
-/// forgotten because nobody needs them. To pass is to be dropped and soon brought again: where
-/// showing the host copy at the range's addresses costs time, nothing is shown there until then,
-/// and a use without a lease fails.
+/// forgotten because nobody needs them. To pass is to be dropped by a plan that brings it again.
 enum class Leave : std::uint8_t { drop, pass, write_back, discard };
 /// Whether the host copy is what it was on the card.
 constexpr bool is_clean(Leave how) { return how == Leave::drop || how == Leave::pass; }
@@ -60,7 +59,6 @@ struct Facts {
   Bytes unit = 2 * MiB;          ///< the unit of movement: a multiple of the granule
   unsigned lanes = 2;            ///< copy queues
   bool reads_over_link = false;  ///< expose works, unless reads_in_place says otherwise
-  bool shows_at_a_cost = false;  ///< a range on the host is shown to the card, which pass saves
   bool asynchronous = true;      ///< moves take host time, so a mover thread pays
   double to_card = 50e9;         ///< about what moves reach over the link, bytes a second
   double to_host = 25e9;
@@ -95,10 +93,11 @@ class Device {
 
   /// Whether expose works on the range.
   virtual bool reads_in_place(Range /*range*/) const { return facts().reads_over_link; }
-  /// Lets the card use a range where it lies on the host, over the link; conceal ends that.
+  /// Lets the card use a range where it lies on the host, over the link, at its host address if it
+  /// has one; conceal ends that.
   virtual void expose(Range range) = 0;
   virtual void conceal(Range range) = 0;
-  /// A stream is about to use an exposed range. The range is brought only after that use is issued.
+  /// A stream is about to use an exposed range.
   virtual void use_over_link(Stream stream, Range range) = 0;
 
   /// Where the card reads the host copy of weights at an address of their own; 0 where there is no

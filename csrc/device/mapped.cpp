@@ -10,11 +10,9 @@ namespace vramx {
 /// What is mapped and moved at once.
 struct MappedDevice::Unit {
   Range range;
-  void* host = nullptr;         ///< its host copy
-  Handle host_memory = 0;       ///< the host copy's, where the card can map it
-  Handle card_memory = 0;       ///< while it is on the card
-  Handle shown = 0;             ///< the one of these that is mapped at its addresses
-  std::vector<Stream> users{};  ///< over the link, since it was last on the card
+  void* host = nullptr;    ///< its host copy
+  Handle card_memory = 0;  ///< while it is on the card
+  bool shown = false;      ///< whether that is mapped at its addresses
 };
 
 struct MappedDevice::Reserved {
@@ -24,12 +22,13 @@ struct MappedDevice::Reserved {
 };
 
 MappedDevice::MappedDevice(const std::string& driver_path, int ordinal, Bytes unit,
-                           bool always_shown, Unpinned unpinned)
+                           Unpinned unpinned)
     : CudaDevice(driver_path, ordinal,
                  {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
                   "has no virtual memory management here, which backend=\"mapped\" needs; use "
                   "backend=\"managed\""}),
-      access_(access_from(on_card(card_->device))),
+      access_{.location = on_card(card_->device).location,
+              .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE},
       unpinned_(unpinned),
       memory_(card_->driver, card_->device) {
   const Current here = current();
@@ -42,37 +41,17 @@ MappedDevice::MappedDevice(const std::string& driver_path, int ordinal, Bytes un
     throw BadConfig("the unit of mapped memory is a multiple of " + text(facts_.granule) + " on " +
                     facts_.name + ", not " + std::to_string(unit) + " bytes");
   }
-  // Below zero where the host has no nodes, and absent before CUDA 12.2.
-  int node = 0;
-  if (cuda().device_attribute(&node, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, card_->device) ==
-      CUDA_SUCCESS) {
-    node_ = std::max(node, 0);
-  }
+  int in_place = 0;
+  cuda().check(
+      cuda().device_attribute(
+          &in_place, CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM, card_->device),
+      "cuDeviceGetAttribute");
   facts_.kind = "mapped";
   facts_.unit = unit;
-  facts_.reads_over_link = maps_host_memory();
-  facts_.shows_at_a_cost = facts_.reads_over_link && !always_shown;
+  facts_.reads_over_link = in_place != 0;
 }
 
 MappedDevice::~MappedDevice() = default;
-
-// A container may forbid what the card's attribute promises, so it is tried.
-bool MappedDevice::maps_host_memory() const {
-  int says = 0;
-  const CUresult known = cuda().device_attribute(
-      &says, CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, card_->device);
-  if (known != CUDA_SUCCESS || says == 0) return false;
-  const CUmemAllocationProp host = on_host(node_);
-  size_t granularity = 0;
-  Handle trial = 0;
-  if (cuda().granularity(&granularity, &host, CU_MEM_ALLOC_GRANULARITY_MINIMUM) != CUDA_SUCCESS ||
-      granularity == 0 || facts_.granule % granularity != 0 ||
-      cuda().create_memory(&trial, facts_.granule, &host, 0) != CUDA_SUCCESS) {
-    return false;
-  }
-  cuda().release_memory(trial);
-  return true;
-}
 
 void MappedDevice::check_budget(Bytes budget) const {
   const Bytes held = memory_.held();
@@ -85,30 +64,22 @@ void MappedDevice::check_budget(Bytes budget) const {
                     {.asked = budget, .resident = held});
 }
 
-Bytes MappedDevice::host_bytes(Pinning pinning) const {
+Bytes MappedDevice::pageable_bytes() const {
   const std::lock_guard lock(mutex_);
   Bytes all = 0;
   for (const auto& [start, reserved] : reserved_) {
-    if (reserved->host->pinning() == pinning) all += reserved->addresses.range().size;
+    if (!reserved->host->pinned()) all += reserved->addresses.range().size;
   }
   return all;
 }
 
 std::unique_ptr<HostCopy> MappedDevice::host_copy_for(Bytes size) const {
-  const bool must_pin = unpinned_ == Unpinned::refuse;
-  if (facts_.reads_over_link) {
-    try {
-      return pin_mappable(card_->driver, card_->device, node_, size, facts_.unit);
-    } catch (const PinRefused&) {
-      if (must_pin) throw;
-    }
-  }
   try {
-    return pin_ordinary(card_->driver, size);
+    return std::make_unique<HostCopy>(card_->driver, size, true);
   } catch (const PinRefused&) {
-    if (must_pin) throw;
+    if (unpinned_ == Unpinned::refuse) throw;
   }
-  return keep_pageable(card_->driver, size);
+  return std::make_unique<HostCopy>(card_->driver, size, false);
 }
 
 Range MappedDevice::reserve(Bytes size, Use /*use*/) {
@@ -120,17 +91,10 @@ Range MappedDevice::reserve(Bytes size, Use /*use*/) {
   made->host = host_copy_for(size);
   for (Bytes from = 0; from < size; from += facts_.unit) {
     made->units.push_back({.range = {range.start + from, std::min(facts_.unit, size - from)},
-                           .host = reinterpret_cast<void*>(made->host->start() + from),  // NOLINT
-                           .host_memory = made->host->handle(made->units.size())});
+                           .host = Range{made->host->start() + from, 0}.data()});
   }
-  try {
-    show(made->units, &Unit::host_memory);
-    const std::lock_guard lock(mutex_);
-    reserved_.emplace(range.start, nullptr).first->second = std::move(made);
-  } catch (...) {
-    hide(made->units);
-    throw;
-  }
+  const std::lock_guard lock(mutex_);
+  reserved_.emplace(range.start, nullptr).first->second = std::move(made);
   return range;
 }
 
@@ -150,7 +114,6 @@ void MappedDevice::release(Range range) noexcept {
   };
   try {
     const Current here = current();
-    finish_uses_over_link(gone->units);
     let_go();
   } catch (const Error&) {
     // The context is gone, and every use with it.
@@ -203,44 +166,23 @@ void MappedDevice::load(void* to, Address from, Bytes size) {
   std::memcpy(to, host_copy({from, size}), size);
 }
 
-CUresult MappedDevice::unmap(Unit& unit) const noexcept {
-  if (unit.shown == 0) return CUDA_SUCCESS;
-  const CUresult result = cuda().unmap(unit.range.start, unit.range.size);
-  if (result == CUDA_SUCCESS) unit.shown = 0;
-  return result;
-}
-
-CUresult MappedDevice::map(Unit& unit, Side side) const noexcept {
-  const Handle memory = unit.*side;
-  if (memory == 0) return CUDA_SUCCESS;
-  const CUresult result = cuda().map(unit.range.start, unit.range.size, 0, memory, 0);
-  if (result == CUDA_SUCCESS) unit.shown = memory;
-  return result;
-}
-
-CUresult MappedDevice::open(Range range) const noexcept {
-  return cuda().set_access(range.start, range.size, &access_, 1);
-}
-
-void MappedDevice::show(Units units, Side side) const {
+void MappedDevice::show(Units units) const {
   for (Unit& unit : units) {
-    cuda().check(unmap(unit), "cuMemUnmap");
-    cuda().check(map(unit, side), "cuMemMap");
+    if (unit.shown) continue;
+    cuda().check(cuda().map(unit.range.start, unit.range.size, 0, unit.card_memory, 0), "cuMemMap");
+    unit.shown = true;
   }
-  if (units.front().shown == 0) return;
   const Address start = units.front().range.start;
-  cuda().check(open({start, units.back().range.end() - start}), "cuMemSetAccess");
-}
-
-void MappedDevice::restore(Units units, Side side) const noexcept {
-  for (Unit& unit : units) {
-    if (unit.shown != unit.*side && unmap(unit) == CUDA_SUCCESS) map(unit, side);
-    if (unit.shown != 0) open(unit.range);
-  }
+  cuda().check(cuda().set_access(start, units.back().range.end() - start, &access_, 1),
+               "cuMemSetAccess");
 }
 
 void MappedDevice::hide(Units units) const noexcept {
-  for (Unit& unit : units) unmap(unit);
+  for (Unit& unit : units) {
+    if (unit.shown && cuda().unmap(unit.range.start, unit.range.size) == CUDA_SUCCESS) {
+      unit.shown = false;
+    }
+  }
 }
 
 void MappedDevice::take_memory(Units units) {
@@ -259,18 +201,6 @@ void MappedDevice::give_memory(Units units) noexcept {
   }
 }
 
-// The end of a stream is later than the use that it was noted for.
-void MappedDevice::finish_uses_over_link(Units units) {
-  std::vector<Stream> streams;
-  for (const Unit& unit : units) {
-    streams.insert(streams.end(), unit.users.begin(), unit.users.end());
-  }
-  std::sort(streams.begin(), streams.end());
-  streams.erase(std::unique(streams.begin(), streams.end()), streams.end());
-  for (const Stream stream : streams) wait(mark_or_nothing(*this, stream));
-  for (Unit& unit : units) unit.users.clear();
-}
-
 Fence MappedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   const Current here = current();
   const Units units = whole_units(range);
@@ -281,10 +211,9 @@ Fence MappedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   CUstream stream = lanes_->at(lane);
   auto arrival = std::make_shared<Event>(card_);
   order_lane(stream, after);
-  finish_uses_over_link(units);
   take_memory(units);
   try {
-    show(units, &Unit::card_memory);
+    show(units);
     if (how != Arrive::empty) {
       for (const Unit& unit : units) {
         cuda().check(cuda().copy_to_card(unit.range.start, unit.host, unit.range.size, stream),
@@ -295,7 +224,7 @@ Fence MappedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   } catch (...) {
     // Copies that are under way use what is taken back.
     cuda().stream_wait(stream);
-    restore(units, &Unit::host_memory);
+    hide(units);
     give_memory(units);
     throw;
   }
@@ -324,49 +253,36 @@ Fence MappedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   }
   for (const Fence& fence : after) wait(fence);
   if (how == Leave::write_back) copy_back(units, lanes_->at(lane));
-  try {
-    if (how == Leave::pass && facts_.shows_at_a_cost) {
-      for (Unit& unit : units) cuda().check(unmap(unit), "cuMemUnmap");
-    } else {
-      show(units, &Unit::host_memory);
-    }
-  } catch (...) {
-    restore(units, &Unit::card_memory);
-    throw;
+  for (Unit& unit : units) {
+    const CUresult result = cuda().unmap(unit.range.start, unit.range.size);
+    unit.shown = result != CUDA_SUCCESS;
+    if (!unit.shown) continue;
+    show(units);
+    cuda().check(result, "cuMemUnmap");
   }
   give_memory(units);
   return nullptr;
 }
 
 bool MappedDevice::reads_in_place(Range range) const {
-  return find(range).host->pinning() == Pinning::mappable;
+  return facts_.reads_over_link && find(range).host->pinned();
 }
 
 void MappedDevice::expose(Range range) {
-  const Units units = whole_units(range);
-  if (!reads_in_place(range)) {
-    throw DeviceFailure(facts_.name + " cannot map the host memory of " + text(range.size) +
-                        ", so it does not read it in place");
-  }
-  const Current here = current();
-  for (std::size_t i = 0; i < units.size(); ++i) {
-    const bool hidden = units[i].shown == 0 && units[i].card_memory == 0;
-    if (hidden) show(units.subspan(i, 1), &Unit::host_memory);
-  }
+  whole_units(range);
+  if (reads_in_place(range)) return;
+  throw DeviceFailure(facts_.name + " does not read the host memory of " + text(range.size) +
+                      " in place" +
+                      (facts_.reads_over_link ? ", which the system refused to pin" : ""));
 }
 
 void MappedDevice::conceal(Range range) { whole_units(range); }
 
-void MappedDevice::use_over_link(Stream stream, Range range) {
-  for (Unit& unit : whole_units(range)) {
-    const bool known = std::find(unit.users.begin(), unit.users.end(), stream) != unit.users.end();
-    if (!known) unit.users.push_back(stream);
-  }
-}
+void MappedDevice::use_over_link(Stream /*stream*/, Range range) { whole_units(range); }
 
 Address MappedDevice::host_address(Address address) const {
   const Reserved& home = find({address, 1});
-  if (home.host->pinning() == Pinning::none) return 0;
+  if (!facts_.reads_over_link || !home.host->pinned()) return 0;
   return home.host->start() + (address - home.addresses.range().start);
 }
 
@@ -390,7 +306,7 @@ void MappedDevice::save(Stream stream, Range range) {
 
 void MappedDevice::settle(Range range) noexcept {
   try {
-    if (reads_in_place(range)) return expose(range);
+    if (reads_in_place(range)) return;
     for (const Unit& unit : whole_units(range)) {
       if (unit.card_memory == 0) wait(bring(unit.range, Arrive::duplicate, 0, {}));
     }

@@ -6,18 +6,14 @@
 // units from their start, and the last one may be shorter. On the card a unit has physical memory
 // from a stock that is kept and never holds more than was in use at one time.
 //
-// Where the card can map host memory, a unit's addresses show its host copy while it is not on the
-// card, unless it only passes: a use without a lease is right, over the link. Elsewhere they show
-// nothing then, and such a use fails. Bytes on the host are reached by the processor with store and
-// load alone.
+// The card reads and writes the host copy in place at its own address, whether or not the range is
+// on the card; at the range's addresses there is something only while it is. Where the system
+// refuses to pin the host copies of a range, they lie in ordinary memory, if the maker of the
+// device accepts that, and the card cannot use them. Copies of such memory keep their place in the
+// lane on the card's side; on the host's they read it when they are issued, and are over when they
+// have written it, which does since nobody writes a host copy while its bytes are on their way.
 //
-// Where the system refuses to pin the host copies of a range, they lie in what it does grant, if
-// the maker of the device accepts that. Copies of pageable memory keep their place in the lane on
-// the card's side; on the host's they read it when they are issued, and are over when they have
-// written it, which does since nobody writes a host copy while its bytes are on their way.
-//
-// Remapping has no stream. What was announced with use_over_link is waited for before the addresses
-// change; a use that nobody announced and that is still running then fails.
+// Remapping has no stream: what uses the range's addresses must be over before it leaves.
 #pragma once
 
 #include <map>
@@ -33,15 +29,14 @@
 
 namespace vramx {
 
-/// What to do where the system refuses to pin host memory as it is wanted.
+/// What to do where the system refuses to pin host memory.
 enum class Unpinned : std::uint8_t { refuse, accept };
 
 class MappedDevice final : public CudaDevice {
  public:
-  /// With `always_shown` to pass is to be dropped: slower, and no use without a lease fails.
   /// Throws NoDevice where the card does not exist or lacks virtual memory management, BadConfig
   /// where `unit` is not a multiple of what the card maps.
-  MappedDevice(const std::string& driver_path, int ordinal, Bytes unit, bool always_shown = false,
+  MappedDevice(const std::string& driver_path, int ordinal, Bytes unit,
                Unpinned unpinned = Unpinned::refuse);
   ~MappedDevice() override;
 
@@ -52,7 +47,6 @@ class MappedDevice final : public CudaDevice {
   Fence bring(Range range, Arrive how, Lane lane, Fences after) override;
   Fence leave(Range range, Leave how, Lane lane, Fences after) override;
   bool reads_in_place(Range range) const override;
-  /// Shows the host copy again of what has passed.
   void expose(Range range) override;
   void conceal(Range range) override;
   void use_over_link(Stream stream, Range range) override;
@@ -61,42 +55,34 @@ class MappedDevice final : public CudaDevice {
   void save(Stream stream, Range range) override;
   void check_budget(Bytes budget) const override;
   Bytes card_bytes() const override { return memory_.held(); }
-  /// The reserved bytes whose host copies lie in such memory.
-  Bytes host_bytes(Pinning pinning) const;
+  /// The reserved bytes whose host copies are not pinned.
+  Bytes pageable_bytes() const;
   void trim(Bytes most) noexcept override { memory_.trim(most); }
-  /// Where the card cannot map host memory the bytes come to the card for good, as far as it has
-  /// room; what does not fit stays reachable with load alone.
+  /// Bytes that are not pinned come to the card for good, as far as it has room; what does not fit
+  /// stays reachable with load alone. The others stay readable at their host addresses.
   void settle(Range range) noexcept override;
 
  private:
   struct Unit;
   struct Reserved;
   using Units = std::span<Unit>;
-  using Side = Handle Unit::*;  ///< the card's memory of a unit, or the host's
 
-  bool maps_host_memory() const;
   std::unique_ptr<HostCopy> host_copy_for(Bytes size) const;
   Reserved& find(Range range) const;
   Units whole_units(Range range);
   Units units_of(Range range);
   void* host_copy(Range range) const;
 
-  /// Makes the addresses show this side. On a throw some do; restore and hide do what they can.
-  void show(Units units, Side side) const;
-  void restore(Units units, Side side) const noexcept;
+  /// Maps the units' memory of the card at their addresses. On a throw some is; hide undoes it.
+  void show(Units units) const;
   void hide(Units units) const noexcept;
-  CUresult map(Unit& unit, Side side) const noexcept;
-  CUresult unmap(Unit& unit) const noexcept;
-  CUresult open(Range range) const noexcept;
 
   void take_memory(Units units);
   void give_memory(Units units) noexcept;
   void copy_back(Units units, CUstream lane) const;
-  void finish_uses_over_link(Units units);
 
   CUmemAccessDesc access_;
   Unpinned unpinned_;
-  int node_ = 0;  ///< the host's, nearest to the card
   CardMemory memory_;
   mutable std::mutex mutex_;
   std::map<Address, std::unique_ptr<Reserved>> reserved_;

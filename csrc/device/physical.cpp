@@ -8,26 +8,12 @@
 
 namespace vramx {
 
-namespace {
-
-CUmemAllocationProp place(CUmemLocationType type, int id) {
+CUmemAllocationProp on_card(CUdevice card) {
   CUmemAllocationProp place{};
   place.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-  place.location.type = type;
-  place.location.id = id;
+  place.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  place.location.id = card;
   return place;
-}
-
-}  // namespace
-
-CUmemAllocationProp on_card(CUdevice card) { return place(CU_MEM_LOCATION_TYPE_DEVICE, card); }
-CUmemAllocationProp on_host(int node) { return place(CU_MEM_LOCATION_TYPE_HOST_NUMA, node); }
-
-CUmemAccessDesc access_from(const CUmemAllocationProp& place) {
-  CUmemAccessDesc access{};
-  access.location = place.location;
-  access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-  return access;
 }
 
 Addresses::Addresses(std::shared_ptr<const Driver> driver, Bytes size, Bytes alignment)

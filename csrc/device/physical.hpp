@@ -14,12 +14,8 @@ namespace vramx {
 /// A piece of physical memory; 0 for none.
 using Handle = CUmemGenericAllocationHandle;
 
-/// Where a piece of physical memory lies: on a card, or on a node of the host.
+/// Where a card's physical memory lies.
 CUmemAllocationProp on_card(CUdevice card);
-CUmemAllocationProp on_host(int node);
-
-/// Reads and writes for a location, at a range made of whole mappings.
-CUmemAccessDesc access_from(const CUmemAllocationProp& place);
 
 /// Addresses with nothing behind them, given back with the object. What was mapped at them has to
 /// be unmapped before.

@@ -246,16 +246,8 @@ std::unique_ptr<Schedule> Residency::drop_plan() {
     if (!block.planned) continue;
     const Change change(*this, block);
     block.planned = block.released = false;
-    show_what_passed(block);
   }
   return std::move(schedule_);
-}
-
-// It will not be back soon, so a use without a lease may meet it.
-void Residency::show_what_passed(Block& block) {
-  const bool hidden = block.state == State::host && block.leaving == Leave::pass;
-  if (!hidden || !device_->facts().shows_at_a_cost) return;
-  if (device_->reads_in_place(block.range)) try_to_expose(block);
 }
 
 // In the order of need, as far as there is room: what stays is left alone.

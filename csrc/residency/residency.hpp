@@ -197,7 +197,6 @@ class Residency final : public Future {
   void plan_again(Bytes scratch);
   void follow_scratch();
   std::unique_ptr<Schedule> drop_plan();
-  void show_what_passed(Block& block);
   void release_unless_stays(BlockId id);
   void use_over_link(Block& block, Stream stream);
   void expose(Block& block);

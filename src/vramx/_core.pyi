@@ -65,22 +65,11 @@ def managed_bytes() -> int: ...
 
 class MappedDevice(CudaDevice):
     def __init__(
-        self,
-        driver: str,
-        ordinal: int,
-        unit: int,
-        always_shown: bool = False,
-        accept_unpinned: bool = False,
+        self, driver: str, ordinal: int, unit: int, accept_unpinned: bool = False
     ) -> None: ...
     @property
-    def unmappable_bytes(self) -> int:
-        """
-        Host memory that is pinned but could not be so that the card can use it in place.
-        """
-
-    @property
     def pageable_bytes(self) -> int:
-        """Host memory that could not be pinned at all."""
+        """Host memory that could not be pinned."""
 
 class DividedDevice(Device):
     def __init__(self, weights: CudaDevice, scratch: CudaDevice) -> None: ...
@@ -393,6 +382,9 @@ class Core:
         """
         Lets a storage point at the host copy but under a lease; False where that cannot be.
         """
+
+    def host_address(self, address: int) -> int:
+        """Where the card uses the host copy of weights in place, or 0."""
 
     def unpoint(self, address: int, size: int) -> None:
         """Leaves the storages in a range pointing at the host copy."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from vramx import _core
 from vramx.config import Config
-from vramx.errors import ConfigError
+from vramx.errors import ConfigError, NoDeviceError
 from vramx.nvml import card_memory, pinned_rate
 from vramx.pcie import moving_rates
 from vramx.simulation import current_simulation
@@ -52,7 +52,8 @@ def open_card(
     Parameters
     ----------
     backend : str
-        One of `BACKENDS`; ``"auto"`` is the best that a real card supports and never simulated.
+        One of `BACKENDS`; ``"auto"`` is mapped where the card supports that and uses pinned memory
+        in place, else managed, and never simulated.
     ordinal : int
         The card's CUDA number.
     block : int
@@ -84,15 +85,22 @@ def open_card(
         _core.set_managed_limit(config.managed_limit)
     managed = _core.ManagedDevice(driver=config.cuda_driver, ordinal=ordinal)
     _tell_link(managed)
-    if backend != "mapped":
+    if backend == "managed":
         return managed
-    mapped = _core.MappedDevice(
-        driver=config.cuda_driver,
-        ordinal=ordinal,
-        unit=block,
-        always_shown=config.check,
-        accept_unpinned=accept_unpinned,
-    )
+    try:
+        mapped = _core.MappedDevice(
+            driver=config.cuda_driver,
+            ordinal=ordinal,
+            unit=block,
+            accept_unpinned=accept_unpinned,
+        )
+    except NoDeviceError:
+        if backend == "mapped":
+            raise
+        return managed
+    # What is used outside its module's call would fail while it is away.
+    if backend == "auto" and not mapped.reads_over_link:
+        return managed
     _tell_link(mapped)
     return _core.DividedDevice(weights=mapped, scratch=managed)
 
@@ -105,7 +113,7 @@ def _tell_link(device: _core.CudaDevice) -> None:
 
 
 def unpinned(device: _core.Device) -> list[str]:
-    """Tell which host memory the system refused to pin as it was wanted, and what that costs.
+    """Tell which host memory the system refused to pin, and what that costs.
 
     Parameters
     ----------
@@ -121,20 +129,14 @@ def unpinned(device: _core.Device) -> list[str]:
         device = device.weights
     if not isinstance(device, _core.MappedDevice):
         return []
-    told = []
-    if pageable := device.pageable_bytes:
-        told.append(
-            f"{format_size(pageable)} of host memory could not be pinned and is pageable: copies "
-            "of it were measured at 10 GB/s to the card and 19 GB/s back, where pinned memory has "
-            "55 (H200, PCIe 5)"
-        )
-    if unmappable := device.unmappable_bytes:
-        told.append(
-            f"{format_size(unmappable)} of host memory could only be pinned so that the card does "
-            "not use it in place: what is larger than the budget, or used without vramx's knowing, "
-            "fails"
-        )
-    return told
+    if not (pageable := device.pageable_bytes):
+        return []
+    return [
+        f"{format_size(pageable)} of host memory could not be pinned and is pageable: copies of it "
+        "were measured at 10 GB/s to the card and 19 GB/s back, where pinned memory has 55 (H200, "
+        "PCIe 5), and the card does not use it in place: what is larger than the budget, or used "
+        "outside its module's call, fails"
+    ]
 
 
 def slowed(device: _core.Device) -> list[str]:

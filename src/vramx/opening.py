@@ -34,10 +34,10 @@ def oversubscribe(
     device : int, str or torch.device, optional
         The card; 0 unless given.
     backend : str
-        ``"auto"``, ``"managed"`` (CUDA unified memory), ``"mapped"`` (CUDA virtual memory
-        management for managed modules' weights: pinned host copies and plain device memory;
-        unified memory for the rest; fastest, but a weight that is used outside its module's call
-        is a CUDA error) or ``"simulated"``. Auto is managed, and never simulates.
+        ``"mapped"`` (managed modules' weights lie in pinned host memory, and in plain device memory
+        by CUDA's virtual memory management; the rest in unified memory), ``"managed"`` (CUDA
+        unified memory), ``"simulated"``, or ``"auto"``: mapped where the card supports it, else
+        managed, never simulated. `Session.report` says which.
     policy : str or object
         ``"adaptive"`` (records what a program does again and again, and plans what stays and what
         is brought when; LRU where nothing is known), ``"lru"``, ``"mru"``, ``"clairvoyant"``, or

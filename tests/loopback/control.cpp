@@ -52,9 +52,9 @@ void loopback_set_maps_memory(int value) {
   state().maps_memory = value;
 }
 
-void loopback_set_maps_host_memory(int value) {
+void loopback_set_uses_registered(int value) {
   const Guard lock(state().mutex);
-  state().maps_host_memory = value;
+  state().uses_registered = value;
 }
 
 void loopback_set_capacity(uint64_t bytes) {
@@ -81,6 +81,12 @@ void loopback_let_go(uintptr_t stream) {
   const Guard lock(state().mutex);
   state().streams.at(stream).held = false;
   state().advance();
+}
+
+int loopback_maps(uintptr_t address) {
+  State& s = state();
+  const Guard lock(s.mutex);
+  return s.copies_on_card(address, 1) ? 1 : 0;
 }
 
 void loopback_touch(uintptr_t stream, uintptr_t address, uint64_t size, int write) {

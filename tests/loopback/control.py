@@ -28,7 +28,6 @@ class Counts(ctypes.Structure):
             "managed",
             "mapped",
             "card_memory",
-            "host_memory",
             "registered",
             "reserved",
             "live_events",
@@ -78,8 +77,8 @@ class Loopback:
     def set_maps_memory(self, value: int) -> None:
         self._library.loopback_set_maps_memory(value)
 
-    def set_maps_host_memory(self, value: int) -> None:
-        self._library.loopback_set_maps_host_memory(value)
+    def set_uses_registered(self, value: int) -> None:
+        self._library.loopback_set_uses_registered(value)
 
     def set_capacity(self, size: int) -> None:
         self._library.loopback_set_capacity(ctypes.c_uint64(size))
@@ -89,6 +88,9 @@ class Loopback:
 
     def set_copies_pageable(self, value: int) -> None:
         self._library.loopback_set_copies_pageable(value)
+
+    def maps(self, address: int) -> bool:
+        return bool(self._library.loopback_maps(ctypes.c_size_t(address)))
 
     def touch(self, address: int, size: int, *, write: bool = False, stream: int = 0) -> None:
         self._library.loopback_touch(

@@ -114,11 +114,8 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
       case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
         *value = s.maps_memory;
         return CUDA_SUCCESS;
-      case CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
-        *value = s.maps_host_memory;
-        return CUDA_SUCCESS;
-      case CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID:
-        *value = -1;  // a host without nodes
+      case CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM:
+        *value = s.uses_registered;
         return CUDA_SUCCESS;
       default:
         return CUDA_ERROR_INVALID_VALUE;

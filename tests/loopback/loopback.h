@@ -30,7 +30,6 @@ typedef struct {
   uint64_t managed;       /* bytes allocated and not freed */
   uint64_t mapped;        /* bytes of cards' physical memory that is mapped, which is on_card too */
   uint64_t card_memory;   /* bytes of physical memory of cards, mapped or not */
-  uint64_t host_memory;   /* bytes of physical memory of the host, mapped or not */
   uint64_t registered;    /* bytes of the program's memory that are pinned */
   uint64_t reserved;      /* bytes of reserved addresses */
   uint64_t live_events;   /* created and not destroyed */
@@ -51,7 +50,7 @@ void loopback_set_version(int version);
 void loopback_set_cards(int count);
 void loopback_set_concurrent_access(int value);
 void loopback_set_maps_memory(int value);
-void loopback_set_maps_host_memory(int value);
+void loopback_set_uses_registered(int value);
 void loopback_set_capacity(uint64_t bytes);
 /* The host memory that can be pinned in all. No limit unless set. */
 void loopback_set_pinnable(uint64_t bytes);
@@ -63,7 +62,10 @@ void loopback_set_copies_pageable(int value);
 /* Work on a stream waits until let_go. Streams are CUstream handles; 0 is the default stream. */
 void loopback_hold(uintptr_t stream);
 void loopback_let_go(uintptr_t stream);
-/* A kernel on `stream` of card 0 that reads, or writes, whole pages of managed or mapped memory. */
+/* Whether a card's memory is mapped at an address, so that the card may use it. */
+int loopback_maps(uintptr_t address);
+/* A kernel on `stream` of card 0 that reads, or writes, whole pages of managed, mapped or pinned
+ * memory. */
 void loopback_touch(uintptr_t stream, uintptr_t address, uint64_t size, int write);
 
 #ifdef __cplusplus

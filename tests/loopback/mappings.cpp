@@ -52,13 +52,13 @@ bool State::free_addresses(std::uintptr_t address, std::uint64_t size) {
   return true;
 }
 
-std::uint64_t State::create(std::uint64_t size, bool host) {
-  if (host ? !can_pin(size) : used() + size > capacity) return 0;
+std::uint64_t State::create(std::uint64_t size) {
+  if (used() + size > capacity) return 0;
   const int file = memfd_create("loopback", MFD_CLOEXEC);
   if (file < 0 || ftruncate(file, static_cast<off_t>(size)) != 0) return 0;
   const std::uint64_t handle = next_handle += 0x10;
-  physical[handle] = {.file = file, .size = size, .host = host};
-  (host ? counts.host_memory : counts.card_memory) += size;
+  physical[handle] = {.file = file, .size = size};
+  counts.card_memory += size;
   return handle;
 }
 
@@ -66,7 +66,7 @@ void State::drop_if_unused(std::uint64_t handle) {
   const auto it = physical.find(handle);
   if (!it->second.released || it->second.mappings > 0) return;
   close(it->second.file);
-  (it->second.host ? counts.host_memory : counts.card_memory) -= it->second.size;
+  counts.card_memory -= it->second.size;
   physical.erase(it);
 }
 
@@ -91,11 +91,9 @@ bool State::map(std::uintptr_t address, std::uint64_t size, std::uint64_t handle
   }
   ++it->second.mappings;
   mappings[address] = {.size = size, .handle = handle};
-  if (!it->second.host) {
-    counts.mapped += size;
-    counts.on_card += size;
-    counts.peak_on_card = std::max(counts.peak_on_card, counts.on_card);
-  }
+  counts.mapped += size;
+  counts.on_card += size;
+  counts.peak_on_card = std::max(counts.peak_on_card, counts.on_card);
   return true;
 }
 
@@ -104,29 +102,24 @@ bool State::unmap(std::uintptr_t address, std::uint64_t size) {
   if (it == mappings.end() || it->second.size != size || named_by_work(address, size)) return false;
   if (!no_access(address, size)) return false;
   const std::uint64_t handle = it->second.handle;
-  Physical& memory = physical.at(handle);
-  if (!memory.host) {
-    counts.mapped -= size;
-    counts.on_card -= size;
-  }
-  --memory.mappings;
+  counts.mapped -= size;
+  counts.on_card -= size;
+  --physical.at(handle).mappings;
   mappings.erase(it);
   drop_if_unused(handle);
   return true;
 }
 
-bool State::set_access(std::uintptr_t address, std::uint64_t size, bool card, bool host) {
+bool State::set_access(std::uintptr_t address, std::uint64_t size) {
   std::uintptr_t end = address;
   for (auto it = mappings.find(address); end < address + size; ++it) {
     if (it == mappings.end() || it->first != end) return false;
-    if (host && !physical.at(it->second.handle).host) return false;
     end += it->second.size;
   }
   if (end != address + size) return false;
   if (mprotect(at(address), size, PROT_READ | PROT_WRITE) != 0) return false;
   for (auto it = mappings.find(address); it != mappings.end() && it->first < end; ++it) {
-    it->second.card_access = it->second.card_access || card;
-    it->second.host_access = it->second.host_access || host;
+    it->second.access = true;
   }
   return true;
 }
@@ -141,23 +134,20 @@ Mapping* State::mapping_of(std::uintptr_t address, std::uint64_t size) {
 
 bool State::copies_on_card(std::uintptr_t address, std::uint64_t size) {
   const Mapping* mapping = mapping_of(address, size);
-  return mapping != nullptr && mapping->card_access && !physical.at(mapping->handle).host;
+  return mapping != nullptr && mapping->access;
 }
 
 bool State::copies_on_host(std::uintptr_t address, std::uint64_t size) {
-  if (inside(registered, address, size)) return true;
-  const Mapping* mapping = mapping_of(address, size);
-  return mapping != nullptr && mapping->host_access && mapping->card_access;
+  return inside(registered, address, size);
 }
 
 bool State::touch_mapped(std::uintptr_t page) {
-  if (!inside(reservations, page, page_size)) return false;
-  const Mapping* mapping = mapping_of(page, page_size);
-  if (mapping == nullptr || !mapping->card_access) {
-    counts.faulted += page_size;
-  } else if (physical.at(mapping->handle).host) {
+  if (inside(registered, page, page_size)) {
     counts.over_link += page_size;
+    return true;
   }
+  if (!inside(reservations, page, page_size)) return false;
+  if (!copies_on_card(page, page_size)) counts.faulted += page_size;
   return true;
 }
 

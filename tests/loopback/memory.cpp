@@ -112,7 +112,7 @@ void State::unset_read_mostly(Page& page) {
 std::uint64_t State::used() const { return counts.on_card - counts.mapped + counts.card_memory; }
 
 bool State::can_pin(std::uint64_t size) const {
-  const std::uint64_t pinned = counts.host_memory + counts.registered;
+  const std::uint64_t pinned = counts.registered;
   return pinned <= pinnable && size <= pinnable - pinned;
 }
 

@@ -34,11 +34,10 @@ struct Allocation {
   std::vector<Page> pages;
 };
 
-// Physical memory: a file of its own, so that it can be mapped at several addresses.
+// A card's physical memory: a file of its own, so that it keeps its bytes wherever it is mapped.
 struct Physical {
   int file = -1;
   std::uint64_t size = 0;
-  bool host = false;
   bool released = false;
   int mappings = 0;
 };
@@ -47,8 +46,7 @@ struct Physical {
 struct Mapping {
   std::uint64_t size = 0;
   std::uint64_t handle = 0;
-  bool card_access = false;
-  bool host_access = false;
+  bool access = false;
 };
 
 // A place in a stream's work.
@@ -86,7 +84,7 @@ struct State {
   int cards = 1;
   int concurrent_access = 1;
   int maps_memory = 1;
-  int maps_host_memory = 1;
+  int uses_registered = 1;
   std::uint64_t capacity = std::uint64_t{8} << 30;
   std::uint64_t pinnable = ~std::uint64_t{0};
   int copies_pageable = 0;
@@ -126,17 +124,17 @@ struct State {
   // mappings.cpp. Likewise; false or 0 where the real driver refuses.
   std::uintptr_t reserve(std::uint64_t size);
   bool free_addresses(std::uintptr_t address, std::uint64_t size);
-  std::uint64_t create(std::uint64_t size, bool host);
+  std::uint64_t create(std::uint64_t size);
   bool release(std::uint64_t handle);
   bool map(std::uintptr_t address, std::uint64_t size, std::uint64_t handle);
   bool unmap(std::uintptr_t address, std::uint64_t size);
-  bool set_access(std::uintptr_t address, std::uint64_t size, bool card, bool host);
+  bool set_access(std::uintptr_t address, std::uint64_t size);
   /// The mapping that holds a range, or null.
   Mapping* mapping_of(std::uintptr_t address, std::uint64_t size);
   /// Whether a copy may read or write a range on the card, or in pinned host memory.
   bool copies_on_card(std::uintptr_t address, std::uint64_t size);
   bool copies_on_host(std::uintptr_t address, std::uint64_t size);
-  /// A card's touch of one page of reserved addresses; false for other addresses.
+  /// A card's touch of one page of reserved addresses or pinned memory; false for others.
   bool touch_mapped(std::uintptr_t page);
   void drop_if_unused(std::uint64_t handle);
 

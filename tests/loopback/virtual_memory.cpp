@@ -19,10 +19,7 @@ using loopback::State;
 CUresult valid(bool done) { return done ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE; }
 
 bool is_place(const State& s, const CUmemLocation& location) {
-  if (location.type == CU_MEM_LOCATION_TYPE_DEVICE) return is_card(s, location.id);
-  // A host without nodes has node 0 alone.
-  return location.type == CU_MEM_LOCATION_TYPE_HOST_NUMA && s.maps_host_memory != 0 &&
-         location.id == 0;
+  return location.type == CU_MEM_LOCATION_TYPE_DEVICE && is_card(s, location.id);
 }
 
 bool is_place(const State& s, const CUmemAllocationProp& place) {
@@ -91,7 +88,7 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t size,
     if (!is_place(s, *place) || size == 0 || size % page_size != 0 || flags != 0) {
       return CUDA_ERROR_INVALID_VALUE;
     }
-    *handle = s.create(size, place->location.type == CU_MEM_LOCATION_TYPE_HOST_NUMA);
+    *handle = s.create(size);
     return *handle != 0 ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
   });
 }
@@ -115,14 +112,11 @@ CUresult cuMemUnmap(CUdeviceptr address, size_t size) {
 CUresult cuMemSetAccess(CUdeviceptr address, size_t size, const CUmemAccessDesc* access,
                         size_t count) {
   return serve_initialised(__func__, [&](State& s, Lock&) {
-    bool card = false;
-    bool host = false;
     for (size_t i = 0; i < count; ++i) {
       if (!is_place(s, access[i].location)) return CUDA_ERROR_INVALID_VALUE;
       if (access[i].flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE) return CUDA_ERROR_INVALID_VALUE;
-      (access[i].location.type == CU_MEM_LOCATION_TYPE_DEVICE ? card : host) = true;
     }
-    return valid(s.set_access(address, size, card, host));
+    return valid(s.set_access(address, size));
   });
 }
 

@@ -47,12 +47,12 @@ std::vector<unsigned char> loaded(const Held& held) {
   return bytes;
 }
 
-bool reads(Range range, const unsigned char* bytes) {
-  return std::memcmp(range.data(), bytes, range.size) == 0;
+bool reads(const Held& held, Range range, const unsigned char* bytes) {
+  return std::memcmp(rig::seen(held.device, range).data(), bytes, range.size) == 0;
 }
 
 bool reads(const Held& held, const std::vector<unsigned char>& bytes) {
-  return reads(held.range, bytes.data());
+  return reads(held, held.range, bytes.data());
 }
 
 void brought(const Held& held, Arrive how) {
@@ -145,11 +145,11 @@ HOLDS("parts of a reserved range move on their own") {
   held.device.wait(held.device.bring(middle, Arrive::duplicate, 0, {}));
   held.device.wait(held.device.bring(tail, Arrive::move, 1, {}));
   REQUIRE(rig.on_card() == 3 * granule);
-  REQUIRE(reads(middle, bytes.data() + granule));
-  REQUIRE(reads(tail, bytes.data() + 2 * granule));
+  REQUIRE(reads(held, middle, bytes.data() + granule));
+  REQUIRE(reads(held, tail, bytes.data() + 2 * granule));
   held.device.wait(held.device.leave(tail, Leave::write_back, 0, {}));
   REQUIRE(rig.on_card() == granule);
-  REQUIRE(reads(middle, bytes.data() + granule));
+  REQUIRE(reads(held, middle, bytes.data() + granule));
   held.device.wait(held.device.leave(middle, Leave::drop, 0, {}));
   REQUIRE(loaded(held) == bytes);
 }
@@ -187,7 +187,7 @@ HOLDS("a range may be released while it is on the card") {
 }
 
 HOLDS("an exposed range is used where it lies, and concealed with what was written") {
-  if (!rig.device()->facts().reads_over_link) return;
+  if (!rig.reads_over_link()) return;
   for (const Use use : {Use::weights, Use::scratch}) {
     const Held held(rig, 2, use);
     const auto before = pattern(held.range.size, 7);
@@ -197,7 +197,7 @@ HOLDS("an exposed range is used where it lies, and concealed with what was writt
     held.device.use_over_link(rig.stream(), held.range);
     REQUIRE(rig.on_card() == 0);
     REQUIRE(reads(held, before));
-    std::memcpy(held.range.data(), after.data(), after.size());
+    std::memcpy(rig::seen(held.device, held.range).data(), after.data(), after.size());
     held.device.conceal(held.range);
     REQUIRE(loaded(held) == after);
     brought(held, Arrive::duplicate);
@@ -216,8 +216,8 @@ HOLDS("settled bytes stay readable, on the card and on the host") {
   const auto written = pattern(moved.size, 10);
   std::memcpy(moved.data(), written.data(), written.size());
   held.device.settle(held.range);
-  REQUIRE(reads(moved, written.data()));
-  REQUIRE(reads(held.part(1, 1), bytes.data() + moved.size));
+  REQUIRE(reads(held, moved, written.data()));
+  REQUIRE(reads(held, held.part(1, 1), bytes.data() + moved.size));
 }
 
 HOLDS("a fence is reached once the work before it is over") {
@@ -355,7 +355,7 @@ HOLDS("a failed leave leaves the range on the card, and the next one works") {
 }
 
 HOLDS("a failed expose changes nothing, and the next one works") {
-  if (!rig.device()->facts().reads_over_link) return;
+  if (!rig.reads_over_link()) return;
   for (const auto& fault : rig.faults(Operation::expose, Use::weights)) {
     const Held held(rig, 1);
     const auto bytes = pattern(held.range.size, 14);

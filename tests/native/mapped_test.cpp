@@ -29,9 +29,9 @@ LoopbackCounts counts() {
 /// Whether as much is held of the hardware as before.
 bool same_holdings(const LoopbackCounts& before) {
   const LoopbackCounts now = counts();
-  return now.card_memory == before.card_memory && now.host_memory == before.host_memory &&
-         now.registered == before.registered && now.reserved == before.reserved &&
-         now.live_streams == before.live_streams && now.live_contexts == before.live_contexts;
+  return now.card_memory == before.card_memory && now.registered == before.registered &&
+         now.reserved == before.reserved && now.live_streams == before.live_streams &&
+         now.live_contexts == before.live_contexts;
 }
 
 /// What the stand-in driver says of itself, for a scope.
@@ -77,6 +77,11 @@ struct Held {
   void bring() const { device.wait(device.bring(range, Arrive::duplicate, 0, {})); }
   void leave(Leave how = Leave::drop) const { device.wait(device.leave(range, how, 0, {})); }
   bool card_reads() const { return std::memcmp(range.data(), bytes.data(), bytes.size()) == 0; }
+  /// Of what has a host address.
+  bool host_reads() const {
+    const Range host{device.host_address(range.start), range.size};
+    return std::memcmp(host.data(), bytes.data(), bytes.size()) == 0;
+  }
   bool host_holds() const {
     std::vector<unsigned char> copy(bytes.size());
     device.load(copy.data(), range.start, copy.size());
@@ -125,15 +130,12 @@ TEST("the facts tell the unit, and whether host memory can be read in place") {
   REQUIRE(rig::mapped(unit)->device()->facts().kind == "mapped");
   REQUIRE(rig::mapped(unit)->device()->facts().unit == unit);
   REQUIRE(rig::mapped(unit)->device()->facts().reads_over_link);
-  const auto without = rig::mapped(unit, HostMemory::unmappable);
+  const auto without = rig::mapped(unit, HostMemory::only_copied);
   REQUIRE(!without->device()->facts().reads_over_link);
-  // Forbidden where the card's attribute promises it.
-  loopback_fail("cuMemCreate", 1, CUDA_ERROR_NOT_PERMITTED);
-  REQUIRE(!MappedDevice(LOOPBACK_PATH, 0, unit).facts().reads_over_link);
 }
 
 TEST("whole units move, the shorter last one too, and nothing less") {
-  for (const auto host : {HostMemory::mappable, HostMemory::unmappable}) {
+  for (const auto host : {HostMemory::read_in_place, HostMemory::only_copied}) {
     const auto rig = rig::mapped(unit, host);
     Device& device = *rig->device();
     const Held held(device, 2 * unit + 2 * MiB);
@@ -219,58 +221,38 @@ TEST("a full card is told with its figures, and nothing has changed") {
     REQUIRE(says(error, text(unit)) && says(error, text(3 * unit)) && says(error, "0 B are free"));
     REQUIRE(rig->on_card() == unit && rig->moved_in() == unit);
   }
-  REQUIRE(held.host_holds() && held.card_reads() && there.card_reads());
+  REQUIRE(held.host_holds() && there.card_reads());
   held.bring();
   REQUIRE(held.card_reads());
 }
 
 TEST("host memory that the system refuses is told with its figures") {
-  for (const auto host : {HostMemory::mappable, HostMemory::unmappable}) {
-    const auto rig = rig::mapped(unit, host);
-    const Held held(*rig->device(), 2 * unit);
-    const LoopbackCounts before = counts();
-    const char* entry = host == HostMemory::mappable ? "cuMemCreate" : "cuMemHostRegister_v2";
-    for (const std::uint64_t nth : {1, 2}) {
-      if (host == HostMemory::unmappable && nth > 1) continue;
-      loopback_fail(entry, nth, CUDA_ERROR_OUT_OF_MEMORY);
-      const auto error =
-          thrown<OutOfMemory>([&] { rig->device()->reserve(3 * unit, Use::weights); });
-      REQUIRE(error.figures.asked == 3 * unit);
-      REQUIRE(error.figures.resident == 2 * unit + (nth - 1) * unit);
-      REQUIRE(says(error, text(3 * unit)) && says(error, text(error.figures.resident)));
-      REQUIRE(same_holdings(before));
-      REQUIRE(pinned_bytes() == 2 * unit);
-    }
-  }
+  const auto rig = rig::mapped(unit);
+  const Held held(*rig->device(), 2 * unit);
+  const LoopbackCounts before = counts();
+  loopback_fail("cuMemHostRegister_v2", 1, CUDA_ERROR_OUT_OF_MEMORY);
+  const auto error = thrown<OutOfMemory>([&] { rig->device()->reserve(3 * unit, Use::weights); });
+  REQUIRE(error.figures.asked == 3 * unit && error.figures.resident == 2 * unit);
+  REQUIRE(says(error, text(3 * unit)) && says(error, text(2 * unit)));
+  REQUIRE(same_holdings(before));
+  REQUIRE(pinned_bytes() == 2 * unit);
 }
 
-TEST("what the system refuses to pin lies in what it grants, where that is accepted") {
+TEST("what the system refuses to pin is pageable, where that is accepted") {
   const CUresult refusals[] = {CUDA_ERROR_OUT_OF_MEMORY, CUDA_ERROR_OPERATING_SYSTEM,
                                CUDA_ERROR_NOT_PERMITTED, CUDA_ERROR_NOT_SUPPORTED};
-  struct Case {
-    std::uint64_t mappable_fails;  ///< at which of its pieces, or never
-    bool ordinary_fails;
-    Pinning had;
-  };
-  const Case cases[] = {{0, false, Pinning::mappable},
-                        {1, false, Pinning::ordinary},
-                        {3, false, Pinning::ordinary},
-                        {2, true, Pinning::none}};
   const PageableCopies allowed;
   const LoopbackCounts before = counts();
   for (const CUresult refusal : refusals) {
-    for (const auto& [mappable_fails, ordinary_fails, had] : cases) {
+    for (const bool refused : {false, true}) {
       {
-        MappedDevice device(LOOPBACK_PATH, 0, unit, false, Unpinned::accept);
+        MappedDevice device(LOOPBACK_PATH, 0, unit, Unpinned::accept);
         const LoopbackCounts open = counts();
-        if (mappable_fails > 0) loopback_fail("cuMemCreate", mappable_fails, refusal);
-        if (ordinary_fails) loopback_fail("cuMemHostRegister_v2", 1, refusal);
+        if (refused) loopback_fail("cuMemHostRegister_v2", 1, refusal);
         const Held held(device, 3 * unit);
-        for (const auto kind : {Pinning::mappable, Pinning::ordinary, Pinning::none}) {
-          REQUIRE(device.host_bytes(kind) == (kind == had ? 3 * unit : 0));
-        }
-        const Bytes pinned = had == Pinning::none ? 0 : 3 * unit;
-        REQUIRE(counts().host_memory + counts().registered == pinned && pinned_bytes() == pinned);
+        REQUIRE(device.pageable_bytes() == (refused ? 3 * unit : 0));
+        const Bytes pinned = refused ? 0 : 3 * unit;
+        REQUIRE(counts().registered == pinned && pinned_bytes() == pinned);
         for (const Leave how : {Leave::drop, Leave::write_back, Leave::pass}) {
           held.bring();
           REQUIRE(held.card_reads());
@@ -285,7 +267,7 @@ TEST("what the system refuses to pin lies in what it grants, where that is accep
         REQUIRE(back == std::vector<unsigned char>(back.size(), 7));
         const Bytes copied = counts().to_card + counts().to_host - open.to_card - open.to_host;
         REQUIRE(copied == 6 * held.range.size);
-        REQUIRE(counts().pageable - open.pageable == (had == Pinning::none ? copied : 0));
+        REQUIRE(counts().pageable - open.pageable == (refused ? copied : 0));
       }
       REQUIRE(same_holdings(before));
       REQUIRE(pinned_bytes() == 0);
@@ -295,26 +277,72 @@ TEST("what the system refuses to pin lies in what it grants, where that is accep
 
 TEST("what the card cannot use in place says so, and comes to the card when it is settled") {
   const PageableCopies allowed;
-  MappedDevice device(LOOPBACK_PATH, 0, unit, false, Unpinned::accept);
-  REQUIRE(device.facts().reads_over_link);
-  const Held mappable(device, unit);
-  loopback_fail("cuMemCreate", 1, CUDA_ERROR_OUT_OF_MEMORY);
+  MappedDevice device(LOOPBACK_PATH, 0, unit, Unpinned::accept);
+  const Held pinned(device, unit);
+  loopback_fail("cuMemHostRegister_v2", 1, CUDA_ERROR_OUT_OF_MEMORY);
   const Held held(device, 2 * unit);
-  const auto faults = [&](const Held& of) {
-    const Bytes before = counts().faulted;
-    loopback_touch(0, of.range.start, of.range.size, 0);
-    return counts().faulted - before;
-  };
   const LoopbackCounts before = counts();
-  REQUIRE(device.reads_in_place(mappable.range) && !device.reads_in_place(held.range));
+  REQUIRE(device.reads_in_place(pinned.range) && !device.reads_in_place(held.range));
+  REQUIRE(device.host_address(pinned.range.start) != 0);
+  REQUIRE(device.host_address(held.range.start) == 0);
   const auto error = thrown<DeviceFailure>([&] { device.expose(held.range); });
   REQUIRE(says(error, text(held.range.size)));
   REQUIRE(same_holdings(before));
-  REQUIRE(faults(mappable) == 0 && faults(held) == held.range.size);
-  device.settle(mappable.range);
+  device.settle(pinned.range);
   device.settle(held.range);
   REQUIRE(counts().on_card == held.range.size);
-  REQUIRE(faults(mappable) == 0 && faults(held) == 0 && held.card_reads());
+  REQUIRE(held.card_reads() && pinned.host_reads());
+}
+
+TEST("the host copy has an address of its own, where the card can use it there") {
+  for (const auto host : {HostMemory::read_in_place, HostMemory::only_copied}) {
+    const auto rig = rig::mapped(unit, host);
+    Device& device = *rig->device();
+    const Held held(device, 2 * unit);
+    if (host == HostMemory::only_copied) {
+      REQUIRE(device.host_address(held.range.start) == 0);
+      continue;
+    }
+    const Address start = device.host_address(held.range.start);
+    REQUIRE(device.host_address(held.range.start + unit + 5) == start + unit + 5);
+    const Stream stream = rig->stream();
+    const auto over_link = [&] {
+      const LoopbackCounts before = counts();
+      loopback_touch(stream, start, held.range.size, 1);
+      REQUIRE(counts().faulted == before.faulted);
+      return counts().over_link - before.over_link;
+    };
+    REQUIRE(held.host_reads() && over_link() == held.range.size);
+    held.bring();
+    REQUIRE(held.host_reads() && over_link() == held.range.size);
+    held.leave();
+    REQUIRE(held.host_reads());
+  }
+}
+
+TEST("either copy is carried to the other in the order of a stream, in parts of units too") {
+  const auto rig = rig::mapped(unit);
+  Device& device = *rig->device();
+  const Held held(device, 3 * unit);
+  held.bring();
+  const Range part{held.range.start + unit / 2 + 1, unit + 77};
+  auto* on_card = static_cast<unsigned char*>(part.data());
+  auto* on_host =
+      static_cast<unsigned char*>(Range{device.host_address(part.start), part.size}.data());
+  const Stream stream = rig->stream();
+  std::memset(on_host, 3, part.size);
+  rig->occupy(stream);
+  device.refresh(stream, part);
+  REQUIRE(on_card[0] != 3 && on_card[part.size - 1] != 3);
+  rig->finish(stream);
+  REQUIRE(std::memcmp(on_card, on_host, part.size) == 0);
+  std::memset(on_card, 4, part.size);
+  device.save(stream, part);
+  REQUIRE(std::memcmp(on_card, on_host, part.size) == 0);
+  const std::size_t begin = part.start - held.range.start;
+  const auto* all = static_cast<unsigned char*>(held.range.data());
+  REQUIRE(all[begin - 1] == held.bytes[begin - 1]);
+  REQUIRE(all[begin + part.size] == held.bytes[begin + part.size]);
 }
 
 TEST("copies of pageable memory keep their place in a lane") {
@@ -349,20 +377,18 @@ TEST("a move that fails at any of its calls is undone for every unit") {
   };
   const auto check_host = [](const rig::Rig& rig, const Held& held) {
     REQUIRE(rig.on_card() == 0 && held.host_holds());
-    if (rig.device()->facts().reads_over_link) REQUIRE(held.card_reads());
+    if (rig.device()->facts().reads_over_link) REQUIRE(held.host_reads());
   };
-  for (const auto host : {HostMemory::mappable, HostMemory::unmappable}) {
-    const bool mappable = host == HostMemory::mappable;
+  for (const auto host : {HostMemory::read_in_place, HostMemory::only_copied}) {
     const auto rig = rig::mapped(unit, host);
     const Held held(*rig->device(), 3 * unit);
-    const Case bringing[] = {
-        {"cuMemCreate", 3},    {"cuMemUnmap", mappable ? 3U : 0U}, {"cuMemMap", 3},
-        {"cuMemSetAccess", 1}, {"cuMemcpyHtoDAsync_v2", 3},        {"cuEventRecord", 1}};
-    const Case leaving[] = {{"cuMemcpyDtoHAsync_v2", 3},
-                            {"cuStreamSynchronize", 1},
-                            {"cuMemUnmap", 3},
-                            {"cuMemMap", mappable ? 3U : 0U},
-                            {"cuMemSetAccess", mappable ? 1U : 0U}};
+    const Case bringing[] = {{"cuMemCreate", 3},
+                             {"cuMemMap", 3},
+                             {"cuMemSetAccess", 1},
+                             {"cuMemcpyHtoDAsync_v2", 3},
+                             {"cuEventRecord", 1}};
+    const Case leaving[] = {
+        {"cuMemcpyDtoHAsync_v2", 3}, {"cuStreamSynchronize", 1}, {"cuMemUnmap", 3}};
     for (const auto& [entry, times] : bringing) {
       for (std::uint64_t nth = 1; nth <= times; ++nth) {
         loopback_fail(entry, entry == std::string("cuMemCreate") ? 1 : nth, CUDA_ERROR_UNKNOWN);
@@ -385,103 +411,8 @@ TEST("a move that fails at any of its calls is undone for every unit") {
   }
 }
 
-TEST("what is not on the card is used over the link without a lease, where the card can") {
-  for (const auto host : {HostMemory::mappable, HostMemory::unmappable}) {
-    const auto rig = rig::mapped(unit, host);
-    const Stream stream = rig->stream();
-    const Held held(*rig->device(), 2 * unit);
-    const auto touched = [&] {
-      const LoopbackCounts before = counts();
-      rig->use(stream, held.range, true);
-      const LoopbackCounts after = counts();
-      const Bytes right = after.over_link - before.over_link;
-      const Bytes wrong = after.faulted - before.faulted;
-      REQUIRE(right + wrong == 0 || right + wrong == held.range.size);
-      return std::pair(right, wrong);
-    };
-    const Bytes all = held.range.size;
-    const auto elsewhere =
-        host == HostMemory::mappable ? std::pair(all, Bytes{0}) : std::pair(Bytes{0}, all);
-    REQUIRE(touched() == elsewhere);
-    held.bring();
-    REQUIRE(touched() == std::pair(Bytes{0}, Bytes{0}));
-    held.leave();
-    REQUIRE(touched() == elsewhere);
-  }
-}
-
-TEST("what passes shows nothing until it is exposed, settled or back, and keeps its bytes") {
-  for (const bool always_shown : {false, true}) {
-    MappedDevice device(LOOPBACK_PATH, 0, unit, always_shown);
-    const Held held(device, 2 * unit);
-    const auto faults = [&] {
-      const Bytes before = counts().faulted;
-      loopback_touch(0, held.range.start, held.range.size, 0);
-      return counts().faulted - before;
-    };
-    const Bytes hidden = always_shown ? 0 : held.range.size;
-    for (const bool settled : {false, true}) {
-      held.bring();
-      held.leave(Leave::pass);
-      REQUIRE(faults() == hidden);
-      if (settled) {
-        device.settle(held.range);
-      } else {
-        device.expose(held.range);
-      }
-      REQUIRE(faults() == 0 && held.host_holds());
-    }
-    held.bring();
-    held.leave(Leave::pass);
-    held.bring();
-    REQUIRE(faults() == 0 && held.card_reads());
-  }
-}
-
-TEST("a use over the link is over before its addresses change") {
-  enum class Change : std::uint8_t { bring, release };
-  for (const auto change : {Change::bring, Change::release}) {
-    const auto rig = rig::mapped(unit);
-    Device& device = *rig->device();
-    auto held = std::make_unique<Held>(device, 2 * unit);
-    const Held other(device, unit);
-    const Stream stream = rig->stream();
-    rig->occupy(stream);
-    device.expose(held->range);
-    device.use_over_link(stream, held->range);
-    rig->use(stream, held->range, false);
-    other.bring();  // waits for nothing of it
-    const std::uint64_t waited = loopback_calls("cuEventSynchronize");
-    const std::uint64_t unmapped = loopback_calls("cuMemUnmap");
-    std::atomic<bool> changed{false};
-    std::thread changing([&] {
-      if (change == Change::bring) {
-        held->bring();
-      } else {
-        held.reset();
-      }
-      changed = true;
-    });
-    while (!changed && loopback_calls("cuEventSynchronize") == waited) std::this_thread::yield();
-    const bool too_early = changed || loopback_calls("cuMemUnmap") != unmapped;
-    rig->finish(stream);
-    changing.join();
-    REQUIRE(!too_early);
-    if (held) REQUIRE(held->card_reads());
-    REQUIRE(rig->faulted() == 0);
-  }
-}
-
-TEST("a stream that is gone holds up no move") {
-  const auto rig = rig::mapped(unit);
-  const Held held(*rig->device(), unit);
-  rig->device()->use_over_link(12345, held.range);
-  held.bring();
-  REQUIRE(held.card_reads());
-}
-
 TEST("settled bytes that find no room on the card can still be loaded") {
-  const auto rig = rig::mapped(unit, HostMemory::unmappable);
+  const auto rig = rig::mapped(unit, HostMemory::only_copied);
   const Held held(*rig->device(), 3 * unit);
   {
     const Capacity tight(2 * unit);
@@ -493,7 +424,7 @@ TEST("settled bytes that find no room on the card can still be loaded") {
 }
 
 TEST("no call on mapped memory leaves a context behind on the calling thread") {
-  for (const auto host : {HostMemory::mappable, HostMemory::unmappable}) {
+  for (const auto host : {HostMemory::read_in_place, HostMemory::only_copied}) {
     const auto rig = rig::mapped(unit, host);
     {
       const Held held(*rig->device(), unit, Use::scratch);

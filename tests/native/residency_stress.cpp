@@ -210,7 +210,7 @@ WorldSpec spec_of(bool threaded, bool adaptive) {
 }  // namespace
 
 HOLDS("threads that only read find the right bytes, within the budget") {
-  if (!rig.device()->facts().reads_over_link) return;
+  if (!rig.reads_over_link()) return;
   for (const bool adaptive : {false, true}) {
     Shared shared(rig, spec_of(true, adaptive));
     run(shared, 300, false, Faults::none);
@@ -220,7 +220,7 @@ HOLDS("threads that only read find the right bytes, within the budget") {
 }
 
 HOLDS("threads that also write lose no write, with a mover's thread and without") {
-  if (!rig.device()->facts().reads_over_link) return;
+  if (!rig.reads_over_link()) return;
   for (const bool threaded : {true, false}) {
     for (const bool adaptive : {false, true}) {
       Shared shared(rig, spec_of(threaded, adaptive));
@@ -231,7 +231,7 @@ HOLDS("threads that also write lose no write, with a mover's thread and without"
 }
 
 HOLDS("moves that fail now and then lose no byte, and every count stays exact") {
-  if (!rig.device()->facts().reads_over_link) return;
+  if (!rig.reads_over_link()) return;
   for (const bool threaded : {true, false}) {
     Shared shared(rig, spec_of(threaded, true));
     std::atomic<bool> over{false};

@@ -130,7 +130,7 @@ HOLDS("blocks given up for another's arrival leave before it comes, whatever lan
 }
 
 HOLDS("a use larger than the budget goes over the link") {
-  if (!rig.device()->facts().reads_over_link) return;
+  if (!rig.reads_over_link()) return;
   World world(rig, {.budget = 2});
   const Stream stream = rig.stream();
   const Blocks blocks = {0, 1, 2, 3, 4};

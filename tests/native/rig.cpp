@@ -2,6 +2,8 @@
 
 #include <cuda.h>
 
+#include <algorithm>
+
 #include "check.hpp"
 #include "device/divided.hpp"
 #include "device/driver.hpp"
@@ -88,7 +90,12 @@ class Loopback : public Rig {
   Bytes moved_in() const override { return counts().to_card - start_.to_card; }
   Bytes moved_out() const override { return counts().to_host - start_.to_host; }
   void use(Stream stream, vramx::Range range, bool writes) override {
-    loopback_touch(stream, range.start, range.size, writes ? 1 : 0);
+    constexpr Bytes page = 2 * vramx::MiB;
+    for (Bytes from = 0; from < range.size; from += page) {
+      const vramx::Range at =
+          seen(*device_, {range.start + from, std::min(page, range.size - from)});
+      loopback_touch(stream, at.start, at.size, writes ? 1 : 0);
+    }
   }
   Bytes faulted() const override { return counts().faulted - start_.faulted; }
   bool poisons() const override { return false; }
@@ -106,14 +113,13 @@ class Loopback : public Rig {
     more("bytes on the card", start_.on_card, now.on_card);
     more("managed bytes", start_.managed, now.managed);
     more("bytes of the card's memory", start_.card_memory, now.card_memory);
-    more("bytes of the host's memory", start_.host_memory, now.host_memory);
     more("registered bytes", start_.registered, now.registered);
     more("bytes of addresses", start_.reserved, now.reserved);
     more("events", start_.live_events, now.live_events);
     more("streams", start_.live_streams, now.live_streams);
     more("contexts", start_.live_contexts, now.live_contexts);
     more("bytes counted as managed", start_.managed, vramx::managed_bytes());
-    more("bytes counted as pinned", start_.host_memory + start_.registered, vramx::pinned_bytes());
+    more("bytes counted as pinned", start_.registered, vramx::pinned_bytes());
     return held;
   }
 
@@ -168,9 +174,9 @@ std::shared_ptr<vramx::MappedDevice> open_mapped(Bytes unit, HostMemory host) {
     unpinned = vramx::Unpinned::accept;
   }
   // What the driver says is asked once, when the device is made.
-  loopback_set_maps_host_memory(host == HostMemory::unmappable ? 0 : 1);
-  auto device = std::make_shared<vramx::MappedDevice>(LOOPBACK_PATH, 0, unit, false, unpinned);
-  loopback_set_maps_host_memory(1);
+  loopback_set_uses_registered(host == HostMemory::only_copied ? 0 : 1);
+  auto device = std::make_shared<vramx::MappedDevice>(LOOPBACK_PATH, 0, unit, unpinned);
+  loopback_set_uses_registered(1);
   return device;
 }
 
@@ -183,37 +189,18 @@ class Mapped : public Loopback {
     loopback_set_copies_pageable(0);
   }
 
+  bool reads_over_link() const override { return host_ == HostMemory::read_in_place; }
   std::vector<Fault> faults(Operation operation, Use /*use*/) const override {
-    const bool mappable = host_ == HostMemory::mappable;
     switch (operation) {
       case Operation::reserve:
         if (host_ == HostMemory::pageable) return {failing_call("cuMemAddressReserve")};
-        if (!mappable) {
-          return {failing_call("cuMemAddressReserve"), failing_call("cuMemHostRegister_v2")};
-        }
-        return {failing_call("cuMemAddressReserve"),
-                failing_call("cuMemAddressReserve", Only::always, 2),
-                failing_call("cuMemCreate"),
-                failing_call("cuMemMap"),
-                failing_call("cuMemMap", Only::always, 2),
-                failing_call("cuMemSetAccess"),
-                failing_call("cuMemSetAccess", Only::always, 2)};
-      case Operation::bring: {
-        std::vector<Fault> all{failing_call("cuMemMap"), failing_call("cuMemSetAccess"),
-                               failing_call("cuMemcpyHtoDAsync_v2"), failing_call("cuEventRecord")};
-        if (mappable) all.push_back(failing_call("cuMemUnmap"));
-        return all;
-      }
-      case Operation::leave: {
-        std::vector<Fault> all{failing_call("cuMemUnmap"),
-                               failing_call("cuMemcpyDtoHAsync_v2", Only::copies),
-                               failing_call("cuStreamSynchronize", Only::copies)};
-        if (mappable) {
-          all.push_back(failing_call("cuMemMap"));
-          all.push_back(failing_call("cuMemSetAccess"));
-        }
-        return all;
-      }
+        return {failing_call("cuMemAddressReserve"), failing_call("cuMemHostRegister_v2")};
+      case Operation::bring:
+        return {failing_call("cuMemMap"), failing_call("cuMemSetAccess"),
+                failing_call("cuMemcpyHtoDAsync_v2"), failing_call("cuEventRecord")};
+      case Operation::leave:
+        return {failing_call("cuMemUnmap"), failing_call("cuMemcpyDtoHAsync_v2", Only::copies),
+                failing_call("cuStreamSynchronize", Only::copies)};
       case Operation::expose:
         return {};
     }
@@ -231,9 +218,9 @@ class Mapped : public Loopback {
 class Divided final : public Mapped {
  public:
   Divided()
-      : Mapped(HostMemory::mappable, [] {
+      : Mapped(HostMemory::read_in_place, [] {
           return std::make_shared<vramx::DividedDevice>(
-              open_mapped(2 * vramx::MiB, HostMemory::mappable), open_managed());
+              open_mapped(2 * vramx::MiB, HostMemory::read_in_place), open_managed());
         }) {}
 
   std::vector<Fault> faults(Operation operation, Use use) const override {
@@ -242,6 +229,11 @@ class Divided final : public Mapped {
 };
 
 }  // namespace
+
+vramx::Range seen(const vramx::Device& device, vramx::Range range) {
+  const vramx::Address host = device.host_address(range.start);
+  return host == 0 || loopback_maps(range.start) != 0 ? range : vramx::Range{host, range.size};
+}
 
 std::unique_ptr<Rig> simulated(vramx::SimulatedSpec spec) {
   return std::make_unique<Simulated>(spec);
@@ -270,7 +262,7 @@ void on_each(void (*test)(Rig&)) {
   run("managed", managed());
   run("mapped", mapped());
   run("divided", divided());
-  run("mapped without host memory", mapped(2 * vramx::MiB, HostMemory::unmappable));
+  run("mapped and only copied", mapped(2 * vramx::MiB, HostMemory::only_copied));
   run("mapped without pinned memory", mapped(2 * vramx::MiB, HostMemory::pageable));
   if (!failed.empty()) throw check::Failed(failed);
 }

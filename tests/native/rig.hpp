@@ -39,6 +39,8 @@ class Rig {
   virtual vramx::Bytes moved_out() const = 0;
   /// Work on `stream` reads, or writes, the range.
   virtual void use(vramx::Stream stream, vramx::Range range, bool writes) = 0;
+  /// Whether what is not on the card can be used over the link.
+  virtual bool reads_over_link() const { return device()->facts().reads_over_link; }
   /// Bytes that work touched without their being on the card or mapped for it.
   virtual vramx::Bytes faulted() const = 0;
   virtual std::vector<Fault> faults(vramx::Operation operation, vramx::Use use) const = 0;
@@ -48,14 +50,18 @@ class Rig {
   virtual std::string close() = 0;
 };
 
+/// Where the program and the card find a range's bytes now: at the host's addresses what is not on
+/// the card and has such.
+vramx::Range seen(const vramx::Device& device, vramx::Range range);
+
 std::unique_ptr<Rig> simulated(vramx::SimulatedSpec spec = {});
 /// The managed device over the stand-in driver, whose counts start from zero. One at a time.
 std::unique_ptr<Rig> managed();
-/// The mapped device likewise, on a card that can map host memory, on one that cannot, or where the
-/// system pins none.
-enum class HostMemory : std::uint8_t { mappable, unmappable, pageable };
+/// The mapped device likewise, on a card that uses pinned memory in place, on one that only copies
+/// it, or where the system pins none.
+enum class HostMemory : std::uint8_t { read_in_place, only_copied, pageable };
 std::unique_ptr<Rig> mapped(vramx::Bytes unit = 2 * vramx::MiB,
-                            HostMemory host = HostMemory::mappable);
+                            HostMemory host = HostMemory::read_in_place);
 /// The mapped device for weights and the managed one for scratch, likewise.
 std::unique_ptr<Rig> divided();
 

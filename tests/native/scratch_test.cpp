@@ -259,7 +259,7 @@ HOLDS("trim gives back what nothing lives in, and only that") {
 }
 
 HOLDS("at the host limit idle memory is given back before an allocation fails") {
-  if (!rig.device()->facts().reads_over_link) return;
+  if (!rig.reads_over_link()) return;
   Pool pool(rig, 4, 40);
   const Range idle = pool.allocate(30 * pool.block);
   pool.scratch->free(idle.start);

@@ -26,7 +26,7 @@ from vramx.plan import for_file
 @click.option(
     "--backend",
     type=click.Choice(["managed", "mapped"]),
-    default="managed",
+    default="mapped",
     show_default=True,
     help="Where weights are kept.",
 )

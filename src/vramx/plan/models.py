@@ -79,7 +79,7 @@ def for_file(
     compute: float | None = None,
     reserve: Size = "512MiB",
     block: Size = "32MiB",
-    backend: str = "managed",
+    backend: str = "mapped",
 ) -> Forecast:
     """Forecast passes of a model from its file of weights, whose header alone is read.
 
@@ -104,8 +104,8 @@ def for_file(
     block : int, float or str
         The unit of residency.
     backend : str
-        Where weights are kept: ``"managed"``, as sessions do unless told otherwise, ``"mapped"``,
-        which moves them faster, or ``"simulated"``.
+        Where weights are kept: ``"mapped"``, as sessions do on most cards, ``"managed"``, which
+        moves them slower, or ``"simulated"``.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def for_module(
     compute: float | None = None,
     reserve: Size = "512MiB",
     block: Size = "32MiB",
-    backend: str = "managed",
+    backend: str = "mapped",
 ) -> Forecast:
     """Forecast passes of a torch module from one call on a sample, in which nothing is computed.
 

@@ -240,8 +240,8 @@ class ManagedModule:
     ) -> None:
         """Move batch by batch, so that the host holds little twice.
 
-        Memory for the next batch is had while this one is copied: pinning clears pages with one
-        thread of the system's, which takes longer than the copies do with many.
+        Memory for the next batch is had while this one is copied: pinning takes the system longer
+        than the copies do.
         """
         batches = _batches(storages)
         batch = next(batches, None)
