@@ -73,6 +73,8 @@ HostCopy::HostCopy(std::shared_ptr<const Driver> driver, Bytes size, bool pinned
   try {
     populate(range);
     check_pinned(*driver_, driver_->pin(range.data(), size, 0), "cuMemHostRegister", size);
+    // The card goes on using these pages, so a forked child must not make them copied on write.
+    madvise(range.data(), size, MADV_DONTFORK);
   } catch (...) {
     unmap_pages(mapped_);
     throw;

@@ -6,8 +6,9 @@
  * host. Physical memory is a file, so what is mapped is there and what is not faults. It is
  * stricter than the real driver: it refuses ranges that are not 2 MiB-aligned, dead handles,
  * calls that want a context and find none, events on streams of another context, destroying a
- * context that still has either, and freeing or unmapping memory that work in flight still names. Work on a stream is carried out when it is given, unless the stream is held. An
- * entry point that the real driver has and this one does not aborts with its name.
+ * context that still has either, and freeing or unmapping memory that work in flight still names.
+ * Work on a stream is carried out when it is given, unless the stream is held. An entry point that
+ * the real driver has and this one does not aborts with its name.
  *
  * These functions are for tests. They may be called from any thread at any time. */
 #ifndef VRAMX_TESTS_LOOPBACK_H
