@@ -162,18 +162,19 @@ bool Residency::plan_round(std::size_t length) {
     position = (position + length - begin) % length;
   }
   ++rounds_recorded_;
-  if (!schedule_ && keeps_streaming(*round)) return true;
+  if (!schedule_ && keeps_streaming(*round, trace)) return true;
   if (schedule_ && leaves_plan(*round, trace)) return true;
   if (adopt_plan(std::move(cycle), std::move(trace), position, scratch)) pause_ = first_pause;
   return true;
 }
 
 /// Whether the plan was left, and what is brought without one still comes sooner.
-bool Residency::keeps_streaming(const Recorder::Round& round) {
-  trial_.streamed(round.stalled);
+bool Residency::keeps_streaming(const Recorder::Round& round, const Trace& trace) {
+  const double work = trace.seconds();
+  trial_.streamed(round.stalled, work);
   if (!trial_.left()) return false;
   // What the plan left behind is there for a round or two.
-  if (rounds_to_plan_ > 1 || trial_.stays_left(round.stalled, round.uses.size())) return true;
+  if (rounds_to_plan_ > 1 || trial_.stays_left(round.stalled, work, round.uses.size())) return true;
   trial_.take_up();
   return false;
 }

@@ -191,7 +191,7 @@ class Residency final : public Future {
   bool plan_round(std::size_t length);
   bool adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position,
                   Bytes scratch);
-  bool keeps_streaming(const Recorder::Round& round);
+  bool keeps_streaming(const Recorder::Round& round, const Trace& trace);
   bool leaves_plan(const Recorder::Round& round, const Trace& trace);
   void plan_from_scratch();
   void plan_again(Bytes scratch);

@@ -1,27 +1,30 @@
 // Whether a plan is worth keeping: how long the program stalls under it, and without one.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <optional>
 
 namespace vramx {
 
 /// Fed with rounds of a cycle, in seconds. What a program pauses of its own accord is no stall, so
-/// that rounds may be compared whatever happens between them.
+/// that rounds may be compared whatever happens between them. First rounds often work longer than
+/// later ones, and longer work hides stalls: as much as it was longer counts as hidden.
 class Trial {
  public:
   /// A round without a plan.
-  void streamed(double stalled) { streamed_ = stalled; }
+  void streamed(double stalled, double work) { streamed_ = Times{stalled, work}; }
 
   /// A round of `length` uses under a plan. Returns whether the plan is to be left; each time it
   /// takes twice as many slow rounds in a row as the time before.
   bool leaves_plan(double stalled, double work, std::size_t length) {
-    const bool slow = streamed_ && stalled > *streamed_ + margin * (work + stalled);
+    const bool slow =
+        streamed_ && stalled > streamed_->stalled_at_most(work) + margin * (work + stalled);
     slow_rounds_ = slow ? slow_rounds_ + 1 : 0;
     if (slow_rounds_ < patience_) return false;
     slow_rounds_ = 0;
     patience_ *= 2;
-    left_ = Left{.stalled = stalled, .length = length};
+    left_ = Left{.plan = {stalled, work}, .length = length};
     return true;
   }
 
@@ -29,8 +32,9 @@ class Trial {
   bool suspects() const { return slow_rounds_ > 0; }
 
   /// The plan was left, and this is a round without one since then: it is still the better way.
-  bool stays_left(double stalled, std::size_t length) const {
-    return left_ && left_->length == length && stalled < left_->stalled;
+  bool stays_left(double stalled, double work, std::size_t length) const {
+    return left_ && left_->length == length &&
+           Times{stalled, work}.stalled_at_most(left_->plan.work) < left_->plan.stalled;
   }
   bool left() const { return left_.has_value(); }
   void take_up() { left_.reset(); }
@@ -38,12 +42,21 @@ class Trial {
  private:
   static constexpr double margin = 0.05;
 
+  struct Times {
+    double stalled = 0;
+    double work = 0;
+
+    /// What a round of so much work might have stalled.
+    double stalled_at_most(double other_work) const {
+      return stalled + std::max(0.0, work - other_work);
+    }
+  };
   struct Left {
-    double stalled = 0;  ///< seconds, of the plan's last round
+    Times plan;  ///< of its last round
     std::size_t length = 0;
   };
 
-  std::optional<double> streamed_;
+  std::optional<Times> streamed_;
   std::optional<Left> left_;
   unsigned slow_rounds_ = 0;
   unsigned patience_ = 3;

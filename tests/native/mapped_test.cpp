@@ -3,10 +3,11 @@
 
 #include <cuda.h>
 
-#include <atomic>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <memory>
-#include <thread>
+#include <string>
 
 #include "base/error.hpp"
 #include "check.hpp"
@@ -343,6 +344,25 @@ TEST("either copy is carried to the other in the order of a stream, in parts of 
   const auto* all = static_cast<unsigned char*>(held.range.data());
   REQUIRE(all[begin - 1] == held.bytes[begin - 1]);
   REQUIRE(all[begin + part.size] == held.bytes[begin + part.size]);
+}
+
+TEST("pinned host copies stay out of forked children, whose writes could move the pages") {
+  const auto rig = rig::mapped(unit);
+  const Held held(*rig->device(), unit);
+  const Address start = rig->device()->host_address(held.range.start);
+  std::ifstream maps("/proc/self/smaps");
+  std::string flags;
+  bool here = false;
+  for (std::string line; flags.empty() && std::getline(maps, line);) {
+    std::size_t low = 0;
+    std::size_t high = 0;
+    if (std::sscanf(line.c_str(), "%zx-%zx ", &low, &high) == 2) {
+      here = start >= low && start < high;
+    } else if (here && line.rfind("VmFlags:", 0) == 0) {
+      flags = line + " ";
+    }
+  }
+  REQUIRE(flags.find(" dc ") != std::string::npos);
 }
 
 TEST("copies of pageable memory keep their place in a lane") {
