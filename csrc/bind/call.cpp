@@ -83,17 +83,16 @@ struct LeasedCall {
   std::vector<nb::object> versioned;
   bool always_written = false;
   std::int64_t versions = 0;
-  Pointers::Some pointers{};
-  Ranges others{};  ///< of the ranges, those without such
+  Parts parts{};
 
   void note_writes() {
     const std::int64_t now = total_version(versioned);
     const bool changed = now != versions;
     versions = now;
-    if (changed) Pointers::written(pointers);
-    if ((!changed && !always_written) || others.empty()) return;
+    if (changed) Pointers::written(parts.pointers);
+    if ((!changed && !always_written) || parts.others.empty()) return;
     const nb::gil_scoped_release unlocked;
-    core->residency().written(blocks_of(*core, others));
+    core->residency().written(blocks_of(*core, parts.others));
   }
 
   nb::object call(nb::handle self, PyObject* args, PyObject* kwargs) {
@@ -106,14 +105,17 @@ struct LeasedCall {
           activations(nb::handle(args), kwargs != nullptr ? nb::handle(kwargs) : nb::dict()));
     }
     // What was written since the last call was written to the host copies.
-    if (!pointers.empty()) note_writes();
+    if (!parts.pointers.empty()) note_writes();
     const bool on_card = acquire(*core, group, on);
+    try {
+      hold(*core, parts.pointers, on, on_card);
+    } catch (...) {
+      release(*core, group, on);
+      throw;
+    }
     nb::object result;
-    bool held = false;
     bool taken = false;
     try {
-      hold(*core, pointers, on, on_card);
-      held = true;
       if (!touched.empty()) {
         take(*core, touched, on, true);
         taken = true;
@@ -121,16 +123,16 @@ struct LeasedCall {
       result = nb::steal(PyObject_Call(inner.ptr(), args, kwargs));
       if (!result.is_valid()) throw nb::python_error();
     } catch (...) {
-      end(touched, held, taken, on);
+      end(touched, taken, on);
       throw;
     }
-    end(touched, held, taken, on);
+    end(touched, taken, on);
     return result;
   }
 
  private:
   // All of it, whatever part fails.
-  void end(const Ranges& touched, bool held, bool taken, Stream on) {
+  void end(const Ranges& touched, bool taken, Stream on) {
     std::exception_ptr failure;
     const auto attempt = [&](auto&& part) {
       try {
@@ -141,7 +143,7 @@ struct LeasedCall {
     };
     if (taken) attempt([&] { give(*core, touched, on, true); });
     attempt([&] { note_writes(); });
-    if (held) attempt([&] { core->pointers().let_go(pointers, on); });
+    attempt([&] { core->pointers().let_go(parts.pointers, on); });
     attempt([&] { release(*core, group, on); });
     if (failure) std::rethrow_exception(failure);
   }
@@ -194,8 +196,7 @@ void call(nb::module_& module) {
                        nb::object begin_round, nb::object activations,
                        std::vector<nb::object> versioned, bool always_written) {
              const std::int64_t versions = total_version(versioned);
-             Pointers::Some pointers = pointers_of(*core, ranges);
-             Ranges others = without_pointers(*core, ranges);
+             Parts parts = parts_of(*core, ranges);
              return new LeasedCall{.core = std::move(core),
                                    .nesting = std::move(nesting),
                                    .group = group,
@@ -206,8 +207,7 @@ void call(nb::module_& module) {
                                    .versioned = std::move(versioned),
                                    .always_written = always_written,
                                    .versions = versions,
-                                   .pointers = std::move(pointers),
-                                   .others = std::move(others)};
+                                   .parts = std::move(parts)};
            }),
            "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "stream"_a, "begin_round"_a,
            "activations"_a, "versioned"_a, "always_written"_a)

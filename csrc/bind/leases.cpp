@@ -3,7 +3,6 @@
 #include <nanobind/nanobind.h>
 
 #include <algorithm>
-#include <exception>
 
 #include "bind/bind.hpp"
 
@@ -21,22 +20,17 @@ Blocks blocks_of(Core& core, const Ranges& ranges) {
   return all;
 }
 
-Pointers::Some pointers_of(Core& core, const Ranges& ranges) {
-  Pointers::Some all;
+Parts parts_of(Core& core, const Ranges& ranges) {
+  Parts parts;
+  auto& all = parts.pointers;
   for (const auto& [start, size] : ranges) {
-    for (const auto& pointer : core.pointers().of({start, size})) {
+    const Pointers::Some found = core.pointers().of({start, size});
+    if (found.empty()) parts.others.emplace_back(start, size);
+    for (const auto& pointer : found) {
       if (std::find(all.begin(), all.end(), pointer) == all.end()) all.push_back(pointer);
     }
   }
-  return all;
-}
-
-Ranges without_pointers(Core& core, const Ranges& ranges) {
-  Ranges others;
-  for (const auto& [start, size] : ranges) {
-    if (core.pointers().of({start, size}).empty()) others.emplace_back(start, size);
-  }
-  return others;
+  return parts;
 }
 
 bool acquire(Core& core, GroupId group, Stream stream) {
@@ -58,18 +52,25 @@ void release(Core& core, GroupId group, Stream stream) {
 }
 
 void hold(Core& core, const Pointers::Some& pointers, Stream stream, bool all_on_card) {
-  std::vector<Address> away;
+  Pointers::Some away;
   if (!all_on_card) {
     const nb::gil_scoped_release unlocked;  // a policy written in Python may want it
+    auto& residency = core.residency();
     for (const auto& pointer : pointers) {
-      const Range range = pointer->card;
-      if (!core.residency().on_card(core.residency().blocks_of(range))) away.push_back(range.start);
+      if (!residency.on_card(residency.blocks_of(pointer->card))) away.push_back(pointer);
     }
   }
-  core.pointers().hold(pointers, stream, [&](Range range) {
-    return std::find(away.begin(), away.end(), range.start) == away.end();
-  });
+  core.pointers().hold(pointers, away, stream);
 }
+
+namespace {
+
+void leave(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) {
+  const nb::gil_scoped_release unlocked;
+  core.residency().give(blocks_of(core, ranges), stream, held_by_thread);
+}
+
+}  // namespace
 
 void take(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) {
   bool on_card = false;
@@ -78,45 +79,33 @@ void take(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) 
     on_card =
         core.residency().take(blocks_of(core, ranges), stream, held_by_thread, python_signals());
   }
-  const auto leave = [&] {
-    const nb::gil_scoped_release unlocked;
-    core.residency().give(blocks_of(core, ranges), stream, held_by_thread);
-  };
-  if (PyErr_CheckSignals() != 0) {
-    const nb::python_error raised;
-    leave();
-    throw raised;
-  }
   try {
-    hold(core, pointers_of(core, ranges), stream, on_card);
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    hold(core, parts_of(core, ranges).pointers, stream, on_card);
   } catch (...) {
-    leave();
+    leave(core, ranges, stream, held_by_thread);
     throw;
   }
 }
 
 void give(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) {
   // Whether the program wrote to them meanwhile, nobody says.
-  const Pointers::Some pointers = pointers_of(core, ranges);
+  const Pointers::Some pointers = parts_of(core, ranges).pointers;
   Pointers::written(pointers);
-  std::exception_ptr failure;
   try {
     core.pointers().let_go(pointers, stream);
   } catch (...) {
-    failure = std::current_exception();
+    leave(core, ranges, stream, held_by_thread);
+    throw;
   }
-  {
-    const nb::gil_scoped_release unlocked;
-    core.residency().give(blocks_of(core, ranges), stream, held_by_thread);
-  }
-  if (failure) std::rethrow_exception(failure);
+  leave(core, ranges, stream, held_by_thread);
 }
 
 void written(Core& core, const Ranges& ranges) {
-  Pointers::written(pointers_of(core, ranges));
-  const Ranges others = without_pointers(core, ranges);
+  const Parts parts = parts_of(core, ranges);
+  Pointers::written(parts.pointers);
   const nb::gil_scoped_release unlocked;
-  core.residency().written(blocks_of(core, others));
+  core.residency().written(blocks_of(core, parts.others));
 }
 
 }  // namespace vramx::bind

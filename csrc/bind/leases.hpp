@@ -14,10 +14,12 @@ using Ranges = std::vector<std::pair<Address, Bytes>>;
 /// The blocks that hold any byte of the ranges, each once.
 Blocks blocks_of(Core& core, const Ranges& ranges);
 
-/// The storages in the ranges that point at one of two copies.
-Pointers::Some pointers_of(Core& core, const Ranges& ranges);
-/// Those of the ranges that no such storage lies in.
-Ranges without_pointers(Core& core, const Ranges& ranges);
+/// Ranges by what is written to: the storages that point at one of two copies, and the others.
+struct Parts {
+  Pointers::Some pointers{};
+  Ranges others{};
+};
+Parts parts_of(Core& core, const Ranges& ranges);
 
 /// Returns whether all of the group is on the card.
 bool acquire(Core& core, GroupId group, Stream stream);

@@ -1,5 +1,6 @@
 #include "core/pointers.hpp"
 
+#include <algorithm>
 #include <exception>
 #include <mutex>
 #include <shared_mutex>
@@ -85,26 +86,37 @@ Pointers::Some Pointers::of(Range card) const {
   return found;
 }
 
+void Pointers::hold(const Some& pointers, const Some& away, Stream stream) {
+  auto next = pointers.begin();
+  try {
+    for (; next != pointers.end(); ++next) {
+      Pointer& pointer = **next;
+      if (pointer.holders == 0 && std::find(away.begin(), away.end(), *next) == away.end()) {
+        if (pointer.stale) device_->refresh(stream, pointer.card);
+        pointer.stale = false;
+        *pointer.word = pointer.card.start;
+      }
+      ++pointer.holders;
+    }
+  } catch (...) {
+    let_go({pointers.begin(), next}, stream);
+    throw;
+  }
+}
+
 void Pointers::let_go(const Some& pointers, Stream stream) {
   std::exception_ptr failure;
   for (const auto& pointer : pointers) {
-    const bool last = --pointer->holders == 0;
-    if (!last || *pointer->word == pointer->host) continue;
+    if (--pointer->holders > 0) continue;
     try {
       if (pointer->written) device_->save(stream, pointer->card);
     } catch (...) {
       failure = std::current_exception();
     }
     pointer->written = false;
+    *pointer->word = pointer->host;
   }
-  point_home(pointers);
   if (failure) std::rethrow_exception(failure);
-}
-
-void Pointers::point_home(const Some& pointers) {
-  for (const auto& pointer : pointers) {
-    if (pointer->holders == 0) *pointer->word = pointer->host;
-  }
 }
 
 void Pointers::written(const Some& pointers) {

@@ -30,7 +30,7 @@ struct Pointer {
   bool stale = false;    ///< the host copy was written after the card's
   bool written = false;  ///< the card's copy was written under the present leases
 
-  bool on_card() const { return holders > 0 && *word == card.start; }
+  bool on_card() const { return *word == card.start; }
 };
 
 /// Calls come one at a time: under the interpreter's lock.
@@ -52,35 +52,15 @@ class Pointers {
   /// Those that hold any byte of a range.
   Some of(Range card) const;
 
-  /// A lease begins on `stream`. Those that `is_on_card` says so of point at the card.
-  template <class IsOnCard>
-  void hold(const Some& pointers, Stream stream, const IsOnCard& is_on_card) {
-    std::size_t held = 0;
-    try {
-      for (; held < pointers.size(); ++held) begin(*pointers[held], stream, is_on_card);
-    } catch (...) {
-      while (held > 0) --pointers[--held]->holders;
-      point_home(pointers);
-      throw;
-    }
-  }
+  /// A lease begins on `stream`. They point at the card, but for those that are `away` from it. On
+  /// a throw nothing is held.
+  void hold(const Some& pointers, const Some& away, Stream stream);
   /// A lease ends. On a throw it has ended too.
   void let_go(const Some& pointers, Stream stream);
   /// The program wrote to them where they point.
   static void written(const Some& pointers);
 
  private:
-  template <class IsOnCard>
-  void begin(Pointer& pointer, Stream stream, const IsOnCard& is_on_card) {
-    if (pointer.holders == 0 && is_on_card(pointer.card)) {
-      if (pointer.stale) device_->refresh(stream, pointer.card);
-      pointer.stale = false;
-      *pointer.word = pointer.card.start;
-    }
-    ++pointer.holders;
-  }
-  static void point_home(const Some& pointers);
-
   std::shared_ptr<Device> device_;
   std::map<Address, std::shared_ptr<Pointer>> pointers_;  ///< by the card's address
 };

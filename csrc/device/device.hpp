@@ -7,9 +7,8 @@
 // - A reserved range starts on the host. bring and leave alternate; a range on the host may instead
 //   be exposed, and is concealed before it is brought.
 // - On throw nothing has changed. release, settle, trim and reached never throw.
-// - No call synchronises the device. Only wait, release, settle and leave (on its `after`) block
-// the
-//   host.
+// - No call synchronises the device. Only wait, release, settle and leave, on its `after`, block
+//   the host.
 // - All calls are safe from any thread. Two calls on overlapping ranges must not run at once.
 #pragma once
 

@@ -37,6 +37,7 @@ ManagedDevice::ManagedDevice(const std::string& driver_path, int ordinal)
                   "has no concurrent managed access here (it is absent on Windows, WSL and cards "
                   "before Pascal), so memory cannot be oversubscribed"}) {
   facts_.kind = "managed";
+  carrying_ = lanes_.get();
   // Seen on an H200: NVML's free did not rise by a byte after 4 GiB had left, and a further GiB
   // that came took new memory.
   facts_.keeps_what_leaves = true;
@@ -46,11 +47,11 @@ const CudaDevice::Lanes& ManagedDevice::carrying_lanes() {
   std::call_once(first_carried_, [this] {
     try {
       apart_ = std::make_unique<Lanes>(card_->another(), facts_.lanes);
+      carrying_ = apart_.get();
     } catch (const Error& error) {
       const std::lock_guard lock(mutex_);
       lacks_context_ = error.what();
     }
-    carrying_ = apart_ ? apart_.get() : lanes_.get();
   });
   return *carrying_.load();
 }
@@ -63,7 +64,7 @@ std::string ManagedDevice::lacks_context() const {
 // Times of two contexts cannot be compared, so the program's waits for the lane.
 Fence ManagedDevice::lane_clock(Lane lane) {
   const Lanes* carrying = carrying_.load();
-  if (carrying != nullptr && carrying != lanes_.get()) {
+  if (carrying != lanes_.get()) {
     const auto end = std::make_shared<Event>(carrying->card);
     record(*end, carrying->at(lane));
     const Fence after = end;

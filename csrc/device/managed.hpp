@@ -52,7 +52,7 @@ class ManagedDevice final : public CudaDevice {
   std::string lacks_context_;
   std::once_flag first_carried_;
   std::unique_ptr<Lanes> apart_;
-  std::atomic<const Lanes*> carrying_{nullptr};  ///< none before the first bytes cross
+  std::atomic<const Lanes*> carrying_;  ///< those that bytes cross on; the program's until then
 };
 
 }  // namespace vramx

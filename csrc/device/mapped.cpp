@@ -131,6 +131,13 @@ MappedDevice::Reserved& MappedDevice::find(Range range) const {
   return *it->second;
 }
 
+MappedDevice::Units MappedDevice::units_of(Reserved& home, Range range) const {
+  const Bytes from = range.start - home.addresses.range().start;
+  const Bytes first = from / facts_.unit;
+  const Bytes last = (from + std::max<Bytes>(range.size, 1) - 1) / facts_.unit;
+  return Units(home.units).subspan(first, last - first + 1);
+}
+
 MappedDevice::Units MappedDevice::whole_units(Range range) {
   Reserved& home = find(range);
   const Range all = home.addresses.range();
@@ -141,16 +148,7 @@ MappedDevice::Units MappedDevice::whole_units(Range range) {
                     std::to_string(range.size) + " bytes at " + std::to_string(from) +
                     " of its range");
   }
-  return Units(home.units).subspan(from / facts_.unit, (range.size - 1) / facts_.unit + 1);
-}
-
-/// Those that hold any byte of the range.
-MappedDevice::Units MappedDevice::units_of(Range range) {
-  Reserved& home = find(range);
-  const Bytes from = range.start - home.addresses.range().start;
-  const Bytes first = from / facts_.unit;
-  const Bytes last = (from + std::max<Bytes>(range.size, 1) - 1) / facts_.unit;
-  return Units(home.units).subspan(first, last - first + 1);
+  return units_of(home, range);
 }
 
 void* MappedDevice::host_copy(Range range) const {
@@ -201,6 +199,16 @@ void MappedDevice::give_memory(Units units) noexcept {
   }
 }
 
+void MappedDevice::copy_to_card(const Unit& unit, Range part, CUstream stream) const {
+  const auto* from = static_cast<const char*>(unit.host) + (part.start - unit.range.start);
+  cuda().check(cuda().copy_to_card(part.start, from, part.size, stream), "cuMemcpyHtoDAsync");
+}
+
+void MappedDevice::copy_to_host(const Unit& unit, Range part, CUstream stream) const {
+  auto* to = static_cast<char*>(unit.host) + (part.start - unit.range.start);
+  cuda().check(cuda().copy_to_host(to, part.start, part.size, stream), "cuMemcpyDtoHAsync");
+}
+
 Fence MappedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   const Current here = current();
   const Units units = whole_units(range);
@@ -215,10 +223,7 @@ Fence MappedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   try {
     show(units);
     if (how != Arrive::empty) {
-      for (const Unit& unit : units) {
-        cuda().check(cuda().copy_to_card(unit.range.start, unit.host, unit.range.size, stream),
-                     "cuMemcpyHtoDAsync");
-      }
+      for (const Unit& unit : units) copy_to_card(unit, unit.range, stream);
     }
     record(*arrival, stream);
   } catch (...) {
@@ -233,10 +238,7 @@ Fence MappedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
 
 void MappedDevice::copy_back(Units units, CUstream lane) const {
   try {
-    for (const Unit& unit : units) {
-      cuda().check(cuda().copy_to_host(unit.host, unit.range.start, unit.range.size, lane),
-                   "cuMemcpyDtoHAsync");
-    }
+    for (const Unit& unit : units) copy_to_host(unit, unit.range, lane);
   } catch (...) {
     cuda().stream_wait(lane);
     throw;
@@ -253,12 +255,14 @@ Fence MappedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   }
   for (const Fence& fence : after) wait(fence);
   if (how == Leave::write_back) copy_back(units, lanes_->at(lane));
-  for (Unit& unit : units) {
-    const CUresult result = cuda().unmap(unit.range.start, unit.range.size);
-    unit.shown = result != CUDA_SUCCESS;
-    if (!unit.shown) continue;
+  try {
+    for (Unit& unit : units) {
+      cuda().check(cuda().unmap(unit.range.start, unit.range.size), "cuMemUnmap");
+      unit.shown = false;
+    }
+  } catch (...) {
     show(units);
-    cuda().check(result, "cuMemUnmap");
+    throw;
   }
   give_memory(units);
   return nullptr;
@@ -288,19 +292,15 @@ Address MappedDevice::host_address(Address address) const {
 
 void MappedDevice::refresh(Stream stream, Range range) {
   const Current here = current();
-  for (const Unit& unit : units_of(range)) {
-    const Range part = unit.range.common(range);
-    cuda().check(cuda().copy_to_card(part.start, host_copy(part), part.size, stream_of(stream)),
-                 "cuMemcpyHtoDAsync");
+  for (const Unit& unit : units_of(find(range), range)) {
+    copy_to_card(unit, unit.range.common(range), stream_of(stream));
   }
 }
 
 void MappedDevice::save(Stream stream, Range range) {
   const Current here = current();
-  for (const Unit& unit : units_of(range)) {
-    const Range part = unit.range.common(range);
-    cuda().check(cuda().copy_to_host(host_copy(part), part.start, part.size, stream_of(stream)),
-                 "cuMemcpyDtoHAsync");
+  for (const Unit& unit : units_of(find(range), range)) {
+    copy_to_host(unit, unit.range.common(range), stream_of(stream));
   }
 }
 

@@ -6,12 +6,13 @@
 // units from their start, and the last one may be shorter. On the card a unit has physical memory
 // from a stock that is kept and never holds more than was in use at one time.
 //
-// The card reads and writes the host copy in place at its own address, whether or not the range is
-// on the card; at the range's addresses there is something only while it is. Where the system
-// refuses to pin the host copies of a range, they lie in ordinary memory, if the maker of the
-// device accepts that, and the card cannot use them. Copies of such memory keep their place in the
-// lane on the card's side; on the host's they read it when they are issued, and are over when they
-// have written it, which does since nobody writes a host copy while its bytes are on their way.
+// Where the card can, it reads and writes the host copy in place at its own address, whether or not
+// the range is on the card; at the range's addresses there is something only while it is. Where the
+// system refuses to pin the host copies of a range, they lie in ordinary memory, if the maker of
+// the device accepts that, and the card cannot use them. Copies of such memory keep their place in
+// the lane on the card's side; on the host's they read it when they are issued, and are over when
+// they have written it, which does since nobody writes a host copy while its bytes are on their
+// way.
 //
 // Remapping has no stream: what uses the range's addresses must be over before it leaves.
 #pragma once
@@ -69,8 +70,9 @@ class MappedDevice final : public CudaDevice {
 
   std::unique_ptr<HostCopy> host_copy_for(Bytes size) const;
   Reserved& find(Range range) const;
+  /// Those that hold any byte of the range.
+  Units units_of(Reserved& home, Range range) const;
   Units whole_units(Range range);
-  Units units_of(Range range);
   void* host_copy(Range range) const;
 
   /// Maps the units' memory of the card at their addresses. On a throw some is; hide undoes it.
@@ -79,6 +81,8 @@ class MappedDevice final : public CudaDevice {
 
   void take_memory(Units units);
   void give_memory(Units units) noexcept;
+  void copy_to_card(const Unit& unit, Range part, CUstream stream) const;
+  void copy_to_host(const Unit& unit, Range part, CUstream stream) const;
   void copy_back(Units units, CUstream lane) const;
 
   CUmemAccessDesc access_;

@@ -96,7 +96,8 @@ class Residency final : public Future {
   bool acquire(GroupId group, Stream stream, const Poll& poll);
   void release(GroupId group, Stream stream);
 
-  /// A lease outside the learned order. Other threads may wait for one `held_by_thread` to end.
+  /// A lease outside the learned order, which returns as acquire does. Other threads may wait for
+  /// one `held_by_thread` to end.
   bool take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll);
   void give(const Blocks& blocks, Stream stream, bool held_by_thread);
   /// As take, but holds nothing: memory was handed out, and work on `stream` is about to use it.

@@ -84,7 +84,8 @@ def open_card(
     if config.managed_limit is not None:
         _core.set_managed_limit(config.managed_limit)
     managed = _core.ManagedDevice(driver=config.cuda_driver, ordinal=ordinal)
-    _tell_link(managed)
+    rate = pinned_rate(managed.uuid)
+    _tell_link(managed, rate)
     if backend == "managed":
         return managed
     try:
@@ -101,13 +102,12 @@ def open_card(
     # What is used outside its module's call would fail while it is away.
     if backend == "auto" and not mapped.reads_over_link:
         return managed
-    _tell_link(mapped)
+    _tell_link(mapped, rate)
     return _core.DividedDevice(weights=mapped, scratch=managed)
 
 
-def _tell_link(device: _core.CudaDevice) -> None:
-    """Tell a device what its moves reach over the card's link, where that is known."""
-    rate = pinned_rate(device.uuid)
+def _tell_link(device: _core.CudaDevice, rate: float | None) -> None:
+    """Tell a device what its moves reach over a link with this rate, where that is known."""
     if rate is not None:
         device.set_link(*moving_rates(device.kind, rate))
 
@@ -127,15 +127,13 @@ def unpinned(device: _core.Device) -> list[str]:
     """
     if isinstance(device, _core.DividedDevice):
         device = device.weights
-    if not isinstance(device, _core.MappedDevice):
-        return []
-    if not (pageable := device.pageable_bytes):
+    if not isinstance(device, _core.MappedDevice) or not device.pageable_bytes:
         return []
     return [
-        f"{format_size(pageable)} of host memory could not be pinned and is pageable: copies of it "
-        "were measured at 10 GB/s to the card and 19 GB/s back, where pinned memory has 55 (H200, "
-        "PCIe 5), and the card does not use it in place: what is larger than the budget, or used "
-        "outside its module's call, fails"
+        f"{format_size(device.pageable_bytes)} of host memory could not be pinned and is pageable: "
+        "copies of it were measured at 10 GB/s to the card and 19 GB/s back, where pinned memory "
+        "has 55 (H200, PCIe 5), and the card does not use it in place: what is larger than the "
+        "budget, or used outside its module's call, fails"
     ]
 
 

@@ -76,7 +76,7 @@ class TorchBridge:
         self._touches: Touches | None = None
         if self.simulated or check:
             watched = (lambda _: True) if self.simulated else self._is_weight
-            self._touches = Touches(core, self.stream, watched, warn=device.kind == "mapped")
+            self._touches = Touches(core, self.stream, watched, warn=self.two_copies)
         self._modules: list[ManagedModule] = []
         with _adding:
             _bridges.add(self)

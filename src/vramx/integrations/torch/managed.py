@@ -222,15 +222,18 @@ class ManagedModule:
             storages[key].add(tensor, is_weight=id(tensor) in weights)
         return list(storages.values())
 
-    def _move_in(self, placement: Placement, incoming: Incoming | None) -> None:
-        storages = self._storages(incoming)
+    def _by_use(self, incoming: Incoming | None) -> dict[_core.Use, list[Storage]]:
+        by_use: dict[_core.Use, list[Storage]] = {_core.Use.WEIGHTS: [], _core.Use.SCRATCH: []}
         # Of weights with two copies it must be known which one was written last.
         may_differ = self._bridge.two_copies
-        weights = [s for s in storages if s.is_weight and (s.counts_writes or not may_differ)]
-        others = [each for each in storages if each not in weights]
-        del storages
-        self._move_in_batches(placement, weights, _core.Use.WEIGHTS)
-        self._move_in_batches(placement, others, _core.Use.SCRATCH)
+        for storage in self._storages(incoming):
+            is_weight = storage.is_weight and (storage.counts_writes or not may_differ)
+            by_use[_core.Use.WEIGHTS if is_weight else _core.Use.SCRATCH].append(storage)
+        return by_use
+
+    def _move_in(self, placement: Placement, incoming: Incoming | None) -> None:
+        for use, storages in self._by_use(incoming).items():
+            self._move_in_batches(placement, storages, use)
         for tensor in tensors_of(self.module).values():
             if tensor.numel() == 0 and tensor.device != self._bridge.device:
                 placement.put(tensor, empty_twin(tensor, self._bridge.device))
