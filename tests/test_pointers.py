@@ -53,6 +53,7 @@ class Weight:
                 activations=lambda *_: [],
                 versioned=[self.tensor],
                 always_written=False,
+                least_budget=0,
             )
             for _ in range(calls)
         ]

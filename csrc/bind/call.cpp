@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <exception>
+#include <thread>
 
 #include "bind/bind.hpp"
 #include "bind/leases.hpp"
@@ -61,16 +62,58 @@ class Level {
   bool outermost_;
 };
 
-std::int64_t total_version(const std::vector<nb::object>& tensors) {
+/// Reads a tensor's `_version`: as an attribute, but each type is asked once who answers.
+nb::object version_of(PyObject* tensor) {
   static PyObject* const name = PyUnicode_InternFromString("_version");
+  static PyTypeObject* last_type = nullptr;
+  static PyGetSetDef* getter = nullptr;
+  if (Py_TYPE(tensor) != last_type) {
+    auto* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor));  // NOLINT
+    const nb::object found = nb::steal(PyObject_GetAttr(type, name));
+    if (!found.is_valid()) throw nb::python_error();
+    const bool native = Py_TYPE(found.ptr()) == &PyGetSetDescr_Type;
+    getter = native ? reinterpret_cast<PyGetSetDescrObject*>(found.ptr())->d_getset : nullptr;
+    Py_INCREF(type);  // the memory of a type that is gone may be another's
+    Py_XDECREF(reinterpret_cast<PyObject*>(last_type));  // NOLINT
+    last_type = Py_TYPE(tensor);
+  }
+  return nb::steal(getter != nullptr ? getter->get(tensor, getter->closure)
+                                     : PyObject_GetAttr(tensor, name));
+}
+
+std::int64_t total_version(const std::vector<nb::object>& tensors) {
   std::int64_t total = 0;
   for (const nb::object& tensor : tensors) {
-    const nb::object version = nb::steal(PyObject_GetAttr(tensor.ptr(), name));
+    const nb::object version = version_of(tensor.ptr());
     if (!version.is_valid()) throw nb::python_error();
     total += PyLong_AsLongLong(version.ptr());
   }
   return total;
 }
+
+/// The calls that hold a whole module's lease now: those of one thread, on one stream.
+class Holding {
+ public:
+  /// Whether the calling thread's work on a stream is covered.
+  bool covers(Stream on) const {
+    return calls_ > 0 && thread_ == std::this_thread::get_id() && stream_ == on;
+  }
+  bool any() const { return calls_ > 0; }
+  /// Returns whether the call counts; then it leaves too.
+  bool enter(Stream on) {
+    if (any() && !covers(on)) return false;
+    thread_ = std::this_thread::get_id();
+    stream_ = on;
+    ++calls_;
+    return true;
+  }
+  void leave() { --calls_; }
+
+ private:
+  unsigned calls_ = 0;
+  std::thread::id thread_;
+  Stream stream_ = 0;
+};
 
 struct LeasedCall {
   std::shared_ptr<Core> core;
@@ -82,13 +125,22 @@ struct LeasedCall {
   nb::object activations;
   std::vector<nb::object> versioned;
   bool always_written = false;
+  Bytes least_budget = 0;
+  nb::object whole;                ///< the call of the module it is a part of, or None
+  std::vector<nb::object> within;  ///< the calls of its parts
   std::int64_t versions = 0;
   Parts parts{};
+  Holding holding{};
 
   void note_writes() {
     const std::int64_t now = total_version(versioned);
     const bool changed = now != versions;
     versions = now;
+    if (!within.empty()) {  // which know whose bytes changed
+      if (!changed && !always_written) return;
+      for (const nb::object& part : within) nb::inst_ptr<LeasedCall>(part)->note_writes();
+      return;
+    }
     if (changed) Pointers::written(parts.pointers);
     if ((!changed && !always_written) || parts.others.empty()) return;
     const nb::gil_scoped_release unlocked;
@@ -96,6 +148,7 @@ struct LeasedCall {
   }
 
   nb::object call(nb::handle self, PyObject* args, PyObject* kwargs) {
+    if (core->residency().budget() < least_budget || is_covered()) return call_inner(args, kwargs);
     const Level level(*nesting);
     if (level.outermost()) begin_round(self);
     const auto on = nb::cast<Stream>(stream());
@@ -115,22 +168,39 @@ struct LeasedCall {
     }
     nb::object result;
     bool taken = false;
+    bool counted = false;
     try {
       if (!touched.empty()) {
         take(*core, touched, on, true);
         taken = true;
       }
-      result = nb::steal(PyObject_Call(inner.ptr(), args, kwargs));
-      if (!result.is_valid()) throw nb::python_error();
+      counted = holding.enter(on);
+      result = call_inner(args, kwargs);
     } catch (...) {
+      if (counted) holding.leave();
       end(touched, taken, on);
       throw;
     }
+    if (counted) holding.leave();
     end(touched, taken, on);
     return result;
   }
 
  private:
+  /// Whether it is a part of a whole module that the calling thread runs, on the present stream.
+  bool is_covered() const {
+    if (whole.is_none()) return false;
+    const Holding& outer = nb::inst_ptr<LeasedCall>(whole)->holding;
+    return outer.any() && core->residency().scratch_on_host() == 0 &&
+           outer.covers(nb::cast<Stream>(stream()));
+  }
+
+  nb::object call_inner(PyObject* args, PyObject* kwargs) const {
+    nb::object result = nb::steal(PyObject_Call(inner.ptr(), args, kwargs));
+    if (!result.is_valid()) throw nb::python_error();
+    return result;
+  }
+
   // All of it, whatever part fails.
   void end(const Ranges& touched, bool taken, Stream on) {
     std::exception_ptr failure;
@@ -158,10 +228,13 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(self));
   if (!nb::inst_ready(self)) return 0;
   const auto* call = nb::inst_ptr<LeasedCall>(self);
-  for (const auto* each : {&call->inner, &call->stream, &call->begin_round, &call->activations}) {
+  for (const auto* each :
+       {&call->inner, &call->stream, &call->begin_round, &call->activations, &call->whole}) {
     Py_VISIT(each->ptr());
   }
-  for (const nb::object& each : call->versioned) Py_VISIT(each.ptr());
+  for (const auto* several : {&call->versioned, &call->within}) {
+    for (const nb::object& each : *several) Py_VISIT(each.ptr());
+  }
   return 0;
 }
 
@@ -171,7 +244,9 @@ int clear(PyObject* self) {
   call->stream.reset();
   call->begin_round.reset();
   call->activations.reset();
+  call->whole.reset();
   call->versioned.clear();
+  call->within.clear();
   return 0;
 }
 
@@ -190,11 +265,12 @@ void call(nb::module_& module) {
       .def("leave", &Nesting::leave);
 
   nb::class_<LeasedCall>(module, "LeasedCall", nb::type_slots(slots),
-                         "Calls `inner` under a lease of a group.")
+                         "Calls `inner` under a lease of a group, with a budget of `least_budget` "
+                         "bytes or more.")
       .def(nb::new_([](std::shared_ptr<Core> core, std::shared_ptr<Nesting> nesting, GroupId group,
                        const Ranges& ranges, nb::object inner, nb::object stream,
                        nb::object begin_round, nb::object activations,
-                       std::vector<nb::object> versioned, bool always_written) {
+                       std::vector<nb::object> versioned, bool always_written, Bytes least_budget) {
              const std::int64_t versions = total_version(versioned);
              Parts parts = parts_of(*core, ranges);
              return new LeasedCall{.core = std::move(core),
@@ -206,13 +282,24 @@ void call(nb::module_& module) {
                                    .activations = std::move(activations),
                                    .versioned = std::move(versioned),
                                    .always_written = always_written,
+                                   .least_budget = least_budget,
+                                   .whole = nb::none(),
+                                   .within = {},
                                    .versions = versions,
                                    .parts = std::move(parts)};
            }),
            "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "stream"_a, "begin_round"_a,
-           "activations"_a, "versioned"_a, "always_written"_a)
+           "activations"_a, "versioned"_a, "always_written"_a, "least_budget"_a)
       .def("note_writes", &LeasedCall::note_writes,
            "Reports versioned tensors that were changed in place since the last look.")
+      .def(
+          "part_of",
+          [](nb::handle_t<LeasedCall> part, nb::handle_t<LeasedCall> whole) {
+            nb::inst_ptr<LeasedCall>(part)->whole = nb::borrow(whole);
+            nb::inst_ptr<LeasedCall>(whole)->within.push_back(nb::borrow(part));
+          },
+          "whole"_a,
+          "Leases nothing while the call of a module that it is a part of holds a lease.")
       // Copies and pickles of the module do not carry it.
       .def(
           "__deepcopy__", [](const LeasedCall&, nb::handle) { return nb::none(); }, "memo"_a)

@@ -101,8 +101,8 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
                     ") and at most the card's " + text(device_->facts().capacity) + ", not " +
                     text(budget));
   }
-  if (budget > settings_.budget) device_->check_budget(budget);
-  const Bytes previous = settings_.budget;
+  if (budget > budget_) device_->check_budget(budget);
+  const Bytes previous = budget_;
   const auto check_leases = [&] {
     if (leased_ <= budget) return;
     throw OutOfMemory(
@@ -111,10 +111,10 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
         {.asked = budget, .budget = previous, .resident = committed_, .leased = leased_});
   };
   check_leases();
-  settings_.budget = budget;
+  budget_ = budget;
   try {
-    finish_moves(lock, last_job_, poll);     // those of the previous budget
-    while (committed_ > settings_.budget) {  // which another thread may have set again
+    finish_moves(lock, last_job_, poll);  // those of the previous budget
+    while (committed_ > budget_) {        // which another thread may have set again
       Blocks victims;
       if (choose_victims(0, [this](BlockId id) { return may_leave(id); }, victims)) {
         evict(lock, victims, Left::budget, poll);
@@ -128,7 +128,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
     }
     plan_again(planned_scratch_);
   } catch (...) {
-    if (settings_.budget == budget) settings_.budget = previous;
+    if (budget_ == budget) budget_ = previous;
     throw;
   }
   if (journal_) note_budget();

@@ -199,7 +199,7 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
         need += block.range.size;
       }
     }
-    if (!comes_to_host && need + committed_ + own_idle <= settings_.budget + idle_) return;
+    if (!comes_to_host && need + committed_ + own_idle <= budget_ + idle_) return;
     const bool others_hold = thread_leases_ > 0 && find_holder() == holders_.end();
     if (!comes_to_host && !moving() && !others_hold) {
       if (read_in_place(blocks)) return;
@@ -294,8 +294,8 @@ void Residency::use_over_link(Block& block, Stream stream) {
 void Residency::bring_ahead() {
   if (!settings_.adaptive || at_rest()) return;
   if (schedule_ && schedule_->on_course()) return bring_planned();
-  const Bytes limit = std::min<Bytes>(blocks_ahead * settings_.block,
-                                      (settings_.budget - std::min(leased_, settings_.budget)) / 2);
+  const Bytes limit =
+      std::min<Bytes>(blocks_ahead * settings_.block, (budget_ - std::min(leased_, budget())) / 2);
   ++window_;
   Blocks wanted;
   Bytes total = 0;

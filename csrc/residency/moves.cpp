@@ -27,7 +27,7 @@ bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& vi
   const std::size_t before = victims.size();
   Bytes held = committed_;
   for (const BlockId id : victims) held -= blocks_[id].range.size;
-  while (held + size > settings_.budget) {
+  while (held + size > budget_) {
     const auto chosen = [&](BlockId id) {
       return std::find(victims.begin(), victims.end(), id) != victims.end();
     };

@@ -110,7 +110,7 @@ bool Residency::fits(std::size_t length) const {
     for (const BlockId id : groups_[order_.recent(ago)]) {
       if (counted.insert(id).second) total += blocks_[id].range.size;
     }
-    if (total > settings_.budget) return false;
+    if (total > budget_) return false;
   }
   return true;
 }
@@ -199,14 +199,14 @@ void Residency::plan_from_scratch() {
 /// Returns whether another plan is in force now than before.
 bool Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position,
                            Bytes scratch) {
-  const Bytes budget = settings_.budget - std::min(settings_.budget, scratch);
-  if (trace.largest_step() > budget) {
+  const Bytes rest = budget() - std::min(budget(), scratch);
+  if (trace.largest_step() > rest) {
     return drop_plan() != nullptr;  // a use goes over the link: there is no plan for that
   }
   const LinkRates link{.to_card = device_->facts().to_card, .to_host = device_->facts().to_host};
-  Plan plan = make_plan(trace, budget, link);
+  Plan plan = make_plan(trace, rest, link);
   if (schedule_ && schedule_->begin_in(cycle) == 0) {
-    const Prediction present = predict(trace, schedule_->plan(), budget, link);
+    const Prediction present = predict(trace, schedule_->plan(), rest, link);
     if (present.seconds <= worth_a_change * plan.predicted.seconds) return false;
   }
   drop_plan();
@@ -256,7 +256,7 @@ void Residency::bring_planned() {
   // What the program allocates comes and goes: the plan leaves room for the most there was.
   const Bytes scratch = std::max(planned_scratch_, unplanned_scratch_);
   const Bytes taken = scratch + committed_ - unplanned_scratch_;
-  const Bytes room = settings_.budget + leavable_ - std::min(settings_.budget + leavable_, taken);
+  const Bytes room = budget_ + leavable_ - std::min(budget_ + leavable_, taken);
   if (room < look_from_room_) return;
   look_from_room_ = 0;
   ++window_;

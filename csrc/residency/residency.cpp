@@ -14,18 +14,21 @@ using State = Residency::Block::State;
 
 Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                      const MakePolicy& make_policy)
-    : device_(std::move(device)), settings_(settings), generation_(process_generation()) {
+    : device_(std::move(device)),
+      settings_(settings),
+      budget_(settings.budget),
+      generation_(process_generation()) {
   const Facts& facts = device_->facts();
   if (settings_.block == 0 || settings_.block % facts.unit != 0) {
     throw BadConfig("a block is a multiple of " + text(facts.unit) + " on " + facts.name +
                     ", not " + std::to_string(settings_.block) + " bytes");
   }
-  if (settings_.budget < settings_.block || settings_.budget > facts.capacity) {
+  if (budget_ < settings_.block || budget_ > facts.capacity) {
     throw BadConfig("a budget is at least one block (" + text(settings_.block) +
-                    ") and at most the card's " + text(facts.capacity) + ", not " +
-                    text(settings_.budget) + "; pass another budget or a smaller block");
+                    ") and at most the card's " + text(facts.capacity) + ", not " + text(budget_) +
+                    "; pass another budget or a smaller block");
   }
-  device_->check_budget(settings_.budget);
+  device_->check_budget(budget_);
   virtual_clock_ = !facts.asynchronous;
   policy_ = make_policy(*this);
   mover_ = std::make_unique<Mover>(device_, settings_.threaded, settings_.profiled);
@@ -264,7 +267,7 @@ bool Residency::on_card(const Blocks& blocks) const {
 Stats Residency::stats() const {
   const Lock lock = locked();
   Stats stats = stats_;
-  stats.budget = settings_.budget;
+  stats.budget = budget_;
   stats.resident = committed_;
   stats.leased = leased_;
   return stats;
@@ -278,12 +281,12 @@ void Residency::out_of_memory(const Blocks& blocks) const {
   const char* where = device_->facts().reads_over_link
                           ? "all of it over the link, since the system refused to pin it so"
                           : "host memory over the link";
-  throw OutOfMemory(
-      "a use of " + text(asked) + " does not fit the budget of " + text(settings_.budget) + ": " +
-          text(committed_) + " are resident, " + text(leased_) +
-          " of them leased by running modules and pins, and " + device_->facts().name +
-          " does not read " + where + ". Raise the budget, pin less, or manage smaller modules",
-      {.asked = asked, .budget = settings_.budget, .resident = committed_, .leased = leased_});
+  throw OutOfMemory("a use of " + text(asked) + " does not fit the budget of " + text(budget_) +
+                        ": " + text(committed_) + " are resident, " + text(leased_) +
+                        " of them leased by running modules and pins, and " +
+                        device_->facts().name + " does not read " + where +
+                        ". Raise the budget, pin less, or manage smaller modules",
+                    {.asked = asked, .budget = budget_, .resident = committed_, .leased = leased_});
 }
 
 }  // namespace vramx

@@ -119,6 +119,7 @@ class Residency final : public Future {
 
   /// Returns the previous budget, with the new one already kept.
   Bytes set_budget(Bytes budget, const Poll& poll);
+  Bytes budget() const { return budget_; }
   Stats stats() const;
   GroupUsage usage(GroupId group) const;
   /// What was counted of blocks that never were part of a group.
@@ -231,6 +232,7 @@ class Residency final : public Future {
 
   std::shared_ptr<Device> device_;
   Settings settings_;
+  std::atomic<Bytes> budget_;  ///< the present one
   std::uint64_t generation_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -72,7 +72,7 @@ std::optional<PlanUsage> Residency::plan() const {
   const Trace& trace = schedule_->trace();
   PlanUsage usage{.rounds = rounds_recorded_,
                   .uses = trace.steps.size(),
-                  .budget = settings_.budget - std::min(settings_.budget, planned_scratch_),
+                  .budget = budget_ - std::min(budget(), planned_scratch_),
                   .ahead = schedule_->plan().ahead,
                   .compute_seconds = trace.seconds(),
                   .predicted = schedule_->plan().predicted};
@@ -108,7 +108,7 @@ void Residency::begin_trace(Stream stream, std::size_t most_events) {
   if (journal_) {
     throw InUse("a trace of this session is being recorded already; end that one first");
   }
-  Log start{.budget = settings_.budget};
+  Log start{.budget = budget_};
   for (const Block& block : blocks_) {
     if (block.state == State::unused) continue;
     start.blocks.push_back({block.serial, block.range, block.use});
@@ -179,7 +179,7 @@ void Residency::note_failure(const std::exception_ptr& error) {
 }
 
 void Residency::note_budget() {
-  journal_->add({.kind = Kind::budget, .bytes = settings_.budget, .submitted = journal_->now()});
+  journal_->add({.kind = Kind::budget, .bytes = budget_, .submitted = journal_->now()});
 }
 
 void Residency::note_plan() {

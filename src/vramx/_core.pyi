@@ -438,7 +438,9 @@ class Nesting:
     def leave(self) -> None: ...
 
 class LeasedCall:
-    """Calls `inner` under a lease of a group."""
+    """
+    Calls `inner` under a lease of a group, with a budget of `least_budget` bytes or more.
+    """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call self as a function."""
@@ -455,10 +457,16 @@ class LeasedCall:
         activations: object,
         versioned: Sequence[object],
         always_written: bool,
+        least_budget: int,
     ) -> None: ...
     def note_writes(self) -> None:
         """
         Reports versioned tensors that were changed in place since the last look.
+        """
+
+    def part_of(self, whole: LeasedCall) -> None:
+        """
+        Leases nothing while the call of a module that it is a part of holds a lease.
         """
 
     def __deepcopy__(self, memo: object) -> None: ...

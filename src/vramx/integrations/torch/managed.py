@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,7 @@ from vramx.integrations.torch.storages import (
     tensors_of,
 )
 from vramx.integrations.torch.units import RootCall, Unit, leased_modules
+from vramx.integrations.torch.wholes import Whole, most_bytes, whole_modules
 from vramx.seeing.usage import ModuleStats, module_stats
 
 if TYPE_CHECKING:
@@ -167,6 +169,7 @@ class ManagedModule:
         self.weights: set[int] = set()
         self._groups: list[int] = []
         self._units: list[Unit] = []
+        self._wholes: list[Whole] = []
         self._compiled: list[tuple[nn.Module, Any]] = []
         self._hook: Any = None
         self._versioned: list[torch.Tensor] = []
@@ -200,10 +203,20 @@ class ManagedModule:
 
     def usage(self) -> list[ModuleStats]:
         """Count what was done with the leased modules, in the order of registration."""
-        return [
-            module_stats(unit.name, unit.ranges, self._core.usage(unit.group))
+        rows = {
+            unit.group: module_stats(unit.name, unit.ranges, self._core.usage(unit.group))
             for unit in self._units
-        ]
+        }
+        for whole in self._wholes:
+            usage = self._core.usage(whole.unit.group)
+            stalled = usage.stall_seconds
+            for part in whole.parts:
+                row = rows[part.group]
+                rows[part.group] = replace(
+                    row, uses=row.uses + usage.uses, stall_seconds=row.stall_seconds + stalled
+                )
+                stalled = 0.0  # it waited before the first of them
+        return list(rows.values())
 
     def _spans(self) -> set[tuple[int, int]]:
         found = (storage_range(t) for t in tensors_of(self.module).values())
@@ -285,18 +298,33 @@ class ManagedModule:
 
     def _lease_calls(self) -> None:
         names = {id(module): name for name, module in self.module.named_modules()}
-        for module, tensors in leased_modules(self.module):
+
+        def lease(module: nn.Module, tensors: list[torch.Tensor], *, whole: bool) -> Unit | None:
             found = [storage_range(tensor) for tensor in tensors]
             ranges = self._core.owned(sorted({each for each in found if each is not None}))
             if not ranges:
-                continue
+                return None
             name = ".".join(filter(None, (self.name, names[id(module)])))
             group = self._core.define(ranges, name)
             self._groups.append(group)
-            unit = Unit(self._bridge, group, ranges, module, tensors, self, name)
-            self._units.append(unit)
+            unit = Unit(self._bridge, group, ranges, module, tensors, self, name, whole=whole)
             self._replace_call(module, unit.call)
-        self._core.guess(self._groups)
+            return unit
+
+        leased = list(leased_modules(self.module))
+        units = {id(module): lease(module, own, whole=False) for module, own in leased}
+        self._units = [unit for unit in units.values() if unit is not None]
+        most = most_bytes(self._core.stats().budget)
+        for module, parts in whole_modules(self.module, leased, most):
+            within = [unit for part, _ in parts if (unit := units[id(part)]) is not None]
+            whole = lease(module, [tensor for _, own in parts for tensor in own], whole=True)
+            if whole is not None:
+                self._wholes.append(Whole(whole, within))
+        heads = {whole.parts[0].group: whole.unit.group for whole in self._wholes}
+        parts_of_wholes = {part.group for whole in self._wholes for part in whole.parts[1:]}
+        self._core.guess(
+            [heads.get(u.group, u.group) for u in self._units if u.group not in parts_of_wholes]
+        )
         self._versioned = [p for unit in self._units for p in unit.versioned]
         self._versions = _core.total_version(self._versioned)
         self._always_look = any(unit.always_written for unit in self._units)
@@ -378,5 +406,6 @@ class ManagedModule:
             self._core.undefine(group)
         self._groups.clear()
         self._units.clear()
+        self._wholes.clear()
         for module in self._everything:
             _owners.pop(module, None)

@@ -14,6 +14,7 @@ from torch.utils import _pytree
 from vramx import _core
 from vramx.integrations.torch.memory import storage_range
 from vramx.integrations.torch.storages import has_version
+from vramx.integrations.torch.wholes import least_budget
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.bridge import TorchBridge
@@ -37,7 +38,7 @@ def _uses_children_uncalled(module: nn.Module) -> bool:
 
 
 def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tensor]]]:
-    """Find the modules to lease, in registration order.
+    """Find the modules to lease one by one, in registration order.
 
     A module that owns tensors is leased with just those; a compiled module, or one that uses its
     children's weights without calling them, such as a TorchScript or torch.export program, with
@@ -81,7 +82,7 @@ def _owned_tensors(core: _core.Core, args: Any, kwargs: Any) -> list[tuple[int, 
 
 
 class Unit:
-    """A module that is leased by itself, and the call that leases its tensors around it.
+    """A module that is leased by itself or whole, and the call that leases tensors around it.
 
     The call takes the place torch gives a compiled call, outside the module's own hooks, and hooks
     nothing itself: fast paths that look for hooks stay, and hooks that touch weights run under the
@@ -97,6 +98,8 @@ class Unit:
         tensors: list[torch.Tensor],
         root: object,
         name: str,
+        *,
+        whole: bool,
     ) -> None:
         self.name = name
         self.group = group
@@ -118,6 +121,7 @@ class Unit:
             activations=functools.partial(_owned_tensors, bridge.core),
             versioned=self.versioned,
             always_written=self.always_written,
+            least_budget=least_budget(sum(size for _, size in ranges)) if whole else 0,
         )
 
 

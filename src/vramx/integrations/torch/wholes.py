@@ -1,0 +1,136 @@
+"""Which modules are leased whole, parts and all, where leasing each part would cost more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from vramx.integrations.torch.storages import storage_key
+
+if TYPE_CHECKING:
+    from vramx.integrations.torch.units import Unit
+
+#: A module with its tensors, leased as one.
+Leased = tuple[nn.Module, list[torch.Tensor]]
+
+# A lease takes some microseconds of the program's time, whatever its size: of kernels that take as
+# long, a module this large has hardly more than a handful. What one lease holds is lost for what
+# is brought ahead, so it is little of the budget.
+_MOST_BYTES = 128 * 2**20
+_MOST_OF_BUDGET = 32
+# Where the budget shrinks it may be twice that, before the parts are leased one by one.
+_MOST_OF_SHRUNK = 16
+
+
+def most_bytes(budget: int) -> int:
+    """Tell how large a module may be to be leased whole."""
+    return min(_MOST_BYTES, budget // _MOST_OF_BUDGET)
+
+
+def least_budget(nbytes: int) -> int:
+    """Tell below which budget the parts of a module of so many bytes are leased one by one."""
+    return nbytes * _MOST_OF_SHRUNK
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return type(module).forward is not nn.Module.forward  # not so lists of modules
+
+
+def _places(module: nn.Module) -> Counter[int]:
+    """Count the places at which each module is registered."""
+    return Counter(
+        id(child) for each in module.modules() for child in each.children() if child is not each
+    )
+
+
+class Whole:
+    """A module leased whole, whose parts need no lease of their own while its call runs.
+
+    Parameters
+    ----------
+    unit : Unit
+        The module's.
+    parts : list of Unit
+        Those of its parts, in registration order.
+    """
+
+    def __init__(self, unit: Unit, parts: list[Unit]) -> None:
+        self.unit = unit
+        self.parts = parts
+        for part in parts:
+            part.call.part_of(unit.call)
+
+
+class _Contents:
+    """What of the leased modules lies below each module."""
+
+    def __init__(self, root: nn.Module, leased: Sequence[Leased]) -> None:
+        self._leased = {id(each[0]): each for each in leased}
+        self._places = _places(root)
+
+    def parts(self, module: nn.Module) -> list[Leased]:
+        """List the leased modules from here down, in registration order."""
+        return [self._leased[id(m)] for m in module.modules() if id(m) in self._leased]
+
+    def are_only_here(self, module: nn.Module) -> bool:
+        """Tell whether nothing below a module is registered at a second place."""
+        return all(self._places[id(m)] == 1 for m in module.modules() if m is not module)
+
+
+def _bytes_of(parts: Sequence[Leased]) -> int:
+    storages: dict[Hashable, int] = {}
+    for _, tensors in parts:
+        for tensor in tensors:
+            key = storage_key(tensor)
+            if key is not None:
+                storages[key] = tensor.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def whole_modules(
+    root: nn.Module, leased: Sequence[Leased], most: int
+) -> list[tuple[nn.Module, list[Leased]]]:
+    """Choose the largest modules that are small enough to be leased whole.
+
+    Not `root`, of which programs call the parts at times (``model.encode``), and none with a part
+    that is a part of another module too.
+
+    Parameters
+    ----------
+    root : torch.nn.Module
+        Where to look.
+    leased : sequence of (torch.nn.Module, list of torch.Tensor)
+        The modules to lease one by one.
+    most : int
+        Bytes, at most.
+
+    Returns
+    -------
+    list of (torch.nn.Module, list)
+        Modules and those of `leased` that are part of each, two or more.
+    """
+    contents = _Contents(root, leased)
+    whole: list[tuple[nn.Module, list[Leased]]] = []
+    seen: set[int] = set()
+
+    def visit(module: nn.Module) -> None:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        parts = contents.parts(module)
+        if len(parts) < 2:
+            return
+        fits = _bytes_of(parts) <= most
+        if fits and _has_forward(module) and contents.are_only_here(module):
+            whole.append((module, parts))
+            return
+        for child in module.children():
+            visit(child)
+
+    for child in root.children():
+        visit(child)
+    return whole
