@@ -30,10 +30,8 @@ enum class Use : std::uint8_t { weights, scratch };
 enum class Arrive : std::uint8_t { duplicate, move, empty };
 
 /// What happens to the card's bytes: forgotten because the host copy is valid, copied back, or
-/// forgotten because nobody needs them. To pass is to be dropped by a plan that brings it again.
-enum class Leave : std::uint8_t { drop, pass, write_back, discard };
-/// Whether the host copy is what it was on the card.
-constexpr bool is_clean(Leave how) { return how == Leave::drop || how == Leave::pass; }
+/// forgotten because nobody needs them.
+enum class Leave : std::uint8_t { drop, write_back, discard };
 
 /// A queue of compute work: a CUstream handle, or the number of a simulated stream.
 using Stream = std::uintptr_t;

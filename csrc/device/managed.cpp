@@ -146,7 +146,7 @@ Fence ManagedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   const Current here(cuda(), lanes.card->context);
   // Advice has no stream: it takes hold at once, so the last use must be over.
   for (const Fence& fence : after) wait(fence);
-  if (!is_clean(how)) {
+  if (how != Leave::drop) {
     const auto gone = std::make_shared<Event>(lanes.card);
     CUstream stream = lanes.at(lane);
     cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream),

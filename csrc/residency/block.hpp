@@ -55,7 +55,7 @@ struct Residency::Block {
   Leave leaves() const {
     if (dead) return Leave::discard;
     if (!read_mostly || dirty) return Leave::write_back;
-    return released ? Leave::pass : Leave::drop;
+    return Leave::drop;
   }
 
   /// Whether work given to `stream` would not wait for its arrival yet.

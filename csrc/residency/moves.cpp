@@ -45,8 +45,8 @@ bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& vi
       victim = policy_->victim([&](BlockId id) { return blocks_[id].released && if_must(id); });
     }
     if (!victim) {
-      victim =
-          policy_->victim([&](BlockId id) { return is_clean(blocks_[id].leaves()) && freely(id); });
+      victim = policy_->victim(
+          [&](BlockId id) { return blocks_[id].leaves() == Leave::drop && freely(id); });
     }
     if (!victim) victim = policy_->victim(freely);
     if (!victim) victim = policy_->victim(if_must);

@@ -23,7 +23,7 @@ const char* name_of(Arrive how) {
 }
 
 const char* name_of(Leave how) {
-  static constexpr std::array names{"drop", "pass", "write_back", "discard"};
+  static constexpr std::array names{"drop", "write_back", "discard"};
   return names[static_cast<std::size_t>(how)];
 }
 

