@@ -19,34 +19,30 @@ namespace vramx::bind {
 
 namespace {
 
-/// How many calls of one session's modules each thread is in.
+/// How many calls of one session's modules each thread is in. Under the interpreter's lock.
 class Nesting {
  public:
   /// Returns how many there were.
   unsigned enter() {
-    auto& depths = Nesting::depths();
-    const auto it = find(depths);
-    if (it != depths.end()) return it->second++;
-    depths.emplace_back(this, 1);
+    const auto mine = find();
+    if (mine != depths_.end()) return mine->second++;
+    depths_.emplace_back(std::this_thread::get_id(), 1);
     return 0;
   }
   void leave() {
-    auto& depths = Nesting::depths();
-    const auto it = find(depths);
-    if (it != depths.end() && --it->second == 0) depths.erase(it);
+    const auto mine = find();
+    if (mine != depths_.end() && --mine->second == 0) depths_.erase(mine);
   }
 
  private:
-  using Depths = std::vector<std::pair<const Nesting*, unsigned>>;
+  using Depths = std::vector<std::pair<std::thread::id, unsigned>>;
 
-  static Depths& depths() {
-    thread_local Depths depths;
-    return depths;
+  Depths::iterator find() {
+    return std::find_if(depths_.begin(), depths_.end(),
+                        [](const auto& each) { return each.first == std::this_thread::get_id(); });
   }
-  Depths::iterator find(Depths& depths) const {
-    return std::find_if(depths.begin(), depths.end(),
-                        [this](const auto& each) { return each.first == this; });
-  }
+
+  Depths depths_;
 };
 
 class Level {

@@ -265,6 +265,43 @@ def test_weights_made_in_inference_mode_keep_their_bits(session: OpenSession) ->
                 layer.weight.mul_(0.5)
 
 
+class Fork(nn.Module):
+    """Two weights of 1 MiB, the second of which is used on a stream of its own."""
+
+    def __init__(self, side: torch.cuda.Stream) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(512, 512, bias=False) for _ in range(2))
+        self.side = side
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        main = torch.cuda.current_stream()
+        self.side.wait_stream(main)
+        with torch.cuda.stream(self.side):
+            z = self.second(y)
+        main.wait_stream(self.side)
+        z.record_stream(main)
+        return x + z.tanh()
+
+
+def test_parts_of_whole_modules_may_be_used_on_other_streams(session: OpenSession) -> None:
+    side = torch.cuda.Stream()
+    plain, model = (nn.Sequential(*(Fork(side) for _ in range(48))) for _ in range(2))
+    model.load_state_dict(plain.state_dict())
+    x = torch.randn(64, 512, device="cuda")
+    with torch.no_grad():
+        expected = plain.cuda()(x)  # which also makes the workspaces of both streams
+    with torch.no_grad(), session("64MiB") as s:
+        s.manage(model)
+        for _ in range(4):
+            assert torch.equal(model(x), expected)
+        stats = s.stats()
+        # Half of the parts' uses are in a lease of their own, besides each whole module's.
+        assert {row.uses for row in s.modules()} == {4, 8}
+    assert stats.moved_in > 96 * MIB
+    assert stats.peak_resident <= stats.budget
+
+
 def test_tensors_outlive_their_scope(session: OpenSession) -> None:
     with session("8MiB") as s:
         kept = torch.arange(8 * MIB, device="cuda", dtype=torch.int32)

@@ -275,10 +275,14 @@ class ManagedModule:
                 batch = next(batches, None)
                 if batch is not None:
                     memories = reserve(batch)
-                self._move_in_batch(placement, present, mine)
+                self._move_in_batch(placement, present, mine, use)
 
     def _move_in_batch(
-        self, placement: Placement, batch: list[Storage], memories: list[_core.Memory]
+        self,
+        placement: Placement,
+        batch: list[Storage],
+        memories: list[_core.Memory],
+        use: _core.Use,
     ) -> None:
         sources = [storage.content() for storage in batch]
         self._core.store(
@@ -290,7 +294,7 @@ class ManagedModule:
         for storage, memory in zip(batch, memories):
             raw = as_bytes(memory)
             self._homes[memory.address] = storage.home
-            if storage.is_weight:
+            if use is _core.Use.WEIGHTS:
                 self.weights.add(memory.address)
                 self._core.point(raw.untyped_storage()._cdata, memory.address, memory.nbytes)
             for tensor in storage.tensors:
