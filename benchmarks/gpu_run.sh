@@ -2,13 +2,13 @@
 # Builds vramx on a machine with a card, runs the GPU tests and the benchmarks, and writes JSON.
 # Usage: benchmarks/gpu_run.sh OUT [tests|bench|all]
 #        benchmarks/gpu_run.sh OUT peers [OPTIONS]
-#        benchmarks/gpu_run.sh OUT pipelines|forecast|soak
+#        benchmarks/gpu_run.sh OUT pipelines|forecast|soak|turns
 #
 # The first takes about eight minutes in all, most of them for the benchmarks. The second compares
 # vramx with its peers: one run with the options of peers.py, or without any the runs of all models,
 # each several minutes. The third runs frames through the pipelines beside other ways, asks what the
-# plan says of the cyclic model, or sends 2,000 frames through each pipeline and looks at memory;
-# each takes less than ten minutes.
+# plan says of the cyclic model, sends 2,000 frames through each pipeline and looks at memory, or
+# lets copies of the U-Net take turns; each takes less than ten minutes.
 #
 # Peers installed elsewhere may stand in PYTHONPATH. diffusers (0.42 was tried; its group offload
 # needs accelerate too) is pure Python, so that where nothing can be installed its wheel, downloaded
@@ -87,6 +87,10 @@ if [[ $what == forecast ]]; then
     attempt python3 forecast.py --backends $backend --tokens 2048 16384 --ratios 1.5 2 4 \
       --json "$out/forecast-$backend.json"
   done
+fi
+if [[ $what == turns ]]; then
+  cd benchmarks
+  attempt python3 by_turns.py --json "$out/by-turns-unet.json"
 fi
 if [[ $what == soak ]]; then
   cd benchmarks

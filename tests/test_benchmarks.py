@@ -15,6 +15,7 @@ import vramx  # noqa: E402
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
+by_turns = importlib.import_module("by_turns")
 cyclic = importlib.import_module("cyclic")
 dit = importlib.import_module("dit")
 fits = importlib.import_module("fits")
@@ -229,6 +230,31 @@ def test_what_fits_is_not_moved_and_its_cost_is_put_beside_its_limit(
     small = row["per_call_s"] <= fits.PER_CALL
     assert row["holds_limit"] == (small if width == 32 else row["ratio"] <= fits.RATIO)
     assert ("a call; same bits" in fits.line(row)) == (width == 32)
+
+
+@pytest.mark.usefixtures("no_open_session")
+def test_turns_are_put_over_the_stock_turn_of_their_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = iter([1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 2.0, 1.0, 8.0])  # rounds of three turns
+
+    def timed(run: Any, passes: int) -> tuple[list[float], Any]:
+        seconds = next(turns)
+        out = [run() for _ in range(passes)][-1]
+        return [seconds] * passes, out
+
+    monkeypatch.setattr(by_turns, "times_here", timed)
+    workload = SMALL["unet"]()
+    cases = [by_turns.Case("simulated", 0.5), by_turns.Case("simulated", 2)]
+    rows = by_turns.measure(workload, cases, rounds=3, passes=2, block=64 * KIB)
+    assert [row["over_stock"] for row in rows] == [1.0, 1.1, 3.0]
+    assert [row["best_s"] for row in rows] == [1.0, 1.0, 3.0]
+    assert all(row["same_bits"] for row in rows)
+    stock, fits, half = rows
+    assert stock["budget"] is None
+    assert stock["moved_in"] == fits["moved_in"] == 0
+    assert half["moved_in"] >= workload.weights - half["budget"] > 0
+    assert "3.000" in by_turns.line(half)
+    with pytest.raises(vramx.Error, match="no session is open"):
+        vramx.current_session()
 
 
 # Peers

@@ -1,0 +1,246 @@
+"""Copies of one model, stock and in sessions, that take turns in one process.
+
+The processor that launches a model's kernels is faster at some times than at others, by more than
+what a session costs a model of small kernels. By turns, what slows one slows all: printed is how
+long a pass takes over the stock pass of the same round, as the median of the rounds. Sessions hold
+weights alone; what the passes allocate is torch's own. One row is stock while pinned copies to the
+card run beside it, which is what the link alone costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import vramx
+from models import TOKENS, Workload, build
+from reporting import Report, gib
+from vramx.bench.limits import budget_of
+from vramx.integrations.torch.timing import times_on_card
+from vramx.units import parse_size
+
+COLUMNS = (
+    f"{'who':<16}{'W/B':<7}{'median ms':<11}{'best ms':<9}{'/stock':<9}{'moved GiB':<11}same bits"
+)
+#: Passes that are not timed: at first, and each turn.
+FIRST, EACH = 8, 1
+COPIED = 2**28
+
+
+@dataclass(frozen=True)
+class Case:
+    """Who takes turns: a backend and the weights over its budget, or stock torch."""
+
+    who: str
+    ratio: float | None = None
+    copies: bool = False  #: whether others' copies run beside it
+
+
+BESIDE_COPIES = Case("stock+copies", copies=True)
+
+
+class Turn:
+    """One copy of the model and how it runs.
+
+    Parameters
+    ----------
+    case : Case
+        Who it is.
+    module : torch.nn.Module
+        The copy.
+    inputs : dict
+        What it is called with.
+    block : int
+        Bytes of a session's block.
+    """
+
+    def __init__(self, case: Case, module: nn.Module, inputs: dict[str, Any], block: int) -> None:
+        self.case = case
+        self.over_stock: list[float] = []
+        self.times: list[float] = []
+        self.session: vramx.Session | None = None
+        self.moved = self.passes = 0
+        self._beside = CopiesBeside() if case.copies else contextlib.nullcontext()
+        self._call = lambda: module(**inputs)
+        if case.ratio is None:
+            module.to(next(iter(_tensors(inputs))).device)
+        else:
+            weights = sum(p.nbytes for p in module.parameters())
+            self.session = vramx.oversubscribe(
+                budget_of(weights, case.ratio, block), backend=case.who, block=block
+            )
+            self.session.manage(module)
+        for _ in range(FIRST):
+            self.out = self._call()
+
+    def run(self, passes: int, timed: Callable[..., tuple[list[float], Any]]) -> float:
+        """Run passes; return the median of their seconds."""
+        for _ in range(EACH):
+            self._call()
+        before = self.session.stats().moved_in if self.session else 0
+        with self._beside:
+            times, self.out = timed(self._call, passes)
+        self.times += times
+        self.passes += passes
+        self.moved += self.session.stats().moved_in - before if self.session else 0
+        return statistics.median(times)
+
+    def row(self, expected: torch.Tensor) -> dict[str, Any]:
+        """Return its figures, in bytes and seconds."""
+        return {
+            "who": self.case.who,
+            "ratio": self.case.ratio,
+            "budget": self.session.stats().budget if self.session else None,
+            "median_s": statistics.median(self.times),
+            "best_s": min(self.times),
+            "over_stock": statistics.median(self.over_stock),
+            "moved_in": self.moved / self.passes,
+            "same_bits": torch.equal(_output(self.out), expected),
+        }
+
+
+def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for each in tree.values():
+            yield from _tensors(each)
+
+
+def _output(out: Any) -> torch.Tensor:
+    return out if isinstance(out, torch.Tensor) else out[0]
+
+
+class CopiesBeside:
+    """Keeps the link to the card busy, from a thread that sleeps while copies run."""
+
+    def __init__(self) -> None:
+        self._host = torch.empty(COPIED, dtype=torch.uint8, pin_memory=True)
+        self._card = torch.empty(COPIED, dtype=torch.uint8, device="cuda")
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> None:
+        self._ended.clear()
+        self._thread = threading.Thread(target=self._copy_on)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _copy_on(self) -> None:
+        stream = torch.cuda.Stream()
+        under_way = [torch.cuda.Event(blocking=True) for _ in range(2)]
+        with torch.cuda.stream(stream):
+            while not self._ended.is_set():
+                under_way[0].synchronize()
+                self._card.copy_(self._host, non_blocking=True)
+                under_way[0].record()
+                under_way.reverse()
+            stream.synchronize()
+
+
+def times_here(run: Callable[[], Any], passes: int) -> tuple[list[float], Any]:
+    """Time passes that are done when they return."""
+    times = []
+    for _ in range(passes):
+        began = time.perf_counter()
+        out = run()
+        times.append(time.perf_counter() - began)
+    return times, out
+
+
+@torch.no_grad()
+def measure(
+    workload: Workload, cases: Sequence[Case], rounds: int, passes: int, block: int
+) -> list[dict[str, Any]]:
+    """Let all take turns; return a row for each, stock first.
+
+    Parameters
+    ----------
+    workload : Workload
+        The model.
+    cases : sequence of Case
+        Who takes turns with stock.
+    rounds, passes : int
+        How many rounds, and how many passes a turn.
+    block : int
+        Bytes of a session's block.
+    """
+    on_card = all(case.who != "simulated" for case in cases)
+    device, timed = ("cuda", times_on_card) if on_card else ("cpu", times_here)
+    inputs = workload.inputs_on(device)
+    with contextlib.ExitStack() as stack:
+        turns = []
+        for case in (Case("stock"), *([BESIDE_COPIES] if on_card else []), *cases):
+            turns.append(Turn(case, copy.deepcopy(workload.module), inputs, block))
+            if (session := turns[-1].session) is not None:
+                stack.callback(session.close)
+            stock = turns[0]
+        for _ in range(rounds):
+            seconds = [turn.run(passes, timed) for turn in turns]
+            for turn, own in zip(turns, seconds):
+                turn.over_stock.append(own / seconds[0])
+        return [turn.row(_output(stock.out)) for turn in turns]
+
+
+def line(row: dict[str, Any]) -> str:
+    """Write a row for people."""
+    ratio = "-" if row["ratio"] is None else f"{row['ratio']:g}"
+    return (
+        f"{row['who']:<16}{ratio:<7}{row['median_s'] * 1e3:<11.1f}{row['best_s'] * 1e3:<9.1f}"
+        f"{row['over_stock']:<9.3f}{gib(row['moved_in']):<11}{'yes' if row['same_bits'] else 'NO'}"
+    )
+
+
+def main() -> int:
+    """Run the benchmark from the command line."""
+    card = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=TOKENS, default="unet")
+    parser.add_argument("--weights", default="4GiB", help="the U-Net's follow from its width")
+    parser.add_argument("--tokens", type=int, help="of a pass; each model has its own")
+    parser.add_argument("--width", type=int, help="channels; each model has its own default")
+    parser.add_argument(
+        "--backends", nargs="+", default=["mapped", "managed"] if card else ["simulated"]
+    )
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.9, 1.25, 2])
+    parser.add_argument("--rounds", type=int, default=14)
+    parser.add_argument("--passes", type=int, default=3, help="a turn")
+    parser.add_argument("--block", default="32MiB" if card else "1MiB")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    tokens = args.tokens or TOKENS[args.model]
+    workload = build(args.model, parse_size(args.weights, "weights"), tokens, args.width)
+    machine = torch.cuda.get_device_name() if card else "simulated card, wall clock"
+
+    def head(known: dict[str, Any]) -> str:
+        return (
+            f"{known['machine']}, torch {known['torch']}: {known['model']}, W "
+            f"{gib(known['weights'])} GiB\n{COLUMNS}"
+        )
+
+    report = Report(args.json, head, line, model=args.model, weights=workload.weights)
+    report.begin(machine=machine, torch=torch.__version__)
+    cases = [Case(who, ratio) for who in args.backends for ratio in args.ratios]
+    for row in measure(workload, cases, args.rounds, args.passes, parse_size(args.block, "block")):
+        report.add(row)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
