@@ -32,9 +32,12 @@ class Layer(nn.Module):
         self.first = nn.Linear(WIDTH, WIDTH, bias=False)
         self.second = nn.Linear(WIDTH, WIDTH, bias=False)
         self.then: Callable[[], Any] = lambda: None
+        self.short = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.first(x)
+        if self.short:
+            return x + y.tanh()
         self.then()
         return x + self.second(y).tanh()
 
@@ -170,6 +173,41 @@ def test_a_part_on_another_stream_has_one_too(open_session: OpenSession) -> None
         model.layers[1].then = lambda: streams.append(0)
         names = leased(session, lambda: model(X))
     assert names[:3] == ["Model.layers.0.second", "Model.layers.0", "Model.layers.1.second"]
+
+
+def test_what_calls_some_of_its_parts_only_is_leased_part_by_part(
+    open_session: OpenSession,
+) -> None:
+    model = Model()
+    for layer in model.layers[1::2]:
+        layer.short = True
+    expected = copy.deepcopy(model)(X)
+    parts = [f"Model.layers.{i}" + ".first" * (i % 2) for i in range(LAYERS)]
+    with open_session(WHOLE, block=BLOCK) as session:
+        session.manage(model)
+        assert leased(session, lambda: model(X)) == by_layers()
+        for _ in range(2):
+            assert torch.equal(model(X), expected)
+            assert leased(session, lambda: model(X)) == parts
+        session.evict(model)
+        before = session.stats().moved_in
+        model(X)
+        assert session.stats().moved_in - before == LAYERS // 2 * (PAIR + BLOCK)
+
+
+def test_a_call_that_fails_says_nothing_of_the_parts(open_session: OpenSession) -> None:
+    model = Model()
+
+    def fail() -> None:
+        raise RuntimeError("on purpose")
+
+    with open_session(WHOLE, block=BLOCK) as session:
+        session.manage(model)
+        model.layers[5].then = fail
+        with pytest.raises(RuntimeError, match="on purpose"):
+            model(X)
+        model.layers[5].then = lambda: None
+        assert leased(session, lambda: model(X)) == by_layers()
 
 
 def test_parts_bring_their_arguments_while_any_lies_on_the_host(open_session: OpenSession) -> None:

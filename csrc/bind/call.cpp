@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <exception>
 #include <thread>
+#include <utility>
 
 #include "bind/bind.hpp"
 #include "bind/leases.hpp"
@@ -90,6 +91,10 @@ std::int64_t total_version(const std::vector<nb::object>& tensors) {
 /// The calls that hold a whole module's lease now: those of one thread, on one stream.
 class Holding {
  public:
+  /// The outermost such call, by number, and how many of the module's parts were called in it.
+  std::uint64_t number = 0;
+  std::size_t parts_called = 0;
+
   /// Whether the calling thread's work on a stream is covered.
   bool covers(Stream on) const {
     return calls_ > 0 && thread_ == std::this_thread::get_id() && stream_ == on;
@@ -100,7 +105,10 @@ class Holding {
     if (any() && !covers(on)) return false;
     thread_ = std::this_thread::get_id();
     stream_ = on;
-    ++calls_;
+    if (calls_++ == 0) {
+      ++number;
+      parts_called = 0;
+    }
     return true;
   }
   void leave() { --calls_; }
@@ -127,6 +135,9 @@ struct LeasedCall {
   std::int64_t versions = 0;
   Parts parts{};
   Holding holding{};
+  bool part_by_part = false;  ///< a call of it did without some of its parts
+  std::uint64_t last_called =
+      0;  ///< the number of the whole module's call that it was last part of
 
   void note_writes() {
     const std::int64_t now = total_version(versioned);
@@ -144,7 +155,9 @@ struct LeasedCall {
   }
 
   nb::object call(nb::handle self, PyObject* args, PyObject* kwargs) {
-    if (core->residency().budget() < least_budget || is_covered()) return call_inner(args, kwargs);
+    if (part_by_part || core->residency().budget() < least_budget || is_covered()) {
+      return call_inner(args, kwargs);
+    }
     const Level level(*nesting);
     if (level.outermost()) begin_round(self);
     const auto on = nb::cast<Stream>(stream());
@@ -178,17 +191,20 @@ struct LeasedCall {
       throw;
     }
     if (counted) holding.leave();
+    // Of what chooses among its parts, as a router among experts, only the chosen need be brought.
+    part_by_part = counted && !holding.any() && holding.parts_called < within.size();
     end(touched, taken, on);
     return result;
   }
 
  private:
   /// Whether it is a part of a whole module that the calling thread runs, on the present stream.
-  bool is_covered() const {
+  bool is_covered() {
     if (whole.is_none()) return false;
-    const Holding& outer = nb::inst_ptr<LeasedCall>(whole)->holding;
-    return outer.any() && core->residency().scratch_on_host() == 0 &&
-           outer.covers(nb::cast<Stream>(stream()));
+    Holding& outer = nb::inst_ptr<LeasedCall>(whole)->holding;
+    if (!outer.any()) return false;
+    if (std::exchange(last_called, outer.number) != outer.number) ++outer.parts_called;
+    return core->residency().scratch_on_host() == 0 && outer.covers(nb::cast<Stream>(stream()));
   }
 
   nb::object call_inner(PyObject* args, PyObject* kwargs) const {
