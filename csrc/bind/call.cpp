@@ -130,14 +130,13 @@ struct LeasedCall {
   std::vector<nb::object> versioned;
   bool always_written = false;
   Bytes least_budget = 0;
-  nb::object whole;                ///< the call of the module it is a part of, or None
+  nb::object whole{};              ///< the call of the module it is a part of, or null
   std::vector<nb::object> within;  ///< the calls of its parts
   std::int64_t versions = 0;
   Parts parts{};
   Holding holding{};
-  bool part_by_part = false;  ///< a call of it did without some of its parts
-  std::uint64_t last_called =
-      0;  ///< the number of the whole module's call that it was last part of
+  bool part_by_part = false;      ///< a call of it did without some of its parts
+  std::uint64_t last_called = 0;  ///< the number of the whole's call that it was last called in
 
   void note_writes() {
     const std::int64_t now = total_version(versioned);
@@ -200,7 +199,7 @@ struct LeasedCall {
  private:
   /// Whether it is a part of a whole module that the calling thread runs, on the present stream.
   bool is_covered() {
-    if (whole.is_none()) return false;
+    if (!whole.is_valid()) return false;
     Holding& outer = nb::inst_ptr<LeasedCall>(whole)->holding;
     if (!outer.any()) return false;
     if (std::exchange(last_called, outer.number) != outer.number) ++outer.parts_called;
@@ -295,7 +294,6 @@ void call(nb::module_& module) {
                                    .versioned = std::move(versioned),
                                    .always_written = always_written,
                                    .least_budget = least_budget,
-                                   .whole = nb::none(),
                                    .within = {},
                                    .versions = versions,
                                    .parts = std::move(parts)};
