@@ -16,7 +16,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from torch import nn
 
 import vramx
 from models import TOKENS, Workload, build
+from peer_process import call
 from reporting import Report, gib
+from vramx.bench.layers import bytes_of
 from vramx.bench.limits import budget_of
 from vramx.integrations.torch.timing import times_on_card
 from vramx.units import parse_size
@@ -62,25 +64,27 @@ class Turn:
         The copy.
     inputs : dict
         What it is called with.
+    device : str
+        Where the inputs are.
     block : int
         Bytes of a session's block.
     """
 
-    def __init__(self, case: Case, module: nn.Module, inputs: dict[str, Any], block: int) -> None:
+    def __init__(
+        self, case: Case, module: nn.Module, inputs: dict[str, Any], device: str, block: int
+    ) -> None:
         self.case = case
         self.over_stock: list[float] = []
         self.times: list[float] = []
         self.session: vramx.Session | None = None
         self.moved = self.passes = 0
         self._beside = CopiesBeside() if case.copies else contextlib.nullcontext()
-        self._call = lambda: module(**inputs)
+        self._call = lambda: call(module, inputs)
         if case.ratio is None:
-            module.to(next(iter(_tensors(inputs))).device)
+            module.to(device)
         else:
-            weights = sum(p.nbytes for p in module.parameters())
-            self.session = vramx.oversubscribe(
-                budget_of(weights, case.ratio, block), backend=case.who, block=block
-            )
+            budget = budget_of(bytes_of(module), case.ratio, block)
+            self.session = vramx.oversubscribe(budget, backend=case.who, block=block)
             self.session.manage(module)
         for _ in range(FIRST):
             self.out = self._call()
@@ -107,20 +111,8 @@ class Turn:
             "best_s": min(self.times),
             "over_stock": statistics.median(self.over_stock),
             "moved_in": self.moved / self.passes,
-            "same_bits": torch.equal(_output(self.out), expected),
+            "same_bits": torch.equal(self.out, expected),
         }
-
-
-def _tensors(tree: Any) -> Iterator[torch.Tensor]:
-    if isinstance(tree, torch.Tensor):
-        yield tree
-    elif isinstance(tree, dict):
-        for each in tree.values():
-            yield from _tensors(each)
-
-
-def _output(out: Any) -> torch.Tensor:
-    return out if isinstance(out, torch.Tensor) else out[0]
 
 
 class CopiesBeside:
@@ -187,15 +179,14 @@ def measure(
     with contextlib.ExitStack() as stack:
         turns = []
         for case in (Case("stock"), *([BESIDE_COPIES] if on_card else []), *cases):
-            turns.append(Turn(case, copy.deepcopy(workload.module), inputs, block))
+            turns.append(Turn(case, copy.deepcopy(workload.module), inputs, device, block))
             if (session := turns[-1].session) is not None:
                 stack.callback(session.close)
-            stock = turns[0]
         for _ in range(rounds):
             seconds = [turn.run(passes, timed) for turn in turns]
             for turn, own in zip(turns, seconds):
                 turn.over_stock.append(own / seconds[0])
-        return [turn.row(_output(stock.out)) for turn in turns]
+        return [turn.row(turns[0].out) for turn in turns]
 
 
 def line(row: dict[str, Any]) -> str:

@@ -76,8 +76,8 @@ def leased(session: vramx.Session, run: Callable[[], Any]) -> list[str]:
     return [names[lease.group] for lease in leases(trace.log)]
 
 
-def by_layers(count: int = LAYERS) -> list[str]:
-    return [f"Model.layers.{i}" for i in range(count)]
+def by_layers() -> list[str]:
+    return [f"Model.layers.{i}" for i in range(LAYERS)]
 
 
 def by_parts() -> list[str]:

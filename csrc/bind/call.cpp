@@ -74,16 +74,16 @@ nb::object version_of(PyObject* tensor) {
     Py_XDECREF(reinterpret_cast<PyObject*>(last_type));  // NOLINT
     last_type = Py_TYPE(tensor);
   }
-  return nb::steal(getter != nullptr ? getter->get(tensor, getter->closure)
-                                     : PyObject_GetAttr(tensor, name));
+  nb::object version = nb::steal(getter != nullptr ? getter->get(tensor, getter->closure)
+                                                   : PyObject_GetAttr(tensor, name));
+  if (!version.is_valid()) throw nb::python_error();
+  return version;
 }
 
 std::int64_t total_version(const std::vector<nb::object>& tensors) {
   std::int64_t total = 0;
   for (const nb::object& tensor : tensors) {
-    const nb::object version = version_of(tensor.ptr());
-    if (!version.is_valid()) throw nb::python_error();
-    total += PyLong_AsLongLong(version.ptr());
+    total += PyLong_AsLongLong(version_of(tensor.ptr()).ptr());
   }
   return total;
 }
@@ -100,6 +100,7 @@ class Holding {
     return calls_ > 0 && thread_ == std::this_thread::get_id() && stream_ == on;
   }
   bool any() const { return calls_ > 0; }
+  bool outermost() const { return calls_ == 1; }
   /// Returns whether the call counts; then it leaves too.
   bool enter(Stream on) {
     if (any() && !covers(on)) return false;
@@ -176,22 +177,16 @@ struct LeasedCall {
     }
     nb::object result;
     bool taken = false;
-    bool counted = false;
     try {
       if (!touched.empty()) {
         take(*core, touched, on, true);
         taken = true;
       }
-      counted = holding.enter(on);
-      result = call_inner(args, kwargs);
+      result = within.empty() ? call_inner(args, kwargs) : call_whole(args, kwargs, on);
     } catch (...) {
-      if (counted) holding.leave();
       end(touched, taken, on);
       throw;
     }
-    if (counted) holding.leave();
-    // Of what chooses among its parts, as a router among experts, only the chosen need be brought.
-    part_by_part = counted && !holding.any() && holding.parts_called < within.size();
     end(touched, taken, on);
     return result;
   }
@@ -209,6 +204,19 @@ struct LeasedCall {
   nb::object call_inner(PyObject* args, PyObject* kwargs) const {
     nb::object result = nb::steal(PyObject_Call(inner.ptr(), args, kwargs));
     if (!result.is_valid()) throw nb::python_error();
+    return result;
+  }
+
+  /// Calls it for parts that need no lease meanwhile.
+  nb::object call_whole(PyObject* args, PyObject* kwargs, Stream on) {
+    if (!holding.enter(on)) return call_inner(args, kwargs);
+    struct Leave {
+      Holding& holding;
+      ~Leave() { holding.leave(); }
+    } const leave{holding};
+    nb::object result = call_inner(args, kwargs);
+    // Of what chooses among its parts, as a router among experts, only the chosen need be brought.
+    part_by_part = holding.outermost() && holding.parts_called < within.size();
     return result;
   }
 

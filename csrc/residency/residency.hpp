@@ -231,7 +231,7 @@ class Residency final : public Future {
   void take_off(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll);
 
   std::shared_ptr<Device> device_;
-  Settings settings_;
+  const Settings settings_;    ///< as it was opened
   std::atomic<Bytes> budget_;  ///< the present one
   std::uint64_t generation_;
   mutable std::mutex mutex_;

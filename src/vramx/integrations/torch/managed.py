@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -211,10 +210,7 @@ class ManagedModule:
             usage = self._core.usage(whole.unit.group)
             stalled = usage.stall_seconds
             for part in whole.parts:
-                row = rows[part.group]
-                rows[part.group] = replace(
-                    row, uses=row.uses + usage.uses, stall_seconds=row.stall_seconds + stalled
-                )
+                rows[part.group] += ModuleStats(part.name, uses=usage.uses, stall_seconds=stalled)
                 stalled = 0.0  # it waited before the first of them
         return list(rows.values())
 
@@ -324,11 +320,9 @@ class ManagedModule:
             whole = lease(module, [tensor for _, own in parts for tensor in own], whole=True)
             if whole is not None:
                 self._wholes.append(Whole(whole, within))
-        heads = {whole.parts[0].group: whole.unit.group for whole in self._wholes}
-        parts_of_wholes = {part.group for whole in self._wholes for part in whole.parts[1:]}
-        self._core.guess(
-            [heads.get(u.group, u.group) for u in self._units if u.group not in parts_of_wholes]
-        )
+        instead = {part.group: each.unit.group for each in self._wholes for part in each.parts}
+        order = (instead.get(unit.group, unit.group) for unit in self._units)
+        self._core.guess(list(dict.fromkeys(order)))
         self._versioned = [p for unit in self._units for p in unit.versioned]
         self._versions = _core.total_version(self._versioned)
         self._always_look = any(unit.always_written for unit in self._units)
