@@ -36,6 +36,10 @@ Driver::Driver(const std::string& path) {
   member = reinterpret_cast<EntryPoint<__VA_ARGS__>>(find(symbol));  // NOLINT
   VRAMX_ENTRY_POINTS(VRAMX_FIND)
 #undef VRAMX_FIND
+#define VRAMX_LOOK_FOR(member, symbol, ...) \
+  member = reinterpret_cast<EntryPoint<__VA_ARGS__>>(dlsym(library, symbol));  // NOLINT
+  VRAMX_OPTIONAL_ENTRY_POINTS(VRAMX_LOOK_FOR)
+#undef VRAMX_LOOK_FOR
   int have = 0;
   check(init(0), "cuInit");
   check(version(&have), "cuDriverGetVersion");

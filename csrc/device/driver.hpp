@@ -62,6 +62,10 @@ namespace vramx {
   X(event_elapsed, "cuEventElapsedTime", float*, CUevent, CUevent)                       \
   X(event_wait, "cuEventSynchronize", CUevent)
 
+// Newer than the oldest driver; null where it lacks them.
+#define VRAMX_OPTIONAL_ENTRY_POINTS(X) \
+  X(discard, "cuMemDiscardBatchAsync", CUdeviceptr*, size_t*, size_t, unsigned long long, CUstream)
+
 template <class... Arguments>
 using EntryPoint = CUresult(CUDAAPI*)(Arguments...);
 
@@ -76,6 +80,7 @@ class Driver {
 
 #define VRAMX_DECLARE(member, symbol, ...) EntryPoint<__VA_ARGS__> member = nullptr;
   VRAMX_ENTRY_POINTS(VRAMX_DECLARE)
+  VRAMX_OPTIONAL_ENTRY_POINTS(VRAMX_DECLARE)
 #undef VRAMX_DECLARE
 
   /// Throws OutOfMemory, NoDevice or DeviceFailure, naming the call and the driver's words.

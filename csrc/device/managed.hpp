@@ -46,6 +46,7 @@ class ManagedDevice final : public CudaDevice {
  private:
   const Lanes& carrying_lanes();
   void advise(Range range, CUmem_advise advice, CUdevice where) const;
+  bool discard(Range range, CUstream stream) const;
 
   mutable std::mutex mutex_;
   std::vector<Range> scratch_;  ///< mapped for the card for good

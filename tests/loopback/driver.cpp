@@ -298,6 +298,26 @@ CUresult cuMemPrefetchAsync(CUdeviceptr address, size_t size, CUdevice device, C
   return serve_current(__func__, body, stream);
 }
 
+CUresult cuMemDiscardBatchAsync(CUdeviceptr* addresses, size_t* sizes, size_t count,
+                                unsigned long long flags, CUstream stream) {
+  const auto body = [&](State& s, Lock&) {
+    if (flags != 0) return CUDA_ERROR_INVALID_VALUE;
+    if (find(s, stream) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    for (size_t i = 0; i < count; ++i) {
+      const CUdeviceptr address = addresses[i];
+      const size_t size = sizes[i];
+      std::size_t first = 0;
+      if (s.find(address, size, &first) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+      s.submit(number(stream), {.after = nullptr,
+                                .run = [&s, address, size] { s.discard(address, size); },
+                                .address = address,
+                                .size = size});
+    }
+    return CUDA_SUCCESS;
+  };
+  return serve_current(__func__, body, stream);
+}
+
 CUresult cuStreamCreate(CUstream* stream, unsigned /*flags*/) {
   return serve_current(__func__, [&](State& s, Lock&) {
     const std::uintptr_t handle = s.next_handle += 0x10;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "state.hpp"
 
@@ -92,6 +93,15 @@ void State::prefetch(std::uintptr_t address, std::uint64_t size, int card) {
     if ((page.cards & bit) == 0) counts.to_card += page_size;
     set_cards_of(page, page.read_mostly ? page.cards | bit : bit);
     if (!page.read_mostly) page.on_host = false;
+  });
+}
+
+// Nothing is copied: what the pages held is gone.
+void State::discard(std::uintptr_t address, std::uint64_t size) {
+  std::memset(reinterpret_cast<void*>(address), 0xDB, size);
+  each_page(*this, address, size, [&](Page& page) {
+    page.on_host = true;
+    set_cards_of(page, 0);
   });
 }
 

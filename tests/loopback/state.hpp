@@ -112,6 +112,7 @@ struct State {
   /// The allocation that holds a whole-page range, or null.
   Allocation* find(std::uintptr_t address, std::uint64_t size, std::size_t* first_page);
   void prefetch(std::uintptr_t address, std::uint64_t size, int card);
+  void discard(std::uintptr_t address, std::uint64_t size);
   void touch(std::uintptr_t address, std::uint64_t size, bool write);
   void unset_read_mostly(Page& page);
   void set_cards_of(Page& page, std::uint32_t cards);

@@ -113,6 +113,26 @@ TEST("bytes cross the link from a context of their own, made when the first ones
   device.release(weights);
 }
 
+TEST("discarded bytes do not cross the link, but where the driver cannot let go of them") {
+  const auto rig = rig::managed();
+  Device& device = *rig->device();
+  const Range scratch = reserved(device, 2, Use::scratch);
+  for (const bool can : {true, false, true}) {
+    device.wait(device.bring(scratch, Arrive::empty, 0, {}));
+    const Bytes before = rig->moved_out();
+    if (!can) loopback_fail("cuMemDiscardBatchAsync", 1, CUDA_ERROR_NOT_SUPPORTED);
+    device.leave(scratch, Leave::discard, 0, {});
+    REQUIRE(rig->on_card() == 0);
+    REQUIRE(rig->moved_out() - before == (can ? 0 : scratch.size));
+  }
+  device.wait(device.bring(scratch, Arrive::empty, 0, {}));
+  loopback_fail("cuMemDiscardBatchAsync", 1, CUDA_ERROR_ILLEGAL_ADDRESS);
+  REQUIRE(
+      says(told([&] { device.leave(scratch, Leave::discard, 0, {}); }), "cuMemDiscardBatchAsync"));
+  REQUIRE(rig->on_card() == scratch.size);
+  device.release(scratch);
+}
+
 TEST("where the driver gives no context for moves they share the program's, which is told") {
   for (const char* entry : {"cuCtxCreate_v2", "cuCtxSetLimit", "cuStreamCreate"}) {
     const auto rig = rig::managed();
