@@ -127,6 +127,57 @@ def test_another_order_is_learned_and_planned(open_model: OpenModel) -> None:
     assert again.moved_in == first.moved_in
 
 
+def test_what_fits_only_without_the_program_s_own_memory_is_planned(open_model: OpenModel) -> None:
+    count, frames, own = 12, 16, 8
+    model = open_model(frames, [1] * count, [SECONDS / 10] * count)
+    kept = model.core.empty(own * BLOCK, 0)
+    steady = [model.run() for _ in range(6)][-1]
+    plan = model.core.plan()
+    assert plan is not None
+    assert steady.moved_in == plan.moved_in < (count - 1) * BLOCK
+    assert steady.moved_out == 0
+    assert model.core.stats().peak_resident <= frames * BLOCK
+    assert kept.nbytes == own * BLOCK
+
+
+@pytest.mark.parametrize("many", [3, 100])
+def test_what_another_part_of_the_program_needs_is_no_loss_to_a_plan(
+    open_model: OpenModel, many: int
+) -> None:
+    count, frames = 20, 12
+    model = open_model(frames, [1] * (count + many), [SECONDS / 10] * (count + many))
+    cycle, others = range(count), range(count, count + many)
+    steady = [model.run(cycle) for _ in range(6)][-1]
+    for _ in range(5):
+        large = model.core.empty((frames - 1) * BLOCK, 0)
+        model.run(others)
+        del large
+        back = [model.run(cycle) for _ in range(5)]
+        assert model.core.plan() is not None
+        # At most what was there comes once more.
+        more = frames + IN_FLIGHT
+        assert sum(p.moved_in for p in back) <= len(back) * steady.moved_in + more * BLOCK
+        assert sum(p.seconds for p in back) <= len(back) * steady.seconds + more * SECONDS
+        assert model.core.stats().peak_resident <= frames * BLOCK
+
+
+def test_a_plan_is_made_once_there_is_room_for_one(open_model: OpenModel) -> None:
+    count, frames = 20, 12
+    model = open_model(frames, [2] * count, [SECONDS / 10] * count)
+    large = model.core.empty((frames - 1) * BLOCK, 0)
+    used = [(large.address, large.nbytes)]
+    model.core.take(used, 0, True)
+    for _ in range(8):
+        model.run()
+    assert model.core.plan() is None
+    model.core.give(used, 0, True)
+    del large
+    steady = [model.run() for _ in range(40)][-1]
+    plan = model.core.plan()
+    assert plan is not None
+    assert steady.moved_in == plan.moved_in < 2 * (count - 1) * BLOCK
+
+
 def test_a_pass_that_departs_from_the_plan_is_right_and_the_next_one_recovers(
     open_model: OpenModel,
 ) -> None:

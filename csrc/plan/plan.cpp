@@ -43,6 +43,11 @@ void check(const Trace& trace, Bytes budget) {
   }
 }
 
+/// What is left of a budget for blocks where the program has allocated least.
+Bytes beside_scratch(const Trace& trace, Bytes budget) {
+  return budget - std::min(budget, trace.least_scratch());
+}
+
 /// Steps on an axis of compute time; of bytes, where no time is known.
 class Axis {
  public:
@@ -80,7 +85,12 @@ using Places = std::vector<std::size_t>;  ///< of spans
 class Planner {
  public:
   Planner(const Trace& trace, Bytes budget, LinkRates link)
-      : trace_(trace), budget_(budget), link_(link), axis_(trace), spans_(spans_of(trace)) {
+      : trace_(trace),
+        budget_(budget),
+        rest_(beside_scratch(trace, budget)),
+        link_(link),
+        axis_(trace),
+        spans_(spans_of(trace)) {
     std::vector<double> worth;
     for (const Span& span : spans_) worth.push_back(axis_.length(span) / cost_a_byte(span));
     by_worth_.resize(spans_.size());
@@ -94,17 +104,21 @@ class Planner {
       groups_.emplace_back(begin, end);
       begin = end;
     }
+    const Bytes least = trace_.least_scratch();
     for (const Step& step : trace_.steps) {
-      held_.push_back(static_cast<std::int64_t>(trace_.bytes_of(step)));
+      held_.push_back(static_cast<std::int64_t>(trace_.bytes_of(step) + step.scratch - least));
     }
   }
 
-  Bytes most_ahead() const { return budget_ - trace_.largest_step(); }
+  Bytes most_ahead() const { return rest_ - trace_.largest_step(); }
 
   Plan plan(Bytes ahead) const {
     ahead = std::min(ahead, most_ahead());
-    Load load(held_);
-    const auto room = static_cast<std::int64_t>(budget_ - ahead);
+    const auto room = static_cast<std::int64_t>(rest_ - ahead);
+    // Nothing stays beside what the program allocates, be it more than there is room for.
+    std::vector<std::int64_t> held = held_;
+    for (auto& each : held) each = std::min(each, room);
+    Load load(held);
     std::vector<bool> stays(spans_.size());
     for (const Places& group : groups_) keep_most(group, room, load, stays);
     Plan plan;
@@ -188,6 +202,7 @@ class Planner {
 
   const Trace& trace_;
   Bytes budget_;
+  Bytes rest_;  ///< of it, for blocks
   LinkRates link_;
   Axis axis_;
   std::vector<Span> spans_;
@@ -205,12 +220,13 @@ bool saves_enough(const Prediction& other, const Prediction& best, LinkRates lin
 }  // namespace
 
 Plan make_plan(const Trace& trace, Bytes budget, LinkRates link, Bytes ahead) {
-  check(trace, budget);
+  check(trace, beside_scratch(trace, budget));
   return Planner(trace, budget, link).plan(ahead);
 }
 
 Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
-  check(trace, budget);
+  const Bytes rest = beside_scratch(trace, budget);
+  check(trace, rest);
   const Planner planner(trace, budget, link);
   Plan best = planner.plan(0);
   if (best.predicted.moved_in == 0) return best;
@@ -221,7 +237,7 @@ Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
     return std::max(trace.seconds(), static_cast<double>(plan.predicted.moved_in) / link.to_card);
   };
   // Less room ahead is less to move where the budget is small; more lets uneven passes catch up.
-  const bool small = best.ahead * 20 > budget;
+  const bool small = best.ahead * 20 > rest;
   for (const Bytes blocks : other_aheads) {
     const bool less = blocks < first_ahead;
     if (less ? !small : best.predicted.seconds <= good_enough * limit(best)) continue;

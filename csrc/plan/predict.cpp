@@ -47,7 +47,11 @@ Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, LinkRates
     double bytes;
     double from;
   };
-  std::vector<Room> rooms = {{static_cast<double>(budget) - static_cast<double>(present), 0}};
+  const auto scratch_at = [&](std::uint64_t step) {
+    return static_cast<double>(trace.steps[step].scratch);
+  };
+  std::vector<Room> rooms = {
+      {static_cast<double>(budget) - static_cast<double>(present) - scratch_at(steps - 1), 0}};
   std::size_t room = 0;
   double brought = 0;
   for (std::uint64_t round = 0; round < rounds; ++round) {
@@ -55,6 +59,8 @@ Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, LinkRates
     auto next = by_need.begin();
     auto leaves = by_departure.begin();
     for (std::uint64_t step = 0; step < steps; ++step) {
+      const double more = scratch_at(step) - scratch_at((step + steps - 1) % steps);
+      if (more < 0) rooms.push_back({rooms.back().bytes - more, now});
       for (; next != by_need.end() && next->needed_by == step; ++next) {
         const auto bytes = static_cast<double>(next->size);
         brought += bytes;
@@ -62,6 +68,7 @@ Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, LinkRates
         arrived = std::max(arrived, rooms[room].from) + bytes / link.to_card;
         now = std::max(now, arrived);
       }
+      if (more > 0) brought += more;
       now += trace.steps[step].seconds;
       for (; leaves != by_departure.end() && leaves->leaves_after == step; ++leaves) {
         const auto bytes = static_cast<double>(leaves->size);

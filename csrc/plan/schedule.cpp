@@ -48,6 +48,12 @@ bool Schedule::used(GroupId group) {
   return false;
 }
 
+std::vector<Bytes> Schedule::scratch() const {
+  std::vector<Bytes> all;
+  for (const Step& step : trace_.steps) all.push_back(step.scratch);
+  return all;
+}
+
 std::optional<std::size_t> Schedule::begin_in(const std::vector<Use>& other) const {
   if (other.size() != cycle_.size()) return std::nullopt;
   for (std::size_t begin = 0; begin < other.size(); ++begin) {

@@ -40,13 +40,19 @@ class Schedule {
   const Trace& trace() const { return trace_; }
   const Plan& plan() const { return plan_; }
 
-  /// Visits the uses after the present one, until `visit` returns false or the cycle is round.
+  /// Visits the blocks of the uses after the present one, and the scratch planned for them, until
+  /// `visit` returns false or the cycle is round.
   template <class Visit>
   void ahead(Visit&& visit) const {
     for (std::size_t i = 1; position_ && i < cycle_.size(); ++i) {
-      if (!visit(cycle_[(*position_ + i) % cycle_.size()].blocks)) return;
+      const std::size_t at = (*position_ + i) % cycle_.size();
+      if (!visit(cycle_[at].blocks, trace_.steps[at].scratch)) return;
     }
   }
+  /// By use.
+  std::vector<Bytes> scratch() const;
+  /// The present use's.
+  Bytes present_scratch() const { return position_ ? trace_.steps[*position_].scratch : 0; }
 
  private:
   static constexpr unsigned matches_needed = 2;

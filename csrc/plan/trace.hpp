@@ -13,6 +13,7 @@ namespace vramx {
 struct Step {
   std::vector<std::uint32_t> blocks;  ///< places in Trace::blocks, each at most once
   double seconds = 0;                 ///< of work, until the next step may begin
+  Bytes scratch = 0;                  ///< the most that the program had allocated meanwhile
 };
 
 struct TracedBlock {
@@ -34,6 +35,12 @@ struct Trace {
     Bytes largest = 0;
     for (const Step& step : steps) largest = std::max(largest, bytes_of(step));
     return largest;
+  }
+  Bytes least_scratch() const {
+    const auto least =
+        std::min_element(steps.begin(), steps.end(),
+                         [](const Step& a, const Step& b) { return a.scratch < b.scratch; });
+    return least == steps.end() ? 0 : least->scratch;
   }
   double seconds() const {
     double total = 0;

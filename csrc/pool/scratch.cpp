@@ -112,6 +112,7 @@ Range Scratch::allocate(Bytes size, Stream stream, const Poll& poll) {
   }
   piece->second.ends = {{stream, nullptr}};
   ++live_;
+  live_bytes_ += size;
   count_live(blocks, +1);
   return range;
 }
@@ -154,11 +155,24 @@ void Scratch::free(Address address) noexcept {
   const std::lock_guard lock(mutex_);
   auto piece = pieces_.find(address);
   if (piece == pieces_.end() || !piece->second.live) return;
-  const Range range{address, piece->second.size};
-  for (auto& [stream, fence] : piece->second.ends) fence = mark_or_nothing(*device_, stream);
+  if (!std::exchange(piece->second.abandoned, false)) end_life(piece);
   --live_;
-  count_live(residency_->blocks_of(range), -1);
   put_back(piece);
+}
+
+void Scratch::abandon(Address address) noexcept {
+  const std::lock_guard lock(mutex_);
+  auto piece = pieces_.find(address);
+  if (piece == pieces_.end() || !piece->second.live) return;
+  if (!std::exchange(piece->second.abandoned, true)) end_life(piece);
+}
+
+void Scratch::end_life(Pieces::iterator piece) {
+  for (auto& [stream, fence] : piece->second.ends) fence = mark_or_nothing(*device_, stream);
+  live_bytes_ -= piece->second.size;
+  const Blocks blocks = residency_->blocks_of({piece->first, piece->second.size});
+  residency_->end_uses(blocks, piece->second.ends);
+  count_live(blocks, -1);
 }
 
 void Scratch::trim_locked() {

@@ -4,6 +4,8 @@
 // what was running. A block in which nothing lives is dead: it leaves the card without a copy.
 #pragma once
 
+#include <atomic>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -25,17 +27,25 @@ class Scratch {
   Range allocate(Bytes size, Stream stream, const Poll& poll);
   /// Gives back what allocate returned; it was last used on its stream and on the recorded ones.
   void free(Address address) noexcept;
+  /// Its bytes are needed no more and nobody uses it again, but its owner frees it later.
+  void abandon(Address address) noexcept;
   /// Another stream uses an allocation.
   void record(Address address, Stream stream);
   /// Gives back the arenas in which nothing lives.
   void trim();
   std::size_t live() const;
+  /// What the live allocations take.
+  Bytes live_bytes() const { return live_bytes_; }
+  /// Whether they take as much as was given to watch for, or more.
+  bool grew() const { return live_bytes_ >= watched_for_; }
+  void watch_for(Bytes live) { watched_for_ = live; }
 
  private:
   using Ends = std::vector<std::pair<Stream, Fence>>;
   struct Piece {
     Bytes size = 0;
     bool live = false;
+    bool abandoned = false;
     Ends ends;  ///< live: the streams that use it, no fences; free: where their work ends
   };
   using Pieces = std::map<Address, Piece>;
@@ -47,6 +57,7 @@ class Scratch {
   void put_back(Pieces::iterator piece);
   Pieces::iterator merge(Pieces::iterator piece);
   void count_live(const Blocks& blocks, int change);
+  void end_life(Pieces::iterator piece);
 
   std::shared_ptr<Device> device_;
   std::shared_ptr<Residency> residency_;
@@ -57,6 +68,8 @@ class Scratch {
   std::set<std::pair<Bytes, Address>> free_;
   std::unordered_map<BlockId, std::size_t> live_in_;  ///< live pieces, by block
   std::size_t live_ = 0;
+  std::atomic<Bytes> live_bytes_ = 0;
+  std::atomic<Bytes> watched_for_ = std::numeric_limits<Bytes>::max();
 };
 
 }  // namespace vramx

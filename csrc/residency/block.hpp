@@ -43,7 +43,9 @@ struct Residency::Block {
   Counts counts;
 
   /// The plan has no need of it for as long as what it brings ahead.
-  bool leavable() const { return released || (!planned && use == Use::weights); }
+  bool leavable() const { return dead || released || (!planned && use == Use::weights); }
+  /// The program works with it, and the plan leaves room for it.
+  bool unplanned_scratch() const { return committed() && use == Use::scratch && !planned && !dead; }
   bool settled() const { return state == State::host || state == State::resident; }
   bool committed() const { return state == State::arriving || state == State::resident; }
 

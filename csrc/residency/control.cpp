@@ -93,6 +93,13 @@ void Residency::set_dead(const Blocks& blocks, bool dead) {
   }
 }
 
+void Residency::end_uses(const Blocks& blocks, std::span<const std::pair<Stream, Fence>> ends) {
+  const Lock lock = locked();
+  for (const BlockId id : blocks) {
+    for (const auto& [stream, fence] : ends) blocks_[id].used(stream, fence);
+  }
+}
+
 Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
   Lock lock = locked();
   check_open();
@@ -126,7 +133,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
                     text(budget) + "; " + text(idle_) + " could leave");
       }
     }
-    plan_again(planned_scratch_);
+    plan_again({});
   } catch (...) {
     if (budget_ == budget) budget_ = previous;
     throw;

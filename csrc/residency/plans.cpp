@@ -54,6 +54,9 @@ void Residency::follow(GroupId group, Stream stream) {
   order_.used(group);
   if (!settings_.adaptive) return;
   ++uses_;
+  const Bytes scratch = std::exchange(most_scratch_, unplanned_scratch_);
+  round_scratch_ = std::max(round_scratch_, scratch);
+  recorder_.end_use(scratch);
   const auto rounds = rounds_recorded_;
   plan_if_due();
   // Planning holds up a program that gives the card no work ahead; that is no fault of the plan's.
@@ -63,6 +66,7 @@ void Residency::follow(GroupId group, Stream stream) {
   const bool on_course = schedule_->used(group);
   if (before && on_course) {
     for (const BlockId id : schedule_->blocks_at(*before)) release_unless_stays(id);
+    seen_scratch_[*before] = scratch;
     off_course_ = 0;
   } else if (++off_course_ % lost_after == 0) {
     plan_from_scratch();
@@ -83,8 +87,7 @@ void Residency::release_unless_stays(BlockId id) {
 }
 
 void Residency::plan_if_due() {
-  const bool settled = rounds_to_plan_ == 0 && (schedule_ || trial_.left());
-  if (settled && uses_ >= look_again_at_use_) {
+  if (rounds_to_plan_ == 0 && uses_ >= look_again_at_use_) {
     recorder_.clear();
     rounds_to_plan_ = 1;
   }
@@ -92,7 +95,8 @@ void Residency::plan_if_due() {
   const auto length = order_.cycle();
   if (!length) return;
   plan_from_use_ = uses_ + *length;
-  fits_ = fits(*length);  // a loop inside a longer cycle, perhaps; it needs no plan
+  // A loop inside a longer cycle, perhaps; it needs no plan.
+  fits_ = fits(*length, scratch_of_rounds(*length));
   if (fits_) return;
   if (!plan_round(*length)) {
     plan_from_use_ = uses_ + patience;
@@ -102,13 +106,23 @@ void Residency::plan_if_due() {
   }
 }
 
-/// Whether all that was used last, `length` uses long, is within the budget.
-bool Residency::fits(std::size_t length) const {
+/// The most there was in the last rounds of `length` uses.
+Bytes Residency::scratch_of_rounds(std::size_t length) {
+  if (uses_ >= round_of_scratch_ + length) {
+    last_scratch_ = std::exchange(round_scratch_, unplanned_scratch_);
+    round_of_scratch_ = uses_;
+  }
+  return std::max(last_scratch_, round_scratch_);
+}
+
+/// Whether all that was used last, `length` uses long, is within the budget beside the scratch.
+bool Residency::fits(std::size_t length, Bytes scratch) const {
   std::unordered_set<BlockId> counted;
-  Bytes total = 0;
+  Bytes total = scratch;
   for (std::size_t ago = 0; ago < length; ++ago) {
     for (const BlockId id : groups_[order_.recent(ago)]) {
-      if (counted.insert(id).second) total += blocks_[id].range.size;
+      const Block& block = blocks_[id];
+      if (!block.unplanned_scratch() && counted.insert(id).second) total += block.range.size;
     }
     if (total > budget_) return false;
   }
@@ -128,7 +142,7 @@ bool Residency::plan_round(std::size_t length) {
   std::unordered_map<BlockId, std::uint32_t> places;
   for (std::size_t i = 0; i < length; ++i) {
     Schedule::Use use{.group = round->uses[i]->groups.front(), .blocks = {}};
-    Step step{.blocks = {}, .seconds = round->seconds[i]};
+    Step step{.blocks = {}, .seconds = round->seconds[i], .scratch = round->uses[i]->scratch};
     for (const GroupId group : round->uses[i]->groups) {
       for (const BlockId id : groups_[group]) {
         if (std::find(use.blocks.begin(), use.blocks.end(), id) != use.blocks.end()) continue;
@@ -145,12 +159,11 @@ bool Residency::plan_round(std::size_t length) {
     cycle.push_back(std::move(use));
     trace.steps.push_back(std::move(step));
   }
-  Bytes scratch = std::max(most_scratch_, unplanned_scratch_);
+  Bytes counted = 0;  // as the program's, and as the cycle's
   for (const auto& [id, place] : places) {
-    const Block& block = blocks_[id];
-    const bool counted = block.committed() && block.use == Use::scratch && !block.planned;
-    if (counted) scratch -= block.range.size;
+    if (blocks_[id].unplanned_scratch()) counted += blocks_[id].range.size;
   }
+  for (Step& step : trace.steps) step.scratch -= std::min(step.scratch, counted);
   // The round's last use came `ago` uses before the last one that was recorded.
   std::size_t position = (round->ago - 1) % length;
   if (schedule_) {
@@ -164,7 +177,7 @@ bool Residency::plan_round(std::size_t length) {
   ++rounds_recorded_;
   if (!schedule_ && keeps_streaming(*round, trace)) return true;
   if (schedule_ && leaves_plan(*round, trace)) return true;
-  if (adopt_plan(std::move(cycle), std::move(trace), position, scratch)) pause_ = first_pause;
+  if (adopt_plan(std::move(cycle), std::move(trace), position)) pause_ = first_pause;
   return true;
 }
 
@@ -197,22 +210,20 @@ void Residency::plan_from_scratch() {
 }
 
 /// Returns whether another plan is in force now than before.
-bool Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position,
-                           Bytes scratch) {
-  const Bytes rest = budget() - std::min(budget(), scratch);
-  if (trace.largest_step() > rest) {
+bool Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position) {
+  if (trace.largest_step() + trace.least_scratch() > budget()) {
     return drop_plan() != nullptr;  // a use goes over the link: there is no plan for that
   }
   const LinkRates link{.to_card = device_->facts().to_card, .to_host = device_->facts().to_host};
-  Plan plan = make_plan(trace, rest, link);
+  Plan plan = make_plan(trace, budget(), link);
   if (schedule_ && schedule_->begin_in(cycle) == 0) {
-    const Prediction present = predict(trace, schedule_->plan(), rest, link);
+    const Prediction present = predict(trace, schedule_->plan(), budget(), link);
     if (present.seconds <= worth_a_change * plan.predicted.seconds) return false;
   }
   drop_plan();
-  planned_scratch_ = most_scratch_ = scratch;
   schedule_ =
       std::make_unique<Schedule>(std::move(cycle), std::move(trace), std::move(plan), position);
+  seen_scratch_ = schedule_->scratch();
   for (const auto& use : schedule_->cycle()) {
     for (const BlockId id : use.blocks) {
       const Change change(*this, blocks_[id]);
@@ -220,25 +231,40 @@ bool Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::s
     }
     for (const BlockId id : use.blocks) release_unless_stays(id);
   }
+  most_scratch_ = unplanned_scratch_;
   look_from_room_ = 0;
   if (journal_) note_plan();
   return true;
 }
 
 // The budget has changed, or what must be kept out of it.
-void Residency::plan_again(Bytes scratch) {
+void Residency::plan_again(const std::vector<Bytes>& scratch) {
   const auto last = drop_plan();
   if (!last) return plan_from_scratch();
   trial_ = {};
   if (last->position()) {
-    adopt_plan(last->cycle(), last->trace(), *last->position(), scratch);
+    Trace trace = last->trace();
+    for (std::size_t i = 0; i < scratch.size(); ++i) trace.steps[i].scratch = scratch[i];
+    adopt_plan(last->cycle(), std::move(trace), *last->position());
   }
+  if (!schedule_) plan_from_scratch();
 }
 
+// A round begins. What varies from round to round counts with the most of it.
 void Residency::follow_scratch() {
-  const Bytes most = std::exchange(most_scratch_, unplanned_scratch_);
-  const Bytes apart = most > planned_scratch_ ? most - planned_scratch_ : planned_scratch_ - most;
-  if (apart > settings_.block) plan_again(most);
+  const std::vector<Bytes> planned = schedule_->scratch();
+  std::vector<Bytes> seen = std::exchange(seen_scratch_, planned);
+  Bytes more = 0;
+  for (std::size_t i = 0; i < seen.size(); ++i) {
+    more = std::max(more, seen[i] - std::min(seen[i], planned[i]));
+  }
+  const auto most = [](const std::vector<Bytes>& of) { return *std::ranges::max_element(of); };
+  if (more > settings_.block) {
+    for (std::size_t i = 0; i < seen.size(); ++i) seen[i] = std::max(seen[i], planned[i]);
+    plan_again(seen);
+  } else if (most(seen) + settings_.block < most(planned)) {
+    plan_again(seen);
+  }
 }
 
 std::unique_ptr<Schedule> Residency::drop_plan() {
@@ -253,17 +279,23 @@ std::unique_ptr<Schedule> Residency::drop_plan() {
 
 // In the order of need, as far as there is room: what stays is left alone.
 void Residency::bring_planned() {
-  // What the program allocates comes and goes: the plan leaves room for the most there was.
-  const Bytes scratch = std::max(planned_scratch_, unplanned_scratch_);
-  const Bytes taken = scratch + committed_ - unplanned_scratch_;
-  const Bytes room = budget_ + leavable_ - std::min(budget_ + leavable_, taken);
+  // What the program allocates comes and goes: room is left for the most there will be meanwhile.
+  Bytes scratch = unplanned_scratch_;
+  Bytes room = 0;
+  const auto leave_room_for = [&](Bytes planned) {
+    scratch = std::max(scratch, planned);
+    const Bytes taken = scratch + committed_ - unplanned_scratch_;
+    room = budget_ + leavable_ - std::min(budget_ + leavable_, taken);
+  };
+  leave_room_for(schedule_->present_scratch());
   if (room < look_from_room_) return;
   look_from_room_ = 0;
   ++window_;
   Blocks wanted;
   Bytes total = 0;
   std::size_t looked_at = 0;
-  schedule_->ahead([&](const Blocks& blocks) {
+  schedule_->ahead([&](const Blocks& blocks, Bytes planned) {
+    leave_room_for(planned);
     for (const BlockId id : blocks) {
       Block& block = blocks_[id];
       if (block.state != State::host || block.leases > 0 || block.window == window_) continue;

@@ -19,6 +19,7 @@ class Recorder {
     Fence asked;                  ///< when the stream had done all before it
     Fence waited;                 ///< from when it waited for its blocks: later where it planned
     Fence began;                  ///< when they had come
+    Bytes scratch = 0;            ///< the most that the program had allocated from then on
   };
 
   void add(Use use) {
@@ -26,6 +27,10 @@ class Recorder {
     uses_.push_back(std::move(use));
   }
   void clear() { uses_.clear(); }
+  /// The most that the program had allocated since the last use began.
+  void end_use(Bytes scratch) {
+    if (!uses_.empty()) uses_.back().scratch = scratch;
+  }
 
   /// `count` uses in a row, the last whose times are known, and how many uses came after them.
   struct Round {

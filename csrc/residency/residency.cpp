@@ -46,7 +46,7 @@ void Residency::tally(const Block& block, int sign) {
       add(idle_, size);
       if (block.leavable()) add(leavable_, size);
     }
-    if (!block.planned && block.use == Use::scratch) {
+    if (block.unplanned_scratch()) {
       add(unplanned_scratch_, size);
       most_scratch_ = std::max(most_scratch_, unplanned_scratch_);
     }

@@ -18,6 +18,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -115,6 +116,8 @@ class Residency final : public Future {
   void written(const Blocks& blocks);
   /// Nobody needs the bytes of the blocks any more, or somebody does again.
   void set_dead(const Blocks& blocks, bool dead);
+  /// Uses of the blocks without a lease end here: on each stream, at its fence.
+  void end_uses(const Blocks& blocks, std::span<const std::pair<Stream, Fence>> ends);
   bool on_card(const Blocks& blocks) const;
 
   /// Returns the previous budget, with the new one already kept.
@@ -189,14 +192,14 @@ class Residency final : public Future {
   Fence time_now(Stream stream) noexcept;
   void record(GroupId group, Fence asked, Fence began);
   void plan_if_due();
-  bool fits(std::size_t length) const;
+  Bytes scratch_of_rounds(std::size_t length);
+  bool fits(std::size_t length, Bytes scratch) const;
   bool plan_round(std::size_t length);
-  bool adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position,
-                  Bytes scratch);
+  bool adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position);
   bool keeps_streaming(const Recorder::Round& round, const Trace& trace);
   bool leaves_plan(const Recorder::Round& round, const Trace& trace);
   void plan_from_scratch();
-  void plan_again(Bytes scratch);
+  void plan_again(const std::vector<Bytes>& scratch);
   void follow_scratch();
   std::unique_ptr<Schedule> drop_plan();
   void release_unless_stays(BlockId id);
@@ -274,12 +277,15 @@ class Residency final : public Future {
   std::size_t away_ = 0;  ///< blocks that are not resident, the dead ones apart
   std::atomic<std::size_t> scratch_on_host_ = 0;
   std::size_t dead_on_card_ = 0;
-  Bytes leavable_ = 0;           ///< resident, not leased, and no need of the plan's
-  Bytes unplanned_scratch_ = 0;  ///< arriving and resident, and not the plan's
-  Bytes most_scratch_ = 0;       ///< of those, since the plan's round began
-  Bytes planned_scratch_ = 0;    ///< of those, what the plan leaves room for
-  Bytes look_from_room_ = 0;     ///< what the next block to bring by the plan takes, if known
-  std::uint64_t window_ = 0;     ///< the number of the present look ahead
+  Bytes leavable_ = 0;                  ///< resident, not leased, and no need of the plan's
+  Bytes unplanned_scratch_ = 0;         ///< arriving and resident, live, and not the plan's
+  Bytes most_scratch_ = 0;              ///< of those, since the present use began
+  Bytes round_scratch_ = 0;             ///< of those, in the present round
+  Bytes last_scratch_ = 0;              ///< of those, in the round before
+  std::uint64_t round_of_scratch_ = 0;  ///< the use with which that round ended
+  std::vector<Bytes> seen_scratch_;     ///< by use of the plan's, in its present round
+  Bytes look_from_room_ = 0;  ///< what the next block to bring by the plan takes, if known
+  std::uint64_t window_ = 0;  ///< the number of the present look ahead
   Stats stats_;
   Counts ungrouped_;  ///< of forgotten blocks that never were part of a group
   std::uint64_t last_serial_ = 0;

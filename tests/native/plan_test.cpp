@@ -158,6 +158,49 @@ TEST("what would be written back stays before what is dropped") {
   REQUIRE(plan.predicted.moved_out == 0 && plan.predicted.moved_in > 0);
 }
 
+TEST("what the program allocates all the while is as if the budget were less") {
+  for (const Bytes scratch : {block, 7 * block, 20 * block}) {
+    Trace trace = cycle(48, 0.05);
+    const Plan plain = make_plan(trace, 40 * block - scratch, link);
+    for (Step& step : trace.steps) step.scratch = scratch;
+    const Plan beside = make_plan(trace, 40 * block, link);
+    REQUIRE(beside.stays == plain.stays && beside.ahead == plain.ahead);
+    REQUIRE(beside.predicted.moved_in == plain.predicted.moved_in);
+    REQUIRE(beside.predicted.seconds == plain.predicted.seconds);
+  }
+}
+
+TEST("what the program allocates for a while takes room then only") {
+  const std::uint32_t blocks = 20;
+  const std::uint32_t passes = 8;
+  const Bytes budget = 12 * block;
+  // Passes of a loop, and a step between them that takes more than there is.
+  Trace trace = cycle(blocks, 0);
+  trace.steps.clear();
+  for (std::uint32_t i = 0; i < passes * blocks; ++i) trace.steps.push_back({{i % blocks}, 1e-4});
+  trace.blocks.push_back({block, false});
+  for (const Bytes scratch : {6 * block, 11 * block, 30 * block}) {
+    for (const bool beside : {false, true}) {
+      Trace whole = trace;
+      whole.steps.push_back({{blocks}, 1e-3, scratch});
+      if (beside) {
+        for (Step& step : whole.steps) step.scratch += 3 * block;
+      }
+      const Bytes least = beside ? 3 * block : 0;
+      const Plan plan = make_plan(whole, budget + least, link, 3 * block);
+      const Bytes a_pass = make_plan(cycle(blocks, 0), budget, link, 3 * block).predicted.moved_in;
+      REQUIRE(most_held(whole, plan) + plan.ahead <= budget);
+      REQUIRE(plan.predicted.moved_in <= passes * a_pass + budget + block);
+      REQUIRE(plan.predicted.moved_in >= passes * (a_pass - 4 * block));
+      Bytes across = 0;  // what stays while the program has so much
+      for (std::size_t id = 0; id < blocks; ++id) {
+        if (plan.stays[(passes - 1) * blocks + id].front()) across += block;
+      }
+      REQUIRE(across <= budget - std::min(budget, scratch));
+    }
+  }
+}
+
 TEST("a budget of one step's blocks is enough") {
   const Trace trace = cycle(10, 0.01);
   const Plan plan = make_plan(trace, block, link);

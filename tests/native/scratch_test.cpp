@@ -204,6 +204,33 @@ HOLDS("what is live survives eviction, and what is dead leaves without a copy") 
   pool.scratch->free(live.start);
 }
 
+TEST("what was given back is discarded only when its last uses are over") {
+  const auto rig = rig::managed();
+  Pool pool(*rig, 4);
+  const Stream own = rig->stream();
+  const Stream recorded = rig->stream();
+  for (const Stream busy : {own, recorded}) {
+    const Range range = pool.allocate(pool.block, own);
+    const Blocks blocks = pool.residency->blocks_of(range);
+    pool.scratch->record(range.start, recorded);
+    rig->occupy(busy);
+    pool.scratch->free(range.start);
+    const std::uint64_t discarded = loopback_calls("cuMemDiscardBatchAsync");
+    const std::uint64_t waited = loopback_calls("cuEventSynchronize");
+    std::atomic<bool> gone{false};
+    Thread evicts([&] {
+      pool.residency->evict(blocks, nullptr);
+      gone = true;
+    });
+    await([&] { return gone || loopback_calls("cuEventSynchronize") != waited; });
+    const bool too_early = loopback_calls("cuMemDiscardBatchAsync") != discarded;
+    rig->finish(busy);
+    evicts.join();
+    REQUIRE(!too_early);
+    REQUIRE(loopback_calls("cuMemDiscardBatchAsync") == discarded + 1);
+  }
+}
+
 HOLDS("a block with one live allocation in it is not dead") {
   Pool pool(rig, 4);
   const Range kept = pool.allocate(1000);
@@ -291,6 +318,47 @@ HOLDS("an allocation that fails takes nothing, and the next one works") {
       REQUIRE(pool.managed() == 0 && rig.on_card() == 0);
     }
   }
+}
+
+HOLDS("what the live allocations take is known, and whether it is as much as was watched for") {
+  Pool pool(rig);
+  REQUIRE(pool.scratch->live_bytes() == 0 && !pool.scratch->grew());
+  const Range first = pool.allocate(1000);
+  pool.scratch->watch_for(first.size + 1);
+  REQUIRE(pool.scratch->live_bytes() == first.size && !pool.scratch->grew());
+  const Range second = pool.allocate(3 * pool.block);
+  REQUIRE(pool.scratch->live_bytes() == first.size + second.size && pool.scratch->grew());
+  pool.scratch->free(second.start);
+  pool.scratch->free(second.start);
+  REQUIRE(pool.scratch->live_bytes() == first.size && !pool.scratch->grew());
+  pool.scratch->free(first.start);
+  REQUIRE(pool.scratch->live_bytes() == 0);
+}
+
+HOLDS("what is abandoned leaves without a copy, and is used again once it is given back") {
+  Pool pool(rig, 8);
+  const Range kept = pool.allocate(pool.block);
+  const Range left = pool.allocate(pool.block);
+  fill(kept, 6);
+  pool.scratch->abandon(left.start);
+  pool.scratch->abandon(left.start);
+  pool.scratch->abandon(left.start + 512);  // no allocation: ignored
+  REQUIRE(pool.scratch->live() == 2 && pool.scratch->live_bytes() == kept.size);
+  pool.residency->evict(pool.residency->blocks_of(left), nullptr);
+  REQUIRE(pool.residency->stats().discarded == pool.block);
+  REQUIRE(pool.residency->stats().moved_out == 0);
+  const Range other = pool.allocate(pool.block);
+  REQUIRE(other.start != left.start);  // its owner has it still
+  pool.scratch->free(left.start);
+  REQUIRE(pool.scratch->live() == 2 && pool.scratch->live_bytes() == kept.size + other.size);
+  const Range again = pool.allocate(pool.block);
+  REQUIRE(again.start == left.start);
+  fill(again, 7);
+  pool.residency->evict(pool.residency->blocks_of(again), nullptr);
+  REQUIRE(pool.residency->stats().moved_out == pool.block);  // it lives
+  REQUIRE(filled(kept, 6));
+  for (const Range& range : {kept, other, again}) pool.scratch->free(range.start);
+  REQUIRE(pool.scratch->live_bytes() == 0);
 }
 
 HOLDS("giving back what was not allocated, or twice, does nothing") {
