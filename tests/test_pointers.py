@@ -51,6 +51,7 @@ class Weight:
                 stream=int,
                 begin_round=lambda _: None,
                 activations=lambda *_: [],
+                scratch_grew=lambda: None,
                 versioned=[self.tensor],
                 always_written=False,
                 least_budget=0,

@@ -128,6 +128,7 @@ struct LeasedCall {
   nb::object stream;
   nb::object begin_round;
   nb::object activations;
+  nb::object scratch_grew;
   std::vector<nb::object> versioned;
   bool always_written = false;
   Bytes least_budget = 0;
@@ -160,6 +161,7 @@ struct LeasedCall {
     }
     const Level level(*nesting);
     if (level.outermost()) begin_round(self);
+    if (core->scratch().grew()) scratch_grew();
     const auto on = nb::cast<Stream>(stream());
     Ranges touched;
     if (core->residency().scratch_on_host() > 0) {
@@ -247,8 +249,8 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(self));
   if (!nb::inst_ready(self)) return 0;
   const auto* call = nb::inst_ptr<LeasedCall>(self);
-  for (const auto* each :
-       {&call->inner, &call->stream, &call->begin_round, &call->activations, &call->whole}) {
+  for (const auto* each : {&call->inner, &call->stream, &call->begin_round, &call->activations,
+                           &call->scratch_grew, &call->whole}) {
     Py_VISIT(each->ptr());
   }
   for (const auto* several : {&call->versioned, &call->within}) {
@@ -263,6 +265,7 @@ int clear(PyObject* self) {
   call->stream.reset();
   call->begin_round.reset();
   call->activations.reset();
+  call->scratch_grew.reset();
   call->whole.reset();
   call->versioned.clear();
   call->within.clear();
@@ -288,7 +291,7 @@ void call(nb::module_& module) {
                          "bytes or more.")
       .def(nb::new_([](std::shared_ptr<Core> core, std::shared_ptr<Nesting> nesting, GroupId group,
                        const Ranges& ranges, nb::object inner, nb::object stream,
-                       nb::object begin_round, nb::object activations,
+                       nb::object begin_round, nb::object activations, nb::object scratch_grew,
                        std::vector<nb::object> versioned, bool always_written, Bytes least_budget) {
              const std::int64_t versions = total_version(versioned);
              Parts parts = parts_of(*core, ranges);
@@ -299,6 +302,7 @@ void call(nb::module_& module) {
                                    .stream = std::move(stream),
                                    .begin_round = std::move(begin_round),
                                    .activations = std::move(activations),
+                                   .scratch_grew = std::move(scratch_grew),
                                    .versioned = std::move(versioned),
                                    .always_written = always_written,
                                    .least_budget = least_budget,
@@ -307,7 +311,7 @@ void call(nb::module_& module) {
                                    .parts = std::move(parts)};
            }),
            "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "stream"_a, "begin_round"_a,
-           "activations"_a, "versioned"_a, "always_written"_a, "least_budget"_a)
+           "activations"_a, "scratch_grew"_a, "versioned"_a, "always_written"_a, "least_budget"_a)
       .def("note_writes", &LeasedCall::note_writes,
            "Reports versioned tensors that were changed in place since the last look.")
       .def(

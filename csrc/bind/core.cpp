@@ -243,6 +243,19 @@ void core(nb::module_& module) {
           "end_trace", [](Core& core) { return core.residency().end_trace(python_signals()); },
           Unlocked())
       .def_prop_ro("scratch_on_host", [](Core& core) { return core.residency().scratch_on_host(); })
+      .def_prop_ro(
+          "scratch_bytes", [](Core& core) { return core.scratch().live_bytes(); },
+          "What frameworks hold, their caches included.")
+      .def(
+          "abandon",
+          [](Core& core, const std::vector<Address>& allocations) {
+            for (const Address each : allocations) core.scratch().abandon(each);
+          },
+          "allocations"_a, Unlocked(),
+          "Nobody uses these of the frameworks' allocations again; they are freed later.")
+      .def(
+          "watch_scratch", [](Core& core, Bytes held) { core.scratch().watch_for(held); }, "held"_a,
+          "Leased calls tell when frameworks hold so much.")
       .def(
           "trim", [](Core& core) { core.scratch().trim(); }, Unlocked())
       .def(

@@ -400,6 +400,18 @@ class Core:
     def end_trace(self) -> Log: ...
     @property
     def scratch_on_host(self) -> int: ...
+    @property
+    def scratch_bytes(self) -> int:
+        """What frameworks hold, their caches included."""
+
+    def abandon(self, allocations: Sequence[int]) -> None:
+        """
+        Nobody uses these of the frameworks' allocations again; they are freed later.
+        """
+
+    def watch_scratch(self, held: int) -> None:
+        """Leased calls tell when frameworks hold so much."""
+
     def trim(self) -> None: ...
     def enter(self) -> None:
         """This thread's framework allocations are served by this core."""
@@ -455,6 +467,7 @@ class LeasedCall:
         stream: object,
         begin_round: object,
         activations: object,
+        scratch_grew: object,
         versioned: Sequence[object],
         always_written: bool,
         least_budget: int,

@@ -361,6 +361,41 @@ def test_a_scope_inside_another_gives_its_memory_back_as_it_ends(session: OpenSe
             assert int(kept[-1]) == 7
 
 
+def test_what_one_model_leaves_in_torch_s_cache_is_no_loss_to_the_next(
+    session: OpenSession,
+) -> None:
+    budget = 480 * MIB
+    painter, model = UNet(), stack(32)  # which leaves more than the budget holds beside the other
+    picture, x = torch.randn(1, 3, 768, 768, device="cuda"), torch.randn(8, 1024, device="cuda")
+    with torch.no_grad():
+        torch.backends.cudnn.deterministic = True
+        expected = copy.deepcopy(painter).cuda()(picture), copy.deepcopy(model).cuda()(x)
+        gc.collect()
+        torch.cuda.empty_cache()
+        with session(budget, block="2MiB") as s:
+            s.manage(painter), s.manage(model)
+            for _ in range(3):
+                painted = painter(picture)
+                assert torch.cuda.memory_reserved() + 128 * MIB > budget
+                assert torch.equal(painted, expected[0])
+                del painted
+                assert torch.equal(model(x), expected[1])
+                before = s.stats()
+                for _ in range(2):
+                    assert torch.equal(model(x), expected[1])
+                after = s.stats()
+                assert (after.moved_in, after.moved_out) == (before.moved_in, before.moved_out)
+            assert s.stats().peak_resident <= budget
+
+
+def test_scopes_beyond_count_do_no_harm(session: OpenSession) -> None:
+    with session("64MiB") as s:
+        for turn in range(300):
+            with s.route():
+                kept = torch.full((1024,), turn, device="cuda")
+            assert int(kept[-1]) == turn
+
+
 def test_an_exception_in_forward_leaves_the_session_usable(session: OpenSession) -> None:
     class Failing(nn.Linear):
         fail = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +14,14 @@ import torch
 from vramx import _core
 from vramx.errors import ConfigError
 
+#: A route goes on with its pool where so many of old cannot be let go of yet.
+MOST_IDLE = 8
+
+#: CPython has one object for each integer up to this one.
+_LARGEST_SHARED = 256
+
 _allocators: list[Any] = []
+_changing = threading.RLock()  # guards the two below
 _idle_pools: list[Any] = []
 _active: list[Any] = []
 
@@ -67,16 +76,42 @@ def _drop_unused_pools() -> None:
     Torch keeps a pool's freed memory for as long as the pool object lives. Letting go of a pool
     while its tensors live (pytorch#188170), or while any pool is routed to, ends the process.
     """
-    if _active:
-        return
-    for pool in list(_idle_pools):
-        used = any(
-            block["state"] != "inactive"
-            for segment in pool.snapshot()
-            for block in segment["blocks"]
-        )
-        if not used:
-            _idle_pools.remove(pool)
+    with _changing:
+        if not _active:
+            _idle_pools[:] = [pool for pool in _idle_pools if _used_segments(pool)[0]]
+
+
+def _used_segments(pool: Any) -> tuple[list[int], list[int]]:
+    """Find the addresses of a pool's segments in which something lives, and of the others."""
+    found: tuple[list[int], list[int]] = ([], [])
+    for segment in _snapshot(pool):
+        unused = all(block["state"] == "inactive" for block in segment["blocks"])
+        found[unused].append(segment["address"])
+    return found
+
+
+def _snapshot(pool: Any) -> list[dict[str, Any]]:
+    """Take torch's snapshot of a pool.
+
+    Torch lets go of references to the arguments that are not its own (pytorch#196366), which ends
+    the process from a pool's number of 257 on, and for smaller ones, which the interpreter shares,
+    with time. Of those one reference too many does no harm.
+    """
+    number: tuple[int, int] = pool.id
+    spare = number * 8  # references to lose
+    before = [sys.getrefcount(part) for part in number]
+    segments: list[dict[str, Any]] = torch.cuda.memory_snapshot(number)
+    after = [sys.getrefcount(part) for part in number]
+    for i, part in enumerate(number):
+        for _ in range(before[i] - after[i] if part > _LARGEST_SHARED else 1):
+            _keep(part)
+    _keep(True)  # whether traces are wanted, which torch says itself
+    del spare
+    return segments
+
+
+def _keep(what: object) -> None:
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(what))
 
 
 class _Routes(threading.local):
@@ -90,22 +125,61 @@ _routes = _Routes()
 
 
 class _Route:
-    """A thread's allocations going to one pool. A pool serves one thread."""
+    """A thread's allocations going to one pool at a time. A pool serves one thread."""
 
-    def __init__(self, ordinal: int) -> None:
-        self.pool = torch.cuda.MemPool(_allocator().allocator())
+    def __init__(self, core: _core.Core, ordinal: int) -> None:
+        self.core = core
+        self._pool = torch.cuda.MemPool(_allocator().allocator())
         self._ordinal = ordinal
         self._context: Any = None
 
     def begin(self) -> None:
-        _active.append(self.pool)
-        self._context = torch.cuda.use_mem_pool(self.pool, device=self._ordinal)
-        self._context.__enter__()
+        with _changing:
+            _active.append(self._pool)
+            self._context = torch.cuda.use_mem_pool(self._pool, device=self._ordinal)
+            self._context.__enter__()
 
     def end(self) -> None:
-        self._context.__exit__(None, None, None)
-        self._context = None
-        _active.remove(self.pool)
+        with _changing:
+            self._context.__exit__(None, None, None)
+            self._context = None
+            _active.remove(self._pool)
+
+    def retire(self) -> None:
+        _idle_pools.append(self._pool)
+        del self._pool
+
+    def renew(self) -> None:
+        with _changing:
+            self.end()
+            try:
+                _drop_unused_pools()
+                # Beside another thread's route nothing can be let go of.
+                if not _active and len(_idle_pools) < MOST_IDLE:
+                    fresh = torch.cuda.MemPool(_allocator().allocator())
+                    self.retire()
+                    self._pool = fresh
+                    _drop_unused_pools()
+                for pool in _idle_pools:  # none is routed to again
+                    self.core.abandon(_used_segments(pool)[1])
+            finally:
+                self.begin()
+
+
+def renew_pool(core: _core.Core) -> None:
+    """Have the calling thread go on with an empty pool, in a scope of a core's.
+
+    What torch keeps of the old one for later goes back to the core, once nothing lives in it.
+
+    Parameters
+    ----------
+    core : _core.Core
+        The core whose scope it is; in none, in one of another's or in the midst of a capture,
+        nothing happens.
+    """
+    stack = _routes.stack
+    if stack and stack[-1].core is core and not torch.cuda.is_current_stream_capturing():
+        stack[-1].renew()
 
 
 @contextlib.contextmanager
@@ -127,7 +201,7 @@ def route(core: _core.Core, ordinal: int) -> Iterator[None]:
     stack = _routes.stack
     if stack:
         stack[-1].end()
-    this = _Route(ordinal)
+    this = _Route(core, ordinal)
     stack.append(this)
     core.enter()
     this.begin()
@@ -137,7 +211,7 @@ def route(core: _core.Core, ordinal: int) -> Iterator[None]:
         this.end()
         core.leave()
         stack.pop()
-        _idle_pools.append(this.pool)
+        this.retire()
         del this
         try:
             _drop_unused_pools()  # now, for while the outer route lasts none can be let go

@@ -20,6 +20,7 @@ from vramx import _core
 from vramx.arrays import checked_bytes
 from vramx.errors import ConfigError
 from vramx.integrations.torch.allocator import route
+from vramx.integrations.torch.caching import Cache
 from vramx.integrations.torch.calls import Calls
 from vramx.integrations.torch.components import components_of
 from vramx.integrations.torch.loading import incoming_for
@@ -69,7 +70,8 @@ class TorchBridge:
             if self.simulated
             else functools.partial(torch._C._cuda_getCurrentRawStream, self.ordinal)
         )
-        self.calls = Calls(self.note_writes)
+        self.cache = Cache(core)
+        self.calls = Calls(self.note_writes, self.cache.begin_long_turn)
         self.nesting = _core.Nesting()
         self.passes = 0
         self._past_usage: dict[str, ModuleStats] = {}
@@ -94,6 +96,7 @@ class TorchBridge:
                 scope.enter_context(self._touches)
             if not self.simulated:
                 scope.enter_context(route(self.core, self.ordinal))
+            self.cache.watch()
             yield
 
     def _is_weight(self, address: int) -> bool:

@@ -1,33 +1,60 @@
-"""Where a round of calls of managed modules begins, and writes between rounds are looked for."""
+"""Where a pass of calls of managed modules begins: writes are looked for, and turns are told."""
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
+
+#: A turn of so many passes is long.
+LONG = 4
 
 
 class Calls(threading.local):
-    """The rounds of a thread's outermost calls of managed modules.
+    """The passes of a thread's outermost calls of managed modules.
 
     A write to a weight must be known before anything evicts it. Weights are written between passes,
     so all are looked at when a pass begins: when a module is called while none is running, and it
     is of another managed module than the last such call, or has been called since the last look.
 
+    The passes of one managed module in a row are its turn.
+
     Parameters
     ----------
     look : callable
         Looks for writes.
+    begin_long_turn : callable
+        Called once in each long turn: before its first pass where the module's last one was long,
+        else when it has become so.
     """
 
-    def __init__(self, look: Callable[[], None]) -> None:
+    def __init__(self, look: Callable[[], None], begin_long_turn: Callable[[], None]) -> None:
         self._look = look
+        self._begin_long_turn = begin_long_turn
         self._root: object = None
         self._called: set[int] = set()
+        self._passes = 0
+        self._takes_long: weakref.WeakSet[object] = weakref.WeakSet()
 
     def begin_round(self, call: object, root: object) -> None:
-        """Note an outermost call of a part of `root`, and look if it begins a new round."""
+        """Note an outermost call of a part of `root`, and look if it begins a new pass."""
         if root is not self._root or id(call) in self._called:
-            self._root = root
+            self._begin_pass(root)
             self._called.clear()
             self._look()
         self._called.add(id(call))
+
+    def _begin_pass(self, root: object) -> None:
+        begins_long_turn = False
+        if root is not self._root:
+            if self._root is not None and self._passes < LONG:
+                self._takes_long.discard(self._root)
+            self._root = root
+            self._passes = 0
+            begins_long_turn = root in self._takes_long
+        self._passes += 1
+        if self._passes == LONG and root not in self._takes_long:
+            self._takes_long.add(root)
+            begins_long_turn = True
+        if begins_long_turn:
+            self._begin_long_turn()

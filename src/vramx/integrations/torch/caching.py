@@ -1,0 +1,52 @@
+"""When the memory that torch keeps for later is asked back inside a scope."""
+
+from __future__ import annotations
+
+from vramx import _core
+from vramx.integrations.torch.allocator import renew_pool
+
+#: Parts of the budget. What frameworks hold is worth asking back, where a managed module's long
+#: turn begins; leaves too little to others wherever the program is; has grown since.
+_WORTH, _MOST, _GROWTH = 1 / 8, 3 / 4, 1 / 8
+
+
+class Cache:
+    """Keeps torch's cache from taking the place of weights.
+
+    Torch keeps what is freed in a scope, by the sizes that were asked for; on a card that is full
+    it would empty its cache, but a session makes room by sending weights away instead. What one
+    network of a program leaves in the cache, the next may have no use for: a picture's decoder
+    leaves gigabytes to the network that runs thirty times for the next picture. So where not
+    everything fits, torch goes on with an empty pool when a managed module's long turn begins, and
+    when it holds most of the budget. Not more often: to have the same memory again takes about as
+    long as two passes gain by its room.
+
+    Parameters
+    ----------
+    core : _core.Core
+        The session's core.
+    """
+
+    def __init__(self, core: _core.Core) -> None:
+        self._core = core
+
+    def watch(self) -> None:
+        """Have leased calls tell when frameworks hold too much."""
+        budget = self._core.stats().budget
+        grown = self._core.scratch_bytes + int(budget * _GROWTH)
+        self._core.watch_scratch(max(int(budget * _MOST), grown))
+
+    def grew(self) -> None:
+        """Note that frameworks hold too much; a leased call begins."""
+        self._ask_back()
+
+    def begin_long_turn(self) -> None:
+        """Note that one managed module is called many times in a row."""
+        if self._core.scratch_bytes >= self._core.stats().budget * _WORTH:
+            self._ask_back()
+
+    def _ask_back(self) -> None:
+        stats = self._core.stats()
+        if stats.managed > stats.budget:
+            renew_pool(self._core)
+        self.watch()
