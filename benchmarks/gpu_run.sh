@@ -8,7 +8,7 @@
 # vramx with its peers: one run with the options of peers.py, or without any the runs of all models,
 # each several minutes. The third runs frames through the pipelines beside other ways, asks what the
 # plan says of the cyclic model, sends 2,000 frames through each pipeline and looks at memory, or
-# lets copies of the U-Net take turns; each takes less than ten minutes.
+# lets copies of the U-Net take turns, and the U-Net and a decoder; each takes less than ten minutes.
 #
 # Peers installed elsewhere may stand in PYTHONPATH. diffusers (0.42 was tried; its group offload
 # needs accelerate too) is pure Python, so that where nothing can be installed its wheel, downloaded
@@ -91,6 +91,7 @@ fi
 if [[ $what == turns ]]; then
   cd benchmarks
   attempt python3 by_turns.py --json "$out/by-turns-unet.json"
+  attempt python3 images.py --json "$out/images.json"
 fi
 if [[ $what == soak ]]; then
   cd benchmarks

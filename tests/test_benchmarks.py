@@ -19,6 +19,7 @@ by_turns = importlib.import_module("by_turns")
 cyclic = importlib.import_module("cyclic")
 dit = importlib.import_module("dit")
 fits = importlib.import_module("fits")
+images = importlib.import_module("images")
 leaf_streaming = importlib.import_module("leaf_streaming")
 limits = importlib.import_module("vramx.bench.limits")
 measuring = importlib.import_module("vramx.bench.measuring")
@@ -255,6 +256,30 @@ def test_turns_are_put_over_the_stock_turn_of_their_round(monkeypatch: pytest.Mo
     assert "3.000" in by_turns.line(half)
     with pytest.raises(vramx.Error, match="no session is open"):
         vramx.current_session()
+
+
+@pytest.mark.usefixtures("no_open_session")
+def test_images_are_the_same_bits_in_every_budget() -> None:
+    with torch.device("meta"):
+        decoder = images.Decoder((32, 32))
+    painter = images.Painter(
+        SMALL["unet"](), models.materialise(decoder), steps=3, side=4, device="cpu"
+    )
+    weights = sum(p.nbytes for model in painter.models for p in model.parameters())
+    cases = [("simulated", 2 * weights), ("simulated", weights // 2)]
+    cases = [(who, budget // (64 * KIB) * 64 * KIB) for who, budget in cases]
+    rows = [*images.compare(painter, cases, 64 * KIB, images=2)]
+    assert [row["who"] for row in rows] == ["stock", "simulated", "simulated", "stock"]
+    assert all(row["same_bits"] for row in rows)
+    stock, fits, half, again = rows
+    assert stock["over_stock"] == 1
+    assert again["over_stock"] == again["image_s"] / stock["image_s"]
+    assert stock["budget"] is None
+    assert fits["moved_in"] == stock["moved_in"] == 0
+    assert half["moved_in"] > 0
+    assert half["peak_resident"] <= half["budget"]
+    assert half["image_s"] >= half["first_s"] + half["pass_s"]
+    assert "yes" in images.line(half)
 
 
 # Peers
