@@ -109,6 +109,7 @@ def test_a_storage_points_at_the_card_under_a_lease_and_only_then(driver: Loopba
         weights = [Weight(core), Weight(core)]
         for weight in [*weights, *weights]:
             assert weight.points
+            assert not weight.calls[0].loses_writes
             assert not weight.at_card
             alias = weight.tensor[3:9]
             seen = weight.call(lambda w=weight, a=alias: (w.at_card, a.data_ptr(), w.value))
@@ -131,6 +132,7 @@ def test_managed_weights_have_one_address() -> None:
     with core_of(1, backend="managed") as core:
         weight = Weight(core)
         assert not weight.points
+        assert weight.calls[0].loses_writes
         assert weight.at_card
 
 

@@ -312,6 +312,9 @@ void call(nb::module_& module) {
            }),
            "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "stream"_a, "begin_round"_a,
            "activations"_a, "scratch_grew"_a, "versioned"_a, "always_written"_a, "least_budget"_a)
+      .def_prop_ro(
+          "loses_writes", [](const LeasedCall& call) { return !call.parts.others.empty(); },
+          "Whether what was written between its calls is lost where it leaves the card unnoted.")
       .def("note_writes", &LeasedCall::note_writes,
            "Reports versioned tensors that were changed in place since the last look.")
       .def(

@@ -472,6 +472,12 @@ class LeasedCall:
         always_written: bool,
         least_budget: int,
     ) -> None: ...
+    @property
+    def loses_writes(self) -> bool:
+        """
+        Whether what was written between its calls is lost where it leaves the card unnoted.
+        """
+
     def note_writes(self) -> None:
         """
         Reports versioned tensors that were changed in place since the last look.

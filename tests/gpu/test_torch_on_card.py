@@ -162,6 +162,23 @@ def test_batch_norm_statistics_survive_eviction(session: OpenSession) -> None:
         assert torch.equal(a.cpu(), b), name
 
 
+@pytest.mark.filterwarnings("ignore:.*session.pin")
+@pytest.mark.parametrize("check", ["", "1"])
+def test_what_torch_counts_as_written_between_passes_is_used(
+    session: OpenSession, monkeypatch: pytest.MonkeyPatch, check: str
+) -> None:
+    monkeypatch.setenv("VRAMX_CHECK", check)
+    model, x = stack(8), torch.randn(4, 1024, device="cuda")
+    stock = copy.deepcopy(model).cuda()
+    with torch.no_grad(), session("16MiB", block="2MiB") as s:
+        s.manage(model)
+        for turn in range(8):
+            assert torch.equal(model(x), stock(x))
+            for place in {turn % 8, (3 * turn) % 8}:
+                model[place].weight.mul_(1.5)
+                stock[place].weight.mul_(1.5)
+
+
 def test_checking_mode_finds_uses_outside_a_call(
     session: OpenSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,7 +71,7 @@ class TorchBridge:
             else functools.partial(torch._C._cuda_getCurrentRawStream, self.ordinal)
         )
         self.cache = Cache(core)
-        self.calls = Calls(self.note_writes, self.cache.begin_long_turn)
+        self.calls = Calls(self._look, self.cache.begin_long_turn)
         self.nesting = _core.Nesting()
         self.passes = 0
         self._past_usage: dict[str, ModuleStats] = {}
@@ -226,6 +226,10 @@ class TorchBridge:
         """Report what was changed in place since the last look, before anything evicts it."""
         for managed in self._modules:
             managed.note_writes()
+
+    def _look(self) -> None:
+        for managed in self._modules:
+            managed.note_writes_that_leave()
 
     def forget_digests(self, ranges: list[tuple[int, int]]) -> None:
         """Take reported writes out of what checking mode compares."""

@@ -57,6 +57,7 @@ class Digests:
         UnreportedWriteError
             If bytes changed and neither a version counter nor ``session.written`` told.
         """
+        self._bridge.note_writes()  # so that a lease shows them
         for name, parameter in self._parameters.items():
             version, digest = self._known[name]
             present = self._look(parameter)

@@ -110,6 +110,18 @@ def _return_nothing() -> Any:
     return _nothing
 
 
+class _Versions:
+    """How often tensors were changed in place, as of the last look."""
+
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
+        self._tensors = tensors
+        self._total = _core.total_version(tensors)
+
+    def changed(self) -> bool:
+        before, self._total = self._total, _core.total_version(self._tensors)
+        return self._total != before
+
+
 class _BeforeLoad:
     """Takes a module off the card before it is loaded: written in place, the host is faster."""
 
@@ -171,8 +183,8 @@ class ManagedModule:
         self._wholes: list[Whole] = []
         self._compiled: list[tuple[nn.Module, Any]] = []
         self._hook: Any = None
-        self._versioned: list[torch.Tensor] = []
-        self._versions = 0
+        self._written = _Versions([])
+        self._lost = _Versions([])
         self._always_look = False
         self._digests: Digests | None = None
         self._everything = list(module.modules())
@@ -323,8 +335,10 @@ class ManagedModule:
         instead = {part.group: each.unit.group for each in self._wholes for part in each.parts}
         order = (instead.get(unit.group, unit.group) for unit in self._units)
         self._core.guess(list(dict.fromkeys(order)))
-        self._versioned = [p for unit in self._units for p in unit.versioned]
-        self._versions = _core.total_version(self._versioned)
+        self._written = _Versions([p for unit in self._units for p in unit.versioned])
+        self._lost = _Versions(
+            [p for unit in self._units if unit.call.loses_writes for p in unit.versioned]
+        )
         self._always_look = any(unit.always_written for unit in self._units)
         root = self.module
         inner = root.__dict__.get("_compiled_call_impl") or root._call_impl
@@ -349,12 +363,14 @@ class ManagedModule:
 
     def note_writes(self) -> None:
         """Report parameters that were changed in place since the last look."""
-        versions = _core.total_version(self._versioned)
-        if versions == self._versions and not self._always_look:
-            return
-        self._versions = versions
-        for unit in self._units:
-            unit.call.note_writes()
+        if self._written.changed() or self._always_look:
+            for unit in self._units:
+                unit.call.note_writes()
+
+    def note_writes_that_leave(self) -> None:
+        """Report those that would be lost where something leaves the card."""
+        if self._lost.changed() or self._always_look:
+            self.note_writes()
 
     def evict(self) -> None:
         """Take everything off the card."""
