@@ -23,6 +23,7 @@ from torch.nn import functional
 
 import vramx
 from models import DTYPE, TOKENS, Workload, build, materialise
+from peer_process import call
 from reporting import Report, gib
 from unet import GROUPS
 from vramx.bench.layers import bytes_of
@@ -125,7 +126,7 @@ class Painter:
             seconds.append(time.perf_counter() - began)
             return out
 
-        made = [timed(lambda: unet(**self._inputs)) for _ in range(self.steps)]
+        made = [timed(lambda: call(unet, self._inputs)) for _ in range(self.steps)]
         made.append(timed(lambda: decoder(self._latents)))
         return seconds, torch.cat([each.flatten() for each in made])
 
