@@ -233,6 +233,8 @@ class Renewals:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cores: list[_core.Core] = []
         monkeypatch.setattr(caching, "renew_pool", self.cores.append)
+        self.cached = 2**40  # by torch's account, of which the session's is a part
+        monkeypatch.setattr(caching, "cached_bytes", lambda _: self.cached)
 
     def __len__(self) -> int:
         return len(self.cores)
@@ -274,8 +276,13 @@ def test_a_long_turn_asks_for_what_torch_keeps(
         assert asked(first, 2) == [1, 0]  # at once: its last turn was long
         assert asked(second[3], 1) == [0]
         assert asked(first, LONG) == [0] * (LONG - 1) + [1]  # its last turn was short
+        renewals.cached = 2 * BLOCK - 1
+        assert asked(second, LONG) == [0] * LONG  # what torch keeps is not worth it
+        assert asked(first, 1) == [0]
+        renewals.cached = 2 * BLOCK
+        assert asked(second, 1) == [1]
         del kept
-        assert asked(second, LONG) == [0] * LONG  # what is held is not worth it
+        assert asked(first, LONG) == [0] * LONG  # nor is what is held
 
 
 def test_where_all_fits_nothing_is_asked_for(open_session: OpenSession, renewals: Renewals) -> None:

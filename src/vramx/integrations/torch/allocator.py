@@ -166,6 +166,14 @@ class _Route:
                 self.begin()
 
 
+def cached_bytes(ordinal: int) -> int:
+    """Tell what torch keeps of a card's memory for later, in all pools."""
+    # Empty where torch has not used CUDA.
+    stats: dict[str, int] = torch.cuda.memory_stats(ordinal)
+    held = stats.get("reserved_bytes.all.current", 0)
+    return held - stats.get("active_bytes.all.current", 0)
+
+
 def renew_pool(core: _core.Core) -> None:
     """Have the calling thread go on with an empty pool, in a scope of a core's.
 

@@ -70,7 +70,7 @@ class TorchBridge:
             if self.simulated
             else functools.partial(torch._C._cuda_getCurrentRawStream, self.ordinal)
         )
-        self.cache = Cache(core)
+        self.cache = Cache(core, device.ordinal)
         self.calls = Calls(self._look, self.cache.begin_long_turn)
         self.nesting = _core.Nesting()
         self.passes = 0

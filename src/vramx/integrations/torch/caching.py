@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from vramx import _core
-from vramx.integrations.torch.allocator import renew_pool
+from vramx.integrations.torch.allocator import cached_bytes, renew_pool
 
-#: Parts of the budget. What frameworks hold is worth asking back, where a managed module's long
-#: turn begins; leaves too little to others wherever the program is; has grown since.
+#: Parts of the budget: what torch keeps for later is worth asking back where a managed module's
+#: long turn begins; what frameworks hold leaves too little to others; has grown since.
 _WORTH, _MOST, _GROWTH = 1 / 8, 3 / 4, 1 / 8
 
 
@@ -25,10 +25,13 @@ class Cache:
     ----------
     core : _core.Core
         The session's core.
+    ordinal : int
+        The number of its card.
     """
 
-    def __init__(self, core: _core.Core) -> None:
+    def __init__(self, core: _core.Core, ordinal: int) -> None:
         self._core = core
+        self._ordinal = ordinal
 
     def watch(self) -> None:
         """Have leased calls tell when frameworks hold too much."""
@@ -42,7 +45,8 @@ class Cache:
 
     def begin_long_turn(self) -> None:
         """Note that one managed module is called many times in a row."""
-        if self._core.scratch_bytes >= self._core.stats().budget * _WORTH:
+        worth = self._core.stats().budget * _WORTH
+        if self._core.scratch_bytes >= worth and cached_bytes(self._ordinal) >= worth:
             self._ask_back()
 
     def _ask_back(self) -> None:
