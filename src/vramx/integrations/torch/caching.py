@@ -18,8 +18,8 @@ class Cache:
     network of a program leaves in the cache, the next may have no use for: a picture's decoder
     leaves gigabytes to the network that runs thirty times for the next picture. So where not
     everything fits, torch goes on with an empty pool when a managed module's long turn begins, and
-    when it holds most of the budget. Not more often: to have the same memory again takes about as
-    long as two passes gain by its room.
+    when it holds most of the budget. Not at every turn: a chain of five networks that had its
+    memory anew for each, 15 GiB a pass, took 1.7 times as long.
 
     Parameters
     ----------
