@@ -319,5 +319,9 @@ def test_what_leaves_too_little_room_is_asked_for(
         assert asked() == 1
         kept.append(session.empty((BLOCK // 4,)))  # an eighth more
         assert [asked(), asked()] == [2, 2]
-        kept.clear()
+        del kept[1:]
         assert asked() == 2
+        session.set_budget(8 * BLOCK)
+        assert asked() == 3
+        session.set_budget(15 * BLOCK)
+        assert asked() == 3

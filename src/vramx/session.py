@@ -512,7 +512,10 @@ class Session:
             If leases and pins hold more; the budget is unchanged.
         """
         self._usable()
-        return self._core.set_budget(parse_size(budget, "budget"))
+        previous = self._core.set_budget(parse_size(budget, "budget"))
+        if self._torch_bridge is not None:
+            self._torch_bridge.cache.watch()
+        return previous
 
     def watch_budget(
         self,
