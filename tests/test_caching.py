@@ -185,6 +185,11 @@ def test_a_route_keeps_its_pool_where_another_would_help_nobody(cuda: FakeCuda) 
             live.append(cuda.allocate())
             allocator.renew_pool(core)
         assert len(cuda.pools) == allocator.MOST_IDLE + 1
+        assert len(live) > allocator.MOST_IDLE
+    with allocator.route(core, 0):  # what lives in another's is no matter
+        number = cuda.routed[0].id
+        allocator.renew_pool(core)
+        assert cuda.routed[0].id != number
     for each in live:
         free(each)
     assert cuda.crashes == []

@@ -14,7 +14,7 @@ import torch
 from vramx import _core
 from vramx.errors import ConfigError
 
-#: A route goes on with its pool where so many of old cannot be let go of yet.
+#: A route goes on with its pool where so many of its old ones cannot be let go of yet.
 MOST_IDLE = 8
 
 #: CPython has one object for each integer up to this one.
@@ -132,6 +132,7 @@ class _Route:
         self._pool = torch.cuda.MemPool(_allocator().allocator())
         self._ordinal = ordinal
         self._context: Any = None
+        self._retired: set[tuple[int, int]] = set()
 
     def begin(self) -> None:
         with _changing:
@@ -146,6 +147,7 @@ class _Route:
             _active.remove(self._pool)
 
     def retire(self) -> None:
+        self._retired.add(self._pool.id)
         _idle_pools.append(self._pool)
         del self._pool
 
@@ -155,7 +157,8 @@ class _Route:
             try:
                 _drop_unused_pools()
                 # Beside another thread's route nothing can be let go of.
-                if not _active and len(_idle_pools) < MOST_IDLE:
+                kept = sum(pool.id in self._retired for pool in _idle_pools)
+                if not _active and kept < MOST_IDLE:
                     fresh = torch.cuda.MemPool(_allocator().allocator())
                     self.retire()
                     self._pool = fresh
