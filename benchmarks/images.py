@@ -109,7 +109,7 @@ class Painter:
     ) -> None:
         self.models = [workload.module, decoder]
         self.steps = steps
-        self._device = device
+        self.device = device
         self._inputs = workload.inputs_on(device)
         generator = torch.Generator().manual_seed(2)
         self._latents = torch.randn(1, 4, side, side, generator=generator).to(device, DTYPE)
@@ -133,27 +133,26 @@ class Painter:
 
 def figures(painter: Painter, images: int, session: vramx.Session | None) -> dict[str, Any]:
     """Make images; return times in seconds and bytes, and the last image."""
-    runs = [painter.paint() for _ in range(FIRST)]
-    before = session.stats() if session else None
+
+    def moved() -> tuple[int, int]:
+        stats = session.stats() if session else None
+        return (stats.moved_in, stats.moved_out) if stats else (0, 0)
+
+    for _ in range(FIRST):
+        painter.paint()
+    before = moved()
     runs = [painter.paint() for _ in range(images)]
-    after = session.stats() if session else None
+    moved_in, moved_out = ((now - then) / images for now, then in zip(moved(), before))
     times = [seconds for seconds, _ in runs]
-    moved = (
-        {
-            name: (getattr(after, name) - getattr(before, name)) / images
-            for name in ("moved_in", "moved_out")
-        }
-        if session
-        else {"moved_in": 0, "moved_out": 0}
-    )
     return {
         "image_s": statistics.median(sum(each) for each in times),
         "first_s": statistics.median(each[0] for each in times),
         "pass_s": statistics.median(each for own in times for each in own[1:-1]),
         "decode_s": statistics.median(each[-1] for each in times),
-        **moved,
-        "peak_resident": after.peak_resident if after else None,
-        "torch": torch.cuda.memory_reserved() if torch.cuda.is_available() else None,
+        "moved_in": moved_in,
+        "moved_out": moved_out,
+        "peak_resident": session.stats().peak_resident if session else None,
+        "torch": torch.cuda.memory_reserved() if painter.device == "cuda" else None,
         "out": runs[-1][1],
     }
 
@@ -163,7 +162,7 @@ def run(painter: Painter, who: str, budget: int, block: int, images: int) -> dic
     try:
         if who == "stock":
             for model in painter.models:
-                model.to("cuda" if torch.cuda.is_available() else "cpu")
+                model.to(painter.device)
             return figures(painter, images, None)
         with (
             card_for(who, budget),
@@ -175,7 +174,7 @@ def run(painter: Painter, who: str, budget: int, block: int, images: int) -> dic
     finally:
         for model in painter.models:
             model.to("cpu")
-        if torch.cuda.is_available():
+        if painter.device == "cuda":
             torch.cuda.empty_cache()
 
 

@@ -43,11 +43,6 @@ void check(const Trace& trace, Bytes budget) {
   }
 }
 
-/// What is left of a budget for blocks where the program has allocated least.
-Bytes beside_scratch(const Trace& trace, Bytes budget) {
-  return budget - std::min(budget, trace.least_scratch());
-}
-
 /// Steps on an axis of compute time; of bytes, where no time is known.
 class Axis {
  public:
@@ -87,7 +82,7 @@ class Planner {
   Planner(const Trace& trace, Bytes budget, LinkRates link)
       : trace_(trace),
         budget_(budget),
-        rest_(beside_scratch(trace, budget)),
+        rest_(trace.beside_scratch(budget)),
         link_(link),
         axis_(trace),
         spans_(spans_of(trace)) {
@@ -220,12 +215,12 @@ bool saves_enough(const Prediction& other, const Prediction& best, LinkRates lin
 }  // namespace
 
 Plan make_plan(const Trace& trace, Bytes budget, LinkRates link, Bytes ahead) {
-  check(trace, beside_scratch(trace, budget));
+  check(trace, trace.beside_scratch(budget));
   return Planner(trace, budget, link).plan(ahead);
 }
 
 Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
-  const Bytes rest = beside_scratch(trace, budget);
+  const Bytes rest = trace.beside_scratch(budget);
   check(trace, rest);
   const Planner planner(trace, budget, link);
   Plan best = planner.plan(0);

@@ -42,6 +42,8 @@ struct Trace {
                          [](const Step& a, const Step& b) { return a.scratch < b.scratch; });
     return least == steps.end() ? 0 : least->scratch;
   }
+  /// What is left of a budget for blocks where the program has allocated least.
+  Bytes beside_scratch(Bytes budget) const { return budget - std::min(budget, least_scratch()); }
   double seconds() const {
     double total = 0;
     for (const Step& step : steps) total += step.seconds;

@@ -37,6 +37,12 @@ Scratch::Pieces::iterator Scratch::fitting(Bytes size, Stream stream) {
   return best;
 }
 
+/// The live piece that begins there; the end where there is none.
+Scratch::Pieces::iterator Scratch::find_live(Address address) {
+  const auto piece = pieces_.find(address);
+  return piece != pieces_.end() && piece->second.live ? piece : pieces_.end();
+}
+
 void Scratch::grow(Bytes size) {
   const Bytes needed = round_up(size, device_->facts().granule);
   const auto make = [&](Bytes bytes) {
@@ -119,8 +125,8 @@ Range Scratch::allocate(Bytes size, Stream stream, const Poll& poll) {
 
 void Scratch::record(Address address, Stream stream) {
   const std::lock_guard lock(mutex_);
-  const auto it = pieces_.find(address);
-  if (it == pieces_.end() || !it->second.live) return;
+  const auto it = find_live(address);
+  if (it == pieces_.end()) return;
   auto& ends = it->second.ends;
   const bool known =
       std::any_of(ends.begin(), ends.end(), [&](const auto& end) { return end.first == stream; });
@@ -153,8 +159,8 @@ Scratch::Pieces::iterator Scratch::merge(Pieces::iterator piece) {
 
 void Scratch::free(Address address) noexcept {
   const std::lock_guard lock(mutex_);
-  auto piece = pieces_.find(address);
-  if (piece == pieces_.end() || !piece->second.live) return;
+  const auto piece = find_live(address);
+  if (piece == pieces_.end()) return;
   if (!std::exchange(piece->second.abandoned, false)) end_life(piece);
   --live_;
   put_back(piece);
@@ -162,8 +168,8 @@ void Scratch::free(Address address) noexcept {
 
 void Scratch::abandon(Address address) noexcept {
   const std::lock_guard lock(mutex_);
-  auto piece = pieces_.find(address);
-  if (piece == pieces_.end() || !piece->second.live) return;
+  const auto piece = find_live(address);
+  if (piece == pieces_.end()) return;
   if (!std::exchange(piece->second.abandoned, true)) end_life(piece);
 }
 

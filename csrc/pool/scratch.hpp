@@ -51,6 +51,7 @@ class Scratch {
   using Pieces = std::map<Address, Piece>;
 
   Pieces::iterator fitting(Bytes size, Stream stream);
+  Pieces::iterator find_live(Address address);
   void grow(Bytes size);
   void trim_locked();
   void carve(Pieces::iterator piece, Bytes size);

@@ -72,7 +72,7 @@ std::optional<PlanUsage> Residency::plan() const {
   const Trace& trace = schedule_->trace();
   PlanUsage usage{.rounds = rounds_recorded_,
                   .uses = trace.steps.size(),
-                  .budget = budget_ - std::min(budget(), trace.least_scratch()),
+                  .budget = trace.beside_scratch(budget()),
                   .ahead = schedule_->plan().ahead,
                   .compute_seconds = trace.seconds(),
                   .predicted = schedule_->plan().predicted};

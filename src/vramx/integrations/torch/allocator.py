@@ -78,7 +78,15 @@ def _drop_unused_pools() -> None:
     """
     with _changing:
         if not _active:
-            _idle_pools[:] = [pool for pool in _idle_pools if _used_segments(pool)[0]]
+            _sift_idle_pools()
+
+
+def _sift_idle_pools() -> list[int]:
+    """Let go of those pools where none is routed to; return the others' unused segments."""
+    found = [(pool, *_used_segments(pool)) for pool in _idle_pools]
+    kept = [each for each in found if each[1] or _active]
+    _idle_pools[:] = [pool for pool, _, _ in kept]
+    return [address for _, _, unused in kept for address in unused]
 
 
 def _used_segments(pool: Any) -> tuple[list[int], list[int]]:
@@ -162,9 +170,7 @@ class _Route:
                     fresh = torch.cuda.MemPool(_allocator().allocator())
                     self.retire()
                     self._pool = fresh
-                    _drop_unused_pools()
-                for pool in _idle_pools:  # none is routed to again
-                    self.core.abandon(_used_segments(pool)[1])
+                self.core.abandon(_sift_idle_pools())  # none is routed to again
             finally:
                 self.begin()
 

@@ -37,17 +37,14 @@ class Cache:
         """Have leased calls tell when frameworks hold too much of the present budget."""
         self._watch_from(0)
 
-    def grew(self) -> None:
-        """Note that frameworks hold too much; a leased call begins."""
-        self._ask_back()
-
     def begin_long_turn(self) -> None:
         """Note that one managed module is called many times in a row."""
         worth = self._core.stats().budget * _WORTH
         if self._core.scratch_bytes >= worth and cached_bytes(self._ordinal) >= worth:
-            self._ask_back()
+            self.ask_back()
 
-    def _ask_back(self) -> None:
+    def ask_back(self) -> None:
+        """Have torch go on with an empty pool where not everything fits, and watch for more."""
         stats = self._core.stats()
         if stats.managed > stats.budget:
             renew_pool(self._core)

@@ -45,16 +45,12 @@ class Calls(threading.local):
         self._called.add(id(call))
 
     def _begin_pass(self, root: object) -> None:
-        begins_long_turn = False
         if root is not self._root:
             if self._root is not None and self._passes < LONG:
                 self._takes_long.discard(self._root)
             self._root = root
             self._passes = 0
-            begins_long_turn = root in self._takes_long
         self._passes += 1
-        if self._passes == LONG and root not in self._takes_long:
+        if self._passes == (1 if root in self._takes_long else LONG):
             self._takes_long.add(root)
-            begins_long_turn = True
-        if begins_long_turn:
             self._begin_long_turn()

@@ -119,7 +119,7 @@ class Unit:
             stream=bridge.stream,
             begin_round=functools.partial(bridge.calls.begin_round, root=root),
             activations=functools.partial(_owned_tensors, bridge.core),
-            scratch_grew=bridge.cache.grew,
+            scratch_grew=bridge.cache.ask_back,
             versioned=self.versioned,
             always_written=self.always_written,
             least_budget=least_budget(sum(size for _, size in ranges)) if whole else 0,
