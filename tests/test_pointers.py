@@ -48,7 +48,8 @@ class Weight:
                 group=group,
                 ranges=[self.range],
                 inner=lambda: here().work(),  # type: ignore[union-attr]
-                stream=int,
+                stream_of=int,
+                card=0,
                 begin_round=lambda _: None,
                 activations=lambda *_: [],
                 scratch_grew=lambda: None,

@@ -167,7 +167,7 @@ def test_a_part_on_another_stream_has_one_too(open_session: OpenSession) -> None
     streams = [0]
     model = Model()
     with open_session(WHOLE, block=BLOCK) as session:
-        session._torch.stream = lambda: streams[-1]
+        session._torch.stream_of = lambda _: streams[-1]
         session.manage(model)
         model.layers[0].then = lambda: streams.append(7)
         model.layers[1].then = lambda: streams.append(0)

@@ -12,6 +12,7 @@
 
 #include "bind/bind.hpp"
 #include "bind/leases.hpp"
+#include "bind/versions.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -59,35 +60,6 @@ class Level {
   bool outermost_;
 };
 
-/// Reads a tensor's `_version`: as an attribute, but each type is asked once who answers.
-nb::object version_of(PyObject* tensor) {
-  static PyObject* const name = PyUnicode_InternFromString("_version");
-  static PyTypeObject* last_type = nullptr;
-  static PyGetSetDef* getter = nullptr;
-  if (Py_TYPE(tensor) != last_type) {
-    auto* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor));  // NOLINT
-    const nb::object found = nb::steal(PyObject_GetAttr(type, name));
-    if (!found.is_valid()) throw nb::python_error();
-    const bool native = Py_TYPE(found.ptr()) == &PyGetSetDescr_Type;
-    getter = native ? reinterpret_cast<PyGetSetDescrObject*>(found.ptr())->d_getset : nullptr;
-    Py_INCREF(type);  // the memory of a type that is gone may be another's
-    Py_XDECREF(reinterpret_cast<PyObject*>(last_type));  // NOLINT
-    last_type = Py_TYPE(tensor);
-  }
-  nb::object version = nb::steal(getter != nullptr ? getter->get(tensor, getter->closure)
-                                                   : PyObject_GetAttr(tensor, name));
-  if (!version.is_valid()) throw nb::python_error();
-  return version;
-}
-
-std::int64_t total_version(const std::vector<nb::object>& tensors) {
-  std::int64_t total = 0;
-  for (const nb::object& tensor : tensors) {
-    total += PyLong_AsLongLong(version_of(tensor.ptr()).ptr());
-  }
-  return total;
-}
-
 /// The calls that hold a whole module's lease now: those of one thread, on one stream.
 class Holding {
  public:
@@ -125,25 +97,23 @@ struct LeasedCall {
   std::shared_ptr<Nesting> nesting;
   GroupId group = 0;
   nb::object inner;
-  nb::object stream;
+  nb::object stream_of;  ///< the framework's function that tells the present stream of a card
+  nb::object card;       ///< its argument
   nb::object begin_round;
   nb::object activations;
   nb::object scratch_grew;
-  std::vector<nb::object> versioned;
+  Versions versions;
   bool always_written = false;
   Bytes least_budget = 0;
   nb::object whole{};              ///< the call of the module it is a part of, or null
   std::vector<nb::object> within;  ///< the calls of its parts
-  std::int64_t versions = 0;
   Parts parts{};
   Holding holding{};
   bool part_by_part = false;      ///< a call of it did without some of its parts
   std::uint64_t last_called = 0;  ///< the number of the whole's call that it was last called in
 
   void note_writes() {
-    const std::int64_t now = total_version(versioned);
-    const bool changed = now != versions;
-    versions = now;
+    const bool changed = versions.changed();
     if (!within.empty()) {  // which know whose bytes changed
       if (!changed && !always_written) return;
       for (const nb::object& part : within) nb::inst_ptr<LeasedCall>(part)->note_writes();
@@ -162,7 +132,7 @@ struct LeasedCall {
     const Level level(*nesting);
     if (level.outermost()) begin_round(self);
     if (core->scratch().grew()) scratch_grew();
-    const auto on = nb::cast<Stream>(stream());
+    const auto on = stream();
     Ranges touched;
     if (core->residency().scratch_on_host() > 0) {
       touched = nb::cast<Ranges>(
@@ -200,7 +170,13 @@ struct LeasedCall {
     Holding& outer = nb::inst_ptr<LeasedCall>(whole)->holding;
     if (!outer.any()) return false;
     if (std::exchange(last_called, outer.number) != outer.number) ++outer.parts_called;
-    return core->residency().scratch_on_host() == 0 && outer.covers(nb::cast<Stream>(stream()));
+    return core->residency().scratch_on_host() == 0 && outer.covers(stream());
+  }
+
+  Stream stream() const {
+    const nb::object found = nb::steal(PyObject_CallOneArg(stream_of.ptr(), card.ptr()));
+    if (!found.is_valid()) throw nb::python_error();
+    return nb::cast<Stream>(found);
   }
 
   nb::object call_inner(PyObject* args, PyObject* kwargs) const {
@@ -249,11 +225,11 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(self));
   if (!nb::inst_ready(self)) return 0;
   const auto* call = nb::inst_ptr<LeasedCall>(self);
-  for (const auto* each : {&call->inner, &call->stream, &call->begin_round, &call->activations,
-                           &call->scratch_grew, &call->whole}) {
+  for (const auto* each : {&call->inner, &call->stream_of, &call->card, &call->begin_round,
+                           &call->activations, &call->scratch_grew, &call->whole}) {
     Py_VISIT(each->ptr());
   }
-  for (const auto* several : {&call->versioned, &call->within}) {
+  for (const auto* several : {&call->versions.tensors(), &call->within}) {
     for (const nb::object& each : *several) Py_VISIT(each.ptr());
   }
   return 0;
@@ -262,12 +238,13 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
 int clear(PyObject* self) {
   auto* call = nb::inst_ptr<LeasedCall>(self);
   call->inner.reset();
-  call->stream.reset();
+  call->stream_of.reset();
+  call->card.reset();
   call->begin_round.reset();
   call->activations.reset();
   call->scratch_grew.reset();
   call->whole.reset();
-  call->versioned.clear();
+  call->versions.clear();
   call->within.clear();
   return 0;
 }
@@ -289,29 +266,30 @@ void call(nb::module_& module) {
   nb::class_<LeasedCall>(module, "LeasedCall", nb::type_slots(slots),
                          "Calls `inner` under a lease of a group, with a budget of `least_budget` "
                          "bytes or more.")
-      .def(nb::new_([](std::shared_ptr<Core> core, std::shared_ptr<Nesting> nesting, GroupId group,
-                       const Ranges& ranges, nb::object inner, nb::object stream,
-                       nb::object begin_round, nb::object activations, nb::object scratch_grew,
-                       std::vector<nb::object> versioned, bool always_written, Bytes least_budget) {
-             const std::int64_t versions = total_version(versioned);
-             Parts parts = parts_of(*core, ranges);
-             return new LeasedCall{.core = std::move(core),
-                                   .nesting = std::move(nesting),
-                                   .group = group,
-                                   .inner = std::move(inner),
-                                   .stream = std::move(stream),
-                                   .begin_round = std::move(begin_round),
-                                   .activations = std::move(activations),
-                                   .scratch_grew = std::move(scratch_grew),
-                                   .versioned = std::move(versioned),
-                                   .always_written = always_written,
-                                   .least_budget = least_budget,
-                                   .within = {},
-                                   .versions = versions,
-                                   .parts = std::move(parts)};
-           }),
-           "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "stream"_a, "begin_round"_a,
-           "activations"_a, "scratch_grew"_a, "versioned"_a, "always_written"_a, "least_budget"_a)
+      .def(
+          nb::new_([](std::shared_ptr<Core> core, std::shared_ptr<Nesting> nesting, GroupId group,
+                      const Ranges& ranges, nb::object inner, nb::object stream_of, nb::object card,
+                      nb::object begin_round, nb::object activations, nb::object scratch_grew,
+                      std::vector<nb::object> versioned, bool always_written, Bytes least_budget) {
+            Parts parts = parts_of(*core, ranges);
+            return new LeasedCall{.core = std::move(core),
+                                  .nesting = std::move(nesting),
+                                  .group = group,
+                                  .inner = std::move(inner),
+                                  .stream_of = std::move(stream_of),
+                                  .card = std::move(card),
+                                  .begin_round = std::move(begin_round),
+                                  .activations = std::move(activations),
+                                  .scratch_grew = std::move(scratch_grew),
+                                  .versions = Versions(std::move(versioned)),
+                                  .always_written = always_written,
+                                  .least_budget = least_budget,
+                                  .within = {},
+                                  .parts = std::move(parts)};
+          }),
+          "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "stream_of"_a, "card"_a,
+          "begin_round"_a, "activations"_a, "scratch_grew"_a, "versioned"_a, "always_written"_a,
+          "least_budget"_a)
       .def_prop_ro(
           "loses_writes", [](const LeasedCall& call) { return !call.parts.others.empty(); },
           "Whether what was written between its calls is lost where it leaves the card unnoted.")
@@ -332,9 +310,6 @@ void call(nb::module_& module) {
           "__reduce__",
           [](const LeasedCall&) { return nb::make_tuple(nb::none().type(), nb::tuple()); },
           nb::sig("def __reduce__(self) -> tuple[type, tuple[()]]"));
-
-  module.def("total_version", &total_version, "tensors"_a,
-             "How often tensors were changed in place: the same sum means that none was.");
 }
 
 }  // namespace vramx::bind

@@ -11,5 +11,6 @@ NB_MODULE(_core, module) {
   vramx::bind::residency(module);
   vramx::bind::seen(module);
   vramx::bind::core(module);
+  vramx::bind::versions(module);
   vramx::bind::call(module);
 }

@@ -269,9 +269,12 @@ Residency::Started Residency::try_start(Lock& lock, const Blocks& blocks, Stream
     Block& block = blocks_[id];
     if (block.state == State::resident) {
       if (!block.waits(stream)) continue;
+      if (device_->reached(block.arrival)) {
+        block.arrival = nullptr;
+        continue;
+      }
       device_->order(stream, block.arrival);
       block.ordered.push_back(stream);
-      if (device_->reached(block.arrival)) block.arrival = nullptr;
     } else if (std::find(over_link.begin(), over_link.end(), id) != over_link.end()) {
       use_over_link(block, stream);
       if (started == Started::on_card) started = Started::over_link;

@@ -440,6 +440,18 @@ def ort_addresses() -> tuple[int, int, int]:
     The addresses of the C symbols that ONNX Runtime calls: alloc, free, empty cache.
     """
 
+class Versions:
+    """How often tensors were changed in place, as of the last look."""
+
+    def __init__(self, tensors: Sequence[object]) -> None: ...
+    def changed(self) -> bool:
+        """Whether some were since the last look; this is one."""
+
+def find_versions(tensor: object, alias: object, other: object) -> bool:
+    """
+    Finds where tensors keep how often they were changed; returns whether it did.
+    """
+
 class Nesting:
     """How many calls of one session's modules each thread is in."""
 
@@ -464,7 +476,8 @@ class LeasedCall:
         group: int,
         ranges: Sequence[tuple[int, int]],
         inner: object,
-        stream: object,
+        stream_of: object,
+        card: object,
         begin_round: object,
         activations: object,
         scratch_grew: object,
@@ -490,8 +503,3 @@ class LeasedCall:
 
     def __deepcopy__(self, memo: object) -> None: ...
     def __reduce__(self) -> tuple[type, tuple[()]]: ...
-
-def total_version(tensors: Sequence[object]) -> int:
-    """
-    How often tensors were changed in place: the same sum means that none was.
-    """

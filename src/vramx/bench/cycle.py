@@ -141,6 +141,7 @@ class Cycle:
         """
         self._layer_seconds = plain.seconds / len(self.model)
         host_before = host_bytes()
+        self.machine.forget()  # so that what they keep is the session's, as in a program of its own
         with self.machine.session(budget, policy) as session:
             kind = session.device.kind
             began = time.perf_counter()

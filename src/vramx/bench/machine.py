@@ -90,6 +90,7 @@ class Machine:
         return current_simulation().to_host if self._copies is None else self._copies.to_host()
 
     def forget(self) -> None:
-        """Let go of the card's memory that torch keeps for later."""
+        """Let go of the card's memory that torch, and libraries for it, keep for later."""
         if self.on_card:
+            torch._C._cuda_clearCublasWorkspaces()
             torch.cuda.empty_cache()

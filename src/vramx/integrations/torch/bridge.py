@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sys
 import threading
@@ -64,11 +63,9 @@ class TorchBridge:
         self.two_copies = device.kind == "mapped"
         # The simulated card compares the copies of what it drops; elsewhere digests are kept.
         self.keep_digests = check and not self.simulated
-        #: Returns the handle of the calling thread's current stream. Called around every module.
-        self.stream: Callable[[], int] = (
-            int
-            if self.simulated
-            else functools.partial(torch._C._cuda_getCurrentRawStream, self.ordinal)
+        #: Returns the handle of the calling thread's current stream of a card, by its ordinal.
+        self.stream_of: Callable[[int], int] = (
+            (lambda _: 0) if self.simulated else torch._C._cuda_getCurrentRawStream
         )
         self.cache = Cache(core, device.ordinal)
         self.calls = Calls(self._look, self.cache.begin_long_turn)
@@ -87,6 +84,10 @@ class TorchBridge:
     def unleased_touches(self) -> int:
         """Uses of managed memory outside any lease, as far as the device shows them."""
         return self._touches.count if self._touches is not None else 0
+
+    def stream(self) -> int:
+        """Return the handle of the calling thread's current stream."""
+        return self.stream_of(self.ordinal)
 
     @contextlib.contextmanager
     def route(self) -> Iterator[None]:

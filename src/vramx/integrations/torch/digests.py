@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from vramx.errors import UnreportedWriteError
 from vramx.integrations.torch.memory import storage_range
-from vramx.integrations.torch.storages import has_version
+from vramx.integrations.torch.versions import has_version
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.bridge import TorchBridge

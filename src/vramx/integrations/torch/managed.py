@@ -110,18 +110,6 @@ def _return_nothing() -> Any:
     return _nothing
 
 
-class _Versions:
-    """How often tensors were changed in place, as of the last look."""
-
-    def __init__(self, tensors: list[torch.Tensor]) -> None:
-        self._tensors = tensors
-        self._total = _core.total_version(tensors)
-
-    def changed(self) -> bool:
-        before, self._total = self._total, _core.total_version(self._tensors)
-        return self._total != before
-
-
 class _BeforeLoad:
     """Takes a module off the card before it is loaded: written in place, the host is faster."""
 
@@ -183,8 +171,8 @@ class ManagedModule:
         self._wholes: list[Whole] = []
         self._compiled: list[tuple[nn.Module, Any]] = []
         self._hook: Any = None
-        self._written = _Versions([])
-        self._lost = _Versions([])
+        self._written = _core.Versions([])
+        self._lost = _core.Versions([])
         self._always_look = False
         self._digests: Digests | None = None
         self._everything = list(module.modules())
@@ -335,8 +323,8 @@ class ManagedModule:
         instead = {part.group: each.unit.group for each in self._wholes for part in each.parts}
         order = (instead.get(unit.group, unit.group) for unit in self._units)
         self._core.guess(list(dict.fromkeys(order)))
-        self._written = _Versions([p for unit in self._units for p in unit.versioned])
-        self._lost = _Versions(
+        self._written = _core.Versions([p for unit in self._units for p in unit.versioned])
+        self._lost = _core.Versions(
             [p for unit in self._units if unit.call.loses_writes for p in unit.versioned]
         )
         self._always_look = any(unit.always_written for unit in self._units)

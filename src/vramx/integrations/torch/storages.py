@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vramx.integrations.torch.memory import bytes_of, storage_range, view_like
+from vramx.integrations.torch.versions import has_version
 
 
 def storage_key(tensor: torch.Tensor) -> Hashable:
@@ -36,14 +37,6 @@ def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
-
-
-def has_version(tensor: torch.Tensor) -> bool:
-    """Tell whether torch counts a tensor's in-place changes: not so those of inference mode."""
-    try:
-        return tensor._version >= 0
-    except RuntimeError:
-        return False
 
 
 def empty_twin(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch.utils import _pytree
 
 from vramx import _core
 from vramx.integrations.torch.memory import storage_range
-from vramx.integrations.torch.storages import has_version
+from vramx.integrations.torch.versions import has_version
 from vramx.integrations.torch.wholes import least_budget
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ class Unit:
             group=group,
             ranges=ranges,
             inner=module.__dict__.get("_compiled_call_impl") or module._call_impl,
-            stream=bridge.stream,
+            stream_of=bridge.stream_of,
+            card=bridge.ordinal,
             begin_round=functools.partial(bridge.calls.begin_round, root=root),
             activations=functools.partial(_owned_tensors, bridge.core),
             scratch_grew=bridge.cache.ask_back,
