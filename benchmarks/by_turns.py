@@ -15,7 +15,6 @@ import copy
 import statistics
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from peer_process import call
 from reporting import Report, gib
 from vramx.bench.layers import bytes_of
 from vramx.bench.limits import budget_of
+from vramx.bench.measuring import times_of_host
 from vramx.integrations.torch.timing import times_on_card
 from vramx.units import parse_size
 
@@ -146,16 +146,6 @@ class CopiesBeside:
             stream.synchronize()
 
 
-def times_here(run: Callable[[], Any], passes: int) -> tuple[list[float], Any]:
-    """Time passes that are done when they return."""
-    times = []
-    for _ in range(passes):
-        began = time.perf_counter()
-        out = run()
-        times.append(time.perf_counter() - began)
-    return times, out
-
-
 @torch.no_grad()
 def measure(
     workload: Workload, cases: Sequence[Case], rounds: int, passes: int, block: int
@@ -174,7 +164,7 @@ def measure(
         Bytes of a session's block.
     """
     on_card = all(case.who != "simulated" for case in cases)
-    device, timed = ("cuda", times_on_card) if on_card else ("cpu", times_here)
+    device, timed = ("cuda", times_on_card) if on_card else ("cpu", times_of_host)
     inputs = workload.inputs_on(device)
     with contextlib.ExitStack() as stack:
         turns = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 import vramx
 from reporting import Report
 from vramx.bench.layers import build, bytes_of
+from vramx.bench.measuring import times_of_host
 from vramx.integrations.torch.timing import timed_on_card
 from vramx.units import format_size, parse_size
 
@@ -30,18 +30,18 @@ PER_CALL = 10e-6
 SMALL = 1024
 
 
-def timed_here(run: Callable[[], Any]) -> float:
-    """Time work that is done when its call returns, in seconds."""
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+def _seconds(run: Callable[[], Any], on_card: bool) -> float:
+    if on_card:
+        return timed_on_card(run)
+    (seconds,), _ = times_of_host(run, 1)
+    return seconds
 
 
 @torch.no_grad()
 def measure(backend: str, layers: int, width: int, tokens: int, rounds: int) -> dict[str, Any]:
     """Time both models by turns; figures in bytes and seconds."""
     on_card = backend != "simulated"
-    device, timed = ("cuda", timed_on_card) if on_card else ("cpu", timed_here)
+    device = "cuda" if on_card else "cpu"
     dtype = torch.bfloat16 if on_card else torch.float32
     weights = layers * width * width * dtype.itemsize
     stock = build(weights, width, dtype, device).to(device)
@@ -53,8 +53,8 @@ def measure(backend: str, layers: int, width: int, tokens: int, rounds: int) -> 
             expected, out = stock(x), managed(x)
         before = session.stats()
         for _ in range(rounds):
-            times["stock"].append(timed(lambda: stock(x)))
-            times["managed"].append(timed(lambda: managed(x)))
+            times["stock"].append(_seconds(lambda: stock(x), on_card))
+            times["managed"].append(_seconds(lambda: managed(x), on_card))
         moved = session.stats().moved_in - before.moved_in
         same = torch.equal(out, expected)
     stock_s, managed_s = (statistics.median(each) for each in times.values())

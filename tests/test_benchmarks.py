@@ -242,7 +242,7 @@ def test_turns_are_put_over_the_stock_turn_of_their_round(monkeypatch: pytest.Mo
         out = [run() for _ in range(passes)][-1]
         return [seconds] * passes, out
 
-    monkeypatch.setattr(by_turns, "times_here", timed)
+    monkeypatch.setattr(by_turns, "times_of_host", timed)
     workload = SMALL["unet"]()
     cases = [by_turns.Case("simulated", 0.5), by_turns.Case("simulated", 2)]
     rows = by_turns.measure(workload, cases, rounds=3, passes=2, block=64 * KIB)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,10 +31,32 @@ def times_simulated(card: Any, run: Callable[[], T], passes: int) -> tuple[list[
     (list of float, object)
         The passes' virtual seconds, and what the last one returned.
     """
-    ends = [float(card.now)]
+    return _times(lambda: float(card.now), run, passes)
+
+
+def times_of_host(run: Callable[[], T], passes: int) -> tuple[list[float], T]:
+    """Time passes that are done when they return, by the host's clock.
+
+    Parameters
+    ----------
+    run : callable
+        Runs a pass.
+    passes : int
+        How often, one or more.
+
+    Returns
+    -------
+    (list of float, object)
+        The passes' seconds, and what the last one returned.
+    """
+    return _times(time.perf_counter, run, passes)
+
+
+def _times(now: Callable[[], float], run: Callable[[], T], passes: int) -> tuple[list[float], T]:
+    ends = [now()]
     for _ in range(passes):
         out = run()
-        ends.append(float(card.now))
+        ends.append(now())
     return [end - start for start, end in zip(ends, ends[1:])], out
 
 
