@@ -37,7 +37,7 @@ def work(session: vramx.Session, count: int, length: int) -> tuple[list[float], 
         array = cupy.empty(length, dtype=cupy.float32)
         with session.pin(array):  # on the card for as long as it is worked on
             array[...] = cupy.arange(length, 0, -1, dtype=cupy.float32) % 1000 + number
-            totals.append(float(array.sum()))
+            totals.append(float(array.sum(dtype=cupy.float64)))
             array.sort()
         arrays.append(array)
     in_order = []

@@ -51,8 +51,8 @@ class Array:
     def __setitem__(self, key: Any, value: Any) -> None:
         self.host()[key] = value
 
-    def sum(self) -> Any:
-        return self.host().sum()
+    def sum(self, dtype: Any) -> Any:
+        return self.host().sum(dtype=dtype)
 
     def sort(self) -> None:
         self.host().sort()
@@ -103,6 +103,6 @@ def make() -> types.ModuleType:
     """A fresh module named cupy."""
     module: Any = types.ModuleType("cupy")
     module.cuda = Cuda()
-    module.float32, module.arange = np.float32, np.arange
+    module.float32, module.float64, module.arange = np.float32, np.float64, np.arange
     module.empty = lambda shape, dtype=np.float32: Array(module.cuda, shape, dtype)
     return module
