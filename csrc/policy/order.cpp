@@ -62,9 +62,12 @@ void Order::used(GroupId group) {
 }
 
 void Order::judge(GroupId expected, bool came) {
-  if (expected >= foretold_right_.size()) foretold_right_.resize(expected + 1, trusted);
+  if (expected >= foretold_right_.size()) foretold_right_.resize(expected + 1, unknown);
   float& right = foretold_right_[expected];
-  right += newest * ((came ? 1.0F : 0.0F) - right);
+  if (right == unknown) right = trusted;
+  for (float* const share : {&right, &all_foretold_right_}) {
+    *share += newest * ((came ? 1.0F : 0.0F) - *share);
+  }
 }
 
 std::optional<std::uint64_t> Order::distance(GroupId group) const {

@@ -28,9 +28,11 @@ class Order {
       if (!visit(history_[*cursor_ + 1 + i % lag()])) return;
     }
   }
-  /// Whether the group came mostly when it was expected, lately.
+  /// Whether the group came mostly when it was expected, lately; before it ever was, whether nearly
+  /// all groups did.
   bool trusts(GroupId group) const {
-    return group >= foretold_right_.size() || foretold_right_[group] >= trusted;
+    const bool known = group < foretold_right_.size() && foretold_right_[group] != unknown;
+    return known ? foretold_right_[group] >= trusted : all_foretold_right_ >= nearly_all;
   }
   /// How many uses in a row have been foretold.
   std::size_t followed() const { return followed_; }
@@ -48,8 +50,10 @@ class Order {
   static constexpr std::size_t longest_context = 3;
   static constexpr std::size_t most_looked_at = 64;  ///< earlier uses of a group
   static constexpr std::size_t most_history = std::size_t{1} << 20;
-  static constexpr float trusted = 0.5F;   ///< at least; and at first
-  static constexpr float newest = 0.125F;  ///< the weight of the last expectation among all
+  static constexpr float trusted = 0.5F;     ///< at least; and at first
+  static constexpr float nearly_all = 0.8F;  ///< at least
+  static constexpr float newest = 0.125F;    ///< the weight of the last expectation among all
+  static constexpr float unknown = -1;
 
   std::size_t lag() const { return history_.size() - 1 - *cursor_; }
   void append(GroupId group);
@@ -62,6 +66,7 @@ class Order {
   std::vector<std::vector<std::size_t>> places_;  ///< by group: where it stands in the history
   std::optional<std::size_t> cursor_;  ///< the earlier place that matches the present one
   std::vector<float> foretold_right_;  ///< by group: the share of expectations that came true
+  float all_foretold_right_ = 1;       ///< the share of all groups'
   std::size_t followed_ = 0;           ///< uses in a row that the cursor's run foretold
 };
 

@@ -2,6 +2,7 @@
 #include "policy/order.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <random>
 
 #include "check.hpp"
@@ -199,4 +200,22 @@ TEST("what comes as it likes is not trusted, and what follows it always is") {
   REQUIRE(trusted < 50);
   REQUIRE(order.trusts(router));
   for (GroupId choice = 1; choice <= choices; ++choice) REQUIRE(order.trusts(follower(choice)));
+}
+
+TEST("what was never expected is trusted while nearly all has come as expected") {
+  const GroupId groups = 40;
+  Groups registered(groups);
+  std::iota(registered.begin(), registered.end(), GroupId{0});
+  Order order;
+  order.seed(registered);
+  REQUIRE(order.trusts(groups - 1));
+  for (GroupId group = 0; group < groups / 2; ++group) order.used(group);
+  REQUIRE(order.trusts(groups - 1));
+  // Every other one is left out: half of what is expected does not come.
+  for (GroupId group = groups / 2; group < groups - 2; group += 2) order.used(group);
+  REQUIRE(!order.trusts(groups - 1));
+  for (int pass = 0; pass < 2; ++pass) {
+    for (GroupId group = 0; group < groups / 2; ++group) order.used(group);
+  }
+  REQUIRE(order.trusts(groups - 1));
 }
