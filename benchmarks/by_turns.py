@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import functools
 import statistics
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +31,7 @@ from peer_process import call
 from reporting import Report, gib
 from vramx.bench.layers import bytes_of
 from vramx.bench.limits import budget_of
-from vramx.bench.measuring import times_of_host
+from vramx.bench.measuring import times_by
 from vramx.integrations.torch.timing import times_on_card
 from vramx.units import parse_size
 
@@ -164,7 +166,8 @@ def measure(
         Bytes of a session's block.
     """
     on_card = all(case.who != "simulated" for case in cases)
-    device, timed = ("cuda", times_on_card) if on_card else ("cpu", times_of_host)
+    by_clock = functools.partial(times_by, time.perf_counter)
+    device, timed = ("cuda", times_on_card) if on_card else ("cpu", by_clock)
     inputs = workload.inputs_on(device)
     with contextlib.ExitStack() as stack:
         turns = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 import vramx
 from reporting import Report
 from vramx.bench.layers import build, bytes_of
-from vramx.bench.measuring import times_of_host
+from vramx.bench.measuring import times_by
 from vramx.integrations.torch.timing import timed_on_card
 from vramx.units import format_size, parse_size
 
@@ -33,7 +34,7 @@ SMALL = 1024
 def _seconds(run: Callable[[], Any], on_card: bool) -> float:
     if on_card:
         return timed_on_card(run)
-    (seconds,), _ = times_of_host(run, 1)
+    (seconds,), _ = times_by(time.perf_counter, run, 1)
     return seconds
 
 

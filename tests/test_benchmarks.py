@@ -167,7 +167,9 @@ def test_passes_are_as_many_as_fit_but_never_few_or_endless() -> None:
 def test_a_simulated_pass_takes_its_virtual_time() -> None:
     with vramx.simulate(), vramx.oversubscribe(MIB, backend="simulated", block=MIB) as session:
         card, seconds = session.device, iter([0.5, 0.25, 2.0])
-        times, out = measuring.times_simulated(card, lambda: card.compute(next(seconds)) or "x", 3)
+        times, out = measuring.times_by(
+            lambda: card.now, lambda: card.compute(next(seconds)) or "x", 3
+        )
     assert times == [0.5, 0.25, 2.0]
     assert out == "x"
 
@@ -237,12 +239,12 @@ def test_what_fits_is_not_moved_and_its_cost_is_put_beside_its_limit(
 def test_turns_are_put_over_the_stock_turn_of_their_round(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = iter([1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 2.0, 1.0, 8.0])  # rounds of three turns
 
-    def timed(run: Any, passes: int) -> tuple[list[float], Any]:
+    def timed(_: Any, run: Any, passes: int) -> tuple[list[float], Any]:
         seconds = next(turns)
         out = [run() for _ in range(passes)][-1]
         return [seconds] * passes, out
 
-    monkeypatch.setattr(by_turns, "times_of_host", timed)
+    monkeypatch.setattr(by_turns, "times_by", timed)
     workload = SMALL["unet"]()
     cases = [by_turns.Case("simulated", 0.5), by_turns.Case("simulated", 2)]
     rows = by_turns.measure(workload, cases, rounds=3, passes=2, block=64 * KIB)

@@ -63,7 +63,6 @@ bool find(nb::handle tensor, nb::handle alias, nb::handle other) {
   place.reset();
   const auto cdata = [](nb::handle each) { return nb::cast<Word>(each.attr("_cdata")); };
   const auto change = [&] { tensor.attr("add_")(0); };
-  Place found;
   const std::size_t size = static_cast<std::size_t>(Py_TYPE(tensor.ptr())->tp_basicsize);
   const auto in_object =
       only(sizeof(PyObject) / sizeof(Word), std::min(object_words, size / sizeof(Word)),

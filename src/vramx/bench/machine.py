@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from vramx import _core
-from vramx.bench.measuring import times_simulated
+from vramx.bench.measuring import times_by
 from vramx.opening import oversubscribe
 from vramx.session import Session
 from vramx.simulation import current_simulation
@@ -79,7 +79,9 @@ class Machine:
 
             return times_on_card(run, passes)
         assert self._session is not None, "virtual time passes in a session only"
-        return times_simulated(self._session.device, run, passes)
+        card = self._session.device
+        assert isinstance(card, _core.SimulatedDevice), f"{card.kind} memory has no virtual time"
+        return times_by(lambda: card.now, run, passes)
 
     def link(self) -> float:
         """Return the bytes a second that the link takes to the card, measured now or simulated."""

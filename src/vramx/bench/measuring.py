@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -14,31 +13,13 @@ T = TypeVar("T")
 WARM_UP = 3
 
 
-def times_simulated(card: Any, run: Callable[[], T], passes: int) -> tuple[list[float], T]:
-    """Time passes that follow each other by the clock of a simulated card.
+def times_by(now: Callable[[], float], run: Callable[[], T], passes: int) -> tuple[list[float], T]:
+    """Time passes that follow each other and are done when they return, by a clock.
 
     Parameters
     ----------
-    card : _core.SimulatedDevice
-        The card.
-    run : callable
-        Runs a pass.
-    passes : int
-        How often, one or more.
-
-    Returns
-    -------
-    (list of float, object)
-        The passes' virtual seconds, and what the last one returned.
-    """
-    return _times(lambda: float(card.now), run, passes)
-
-
-def times_of_host(run: Callable[[], T], passes: int) -> tuple[list[float], T]:
-    """Time passes that are done when they return, by the host's clock.
-
-    Parameters
-    ----------
+    now : callable
+        Tells the clock's seconds.
     run : callable
         Runs a pass.
     passes : int
@@ -49,10 +30,6 @@ def times_of_host(run: Callable[[], T], passes: int) -> tuple[list[float], T]:
     (list of float, object)
         The passes' seconds, and what the last one returned.
     """
-    return _times(time.perf_counter, run, passes)
-
-
-def _times(now: Callable[[], float], run: Callable[[], T], passes: int) -> tuple[list[float], T]:
     ends = [now()]
     for _ in range(passes):
         out = run()
