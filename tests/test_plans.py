@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vramx import _core
@@ -101,6 +101,7 @@ def test_a_cycle_is_at_its_limit_from_the_third_pass_on(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(seed=st.integers(0, 2**32), part=st.floats(0.3, 0.9), share=st.floats(0.0, 2.0))
+@example(seed=247873988, part=0.30078125, share=1.375)
 def test_sizes_and_times_at_random_come_near_their_limit(
     open_model: OpenModel, seed: int, part: float, share: float
 ) -> None:
@@ -115,6 +116,17 @@ def test_sizes_and_times_at_random_come_near_their_limit(
     steady = [model.run() for _ in range(6)][-1]
     assert steady.seconds <= 1.05 * t_plan(sum(sizes), frames, sum(work), largest) + 1e-9
     assert model.device.peak_on_card <= frames * BLOCK
+
+
+def test_a_use_waits_for_its_own_blocks_and_not_for_those_that_come_with_them(
+    open_model: OpenModel,
+) -> None:
+    model = open_model(8, [2] * 4, [0.0] * 4)
+    model.core.prefetch([(memory.address, memory.nbytes) for memory in model.memories])
+    for count, group in enumerate(model.groups, start=1):
+        model.core.acquire(group, 0)
+        assert model.device.stalled == pytest.approx(2 * count * SECONDS)
+        model.core.release(group, 0)
 
 
 def test_another_order_is_learned_and_planned(open_model: OpenModel) -> None:

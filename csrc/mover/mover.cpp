@@ -160,8 +160,7 @@ void Mover::arrive(const Job& job, Outcome& outcome) {
     for (; next < job.arrivals.size(); ++next) {
       const Arrival& more = job.arrivals[next];
       const bool joins = more.how == job.arrivals[i].how && more.home == job.arrivals[i].home &&
-                         more.range.start == range.end() &&
-                         range.size + more.range.size <= largest_request;
+                         more.range.start == range.end();
       if (!joins) break;
       range.size += more.range.size;
     }

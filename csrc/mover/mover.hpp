@@ -61,9 +61,6 @@ struct Job {
   std::function<void(Outcome&)> done;
 };
 
-/// The size from which a request takes the whole link; larger ones only come later.
-inline constexpr Bytes largest_request = 64 * MiB;
-
 class Mover {
  public:
   /// Without `threaded` the jobs run in pump, on its caller's thread. With `profiled` each request

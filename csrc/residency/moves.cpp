@@ -10,14 +10,6 @@ namespace vramx {
 using State = Residency::Block::State;
 using Preference = Residency::Block::Preference;
 
-namespace {
-
-// Neighbours in one job move in one request; a job so long that the next one waits for room that
-// this one already made would idle the link.
-constexpr std::size_t arrivals_a_job = 4;
-
-}  // namespace
-
 bool Residency::may_leave(BlockId id) const {
   return blocks_[id].state == State::resident && blocks_[id].leases == 0;
 }
@@ -66,6 +58,8 @@ bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& vi
 }
 
 // Puts as many of `wanted` under way as room can be made for, in order; returns how many.
+// Neighbours in one job move in one request, where the first is there only when the last one is: so
+// no more than a full block's bytes.
 std::size_t Residency::bring(const Blocks& wanted, Brought why, const MayLeave& may_leave) {
   const Left room = why == Brought::use        ? Left::use
                     : why == Brought::prefetch ? Left::prefetch
@@ -75,10 +69,12 @@ std::size_t Residency::bring(const Blocks& wanted, Brought why, const MayLeave& 
     Blocks victims;
     Blocks arriving;
     Bytes size = 0;
-    while (count + arriving.size() < wanted.size() && arriving.size() < arrivals_a_job) {
+    while (count + arriving.size() < wanted.size()) {
       const BlockId id = wanted[count + arriving.size()];
-      if (!choose_victims(size + blocks_[id].range.size, may_leave, victims)) break;
-      size += blocks_[id].range.size;
+      const Bytes together = size + blocks_[id].range.size;
+      if (!arriving.empty() && together > settings_.block) break;
+      if (!choose_victims(together, may_leave, victims)) break;
+      size = together;
       arriving.push_back(id);
     }
     if (arriving.empty()) break;

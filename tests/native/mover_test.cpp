@@ -143,16 +143,6 @@ TEST("neighbours in different reserved ranges move on their own") {
   REQUIRE(log[0].starts_with("leave 100+1") && log[2].starts_with("bring 200+1"));
 }
 
-TEST("requests stay small enough for two lanes") {
-  Bench bench(false);
-  const Bytes half = largest_request / 2;
-  Job job = Bench::job({}, {2 * half, 3 * half, 4 * half, 5 * half, 6 * half});
-  for (Arrival& arrival : job.arrivals) arrival.range.size = half;
-  bench.submit(std::move(job));
-  REQUIRE(bench.finish(1)[0].arrivals.size() == 5);
-  REQUIRE(bench.device->log().size() == 3);
-}
-
 TEST("arrivals take the lanes by turns") {
   Bench bench(false);
   for (const Address start : {200, 210, 220}) bench.submit({}, {start});
