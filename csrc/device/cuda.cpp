@@ -86,9 +86,10 @@ CudaDevice::Event::Event(std::shared_ptr<Card> of, bool with_time)
     }
   }
   const Current here(*card->driver, card->context);
-  card->driver->check(
-      card->driver->event_create(&event, timed ? CU_EVENT_DEFAULT : CU_EVENT_DISABLE_TIMING),
-      "cuEventCreate");
+  // Whoever waits for it sleeps: while blocks stream, the mover would spin on a core of its own.
+  unsigned kind = CU_EVENT_BLOCKING_SYNC;
+  if (!timed) kind |= CU_EVENT_DISABLE_TIMING;
+  card->driver->check(card->driver->event_create(&event, kind), "cuEventCreate");
 }
 
 CudaDevice::Event::~Event() {
