@@ -16,7 +16,8 @@ constexpr double alike = 1.05;
 /// Room for bringing ahead that is tried, in blocks of the largest size. Fewer than three leave the
 /// link idle while a departure waits for its last use.
 constexpr Bytes first_ahead = 3;
-constexpr Bytes other_aheads[] = {1, 2, 6, 12, 24};
+constexpr Bytes less_ahead[] = {1, 2};
+constexpr Bytes more_ahead[] = {6, 12, 24};
 /// A pass this close to its limit is not worth another try.
 constexpr double good_enough = 1.005;
 /// Seconds that a plan must save for each second of the link's that it takes more. A move that the
@@ -135,7 +136,13 @@ class Planner {
   }
 
   void add(const Places& places, Load& load, int sign) const {
-    for (const std::size_t at : places) load.add(spans_[at], sign * size(spans_[at].block));
+    std::vector<Span> spans;
+    std::vector<std::int64_t> bytes;
+    for (const std::size_t at : places) {
+      spans.push_back(spans_[at]);
+      bytes.push_back(sign * size(spans_[at].block));
+    }
+    load.add(spans, bytes);
   }
 
   /// Keeps all of a group of spans that are alike, or as many as there is room for.
@@ -228,17 +235,27 @@ Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
   Bytes largest = 0;
   for (const auto& block : trace.blocks) largest = std::max(largest, block.size);
   best = planner.plan(first_ahead * largest);
+  const double first_seconds = best.predicted.seconds;
+  const auto try_ahead = [&](Bytes blocks) {
+    Plan other = planner.plan(blocks * largest);
+    const double seconds = other.predicted.seconds;
+    if (saves_enough(other.predicted, best.predicted, link)) best = std::move(other);
+    return seconds;
+  };
+  // Less is less to move where the budget is small.
+  if (best.ahead * 20 > rest) {
+    for (const Bytes blocks : less_ahead) try_ahead(blocks);
+  }
+  // More lets uneven passes catch up, and what it saves grows at most with it.
   const auto limit = [&](const Plan& plan) {
     return std::max(trace.seconds(), static_cast<double>(plan.predicted.moved_in) / link.to_card);
   };
-  // Less room ahead is less to move where the budget is small; more lets uneven passes catch up.
-  const bool small = best.ahead * 20 > rest;
-  for (const Bytes blocks : other_aheads) {
-    const bool less = blocks < first_ahead;
-    if (less ? !small : best.predicted.seconds <= good_enough * limit(best)) continue;
-    if (!less && blocks * largest > planner.most_ahead()) break;
-    Plan other = planner.plan(blocks * largest);
-    if (saves_enough(other.predicted, best.predicted, link)) best = std::move(other);
+  for (const Bytes blocks : more_ahead) {
+    if (best.predicted.seconds <= good_enough * limit(best)) break;
+    if (blocks * largest > planner.most_ahead()) break;
+    const double saved = (first_seconds - try_ahead(blocks)) / (blocks - first_ahead);
+    const double saved_at_most = saved * (std::end(more_ahead)[-1] - first_ahead);
+    if (first_seconds <= good_enough * (first_seconds - saved_at_most)) break;
   }
   return best;
 }

@@ -2,8 +2,16 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 namespace vramx {
+
+namespace {
+
+/// One of so many steps must begin a span for going over all of them to be worth it.
+constexpr std::size_t worth_all_steps = 16;
+
+}  // namespace
 
 std::vector<Span> spans_of(const Trace& trace) {
   const auto steps = static_cast<std::uint32_t>(trace.steps.size());
@@ -31,9 +39,7 @@ std::vector<Span> spans_of(const Trace& trace) {
 
 Load::Load(const std::vector<std::int64_t>& bytes)
     : steps_(bytes.size()), most_(4 * bytes.size()), added_(4 * bytes.size()) {
-  for (std::size_t step = 0; step < steps_; ++step) {
-    add(1, 0, steps_ - 1, step, step, bytes[step]);
-  }
+  add(1, 0, steps_ - 1, bytes);
 }
 
 template <class Visit>
@@ -51,6 +57,22 @@ void Load::inside(const Span& span, Visit&& visit) const {
 
 void Load::add(const Span& span, std::int64_t bytes) {
   inside(span, [&](std::size_t from, std::size_t to) { add(1, 0, steps_ - 1, from, to, bytes); });
+}
+
+void Load::add(const std::vector<Span>& spans, const std::vector<std::int64_t>& bytes) {
+  if (spans.size() < steps_ / worth_all_steps) {
+    for (std::size_t i = 0; i < spans.size(); ++i) add(spans[i], bytes[i]);
+    return;
+  }
+  std::vector<std::int64_t> by_step(steps_ + 1);  // first what changes there, then what is there
+  for (std::size_t i = 0; i < spans.size(); ++i) {
+    inside(spans[i], [&](std::size_t from, std::size_t to) {
+      by_step[from] += bytes[i];
+      by_step[to + 1] -= bytes[i];
+    });
+  }
+  std::partial_sum(by_step.begin(), by_step.end(), by_step.begin());
+  add(1, 0, steps_ - 1, by_step);
 }
 
 std::int64_t Load::most(const Span& span) const {
@@ -71,6 +93,18 @@ void Load::add(std::size_t node, std::size_t first, std::size_t last, std::size_
   const std::size_t middle = (first + last) / 2;
   if (from <= middle) add(2 * node, first, middle, from, to, bytes);
   if (to > middle) add(2 * node + 1, middle + 1, last, from, to, bytes);
+  most_[node] = added_[node] + std::max(most_[2 * node], most_[2 * node + 1]);
+}
+
+void Load::add(std::size_t node, std::size_t first, std::size_t last,
+               const std::vector<std::int64_t>& bytes_by_step) {
+  if (first == last) {
+    most_[node] += bytes_by_step[first];
+    return;
+  }
+  const std::size_t middle = (first + last) / 2;
+  add(2 * node, first, middle, bytes_by_step);
+  add(2 * node + 1, middle + 1, last, bytes_by_step);
   most_[node] = added_[node] + std::max(most_[2 * node], most_[2 * node + 1]);
 }
 

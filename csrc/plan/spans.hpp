@@ -26,8 +26,10 @@ class Load {
  public:
   explicit Load(const std::vector<std::int64_t>& bytes);
 
-  /// Adds to the steps strictly inside a span.
+  /// Adds to the steps strictly inside a span, in logarithmic time.
   void add(const Span& span, std::int64_t bytes);
+  /// The same for each of many spans with the bytes at its place, in linear time at most.
+  void add(const std::vector<Span>& spans, const std::vector<std::int64_t>& bytes);
   /// The largest load strictly inside a span; 0 for a span between neighbouring steps.
   std::int64_t most(const Span& span) const;
   std::int64_t most() const { return most_[1]; }
@@ -37,6 +39,8 @@ class Load {
   void inside(const Span& span, Visit&& visit) const;
   void add(std::size_t node, std::size_t first, std::size_t last, std::size_t from, std::size_t to,
            std::int64_t bytes);
+  void add(std::size_t node, std::size_t first, std::size_t last,
+           const std::vector<std::int64_t>& bytes_by_step);
   std::int64_t most(std::size_t node, std::size_t first, std::size_t last, std::size_t from,
                     std::size_t to) const;
 

@@ -8,6 +8,7 @@
 #include "base/error.hpp"
 #include "check.hpp"
 #include "plan/limits.hpp"
+#include "plan/spans.hpp"
 
 using namespace vramx;
 
@@ -197,6 +198,35 @@ TEST("what the program allocates for a while takes room then only") {
         if (plan.stays[(passes - 1) * blocks + id].front()) across += block;
       }
       REQUIRE(across <= budget - std::min(budget, scratch));
+    }
+  }
+}
+
+TEST("many spans at once load the steps as one after another do, and as counting by step does") {
+  std::mt19937 random(3);
+  for (const std::size_t steps : {2, 7, 64, 200}) {
+    std::vector<std::int64_t> counted(steps);
+    for (auto& each : counted) each = 1'000'000 + static_cast<std::int64_t>(random() % 100);
+    Load at_once(counted);
+    Load one_by_one(counted);
+    for (const std::size_t many : {steps / 20, steps, 3 * steps}) {
+      std::vector<Span> spans;
+      std::vector<std::int64_t> bytes;
+      for (std::size_t i = 0; i < many; ++i) {
+        const auto from = static_cast<std::uint32_t>(random() % steps);
+        const auto to = static_cast<std::uint32_t>(from + 1 + random() % steps);
+        spans.push_back({0, from, 0, to});
+        bytes.push_back(static_cast<std::int64_t>(random() % 100) - 50);
+        one_by_one.add(spans.back(), bytes.back());
+        for (std::uint32_t step = from + 1; step < to; ++step) counted[step % steps] += bytes[i];
+      }
+      at_once.add(spans, bytes);
+      REQUIRE(at_once.most() == *std::max_element(counted.begin(), counted.end()));
+      for (std::uint32_t step = 0; step < steps; ++step) {
+        const Span around{0, step, 0, step + 2};
+        REQUIRE(at_once.most(around) == counted[(step + 1) % steps]);
+        REQUIRE(at_once.most(around) == one_by_one.most(around));
+      }
     }
   }
 }
