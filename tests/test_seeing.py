@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -211,6 +211,7 @@ def test_unmanaged_modules_keep_their_counts_by_name(open_session: OpenSession) 
     part=st.floats(0.3, 0.9),
     share=st.floats(0.05, 3.0),
 )
+@example(seed=191, count=12, part=0.5, share=1.46875)
 def test_the_plan_predicts_a_pass_s_bytes_exactly_and_its_time_within_a_hundredth(
     open_session: OpenSession, seed: int, count: int, part: float, share: float
 ) -> None:
@@ -222,15 +223,18 @@ def test_the_plan_predicts_a_pass_s_bytes_exactly_and_its_time_within_a_hundredt
         model = session.manage(nn.Sequential(*layers))
         for _ in range(7):
             model(x)
-        before, began = session.stats(), session.device.now
+        before, stalled = session.stats(), session.device.stalled
         rounds = 3
         for _ in range(rounds):
             model(x)
         after, plan = session.stats(), session.plan()
         assert plan is not None
+        # By the stream's clock: the link's may lag behind it, and catch up for long.
+        work = rounds * sum(each.seconds for each in layers)
+        seconds = work + session.device.stalled - stalled
+        assert rounds * plan.seconds == pytest.approx(seconds, rel=0.01)
         assert rounds * plan.moved_in == after.moved_in - before.moved_in
         assert rounds * plan.moved_out == after.moved_out - before.moved_out
-        assert rounds * plan.seconds == pytest.approx(session.device.now - began, rel=0.01)
         assert plan.bound_seconds <= plan.seconds * 1.000001
         assert (plan.uses, plan.used) == (count, count * BLOCK)
         assert plan.stays == total(session.modules(), "stays")
