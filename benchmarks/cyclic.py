@@ -1,10 +1,12 @@
 """A model used in a cycle with less memory than its weights, against the limits of the hardware.
 
-Prints, for each count of tokens and each ratio of weights W to budget B, the median pass over
+Prints, for each count of tokens and each ratio of weights W to the budget, the median pass over
 T_fluid = max(C, (W-B)/L) and T_plan = max(C, (W-B+S*b)/L), over LRU's W/L, and the bytes moved over
-W-B, with the link L and the all-resident pass C measured in the same run. The first three passes,
-in which the policy plans, are measured apart. A row of the default policy also says whether it
-holds its limits. On the simulated device the times are virtual.
+W-B, with the link L and the all-resident pass C measured in the same run. B is the budget less what
+a pass allocates beside weights, as stock torch counts it: the session keeps that in the budget. The
+first three passes, in which the policy plans, are measured apart. A row of the default policy also
+says whether it holds its limits. On the simulated device the times are virtual, and nothing is
+allocated on the card.
 """
 
 from __future__ import annotations

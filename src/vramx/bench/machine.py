@@ -83,6 +83,14 @@ class Machine:
         assert isinstance(card, _core.SimulatedDevice), f"{card.kind} memory has no virtual time"
         return times_by(lambda: card.now, run, passes)
 
+    def allocating(self, run: Callable[[], T]) -> tuple[T, int]:
+        """Run; return its result, and the most bytes that torch allocated on the card for it."""
+        self.forget()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        result = run()
+        return result, torch.cuda.max_memory_allocated() - before
+
     def link(self) -> float:
         """Return the bytes a second that the link takes to the card, measured now or simulated."""
         return current_simulation().to_card if self._copies is None else self._copies.to_card()
