@@ -116,7 +116,7 @@ class Planner {
     for (auto& each : held) each = std::min(each, room);
     Load load(held);
     std::vector<bool> stays(spans_.size());
-    for (const Places& group : groups_) keep_most(group, room, load, stays);
+    for (const Places& group : groups_) keep_most(group, room, ahead, load, stays);
     Plan plan;
     plan.ahead = ahead;
     for (const Step& step : trace_.steps) plan.stays.emplace_back(step.blocks.size());
@@ -146,7 +146,7 @@ class Planner {
   }
 
   /// Keeps all of a group of spans that are alike, or as many as there is room for.
-  void keep_most(const Places& group, std::int64_t room, Load& load,
+  void keep_most(const Places& group, std::int64_t room, Bytes ahead, Load& load,
                  std::vector<bool>& stays) const {
     Places kept = group;
     add(kept, load, +1);
@@ -155,7 +155,7 @@ class Planner {
     for (int attempt = 0; load.most() > room && attempt < 4; ++attempt) {
       leaving += load.most() - room;
       add(kept, load, -1);
-      kept = thinned(group, leaving);
+      kept = thinned(group, leaving, ahead);
       add(kept, load, +1);
     }
     if (load.most() > room) {
@@ -182,22 +182,31 @@ class Planner {
     return kept;
   }
 
-  /// The group without `leaving` bytes, taken away evenly along the axis.
-  Places thinned(const Places& group, std::int64_t leaving) const {
+  /// The group without `leaving` bytes, taken away evenly along the axis. After a while with little
+  /// to take no more is made up for at once than what the link can have brought ahead by then; the
+  /// rest is spread evenly again.
+  Places thinned(const Places& group, std::int64_t leaving, Bytes ahead) const {
     Places by_need = group;
     std::stable_sort(by_need.begin(), by_need.end(), [&](std::size_t a, std::size_t b) {
       return axis_.part(spans_[a]) < axis_.part(spans_[b]);
     });
-    double taken = 0;
-    const auto all = static_cast<double>(leaving);
-    for (double round = 0; taken < all && !by_need.empty(); ++round) {
+    auto left = static_cast<double>(leaving);
+    while (left > 0 && !by_need.empty()) {
+      double taken = 0;
+      double forgone = 0;
       std::erase_if(by_need, [&](std::size_t at) {
         const auto bytes = static_cast<double>(size(spans_[at].block));
-        if (taken + bytes / 2 > all * (round + axis_.part(spans_[at]))) return false;
-        if (taken >= all) return false;
+        const double due = left * axis_.part(spans_[at]) - taken;
+        forgone = std::max(forgone, due - std::max(static_cast<double>(ahead), bytes));
+        if (taken >= left || bytes / 2 > due - forgone) return false;
         taken += bytes;
         return true;
       });
+      if (taken == 0) {
+        taken = static_cast<double>(size(spans_[by_need.front()].block));
+        by_need.erase(by_need.begin());
+      }
+      left -= taken;
     }
     return by_need;
   }

@@ -138,6 +138,20 @@ TEST("sizes and times at random stay within a twentieth of the limit") {
   REQUIRE(worst <= 1.05);
 }
 
+TEST("after work with few weights no more leaves than the link can bring beside what follows") {
+  // As in a U-Net, whose ends work long with little.
+  for (const double ends : {0.1, 0.2, 0.3}) {
+    Trace trace = cycle(100, 0, block);
+    const Bytes budget = 65 * block;
+    const double crossing = limits(trace, budget, 4 * block).crossing(35 * block);
+    for (Step& step : trace.steps) step.seconds = 1.8 * crossing * (1 - ends) / 98;
+    trace.steps.front().seconds = trace.steps.back().seconds = 1.8 * crossing * ends / 2;
+    const Plan plan = make_plan(trace, budget, link);
+    REQUIRE(plan.predicted.seconds <= 1.02 * limits(trace, budget, 4 * block).plan());
+    REQUIRE(plan.predicted.moved_in <= 100 * block - budget + 4 * block);
+  }
+}
+
 TEST("what is used thirty times stays before what is used once") {
   Trace trace;
   for (std::uint32_t i = 0; i < 60; ++i) trace.blocks.push_back({block, false});
