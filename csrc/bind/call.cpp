@@ -93,24 +93,26 @@ class Holding {
 };
 
 struct LeasedCall {
-  std::shared_ptr<Core> core;
-  std::shared_ptr<Nesting> nesting;
-  GroupId group = 0;
+  // What a covered call reads comes first: there are many such calls, whose lines of memory the
+  // program's own work has put out of the cache.
   nb::object inner;
+  nb::object whole{};  ///< the call of the module it is a part of, or null
+  Bytes least_budget = 0;
+  std::uint64_t last_called = 0;  ///< the number of the whole's call that it was last called in
+  bool part_by_part = false;      ///< a call of it did without some of its parts
+  std::shared_ptr<Core> core;
   nb::object stream_of;  ///< the framework's function that tells the present stream of a card
   nb::object card;       ///< its argument
+  Holding holding{};
+  std::shared_ptr<Nesting> nesting;
+  GroupId group = 0;
   nb::object begin_round;
   nb::object activations;
   nb::object scratch_grew;
   Versions versions;
   bool always_written = false;
-  Bytes least_budget = 0;
-  nb::object whole{};              ///< the call of the module it is a part of, or null
-  std::vector<nb::object> within;  ///< the calls of its parts
+  std::vector<nb::object> within{};  ///< the calls of its parts
   Parts parts{};
-  Holding holding{};
-  bool part_by_part = false;      ///< a call of it did without some of its parts
-  std::uint64_t last_called = 0;  ///< the number of the whole's call that it was last called in
 
   void note_writes() {
     const bool changed = versions.changed();
@@ -272,19 +274,18 @@ void call(nb::module_& module) {
                       nb::object begin_round, nb::object activations, nb::object scratch_grew,
                       std::vector<nb::object> versioned, bool always_written, Bytes least_budget) {
             Parts parts = parts_of(*core, ranges);
-            return new LeasedCall{.core = std::move(core),
-                                  .nesting = std::move(nesting),
-                                  .group = group,
-                                  .inner = std::move(inner),
+            return new LeasedCall{.inner = std::move(inner),
+                                  .least_budget = least_budget,
+                                  .core = std::move(core),
                                   .stream_of = std::move(stream_of),
                                   .card = std::move(card),
+                                  .nesting = std::move(nesting),
+                                  .group = group,
                                   .begin_round = std::move(begin_round),
                                   .activations = std::move(activations),
                                   .scratch_grew = std::move(scratch_grew),
                                   .versions = Versions(std::move(versioned)),
                                   .always_written = always_written,
-                                  .least_budget = least_budget,
-                                  .within = {},
                                   .parts = std::move(parts)};
           }),
           "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "stream_of"_a, "card"_a,
