@@ -33,8 +33,9 @@ bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& vi
     if (dead_on_card_ > 0) {
       victim = policy_->victim([&](BlockId id) { return blocks_[id].dead && if_must(id); });
     }
-    if (!victim && schedule_ && leavable_ > 0) {
-      victim = policy_->victim([&](BlockId id) { return blocks_[id].released && if_must(id); });
+    if (!victim) {
+      const auto let_go = std::ranges::find_if(released_, if_must);
+      if (let_go != released_.end()) victim = *let_go;
     }
     if (!victim) {
       victim = policy_->victim(

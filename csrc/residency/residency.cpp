@@ -45,6 +45,7 @@ void Residency::tally(const Block& block, int sign) {
     if (block.leases == 0 && block.state == State::resident) {
       add(idle_, size);
       if (block.leavable()) add(leavable_, size);
+      if (block.released) list_released(block, sign > 0);
     }
     if (block.unplanned_scratch()) {
       add(unplanned_scratch_, size);
@@ -57,6 +58,15 @@ void Residency::tally(const Block& block, int sign) {
   add(away_, 1);
   if (block.state == State::host && block.use == Use::scratch) {
     scratch_on_host_ += sign > 0 ? 1 : -1;
+  }
+}
+
+void Residency::list_released(const Block& block, bool present) noexcept {
+  const auto id = static_cast<BlockId>(&block - blocks_.data());
+  if (present) {
+    released_.push_back(id);
+  } else {
+    std::erase(released_, id);
   }
 }
 
@@ -104,6 +114,7 @@ void Residency::adopt(Range range, Use use, bool dead) {
     if (unused_ids_.empty()) {
       blocks_.emplace_back();
       groups_of_.emplace_back();
+      released_.reserve(blocks_.capacity());
     } else {
       id = unused_ids_.back();
       unused_ids_.pop_back();

@@ -165,6 +165,7 @@ class Residency final : public Future {
   [[noreturn]] void out_of_memory(const Blocks& blocks) const;
   Blocks find_blocks(Range range) const;
   void tally(const Block& block, int sign);
+  void list_released(const Block& block, bool present) noexcept;
   void wait(Lock& lock, const Poll& poll, std::optional<GroupId> group = {});
   void settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll,
                           std::optional<GroupId> group = {});
@@ -278,6 +279,7 @@ class Residency final : public Future {
   std::atomic<std::size_t> scratch_on_host_ = 0;
   std::size_t dead_on_card_ = 0;
   Bytes leavable_ = 0;                  ///< resident, not leased, and no need of the plan's
+  Blocks released_;                     ///< resident, not leased, let go by the plan, in that order
   Bytes unplanned_scratch_ = 0;         ///< arriving and resident, live, and not the plan's
   Bytes most_scratch_ = 0;              ///< of those, since the present use began
   Bytes round_scratch_ = 0;             ///< of those, in the present round
