@@ -56,6 +56,13 @@ Trace loop(std::uint32_t blocks) {
   return trace;
 }
 
+/// A cycle whose last block works a thousand times as long as all the others.
+Trace pause(std::uint32_t blocks) {
+  Trace trace = cycle(blocks);
+  trace.steps.back().seconds = 1000 * trace.seconds();
+  return trace;
+}
+
 double seconds_to_plan(const Trace& trace) {
   Bytes used = 0;
   for (const auto& each : trace.blocks) used += each.size;
@@ -70,7 +77,7 @@ double seconds_to_plan(const Trace& trace) {
 
 int main() {
   const std::pair<const char*, Trace (*)(std::uint32_t)> kinds[] = {
-      {"cycle", cycle}, {"modules", modules}, {"loop", loop}};
+      {"cycle", cycle}, {"modules", modules}, {"loop", loop}, {"pause", pause}};
   std::puts("blocks  uses    trace    seconds");
   for (std::uint32_t blocks = 1'000; blocks <= most_blocks; blocks *= 10) {
     for (const auto& [name, make] : kinds) {

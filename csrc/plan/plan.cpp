@@ -191,12 +191,13 @@ class Planner {
       return axis_.part(spans_[a]) < axis_.part(spans_[b]);
     });
     auto left = static_cast<double>(leaving);
+    double rate = 1;  // so many times what would be even if there were something to take throughout
     while (left > 0 && !by_need.empty()) {
       double taken = 0;
       double forgone = 0;
       std::erase_if(by_need, [&](std::size_t at) {
         const auto bytes = static_cast<double>(size(spans_[at].block));
-        const double due = left * axis_.part(spans_[at]) - taken;
+        const double due = rate * left * axis_.part(spans_[at]) - taken;
         forgone = std::max(forgone, due - std::max(static_cast<double>(ahead), bytes));
         if (taken >= left || bytes / 2 > due - forgone) return false;
         taken += bytes;
@@ -206,6 +207,7 @@ class Planner {
         taken = static_cast<double>(size(spans_[by_need.front()].block));
         by_need.erase(by_need.begin());
       }
+      rate *= std::max(1.0, left / taken);
       left -= taken;
     }
     return by_need;

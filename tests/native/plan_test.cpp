@@ -148,8 +148,19 @@ TEST("after work with few weights no more leaves than the link can bring beside 
     trace.steps.front().seconds = trace.steps.back().seconds = 1.8 * crossing * ends / 2;
     const Plan plan = make_plan(trace, budget, link);
     REQUIRE(plan.predicted.seconds <= 1.02 * limits(trace, budget, 4 * block).plan());
-    REQUIRE(plan.predicted.moved_in <= 100 * block - budget + 4 * block);
+    REQUIRE(plan.predicted.moved_in <= 100 * block - budget + 7 * block);
   }
+}
+
+TEST("a pass that works all at once, beside hardly any weights, moves no more than another") {
+  Trace trace = cycle(20'000, 0, block);
+  const Bytes budget = 10'000 * block;
+  for (Step& step : trace.steps) step.seconds = 1e-6;
+  trace.steps.back().seconds = 100;
+  const Plan plan = make_plan(trace, budget, link);
+  const double crossing = limits(trace, budget, 0).crossing(10'000 * block);
+  REQUIRE(plan.predicted.seconds <= 1.01 * (100 + crossing));
+  REQUIRE(plan.predicted.moved_in <= 10'000 * block + 4 * block);
 }
 
 TEST("what is used thirty times stays before what is used once") {
