@@ -18,6 +18,8 @@ constexpr double alike = 1.05;
 constexpr Bytes first_ahead = 3;
 constexpr Bytes less_ahead[] = {1, 2};
 constexpr Bytes more_ahead[] = {6, 12, 24};
+/// Longer traces are planned once, so that planning them takes less than a second too.
+constexpr std::size_t most_steps_tried = 100'000;
 /// A pass this close to its limit is not worth another try.
 constexpr double good_enough = 1.005;
 /// Seconds that a plan must save for each second of the link's that it takes more. A move that the
@@ -246,27 +248,22 @@ Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
   Bytes largest = 0;
   for (const auto& block : trace.blocks) largest = std::max(largest, block.size);
   best = planner.plan(first_ahead * largest);
-  const double first_seconds = best.predicted.seconds;
+  if (trace.steps.size() > most_steps_tried) return best;
   const auto try_ahead = [&](Bytes blocks) {
     Plan other = planner.plan(blocks * largest);
-    const double seconds = other.predicted.seconds;
     if (saves_enough(other.predicted, best.predicted, link)) best = std::move(other);
-    return seconds;
   };
-  // Less is less to move where the budget is small.
+  // Less is less to move where the budget is small; more lets uneven passes catch up.
   if (best.ahead * 20 > rest) {
     for (const Bytes blocks : less_ahead) try_ahead(blocks);
   }
-  // More lets uneven passes catch up, and what it saves grows at most with it.
   const auto limit = [&](const Plan& plan) {
     return std::max(trace.seconds(), static_cast<double>(plan.predicted.moved_in) / link.to_card);
   };
   for (const Bytes blocks : more_ahead) {
     if (best.predicted.seconds <= good_enough * limit(best)) break;
     if (blocks * largest > planner.most_ahead()) break;
-    const double saved = (first_seconds - try_ahead(blocks)) / (blocks - first_ahead);
-    const double saved_at_most = saved * (std::end(more_ahead)[-1] - first_ahead);
-    if (first_seconds <= good_enough * (first_seconds - saved_at_most)) break;
+    try_ahead(blocks);
   }
   return best;
 }
