@@ -110,7 +110,9 @@ class Planner {
 
   Bytes most_ahead() const { return rest_ - trace_.largest_step(); }
 
-  Plan plan(Bytes ahead) const {
+  /// With room for so much ahead. What could not leave evenly, for want of blocks, is made up for
+  /// in bursts of so many bytes at most.
+  Plan plan(Bytes ahead, Bytes burst) const {
     ahead = std::min(ahead, most_ahead());
     const auto room = static_cast<std::int64_t>(rest_ - ahead);
     // Nothing stays beside what the program allocates, be it more than there is room for.
@@ -118,7 +120,7 @@ class Planner {
     for (auto& each : held) each = std::min(each, room);
     Load load(held);
     std::vector<bool> stays(spans_.size());
-    for (const Places& group : groups_) keep_most(group, room, ahead, load, stays);
+    for (const Places& group : groups_) keep_most(group, room, burst, load, stays);
     Plan plan;
     plan.ahead = ahead;
     for (const Step& step : trace_.steps) plan.stays.emplace_back(step.blocks.size());
@@ -148,7 +150,7 @@ class Planner {
   }
 
   /// Keeps all of a group of spans that are alike, or as many as there is room for.
-  void keep_most(const Places& group, std::int64_t room, Bytes ahead, Load& load,
+  void keep_most(const Places& group, std::int64_t room, Bytes burst, Load& load,
                  std::vector<bool>& stays) const {
     Places kept = group;
     add(kept, load, +1);
@@ -157,7 +159,7 @@ class Planner {
     for (int attempt = 0; load.most() > room && attempt < 4; ++attempt) {
       leaving += load.most() - room;
       add(kept, load, -1);
-      kept = thinned(group, leaving, ahead);
+      kept = thinned(group, leaving, burst);
       add(kept, load, +1);
     }
     if (load.most() > room) {
@@ -185,9 +187,8 @@ class Planner {
   }
 
   /// The group without `leaving` bytes, taken away evenly along the axis. After a while with little
-  /// to take no more is made up for at once than what the link can have brought ahead by then; the
-  /// rest is spread evenly again.
-  Places thinned(const Places& group, std::int64_t leaving, Bytes ahead) const {
+  /// to take no more than a burst is made up for at once; the rest is spread evenly again.
+  Places thinned(const Places& group, std::int64_t leaving, Bytes burst) const {
     Places by_need = group;
     std::stable_sort(by_need.begin(), by_need.end(), [&](std::size_t a, std::size_t b) {
       return axis_.part(spans_[a]) < axis_.part(spans_[b]);
@@ -200,7 +201,7 @@ class Planner {
       std::erase_if(by_need, [&](std::size_t at) {
         const auto bytes = static_cast<double>(size(spans_[at].block));
         const double due = rate * left * axis_.part(spans_[at]) - taken;
-        forgone = std::max(forgone, due - std::max(static_cast<double>(ahead), bytes));
+        forgone = std::max(forgone, due - std::max(static_cast<double>(burst), bytes));
         if (taken >= left || bytes / 2 > due - forgone) return false;
         taken += bytes;
         return true;
@@ -236,34 +237,39 @@ bool saves_enough(const Prediction& other, const Prediction& best, LinkRates lin
 
 Plan make_plan(const Trace& trace, Bytes budget, LinkRates link, Bytes ahead) {
   check(trace, trace.beside_scratch(budget));
-  return Planner(trace, budget, link).plan(ahead);
+  return Planner(trace, budget, link).plan(ahead, ahead);
 }
 
 Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
   const Bytes rest = trace.beside_scratch(budget);
   check(trace, rest);
   const Planner planner(trace, budget, link);
-  Plan best = planner.plan(0);
+  Plan best = planner.plan(0, 0);
   if (best.predicted.moved_in == 0) return best;
   Bytes largest = 0;
   for (const auto& block : trace.blocks) largest = std::max(largest, block.size);
-  best = planner.plan(first_ahead * largest);
+  const Bytes first = first_ahead * largest;
+  best = planner.plan(first, first);
   if (trace.steps.size() > most_steps_tried) return best;
-  const auto try_ahead = [&](Bytes blocks) {
-    Plan other = planner.plan(blocks * largest);
-    if (saves_enough(other.predicted, best.predicted, link)) best = std::move(other);
+  // A burst no larger than the room ahead has the link wait least; where few blocks stay any may.
+  const auto consider = [&](Bytes ahead) {
+    for (const Bytes burst : {ahead, rest}) {
+      Plan other = planner.plan(ahead, burst);
+      if (saves_enough(other.predicted, best.predicted, link)) best = std::move(other);
+    }
+  };
+  const auto good = [&] {
+    const double crossing = static_cast<double>(best.predicted.moved_in) / link.to_card;
+    return best.predicted.seconds <= good_enough * std::max(trace.seconds(), crossing);
   };
   // Less is less to move where the budget is small; more lets uneven passes catch up.
   if (best.ahead * 20 > rest) {
-    for (const Bytes blocks : less_ahead) try_ahead(blocks);
+    for (const Bytes blocks : less_ahead) consider(blocks * largest);
   }
-  const auto limit = [&](const Plan& plan) {
-    return std::max(trace.seconds(), static_cast<double>(plan.predicted.moved_in) / link.to_card);
-  };
+  if (!good()) consider(first);
   for (const Bytes blocks : more_ahead) {
-    if (best.predicted.seconds <= good_enough * limit(best)) break;
-    if (blocks * largest > planner.most_ahead()) break;
-    try_ahead(blocks);
+    if (good() || blocks * largest > planner.most_ahead()) break;
+    consider(blocks * largest);
   }
   return best;
 }
