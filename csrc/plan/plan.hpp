@@ -5,10 +5,11 @@
 // the same time, as all are in a plain cycle, the ones that leave are spread evenly through the
 // pass, evenly in compute time: then the link always has about as much to bring as there is time to
 // bring it. Work that uses few blocks, as at the ends of a U-Net, has too few that could leave;
-// what it lacks is spread over the rest, since a burst would need as much room ahead. (Keeping what
-// is used soonest is Belady's rule; that prefetching asks for room in which the next blocks arrive
-// while others are in use is Cao, Felten, Karlin and Li, "A Study of Integrated Prefetching and
-// Caching Strategies", 1995.)
+// what it lacks is spread over the rest, since a burst would need as much room ahead, or made up
+// for at once where that is predicted to be the shorter pass. (Keeping what is used soonest is
+// Belady's rule; that prefetching asks for room in which the next blocks arrive while others are in
+// use is Cao, Felten, Karlin and Li, "A Study of Integrated Prefetching and Caching Strategies",
+// 1995.)
 #pragma once
 
 #include <vector>
