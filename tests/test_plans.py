@@ -160,19 +160,17 @@ def test_what_another_part_of_the_program_needs_is_no_loss_to_a_plan(
     model = open_model(frames, [1] * (count + many), [SECONDS / 10] * (count + many))
     cycle, others = range(count), range(count, count + many)
     steady = [model.run(cycle) for _ in range(6)][-1]
-    times = 5
-    back: list[Pass] = []
-    for _ in range(times):
+    for _ in range(5):
         large = model.core.empty((frames - 1) * BLOCK, 0)
         model.run(others)
         del large
-        back += [model.run(cycle) for _ in range(5)]
+        back = [model.run(cycle) for _ in range(5)]
         assert model.core.plan() is not None
+        # At most what was there comes once more.
+        more = frames + IN_FLIGHT
+        assert sum(p.moved_in for p in back) <= len(back) * steady.moved_in + more * BLOCK
+        assert sum(p.seconds for p in back) <= len(back) * steady.seconds + more * SECONDS
         assert model.core.stats().peak_resident <= frames * BLOCK
-    # Each time at most what was there comes once more.
-    more = times * (frames + IN_FLIGHT)
-    assert sum(p.moved_in for p in back) <= len(back) * steady.moved_in + more * BLOCK
-    assert sum(p.seconds for p in back) <= len(back) * steady.seconds + more * SECONDS
 
 
 def test_a_plan_is_made_once_there_is_room_for_one(open_model: OpenModel) -> None:
