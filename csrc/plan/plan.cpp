@@ -251,12 +251,14 @@ Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
   const Bytes first = first_ahead * largest;
   best = planner.plan(first, first);
   if (trace.steps.size() > most_steps_tried) return best;
+  const auto consider = [&](Bytes ahead, Bytes burst) {
+    Plan other = planner.plan(ahead, burst);
+    if (saves_enough(other.predicted, best.predicted, link)) best = std::move(other);
+  };
   // A burst no larger than the room ahead has the link wait least; where few blocks stay any may.
-  const auto consider = [&](Bytes ahead) {
-    for (const Bytes burst : {ahead, rest}) {
-      Plan other = planner.plan(ahead, burst);
-      if (saves_enough(other.predicted, best.predicted, link)) best = std::move(other);
-    }
+  const auto consider_bursts = [&](Bytes ahead) {
+    consider(ahead, ahead);
+    consider(ahead, rest);
   };
   const auto good = [&] {
     const double crossing = static_cast<double>(best.predicted.moved_in) / link.to_card;
@@ -264,12 +266,12 @@ Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
   };
   // Less is less to move where the budget is small; more lets uneven passes catch up.
   if (best.ahead * 20 > rest) {
-    for (const Bytes blocks : less_ahead) consider(blocks * largest);
+    for (const Bytes blocks : less_ahead) consider_bursts(blocks * largest);
   }
-  if (!good()) consider(first);
+  if (!good()) consider(first, rest);
   for (const Bytes blocks : more_ahead) {
     if (good() || blocks * largest > planner.most_ahead()) break;
-    consider(blocks * largest);
+    consider_bursts(blocks * largest);
   }
   return best;
 }
