@@ -48,6 +48,7 @@ class Weight:
                 group=group,
                 ranges=[self.range],
                 inner=lambda: here().work(),  # type: ignore[union-attr]
+                hooks=None,
                 stream_of=int,
                 card=0,
                 begin_round=lambda _: None,

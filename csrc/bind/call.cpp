@@ -12,6 +12,7 @@
 
 #include "bind/bind.hpp"
 #include "bind/leases.hpp"
+#include "bind/own_call.hpp"
 #include "bind/versions.hpp"
 
 namespace nb = nanobind;
@@ -95,7 +96,7 @@ class Holding {
 struct LeasedCall {
   // What a covered call reads comes first: there are many such calls, whose lines of memory the
   // program's own work has put out of the cache.
-  nb::object inner;
+  OwnCall inner;
   nb::object whole{};  ///< the call of the module it is a part of, or null
   Bytes least_budget = 0;
   std::uint64_t last_called = 0;  ///< the number of the whole's call that it was last called in
@@ -129,7 +130,7 @@ struct LeasedCall {
 
   nb::object call(nb::handle self, PyObject* args, PyObject* kwargs) {
     if (part_by_part || core->residency().budget() < least_budget || is_covered()) {
-      return call_inner(args, kwargs);
+      return inner(args, kwargs);
     }
     const Level level(*nesting);
     if (level.outermost()) begin_round(self);
@@ -156,7 +157,7 @@ struct LeasedCall {
         take(*core, touched, on, true);
         taken = true;
       }
-      result = within.empty() ? call_inner(args, kwargs) : call_whole(args, kwargs, on);
+      result = within.empty() ? inner(args, kwargs) : call_whole(args, kwargs, on);
     } catch (...) {
       end(touched, taken, on);
       throw;
@@ -181,20 +182,14 @@ struct LeasedCall {
     return nb::cast<Stream>(found);
   }
 
-  nb::object call_inner(PyObject* args, PyObject* kwargs) const {
-    nb::object result = nb::steal(PyObject_Call(inner.ptr(), args, kwargs));
-    if (!result.is_valid()) throw nb::python_error();
-    return result;
-  }
-
   /// Calls it for parts that need no lease meanwhile.
   nb::object call_whole(PyObject* args, PyObject* kwargs, Stream on) {
-    if (!holding.enter(on)) return call_inner(args, kwargs);
+    if (!holding.enter(on)) return inner(args, kwargs);
     struct Leave {
       Holding& holding;
       ~Leave() { holding.leave(); }
     } const leave{holding};
-    nb::object result = call_inner(args, kwargs);
+    nb::object result = inner(args, kwargs);
     // Of what chooses among its parts, as a router among experts, only the chosen need be brought.
     part_by_part = holding.outermost() && holding.parts_called < within.size();
     return result;
@@ -227,8 +222,9 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(self));
   if (!nb::inst_ready(self)) return 0;
   const auto* call = nb::inst_ptr<LeasedCall>(self);
-  for (const auto* each : {&call->inner, &call->stream_of, &call->card, &call->begin_round,
-                           &call->activations, &call->scratch_grew, &call->whole}) {
+  Py_VISIT(call->inner.callee().ptr());
+  for (const auto* each : {&call->stream_of, &call->card, &call->begin_round, &call->activations,
+                           &call->scratch_grew, &call->whole}) {
     Py_VISIT(each->ptr());
   }
   for (const auto* several : {&call->versions.tensors(), &call->within}) {
@@ -239,7 +235,7 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
 
 int clear(PyObject* self) {
   auto* call = nb::inst_ptr<LeasedCall>(self);
-  call->inner.reset();
+  call->inner.clear();
   call->stream_of.reset();
   call->card.reset();
   call->begin_round.reset();
@@ -265,32 +261,33 @@ void call(nb::module_& module) {
       .def("enter", &Nesting::enter, "Returns how many there were.")
       .def("leave", &Nesting::leave);
 
-  nb::class_<LeasedCall>(module, "LeasedCall", nb::type_slots(slots),
-                         "Calls `inner` under a lease of a group, with a budget of `least_budget` "
-                         "bytes or more.")
-      .def(
-          nb::new_([](std::shared_ptr<Core> core, std::shared_ptr<Nesting> nesting, GroupId group,
-                      const Ranges& ranges, nb::object inner, nb::object stream_of, nb::object card,
-                      nb::object begin_round, nb::object activations, nb::object scratch_grew,
-                      std::vector<nb::object> versioned, bool always_written, Bytes least_budget) {
-            Parts parts = parts_of(*core, ranges);
-            return new LeasedCall{.inner = std::move(inner),
-                                  .least_budget = least_budget,
-                                  .core = std::move(core),
-                                  .stream_of = std::move(stream_of),
-                                  .card = std::move(card),
-                                  .nesting = std::move(nesting),
-                                  .group = group,
-                                  .begin_round = std::move(begin_round),
-                                  .activations = std::move(activations),
-                                  .scratch_grew = std::move(scratch_grew),
-                                  .versions = Versions(std::move(versioned)),
-                                  .always_written = always_written,
-                                  .parts = std::move(parts)};
-          }),
-          "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "stream_of"_a, "card"_a,
-          "begin_round"_a, "activations"_a, "scratch_grew"_a, "versioned"_a, "always_written"_a,
-          "least_budget"_a)
+  nb::class_<LeasedCall>(
+      module, "LeasedCall", nb::type_slots(slots),
+      "Calls `inner` under a lease of a group, with a budget of `least_budget` bytes or "
+      "more.\n\nIt is a module where `hooks` say where that has them.")
+      .def(nb::new_([](std::shared_ptr<Core> core, std::shared_ptr<Nesting> nesting, GroupId group,
+                       const Ranges& ranges, nb::object inner, nb::object hooks,
+                       nb::object stream_of, nb::object card, nb::object begin_round,
+                       nb::object activations, nb::object scratch_grew,
+                       std::vector<nb::object> versioned, bool always_written, Bytes least_budget) {
+             Parts parts = parts_of(*core, ranges);
+             return new LeasedCall{.inner = OwnCall(std::move(inner), std::move(hooks)),
+                                   .least_budget = least_budget,
+                                   .core = std::move(core),
+                                   .stream_of = std::move(stream_of),
+                                   .card = std::move(card),
+                                   .nesting = std::move(nesting),
+                                   .group = group,
+                                   .begin_round = std::move(begin_round),
+                                   .activations = std::move(activations),
+                                   .scratch_grew = std::move(scratch_grew),
+                                   .versions = Versions(std::move(versioned)),
+                                   .always_written = always_written,
+                                   .parts = std::move(parts)};
+           }),
+           "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "hooks"_a.none(), "stream_of"_a,
+           "card"_a, "begin_round"_a, "activations"_a, "scratch_grew"_a, "versioned"_a,
+           "always_written"_a, "least_budget"_a)
       .def_prop_ro(
           "loses_writes", [](const LeasedCall& call) { return !call.parts.others.empty(); },
           "Whether what was written between its calls is lost where it leaves the card unnoted.")

@@ -12,5 +12,6 @@ NB_MODULE(_core, module) {
   vramx::bind::seen(module);
   vramx::bind::core(module);
   vramx::bind::versions(module);
+  vramx::bind::own_call(module);
   vramx::bind::call(module);
 }

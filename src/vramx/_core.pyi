@@ -452,6 +452,23 @@ def find_versions(tensor: object, alias: object, other: object) -> bool:
     Finds where tensors keep how often they were changed; returns whether it did.
     """
 
+class HookPlaces:
+    """
+    Where the framework looks for hooks before it calls a module's forward.
+    """
+
+    def __init__(
+        self,
+        of_module: Sequence[str],
+        of_all: Sequence[str],
+        among: dict[str, object],
+        traced: object,
+    ) -> None: ...
+    def none(self, module: object) -> bool:
+        """
+        Whether a call of the module goes to its forward and does nothing else.
+        """
+
 class Nesting:
     """How many calls of one session's modules each thread is in."""
 
@@ -464,6 +481,8 @@ class Nesting:
 class LeasedCall:
     """
     Calls `inner` under a lease of a group, with a budget of `least_budget` bytes or more.
+
+    It is a module where `hooks` say where that has them.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -476,6 +495,7 @@ class LeasedCall:
         group: int,
         ranges: Sequence[tuple[int, int]],
         inner: object,
+        hooks: object | None,
         stream_of: object,
         card: object,
         begin_round: object,

@@ -13,6 +13,7 @@ from torch.utils import _pytree
 
 from vramx import _core
 from vramx.integrations.torch.memory import storage_range
+from vramx.integrations.torch.own_calls import own_call
 from vramx.integrations.torch.versions import has_version
 from vramx.integrations.torch.wholes import least_budget
 
@@ -110,12 +111,14 @@ class Unit:
         parameters = [t for t in tensors if id(t) in weights]
         self.versioned = [p for p in parameters if has_version(p)]
         self.always_written = len(self.versioned) < len(parameters)
+        inner, hooks = own_call(module)
         self.call = _core.LeasedCall(
             core=bridge.core,
             nesting=bridge.nesting,
             group=group,
             ranges=ranges,
-            inner=module.__dict__.get("_compiled_call_impl") or module._call_impl,
+            inner=inner,
+            hooks=hooks,
             stream_of=bridge.stream_of,
             card=bridge.ordinal,
             begin_round=functools.partial(bridge.calls.begin_round, root=root),

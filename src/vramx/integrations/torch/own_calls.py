@@ -1,0 +1,62 @@
+"""What a module's call is without vramx: torch's own, or past it where nothing is hooked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vramx import _core
+
+
+def hook_places(own_call: Any) -> _core.HookPlaces | None:
+    """Tell where a module's call looks for hooks before it calls the module's `forward`.
+
+    As its code names them, so that kinds which torch may get one day are looked for too.
+
+    Parameters
+    ----------
+    own_call : callable
+        The call, ``torch.nn.Module._call_impl``.
+
+    Returns
+    -------
+    HookPlaces or None
+        None where that cannot be told, as where the call was replaced.
+    """
+    names = getattr(getattr(own_call, "__code__", None), "co_names", ())
+    if not {"_get_tracing_state", "_slow_forward", "forward"} <= set(names):
+        return None
+    hooks = [name for name in names if name.endswith("_hooks")]
+    attributes, shared = vars(nn.Module()), own_call.__globals__
+    of_module = [name for name in hooks if name in attributes]
+    of_all = [name for name in hooks if name in shared]
+    if not of_module or not of_all or len(of_module) + len(of_all) < len(hooks):
+        return None
+    return _core.HookPlaces(of_module, of_all, shared, torch._C._get_tracing_state)
+
+
+_OWN_CALL = nn.Module._call_impl
+_PLACES = hook_places(_OWN_CALL)
+
+
+def own_call(module: nn.Module) -> tuple[Any, _core.HookPlaces | None]:
+    """Tell what a module's call is now.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The module.
+
+    Returns
+    -------
+    callee, hooks : tuple
+        What to call and None; or the module, and where to look for its hooks, since without any
+        its call is its `forward`.
+    """
+    compiled = module.__dict__.get("_compiled_call_impl")
+    if compiled is not None:
+        return compiled, None
+    is_torchs = type(module)._call_impl is _OWN_CALL and "_call_impl" not in vars(module)
+    return (module, _PLACES) if is_torchs and _PLACES is not None else (module._call_impl, None)
