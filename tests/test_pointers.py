@@ -49,8 +49,7 @@ class Weight:
                 ranges=[self.range],
                 inner=lambda: here().work(),  # type: ignore[union-attr]
                 hooks=None,
-                stream_of=int,
-                card=0,
+                stream=_core.PresentStream(0, int),
                 begin_round=lambda _: None,
                 activations=lambda *_: [],
                 scratch_grew=lambda: None,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import vramx
+from vramx import _core
 from vramx.integrations.torch.units import leased_modules
 from vramx.integrations.torch.wholes import least_budget, most_bytes, whole_modules
 from vramx.seeing.timeline import leases
@@ -167,7 +168,7 @@ def test_a_part_on_another_stream_has_one_too(open_session: OpenSession) -> None
     streams = [0]
     model = Model()
     with open_session(WHOLE, block=BLOCK) as session:
-        session._torch.stream_of = lambda _: streams[-1]
+        session._torch.stream = _core.PresentStream(0, lambda _: streams[-1])
         session.manage(model)
         model.layers[0].then = lambda: streams.append(7)
         model.layers[1].then = lambda: streams.append(0)

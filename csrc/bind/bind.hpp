@@ -18,6 +18,7 @@ void seen(nanobind::module_& module);
 void core(nanobind::module_& module);
 void versions(nanobind::module_& module);
 void own_call(nanobind::module_& module);
+void present_stream(nanobind::module_& module);
 void call(nanobind::module_& module);
 
 /// Raises in Python what a function of ours threw.

@@ -13,6 +13,7 @@
 #include "bind/bind.hpp"
 #include "bind/leases.hpp"
 #include "bind/own_call.hpp"
+#include "bind/present_stream.hpp"
 #include "bind/versions.hpp"
 
 namespace nb = nanobind;
@@ -97,13 +98,12 @@ struct LeasedCall {
   // What a covered call reads comes first: there are many such calls, whose lines of memory the
   // program's own work has put out of the cache.
   OwnCall inner;
+  PresentStream stream;
   nb::object whole{};  ///< the call of the module it is a part of, or null
   Bytes least_budget = 0;
   std::uint64_t last_called = 0;  ///< the number of the whole's call that it was last called in
   bool part_by_part = false;      ///< a call of it did without some of its parts
   std::shared_ptr<Core> core;
-  nb::object stream_of;  ///< the framework's function that tells the present stream of a card
-  nb::object card;       ///< its argument
   Holding holding{};
   std::shared_ptr<Nesting> nesting;
   GroupId group = 0;
@@ -135,7 +135,7 @@ struct LeasedCall {
     const Level level(*nesting);
     if (level.outermost()) begin_round(self);
     if (core->scratch().grew()) scratch_grew();
-    const auto on = stream();
+    const Stream on = stream();
     Ranges touched;
     if (core->residency().scratch_on_host() > 0) {
       touched = nb::cast<Ranges>(
@@ -174,12 +174,6 @@ struct LeasedCall {
     if (!outer.any()) return false;
     if (std::exchange(last_called, outer.number) != outer.number) ++outer.parts_called;
     return core->residency().scratch_on_host() == 0 && outer.covers(stream());
-  }
-
-  Stream stream() const {
-    const nb::object found = nb::steal(PyObject_CallOneArg(stream_of.ptr(), card.ptr()));
-    if (!found.is_valid()) throw nb::python_error();
-    return nb::cast<Stream>(found);
   }
 
   /// Calls it for parts that need no lease meanwhile.
@@ -223,8 +217,9 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
   if (!nb::inst_ready(self)) return 0;
   const auto* call = nb::inst_ptr<LeasedCall>(self);
   Py_VISIT(call->inner.callee().ptr());
-  for (const auto* each : {&call->stream_of, &call->card, &call->begin_round, &call->activations,
-                           &call->scratch_grew, &call->whole}) {
+  Py_VISIT(call->stream.ask().ptr());
+  for (const auto* each :
+       {&call->begin_round, &call->activations, &call->scratch_grew, &call->whole}) {
     Py_VISIT(each->ptr());
   }
   for (const auto* several : {&call->versions.tensors(), &call->within}) {
@@ -236,8 +231,7 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
 int clear(PyObject* self) {
   auto* call = nb::inst_ptr<LeasedCall>(self);
   call->inner.clear();
-  call->stream_of.reset();
-  call->card.reset();
+  call->stream.clear();
   call->begin_round.reset();
   call->activations.reset();
   call->scratch_grew.reset();
@@ -267,15 +261,14 @@ void call(nb::module_& module) {
       "more.\n\nIt is a module where `hooks` say where that has them.")
       .def(nb::new_([](std::shared_ptr<Core> core, std::shared_ptr<Nesting> nesting, GroupId group,
                        const Ranges& ranges, nb::object inner, nb::object hooks,
-                       nb::object stream_of, nb::object card, nb::object begin_round,
-                       nb::object activations, nb::object scratch_grew,
-                       std::vector<nb::object> versioned, bool always_written, Bytes least_budget) {
+                       const PresentStream& stream, nb::object begin_round, nb::object activations,
+                       nb::object scratch_grew, std::vector<nb::object> versioned,
+                       bool always_written, Bytes least_budget) {
              Parts parts = parts_of(*core, ranges);
              return new LeasedCall{.inner = OwnCall(std::move(inner), std::move(hooks)),
+                                   .stream = stream,
                                    .least_budget = least_budget,
                                    .core = std::move(core),
-                                   .stream_of = std::move(stream_of),
-                                   .card = std::move(card),
                                    .nesting = std::move(nesting),
                                    .group = group,
                                    .begin_round = std::move(begin_round),
@@ -285,9 +278,9 @@ void call(nb::module_& module) {
                                    .always_written = always_written,
                                    .parts = std::move(parts)};
            }),
-           "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "hooks"_a.none(), "stream_of"_a,
-           "card"_a, "begin_round"_a, "activations"_a, "scratch_grew"_a, "versioned"_a,
-           "always_written"_a, "least_budget"_a)
+           "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "hooks"_a.none(), "stream"_a,
+           "begin_round"_a, "activations"_a, "scratch_grew"_a, "versioned"_a, "always_written"_a,
+           "least_budget"_a)
       .def_prop_ro(
           "loses_writes", [](const LeasedCall& call) { return !call.parts.others.empty(); },
           "Whether what was written between its calls is lost where it leaves the card unnoted.")

@@ -13,5 +13,6 @@ NB_MODULE(_core, module) {
   vramx::bind::core(module);
   vramx::bind::versions(module);
   vramx::bind::own_call(module);
+  vramx::bind::present_stream(module);
   vramx::bind::call(module);
 }

@@ -23,11 +23,6 @@ std::string uuid_text(const CUuuid& uuid) {
   return out;
 }
 
-template <class Event>
-CUevent event_of(const Fence& fence) {
-  return static_cast<const Event&>(*fence).event;
-}
-
 }  // namespace
 
 CudaDevice::Card::~Card() {
@@ -146,10 +141,16 @@ Bytes CudaDevice::free_bytes() const {
   return free;
 }
 
+const CudaDevice::Event& CudaDevice::event_of(const Fence& fence) {
+  return static_cast<const Event&>(*fence);
+}
+
+bool CudaDevice::is_over(const Fence& fence) { return !fence || event_of(fence).over; }
+
 void CudaDevice::order_lane(CUstream lane, Fences after) const {
   for (const Fence& fence : after) {
-    if (!fence) continue;
-    cuda().check(cuda().stream_wait_event(lane, event_of<Event>(fence), 0), "cuStreamWaitEvent");
+    if (is_over(fence)) continue;
+    cuda().check(cuda().stream_wait_event(lane, event_of(fence).event, 0), "cuStreamWaitEvent");
   }
 }
 
@@ -158,7 +159,7 @@ void CudaDevice::record(const Event& event, CUstream lane) const {
 }
 
 void CudaDevice::order(Stream stream, const Fence& fence) {
-  if (!fence) return;
+  if (is_over(fence)) return;
   const Current here = current();
   order_lane(stream_of(stream), {&fence, 1});
 }
@@ -184,19 +185,23 @@ Fence CudaDevice::lane_clock(Lane lane) {
 double CudaDevice::seconds(const Fence& from, const Fence& to) const {
   const Current here = current();
   float milliseconds = 0;
-  cuda().check(cuda().event_elapsed(&milliseconds, event_of<Event>(from), event_of<Event>(to)),
+  cuda().check(cuda().event_elapsed(&milliseconds, event_of(from).event, event_of(to).event),
                "cuEventElapsedTime");
   return milliseconds / 1e3;
 }
 
 bool CudaDevice::reached(const Fence& fence) const noexcept {
-  return !fence || cuda().event_query(event_of<Event>(fence)) == CUDA_SUCCESS;
+  if (is_over(fence)) return true;
+  if (cuda().event_query(event_of(fence).event) != CUDA_SUCCESS) return false;
+  event_of(fence).over = true;
+  return true;
 }
 
 void CudaDevice::wait(const Fence& fence) {
-  if (!fence) return;
-  const Current here(cuda(), static_cast<const Event&>(*fence).card->context);
-  cuda().check(cuda().event_wait(event_of<Event>(fence)), "cuEventSynchronize");
+  if (is_over(fence)) return;
+  const Current here(cuda(), event_of(fence).card->context);
+  cuda().check(cuda().event_wait(event_of(fence).event), "cuEventSynchronize");
+  event_of(fence).over = true;
 }
 
 }  // namespace vramx

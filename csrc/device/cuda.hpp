@@ -1,6 +1,7 @@
 // What every CUDA backend has: a card and its context, copy lanes, and fences that are events.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -67,6 +68,8 @@ class CudaDevice : public Device {
     std::shared_ptr<Card> card;
     bool timed;
     CUevent event = nullptr;
+    /// Once reached it stays so; the driver takes microseconds to say it again.
+    mutable std::atomic<bool> over = false;
   };
 
   /// A card's attribute that a backend cannot do without, and what to say where it is 0.
@@ -80,6 +83,9 @@ class CudaDevice : public Device {
 
   static CUstream stream_of(Stream stream) { return reinterpret_cast<CUstream>(stream); }  // NOLINT
   const Driver& cuda() const { return *card_->driver; }
+  static const Event& event_of(const Fence& fence);
+  /// Whether it is known to be reached, without asking the driver.
+  static bool is_over(const Fence& fence);
   Current current() const { return Current(cuda(), card_->context); }
   /// The lane's stream waits for the fences; the host does not.
   void order_lane(CUstream lane, Fences after) const;

@@ -36,8 +36,8 @@ struct Residency::Block {
   Left left_for = Left::use;                   ///< while leaving: why
   Brought brought_for = Brought::use;          ///< while arriving: why
   Fence departure;                             ///< when it had left the card
-  Fence arrival;                               ///< null once every use is ordered after it
-  std::vector<Stream> ordered;                 ///< the streams that are, while it is not null
+  Fence arrival;                               ///< when it has come
+  std::vector<Stream> ordered;                 ///< the streams that wait for that
   std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream; null: not marked
   std::exception_ptr error;                    ///< why its last move failed
   Counts counts;

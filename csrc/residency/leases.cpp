@@ -269,10 +269,7 @@ Residency::Started Residency::try_start(Lock& lock, const Blocks& blocks, Stream
     Block& block = blocks_[id];
     if (block.state == State::resident) {
       if (!block.waits(stream)) continue;
-      if (device_->reached(block.arrival)) {
-        block.arrival = nullptr;
-        continue;
-      }
+      // Asking first whether it is there already would take the driver longer.
       device_->order(stream, block.arrival);
       block.ordered.push_back(stream);
     } else if (std::find(over_link.begin(), over_link.end(), id) != over_link.end()) {

@@ -469,6 +469,15 @@ class HookPlaces:
         Whether a call of the module goes to its forward and does nothing else.
         """
 
+class PresentStream:
+    """The stream that the calling thread gives a card's work to."""
+
+    def __init__(self, card: int, ask: object, function: int = 0) -> None:
+        """Asks the C function at an address, or calls `ask` where that is 0."""
+
+    def __call__(self) -> int:
+        """Returns its handle."""
+
 class Nesting:
     """How many calls of one session's modules each thread is in."""
 
@@ -496,8 +505,7 @@ class LeasedCall:
         ranges: Sequence[tuple[int, int]],
         inner: object,
         hooks: object | None,
-        stream_of: object,
-        card: object,
+        stream: PresentStream,
         begin_round: object,
         activations: object,
         scratch_grew: object,

@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-from vramx.integrations.torch import versions  # noqa: E402
+from vramx.integrations.torch import own_calls, streams, versions  # noqa: E402
 
 MIB = 2**20
 
@@ -67,6 +67,21 @@ OpenSession = Callable[..., vramx.Session]
 @pytest.fixture(params=["managed", "mapped"])
 def session(request: pytest.FixtureRequest) -> OpenSession:
     return functools.partial(vramx.oversubscribe, backend=request.param, block="2MiB")
+
+
+def test_the_present_stream_is_asked_of_torch_s_c_function() -> None:
+    assert streams._c_function() != 0
+    present = streams.present_stream(torch.device("cuda", 0))
+    assert present() == torch.cuda.current_stream().cuda_stream
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        assert present() == side.cuda_stream != 0
+    assert present() == torch.cuda.current_stream().cuda_stream
+
+
+def test_this_torch_s_hooks_are_found() -> None:
+    module = nn.Linear(1, 1)
+    assert own_calls.own_call(module)[0] is module
 
 
 def test_weights_from_a_file_give_the_same_bits_and_end_on_the_cpu(

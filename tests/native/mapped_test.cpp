@@ -8,6 +8,7 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "base/error.hpp"
 #include "check.hpp"
@@ -376,6 +377,35 @@ TEST("copies of pageable memory keep their place in a lane") {
   REQUIRE(!device.reached(arrival) && rig->moved_in() == 0);
   rig->finish(stream);
   device.wait(arrival);
+  REQUIRE(held.card_reads());
+}
+
+TEST("the driver is not asked again about what was reached") {
+  const auto rig = rig::mapped(unit);
+  Device& device = *rig->device();
+  const Held held(device, unit);
+  const Stream stream = rig->stream();
+  const char* entries[] = {"cuEventQuery", "cuEventSynchronize", "cuStreamWaitEvent"};
+  const auto asked = [&] {
+    std::uint64_t calls = 0;
+    for (const char* entry : entries) calls += loopback_calls(entry);
+    return calls;
+  };
+  rig->occupy(stream);
+  const Fence use = device.mark(stream);
+  REQUIRE(!device.reached(use));
+  rig->finish(stream);
+  device.wait(use);
+  const std::uint64_t before = asked();
+  REQUIRE(device.reached(use));
+  device.wait(use);
+  device.order(stream, use);
+  const Fence arrival = device.bring(held.range, Arrive::duplicate, 0, {&use, 1});
+  REQUIRE(asked() == before);
+  while (!device.reached(arrival)) std::this_thread::yield();
+  const std::uint64_t after = asked();
+  device.wait(arrival);
+  REQUIRE(asked() == after);
   REQUIRE(held.card_reads());
 }
 

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from vramx.integrations.torch.components import components_of
 from vramx.integrations.torch.loading import incoming_for
 from vramx.integrations.torch.managed import ManagedModule, managing_session_of, refuse
 from vramx.integrations.torch.memory import as_bytes, storage_range
+from vramx.integrations.torch.streams import present_stream
 from vramx.integrations.torch.touches import Touches
 from vramx.seeing.usage import ModuleStats
 from vramx.units import format_size
@@ -63,10 +64,8 @@ class TorchBridge:
         self.two_copies = device.kind == "mapped"
         # The simulated card compares the copies of what it drops; elsewhere digests are kept.
         self.keep_digests = check and not self.simulated
-        #: Returns the handle of the calling thread's current stream of a card, by its ordinal.
-        self.stream_of: Callable[[int], int] = (
-            (lambda _: 0) if self.simulated else torch._C._cuda_getCurrentRawStream
-        )
+        #: Returns the handle of the calling thread's current stream.
+        self.stream = present_stream(self.device)
         self.cache = Cache(core, device.ordinal)
         self.calls = Calls(self._look, self.cache.begin_long_turn)
         self.nesting = _core.Nesting()
@@ -84,10 +83,6 @@ class TorchBridge:
     def unleased_touches(self) -> int:
         """Uses of managed memory outside any lease, as far as the device shows them."""
         return self._touches.count if self._touches is not None else 0
-
-    def stream(self) -> int:
-        """Return the handle of the calling thread's current stream."""
-        return self.stream_of(self.ordinal)
 
     @contextlib.contextmanager
     def route(self) -> Iterator[None]:
