@@ -118,6 +118,37 @@ def test_sizes_and_times_at_random_come_near_their_limit(
     assert model.device.peak_on_card <= frames * BLOCK
 
 
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(seed=st.integers(0, 2**32), held_up=st.integers(0, 3), times=st.floats(3, 10))
+@example(seed=162, held_up=2, times=6.0)
+@example(seed=128, held_up=1, times=5.0)
+def test_what_holds_up_one_pass_is_not_planned_for(
+    open_model: OpenModel, seed: int, held_up: int, times: float
+) -> None:
+    random_ = random.Random(seed)
+    count = random_.randint(40, 120)
+    frames = int(count * random_.uniform(0.4, 0.8))
+    work = [random_.uniform(0.5, 1.5) for _ in range(count)]
+    scale = random_.uniform(1.0, 1.4) * (count - frames) * SECONDS / sum(work)
+    work = [each * scale for each in work]
+    begin = random_.randrange(count)
+    slow = {(begin + i) % count for i in range(count // 4)}
+    held = [each * times if i in slow else each for i, each in enumerate(work)]
+    last = []
+    for passes in ([work] * 8, [held if i == held_up else work for i in range(8)]):
+        model = open_model(frames, [1] * count, work)
+        for model.work in passes:
+            done = model.run()
+        last.append(done)
+    undisturbed, disturbed = last
+    assert disturbed.seconds <= 1.03 * undisturbed.seconds
+    assert disturbed.moved_in <= 1.1 * undisturbed.moved_in
+
+
 def test_a_use_waits_for_its_own_blocks_and_not_for_those_that_come_with_them(
     open_model: OpenModel,
 ) -> None:

@@ -22,9 +22,9 @@ constexpr Bytes more_ahead[] = {6, 12, 24};
 constexpr std::size_t most_steps_tried = 100'000;
 /// A pass this close to its limit is not worth another try.
 constexpr double good_enough = 1.005;
-/// Seconds that a plan must save for each second of the link's that it takes more. A move that the
-/// link has time for is not free: it was measured to hold up a program that is bound by its
-/// processor for a sixth of the time that it takes on the link.
+/// What a second of the link's costs a pass, in seconds. A move that the link has time for is not
+/// free: it was measured to hold up a program that is bound by its processor for a sixth of the
+/// time that it takes on the link.
 constexpr double worth_moving = 0.2;
 
 void check(const Trace& trace, Bytes budget) {
@@ -227,13 +227,11 @@ class Planner {
   std::vector<std::int64_t> held_;
 };
 
-bool saves_enough(const Prediction& other, const Prediction& best, LinkRates link) {
-  const double more = static_cast<double>(other.moved_in) - static_cast<double>(best.moved_in);
-  const double saved = best.seconds - good_enough * other.seconds;
-  return saved > worth_moving * std::max(0.0, more) / link.to_card;
-}
-
 }  // namespace
+
+double cost(const Prediction& pass, LinkRates link) {
+  return pass.seconds + worth_moving * static_cast<double>(pass.moved_in) / link.to_card;
+}
 
 Plan make_plan(const Trace& trace, Bytes budget, LinkRates link, Bytes ahead) {
   check(trace, trace.beside_scratch(budget));
@@ -253,7 +251,8 @@ Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
   if (trace.steps.size() > most_steps_tried) return best;
   const auto consider = [&](Bytes ahead, Bytes burst) {
     Plan other = planner.plan(ahead, burst);
-    if (saves_enough(other.predicted, best.predicted, link)) best = std::move(other);
+    const double saved = cost(best.predicted, link) - cost(other.predicted, link);
+    if (saved > (good_enough - 1) * other.predicted.seconds) best = std::move(other);
   };
   // A burst no larger than the room ahead has the link wait least; where few blocks stay any may.
   const auto consider_bursts = [&](Bytes ahead) {

@@ -31,6 +31,10 @@ struct Plan {
   Prediction predicted;
 };
 
+/// What passes are compared by: their seconds, and for what they move some more, since moves hold
+/// up a program that runs beside them.
+double cost(const Prediction& pass, LinkRates link);
+
 /// Plans a trace for a budget, with the room for bringing ahead that predicts the shortest pass.
 /// Throws BadConfig where the trace is empty or names unknown blocks, and OutOfMemory where a
 /// step's blocks exceed the budget.

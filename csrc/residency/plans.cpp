@@ -17,7 +17,7 @@ constexpr std::size_t uses_ahead = 1024;
 // So many uses off the plan's course and the program is taken to do something else now.
 constexpr std::uint64_t lost_after = 64;
 
-// A plan is changed for another only if its passes are predicted to take this many times as long.
+// A plan is changed for another only if its passes are predicted to cost this many times as much.
 constexpr double worth_a_change = 1.02;
 
 // The most rounds between looks at a plan that has proved right.
@@ -87,13 +87,17 @@ void Residency::release_unless_stays(BlockId id) {
 }
 
 void Residency::plan_if_due() {
-  if (rounds_to_plan_ == 0 && uses_ >= look_again_at_use_) {
-    recorder_.clear();
-    rounds_to_plan_ = 1;
-  }
-  if (rounds_to_plan_ == 0 || uses_ < plan_from_use_ || at_rest()) return;
+  const bool looks_again = rounds_to_plan_ == 0 && uses_ >= look_again_at_use_;
+  if (rounds_to_plan_ == 0 && !looks_again) return;
+  if (uses_ < plan_from_use_ || at_rest()) return;
   const auto length = order_.cycle();
   if (!length) return;
+  if (looks_again) {
+    recorder_.clear();
+    rounds_to_plan_ = 1;
+    plan_from_use_ = uses_ + Recorder::rounds_compared * *length;
+    return;
+  }
   plan_from_use_ = uses_ + *length;
   // A loop inside a longer cycle, perhaps; it needs no plan.
   fits_ = fits(*length, scratch_of_rounds(*length));
@@ -175,25 +179,25 @@ bool Residency::plan_round(std::size_t length) {
     position = (position + length - begin) % length;
   }
   ++rounds_recorded_;
-  if (!schedule_ && keeps_streaming(*round, trace)) return true;
-  if (schedule_ && leaves_plan(*round, trace)) return true;
+  if (!schedule_ && keeps_streaming(*round)) return true;
+  if (schedule_ && leaves_plan(*round)) return true;
   if (adopt_plan(std::move(cycle), std::move(trace), position)) pause_ = first_pause;
   return true;
 }
 
 /// Whether the plan was left, and what is brought without one still comes sooner.
-bool Residency::keeps_streaming(const Recorder::Round& round, const Trace& trace) {
-  const double work = trace.seconds();
-  trial_.streamed(round.stalled, work);
+bool Residency::keeps_streaming(const Recorder::Round& round) {
+  trial_.streamed(round.stalled, round.worked);
   if (!trial_.left()) return false;
   // What the plan left behind is there for a round or two.
-  if (rounds_to_plan_ > 1 || trial_.stays_left(round.stalled, work, round.uses.size())) return true;
+  if (rounds_to_plan_ > 1) return true;
+  if (trial_.stays_left(round.stalled, round.worked, round.uses.size())) return true;
   trial_.take_up();
   return false;
 }
 
-bool Residency::leaves_plan(const Recorder::Round& round, const Trace& trace) {
-  if (!trial_.leaves_plan(round.stalled, trace.seconds(), round.uses.size())) {
+bool Residency::leaves_plan(const Recorder::Round& round) {
+  if (!trial_.leaves_plan(round.stalled, round.worked, round.uses.size())) {
     if (trial_.suspects()) rounds_to_plan_ = std::max(rounds_to_plan_, 2U);
     return false;
   }
@@ -218,7 +222,7 @@ bool Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::s
   Plan plan = make_plan(trace, budget(), link);
   if (schedule_ && schedule_->begin_in(cycle) == 0) {
     const Prediction present = predict(trace, schedule_->plan(), budget(), link);
-    if (present.seconds <= worth_a_change * plan.predicted.seconds) return false;
+    if (cost(present, link) <= worth_a_change * cost(plan.predicted, link)) return false;
   }
   drop_plan();
   schedule_ =

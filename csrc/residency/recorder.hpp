@@ -32,11 +32,16 @@ class Recorder {
     if (!uses_.empty()) uses_.back().scratch = scratch;
   }
 
+  /// So many rounds in a row say how long a use's work takes.
+  static constexpr std::size_t rounds_compared = 3;
+
   /// `count` uses in a row, the last whose times are known, and how many uses came after them.
   struct Round {
     std::vector<const Use*> uses;
-    std::vector<double> seconds;  ///< of work, by use
-    double stalled = 0;           ///< seconds that the uses waited for their blocks, in all
+    /// Of work, by use: as a rule. What holds up one round is of no use to the plan of the next.
+    std::vector<double> seconds;
+    double worked = 0;   ///< seconds in all, of this round alone
+    double stalled = 0;  ///< seconds that the uses waited for their blocks, in all
     std::size_t ago = 0;
   };
   std::optional<Round> last_round(Device& device, std::size_t count) const {
@@ -49,7 +54,8 @@ class Recorder {
     const std::size_t end = known - 1;  // the use that ends the last one of the round
     for (std::size_t i = end - count; i < end; ++i) {
       round.uses.push_back(&uses_[i]);
-      round.seconds.push_back(std::max(0.0, device.seconds(uses_[i].began, uses_[i + 1].asked)));
+      round.seconds.push_back(typical_work(device, i, count));
+      round.worked += work(device, i);
       round.stalled += std::max(0.0, device.seconds(uses_[i].waited, uses_[i].began));
     }
     round.ago = uses_.size() - end;
@@ -58,6 +64,22 @@ class Recorder {
 
  private:
   static constexpr std::size_t most_uses = std::size_t{1} << 17;
+
+  double work(Device& device, std::size_t use) const {
+    return std::max(0.0, device.seconds(uses_[use].began, uses_[use + 1].asked));
+  }
+
+  /// The median of the rounds that used the same, the present one and those before it.
+  double typical_work(Device& device, std::size_t use, std::size_t count) const {
+    std::vector<double> seconds;
+    for (std::size_t i = use; uses_[i].groups == uses_[use].groups; i -= count) {
+      seconds.push_back(work(device, i));
+      if (seconds.size() == rounds_compared || i < count) break;
+    }
+    const auto middle = seconds.begin() + static_cast<std::ptrdiff_t>((seconds.size() - 1) / 2);
+    std::nth_element(seconds.begin(), middle, seconds.end());
+    return *middle;
+  }
 
   std::deque<Use> uses_;
 };

@@ -197,8 +197,8 @@ class Residency final : public Future {
   bool fits(std::size_t length, Bytes scratch) const;
   bool plan_round(std::size_t length);
   bool adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position);
-  bool keeps_streaming(const Recorder::Round& round, const Trace& trace);
-  bool leaves_plan(const Recorder::Round& round, const Trace& trace);
+  bool keeps_streaming(const Recorder::Round& round);
+  bool leaves_plan(const Recorder::Round& round);
   void plan_from_scratch();
   void plan_again(const std::vector<Bytes>& scratch);
   void follow_scratch();
