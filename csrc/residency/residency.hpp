@@ -148,7 +148,7 @@ class Residency final : public Future {
   struct Change;
   /// Planned anew after each of so many rounds of a cycle: first uses take longer than later ones.
   static constexpr unsigned rounds_planned = 3;
-  /// Then a round is looked at now and then, after so many others at first: times may have changed.
+  /// Then some are looked at now and then, after so many others at first: times may have changed.
   static constexpr std::uint64_t first_pause = 16;
   struct Moves {
     Blocks victims;
