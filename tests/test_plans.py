@@ -17,6 +17,12 @@ LINK = 1e9
 SECONDS = BLOCK / LINK  # that a block takes on the link
 IN_FLIGHT = 4  # blocks, in DESIGN's T_plan
 
+of_random_models = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
 OpenCore = Callable[..., tuple[_core.Core, _core.SimulatedDevice]]
 OpenModel = Callable[..., "Model"]
 
@@ -95,11 +101,7 @@ def test_a_cycle_is_at_its_limit_from_the_third_pass_on(
     assert model.device.peak_on_card <= frames * BLOCK
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@of_random_models
 @given(seed=st.integers(0, 2**32), part=st.floats(0.3, 0.9), share=st.floats(0.0, 2.0))
 @example(seed=247873988, part=0.30078125, share=1.375)
 def test_sizes_and_times_at_random_come_near_their_limit(
@@ -118,11 +120,7 @@ def test_sizes_and_times_at_random_come_near_their_limit(
     assert model.device.peak_on_card <= frames * BLOCK
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@of_random_models
 @given(seed=st.integers(0, 2**32), held_up=st.integers(0, 3), times=st.floats(3, 10))
 @example(seed=162, held_up=2, times=6.0)
 @example(seed=128, held_up=1, times=5.0)

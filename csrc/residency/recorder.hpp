@@ -15,11 +15,12 @@ namespace vramx {
 class Recorder {
  public:
   struct Use {
-    std::vector<GroupId> groups;  ///< leased during it; the one that it began with comes first
-    Fence asked;                  ///< when the stream had done all before it
-    Fence waited;                 ///< from when it waited for its blocks: later where it planned
-    Fence began;                  ///< when they had come
-    Bytes scratch = 0;            ///< the most that the program had allocated from then on
+    std::vector<GroupId> groups;     ///< leased during it; the one that it began with comes first
+    Fence asked;                     ///< when the stream had done all before it
+    Fence waited;                    ///< from when it waited for its blocks: later where it planned
+    Fence began;                     ///< when they had come
+    Bytes scratch = 0;               ///< the most that the program had allocated from then on
+    std::optional<double> worked{};  ///< seconds from `began` to the next use, once asked for
   };
 
   void add(Use use) {
@@ -44,7 +45,7 @@ class Recorder {
     double stalled = 0;  ///< seconds that the uses waited for their blocks, in all
     std::size_t ago = 0;
   };
-  std::optional<Round> last_round(Device& device, std::size_t count) const {
+  std::optional<Round> last_round(Device& device, std::size_t count) {
     std::size_t known = uses_.size();
     // A virtual clock's times are known at once.
     const bool runs_behind = device.facts().asynchronous;
@@ -65,12 +66,14 @@ class Recorder {
  private:
   static constexpr std::size_t most_uses = std::size_t{1} << 17;
 
-  double work(Device& device, std::size_t use) const {
-    return std::max(0.0, device.seconds(uses_[use].began, uses_[use + 1].asked));
+  double work(Device& device, std::size_t use) {
+    auto& worked = uses_[use].worked;
+    if (!worked) worked = std::max(0.0, device.seconds(uses_[use].began, uses_[use + 1].asked));
+    return *worked;
   }
 
   /// The median of the rounds that used the same, the present one and those before it.
-  double typical_work(Device& device, std::size_t use, std::size_t count) const {
+  double typical_work(Device& device, std::size_t use, std::size_t count) {
     std::vector<double> seconds;
     for (std::size_t i = use; uses_[i].groups == uses_[use].groups; i -= count) {
       seconds.push_back(work(device, i));
