@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 import vramx
 from vramx import _core
@@ -535,3 +536,28 @@ def test_a_session_opens_while_another_thread_asks_whose_memory_a_tensor_is(
     for session in opened:
         session.close()
     assert opened
+
+
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_scopes_left_in_any_order_leave_no_mark_in_torch(
+    first_out: int, open_session: OpenSession
+) -> None:
+    before = is_in_torch_dispatch_mode()
+    entered = [threading.Event(), threading.Event()]
+    leaves = [threading.Event(), threading.Event()]
+
+    def stay(number: int, session: vramx.Session) -> None:
+        with session.route():
+            entered[number].set()
+            leaves[number].wait()
+
+    threads = []
+    for number in range(2):
+        threads.append(threading.Thread(target=stay, args=(number, open_session())))
+        threads[-1].start()
+        entered[number].wait()
+    assert is_in_torch_dispatch_mode()
+    for number in (first_out, 1 - first_out):
+        leaves[number].set()
+        threads[number].join()
+    assert is_in_torch_dispatch_mode() == before

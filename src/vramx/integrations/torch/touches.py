@@ -35,6 +35,13 @@ def _written(schema: Any, args: Any, kwargs: Any) -> list[Any]:
     ]
 
 
+# What torch notes as a mode is entered and restores as it is left, for the whole process, though
+# modes are a thread's: of all of ours together, so that the last one left, on whatever thread,
+# restores what was before the first. Else torch may take a mode to be in force for ever, and
+# compile nothing any more.
+_noted: dict[str, Any] = {}
+
+
 class Touches(TorchDispatchMode):
     """Leases what operations touch, while in force.
 
@@ -59,6 +66,9 @@ class Touches(TorchDispatchMode):
         warn: bool,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        for name, own in list(vars(self).items()):
+            if name.startswith("old_") and name.endswith("_flags"):
+                setattr(self, name, _noted.setdefault(name, own))
         self._core = core
         self._stream = stream
         self._watched = watched
