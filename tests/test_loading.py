@@ -489,14 +489,16 @@ with vramx.simulate("16MiB"), vramx.oversubscribe("8MiB", backend="simulated", b
 
 @pytest.mark.parametrize("held", ["full", "half"])
 def test_the_weights_are_held_once_and_a_batch_while_they_are_loaded(
-    tmp_path: Path, held: str
+    tmp_path: Path, held: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As it is, the C library keeps more of what was freed the more was freed.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**17))
     weights = {f"{n}.weight": torch.full((1024, 1024), float(n)) for n in range(64)}
     path = as_safetensors(weights, tmp_path)
     grown, managed = (int(each) for each in run_child(_MEASURE, str(path), held).split())
     assert managed == 2**28 // (2 if held == "half" else 1)
     # The simulated card has memory at its own addresses beside the host copies; a second copy in
     # the host would make it three times the weights.
-    batch, allocator = 2**24, 3 * 2**25
+    batch, allocator = 2**24, 2**22
     assert 2 * managed <= 2**10 * grown + 2**20
     assert 2**10 * grown < 2 * managed + batch + allocator

@@ -148,7 +148,9 @@ TEST("after work with few weights no more leaves than the link can bring beside 
     trace.steps.front().seconds = trace.steps.back().seconds = 1.8 * crossing * ends / 2;
     const Plan plan = make_plan(trace, budget, link);
     REQUIRE(plan.predicted.seconds <= 1.02 * limits(trace, budget, 4 * block).plan());
-    REQUIRE(plan.predicted.moved_in <= 100 * block - budget + 7 * block);
+    // With room for three blocks ahead the pass with the longest ends takes more than 1.02 of that.
+    const Bytes ahead = (ends < 0.3 ? 4 : 7) * block;
+    REQUIRE(plan.predicted.moved_in <= 100 * block - budget + ahead);
   }
 }
 
