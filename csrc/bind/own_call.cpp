@@ -37,7 +37,7 @@ HookPlaces::HookPlaces(Names of_module, Names of_all, nb::dict among, nb::object
       traced_(std::move(traced)) {}
 
 bool HookPlaces::none(nb::handle module) const {
-  if (!owned(PyObject_CallNoArgs(traced_.ptr())).is_none()) return false;
+  if (!traced_().is_none()) return false;
   const nb::object attributes = owned(PyObject_GenericGetDict(module.ptr(), nullptr));
   return all_empty(of_module_, attributes) && all_empty(of_all_, among_);
 }
@@ -48,12 +48,11 @@ OwnCall::OwnCall(nb::object callee, nb::object hooks)
 }
 
 nb::object OwnCall::operator()(PyObject* args, PyObject* kwargs) const {
-  static PyObject* const forward = PyUnicode_InternFromString("forward");
-  static PyObject* const call_impl = PyUnicode_InternFromString("_call_impl");
+  static const nb::handle forward = PyUnicode_InternFromString("forward");
+  static const nb::handle call_impl = PyUnicode_InternFromString("_call_impl");
   if (hooks_.is_none()) return owned(PyObject_Call(callee_.ptr(), args, kwargs));
   const bool unhooked = nb::inst_ptr<HookPlaces>(hooks_)->none(callee_);
-  PyObject* const name = unhooked ? forward : call_impl;
-  const nb::object own = owned(PyObject_GetAttr(callee_.ptr(), name));
+  const nb::object own = nb::getattr(callee_, unhooked ? forward : call_impl);
   return owned(PyObject_Call(own.ptr(), args, kwargs));
 }
 

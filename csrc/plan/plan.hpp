@@ -6,7 +6,7 @@
 // pass, evenly in compute time: then the link always has about as much to bring as there is time to
 // bring it. Work that uses few blocks, as at the ends of a U-Net, has too few that could leave;
 // what it lacks is spread over the rest, since a burst would need as much room ahead, or made up
-// for at once where that is predicted to be the shorter pass. (Keeping what is used soonest is
+// for at once where that is predicted to be the cheaper pass. (Keeping what is used soonest is
 // Belady's rule; that prefetching asks for room in which the next blocks arrive while others are in
 // use is Cao, Felten, Karlin and Li, "A Study of Integrated Prefetching and Caching Strategies",
 // 1995.)
@@ -35,7 +35,7 @@ struct Plan {
 /// up a program that runs beside them.
 double cost(const Prediction& pass, LinkRates link);
 
-/// Plans a trace for a budget, with the room for bringing ahead that predicts the shortest pass.
+/// Plans a trace for a budget, with the room for bringing ahead that predicts the cheapest pass.
 /// Throws BadConfig where the trace is empty or names unknown blocks, and OutOfMemory where a
 /// step's blocks exceed the budget.
 Plan make_plan(const Trace& trace, Bytes budget, LinkRates link);

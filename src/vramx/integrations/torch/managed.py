@@ -15,6 +15,7 @@ from vramx import _core
 from vramx.errors import ConfigError
 from vramx.integrations.torch.digests import Digests
 from vramx.integrations.torch.memory import as_bytes, storage_range, view_like
+from vramx.integrations.torch.own_calls import compiled_call
 from vramx.integrations.torch.storages import (
     Placement,
     Storage,
@@ -329,7 +330,7 @@ class ManagedModule:
         )
         self._always_look = any(unit.always_written for unit in self._units)
         root = self.module
-        inner = root.__dict__.get("_compiled_call_impl") or root._call_impl
+        inner = compiled_call(root) or root._call_impl
         self._replace_call(root, RootCall(self._bridge, self._digests, inner, self))
         if not isinstance(root, torch.jit.ScriptModule):  # which has no such hooks
             self._hook = root.register_load_state_dict_pre_hook(_BeforeLoad(self))
@@ -338,7 +339,7 @@ class ManagedModule:
 
     def _replace_call(self, module: nn.Module, call: Any) -> None:
         # Past __setattr__: a compiled module hands attributes on to the module it wraps.
-        self._compiled.append((module, module.__dict__.get("_compiled_call_impl")))
+        self._compiled.append((module, compiled_call(module)))
         module.__dict__["_compiled_call_impl"] = call
 
     def _restore_calls(self) -> None:

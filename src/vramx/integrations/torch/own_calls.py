@@ -41,6 +41,11 @@ _OWN_CALL = nn.Module._call_impl
 _PLACES = hook_places(_OWN_CALL)
 
 
+def compiled_call(module: nn.Module) -> Any | None:
+    """Return the call, compiled or leased, that took the place of a module's own, if one did."""
+    return module.__dict__.get("_compiled_call_impl")
+
+
 def own_call(module: nn.Module) -> tuple[Any, _core.HookPlaces | None]:
     """Tell what a module's call is now.
 
@@ -55,8 +60,7 @@ def own_call(module: nn.Module) -> tuple[Any, _core.HookPlaces | None]:
         What to call and None; or the module, and where to look for its hooks, since without any
         its call is its `forward`.
     """
-    compiled = module.__dict__.get("_compiled_call_impl")
-    if compiled is not None:
+    if (compiled := compiled_call(module)) is not None:
         return compiled, None
     is_torchs = type(module)._call_impl is _OWN_CALL and "_call_impl" not in vars(module)
     return (module, _PLACES) if is_torchs and _PLACES is not None else (module._call_impl, None)

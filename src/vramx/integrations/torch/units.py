@@ -13,7 +13,7 @@ from torch.utils import _pytree
 
 from vramx import _core
 from vramx.integrations.torch.memory import storage_range
-from vramx.integrations.torch.own_calls import own_call
+from vramx.integrations.torch.own_calls import compiled_call, own_call
 from vramx.integrations.torch.versions import has_version
 from vramx.integrations.torch.wholes import least_budget
 
@@ -28,7 +28,7 @@ _USE_CHILDREN_UNCALLED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 def _is_compiled(module: nn.Module) -> bool:
     dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds
     wraps = dynamo is not None and isinstance(module, dynamo.OptimizedModule)
-    return wraps or module.__dict__.get("_compiled_call_impl") is not None
+    return wraps or compiled_call(module) is not None
 
 
 def _uses_children_uncalled(module: nn.Module) -> bool:
