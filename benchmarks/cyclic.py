@@ -5,8 +5,9 @@ T_fluid = max(C, (W-B)/L) and T_plan = max(C, (W-B+S*b)/L), over LRU's W/L, and 
 W-B, with the link L and the all-resident pass C measured in the same run. B is the budget less what
 a pass allocates beside weights, as stock torch counts it: the session keeps that in the budget. The
 first three passes, in which the policy plans, are measured apart. A row of the default policy also
-says whether it holds its limits. On the simulated device the times are virtual, and nothing is
-allocated on the card.
+says whether it holds its limits. Beside managed memory it prints how fast the driver alone brings
+such memory around the passes, and the median over T_plan at that rate. On the simulated device the
+times are virtual, and nothing is allocated on the card.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ import torch
 from torch import nn
 
 import vramx
+from driver_rate import DriverRate
 from reporting import Report
 from vramx.bench.cycle import Cycle, Resident
-from vramx.bench.limits import budget_of
+from vramx.bench.limits import budget_of, limits
 from vramx.bench.machine import Machine
 from vramx.units import format_size, parse_size
 
@@ -38,7 +40,8 @@ P99_OVER_MEDIAN = 1.2
 
 COLUMNS = (
     "tokens W/B   C ms    link GB/s first s ms      p99/median T/T_fluid T/T_plan T/(W/L) "
-    "moved/(W-B) setup s written back  faults same stock                               holds"
+    "moved/(W-B) setup s written back  faults same driver GB/s T/its plan "
+    "stock                               holds"
 )
 
 
@@ -114,6 +117,8 @@ class Cyclic:
         self.args = args
         self.machine = Machine(args.backend, parse_size(args.block, "block"))
         self.faults = Faults() if args.count_faults else None
+        managed = args.backend == "managed"
+        self.driver = DriverRate(block=self.machine.block) if managed else None
         self.cycle = Cycle(self.machine, args.weights, args.width)
         self.weights = self.cycle.weights
 
@@ -145,15 +150,34 @@ class Cyclic:
                     row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                 report.add(row)
 
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Measure the driver around measured passes, and count their faults, where asked."""
+        with contextlib.ExitStack() as stack:
+            if self.driver is not None:
+                stack.enter_context(self.driver.around())
+            if self.faults is not None:
+                stack.enter_context(self.faults.counted())
+            yield
+
     def at(self, budget: int, plain: Resident) -> dict[str, Any]:
         """Run one count of tokens at one budget."""
         watched: dict[str, Any] = {}
         if (faults := self.faults) is not None:
-            watched["steady"] = faults.counted()
             watched["at_end"] = functools.partial(faults.provoke, self.cycle.model)
         row = self.cycle.within(
-            budget, plain, policy=self.args.policy, passes=self.args.passes, **watched
+            budget,
+            plain,
+            policy=self.args.policy,
+            passes=self.args.passes,
+            steady=self.watching(),
+            **watched,
         )
+        if (driver := self.driver) is not None:
+            link = driver.median()
+            for_weights = max(0, budget - plain.activations)
+            limit = limits(self.weights, for_weights, link, plain.seconds, self.machine.block)
+            row |= {"driver_rate": link, "over_driver_plan": row["median_s"] / limit.plan}
         missed = missed_limits(row["kind"], row["over_plan"], row["p99_over_median"])
         return row | {
             "gpu_fault_groups": None if faults is None else faults.steady,
@@ -169,12 +193,15 @@ def line(row: dict[str, Any]) -> str:
         return start + row["error"]
     missed = row["missed_limits"]
     holds = "-" if missed is None else "NO: " + ", ".join(missed) if missed else "yes"
+    driver = f"{'-':<12}{'-':<11}"
+    if "driver_rate" in row:
+        driver = f"{row['driver_rate'] / 1e9:<12.1f}{row['over_driver_plan']:<11.3f}"
     return (
         f"{start}{row['all_resident_s'] * 1e3:<8.1f}{row['link'] / 1e9:<10.1f}"
         f"{row['warm_up_s'][0]:<8.3f}{row['median_s'] * 1e3:<8.1f}{row['p99_over_median']:<11.3f}"
         f"{row['over_fluid']:<10.3f}{row['over_plan']:<9.3f}{row['over_lru']:<8.3f}"
         f"{row['moved_over_excess']:<12.3f}{row['setup_s']:<8.2f}{row['written_back']:<14}"
-        f"{row['gpu_fault_groups']!s:<7}{'yes' if row['same_bits'] else 'NO':<5}"
+        f"{row['gpu_fault_groups']!s:<7}{'yes' if row['same_bits'] else 'NO':<5}{driver}"
         f"{row['stock']:<35} {holds}"
     )
 
