@@ -11,8 +11,9 @@ std::unique_ptr<Policy> make_policy(const std::string& name, const Future& futur
   if (name == "lru") return std::make_unique<Lru>();
   if (name == "mru") return std::make_unique<Mru>();
   if (name == "clairvoyant") return std::make_unique<Clairvoyant>(future);
+  const std::vector<std::string> names = policy_names();
   std::string known;
-  for (const auto& each : policy_names()) {
+  for (const auto& each : names) {
     known += (known.empty() ? "" : ", ") + each;
   }
   throw BadConfig("unknown policy '" + name + "'; the policies are: " + known);
