@@ -2,7 +2,8 @@
 
 The processor that launches a model's kernels is faster at some times than at others, by more than
 what a session costs a model of small kernels. By turns, what slows one slows all: printed is how
-long a pass takes over the stock pass of the same round, as the median of the rounds. Sessions hold
+long a pass takes over the stock pass of the same round, as the median of the rounds, and over the
+least that its own work can take in its budget, as the plan in force has recorded it. Sessions hold
 weights alone; what the passes allocate is torch's own. One row is stock while pinned copies to the
 card run beside it, which is what the link alone costs.
 """
@@ -36,7 +37,8 @@ from vramx.integrations.torch.timing import times_on_card
 from vramx.units import parse_size
 
 COLUMNS = (
-    f"{'who':<16}{'W/B':<7}{'median ms':<11}{'best ms':<9}{'/stock':<9}{'moved GiB':<11}same bits"
+    f"{'who':<16}{'W/B':<7}{'median ms':<11}{'best ms':<9}{'/stock':<9}{'/bound':<9}"
+    f"{'moved GiB':<11}same bits"
 )
 #: Passes that are not timed: at first, and each turn.
 FIRST, EACH = 8, 1
@@ -105,13 +107,18 @@ class Turn:
 
     def row(self, expected: torch.Tensor) -> dict[str, Any]:
         """Return its figures, in bytes and seconds."""
+        plan = self.session.plan() if self.session else None
+        if self.session and not self.session.device.asynchronous:
+            plan = None  # its seconds are virtual
+        median = statistics.median(self.times)
         return {
             "who": self.case.who,
             "ratio": self.case.ratio,
             "budget": self.session.stats().budget if self.session else None,
-            "median_s": statistics.median(self.times),
+            "median_s": median,
             "best_s": min(self.times),
             "over_stock": statistics.median(self.over_stock),
+            "over_bound": median / plan.bound_seconds if plan else None,
             "moved_in": self.moved / self.passes,
             "same_bits": torch.equal(self.out, expected),
         }
@@ -185,9 +192,11 @@ def measure(
 def line(row: dict[str, Any]) -> str:
     """Write a row for people."""
     ratio = "-" if row["ratio"] is None else f"{row['ratio']:g}"
+    over_bound = "-" if row["over_bound"] is None else f"{row['over_bound']:.3f}"
     return (
         f"{row['who']:<16}{ratio:<7}{row['median_s'] * 1e3:<11.1f}{row['best_s'] * 1e3:<9.1f}"
-        f"{row['over_stock']:<9.3f}{gib(row['moved_in']):<11}{'yes' if row['same_bits'] else 'NO'}"
+        f"{row['over_stock']:<9.3f}{over_bound:<9}{gib(row['moved_in']):<11}"
+        f"{'yes' if row['same_bits'] else 'NO'}"
     )
 
 

@@ -256,6 +256,9 @@ def test_turns_are_put_over_the_stock_turn_of_their_round(monkeypatch: pytest.Mo
     assert stock["moved_in"] == fits["moved_in"] == 0
     assert half["moved_in"] >= workload.weights - half["budget"] > 0
     assert "3.000" in by_turns.line(half)
+    # Virtual seconds are no bound of the clock's.
+    assert [row["over_bound"] for row in rows] == [None] * 3
+    assert "1.250" in by_turns.line(half | {"over_bound": 1.25})
     with pytest.raises(vramx.Error, match="no session is open"):
         vramx.current_session()
 

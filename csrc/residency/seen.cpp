@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "base/error.hpp"
-#include "plan/limits.hpp"
+#include "plan/bound.hpp"
 #include "residency/block.hpp"
 
 namespace vramx {
@@ -81,11 +81,8 @@ std::optional<PlanUsage> Residency::plan() const {
     const bool stays = blocks_[id].planned && schedule_->always_stays(id);
     if (stays) usage.stays += blocks_[id].range.size;
   }
-  usage.bound_seconds = PassLimits{.used = usage.used,
-                                   .budget = usage.budget,
-                                   .to_card = device_->facts().to_card,
-                                   .compute = usage.compute_seconds}
-                            .fluid();
+  const Facts& facts = device_->facts();
+  usage.bound_seconds = least_seconds(trace, budget(), {facts.to_card, facts.to_host});
   return usage;
 }
 

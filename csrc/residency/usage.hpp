@@ -33,7 +33,7 @@ struct PlanUsage {
   Bytes ahead = 0;           ///< kept free for what is brought ahead
   double compute_seconds = 0;
   Prediction predicted;
-  double bound_seconds = 0;  ///< nothing that moves uncompressed bytes is faster
+  double bound_seconds = 0;  ///< no way of moving these blocks for this work is faster
 };
 
 }  // namespace vramx

@@ -7,6 +7,7 @@
 
 #include "base/error.hpp"
 #include "check.hpp"
+#include "plan/bound.hpp"
 #include "plan/limits.hpp"
 #include "plan/spans.hpp"
 
@@ -39,6 +40,47 @@ PassLimits limits(const Trace& trace, Bytes budget, Bytes in_flight) {
           .to_card = link.to_card,
           .compute = trace.seconds(),
           .in_flight = in_flight};
+}
+
+/// Steps of one block each, and some of others' too, of which a few work long.
+Trace uneven(std::mt19937& random) {
+  Trace trace;
+  const auto blocks = std::uniform_int_distribution<std::uint32_t>(5, 60)(random);
+  std::uniform_int_distribution<Bytes> units(1, 16);
+  std::uniform_real_distribution<double> part(0, 1);
+  for (std::uint32_t i = 0; i < blocks; ++i) {
+    trace.blocks.push_back({2 * MiB * units(random), false});
+    Step step{{i}, 1e-3 * part(random)};
+    if (part(random) < 0.1) step.seconds *= 20;
+    const auto other = static_cast<std::uint32_t>(random() % blocks);
+    if (other != i && part(random) < 0.2) step.blocks.push_back(other);
+    trace.steps.push_back(std::move(step));
+  }
+  return trace;
+}
+
+/// As least_seconds, by trying each stretch.
+double tried_least_seconds(const Trace& trace, Bytes budget) {
+  double least = trace.seconds();
+  const std::size_t steps = trace.steps.size();
+  std::vector<std::size_t> first(trace.blocks.size(), steps);
+  for (std::size_t step = steps; step-- > 0;) {
+    for (const auto id : trace.steps[step].blocks) first[id] = step;
+  }
+  for (std::size_t begin = 0; begin < steps; ++begin) {
+    Bytes bytes = 0;
+    double work = 0;
+    for (std::size_t i = 0; i < steps; ++i) {
+      const std::size_t step = (begin + i) % steps;
+      for (const auto id : trace.steps[step].blocks) {
+        if (first[id] == step) bytes += trace.blocks[id].size;
+      }
+      const double crossing = limits(trace, budget, 0).crossing(bytes - std::min(bytes, budget));
+      least = std::max(least, trace.seconds() - work + std::max(work, crossing));
+      work += trace.steps[step].seconds;
+    }
+  }
+  return least;
 }
 
 /// The most bytes that a plan keeps or uses at one step.
@@ -152,6 +194,32 @@ TEST("after work with few weights no more leaves than the link can bring beside 
     const Bytes ahead = (ends < 0.3 ? 4 : 7) * block;
     REQUIRE(plan.predicted.moved_in <= 100 * block - budget + ahead);
   }
+}
+
+TEST("no plan is predicted to be faster than the bound, which is that of the worst stretch") {
+  std::mt19937 random(11);
+  for (int round = 0; round < 300; ++round) {
+    const Trace trace = uneven(random);
+    const double part = std::uniform_real_distribution<double>(0.1, 1)(random);
+    const auto budget = std::max(trace.largest_step(),
+                                 static_cast<Bytes>(part * static_cast<double>(bytes_of(trace))));
+    const double least = least_seconds(trace, budget, link);
+    REQUIRE(std::abs(least - tried_least_seconds(trace, budget)) < 1e-9);
+    REQUIRE(least >= (1 - 1e-9) * limits(trace, budget, 0).fluid());
+    REQUIRE(make_plan(trace, budget, link).predicted.seconds >= (1 - 1e-9) * least);
+  }
+}
+
+TEST("where most work has few bytes beside it the bound is above the fluid one, and is reached") {
+  Trace trace = cycle(100, 0);
+  const Bytes budget = 40 * block;
+  const double crossing = limits(trace, budget, 0).crossing(60 * block);
+  for (Step& step : trace.steps) step.seconds = 0.5 * crossing / 99;
+  trace.steps.back().seconds = 0.5 * crossing;
+  REQUIRE(std::abs(limits(trace, budget, 0).fluid() - crossing) < 1e-9);
+  const double least = least_seconds(trace, budget, link);
+  REQUIRE(std::abs(least - 1.5 * crossing) < 1e-9);
+  REQUIRE(make_plan(trace, budget, link).predicted.seconds <= 1.03 * least);
 }
 
 TEST("a pass that works all at once, beside hardly any weights, moves no more than another") {

@@ -33,8 +33,9 @@ class Plan:
     moved_in, moved_out : int
         Bytes that a pass brings, and writes back, as predicted.
     bound_seconds : float
-        What no way of moving uncompressed bytes can beat:
-        ``max(compute_seconds, (used - budget) / link)``.
+        What no way of moving uncompressed bytes can beat for this work in this order:
+        ``max(compute_seconds, (used - budget) / link)`` at least, and more where a part of the pass
+        works long with few bytes.
     """
 
     passes_recorded: int
