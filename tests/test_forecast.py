@@ -69,7 +69,17 @@ def test_a_forecast_keeps_the_budget_and_no_limit_is_beaten(
         assert found.seconds == pytest.approx(compute)
     else:
         assert found.moved >= sum(model) - budget
-        assert found.seconds >= found.t_fluid * (1 - 1e-9)
+    assert found.seconds >= found.bound * (1 - 1e-9)
+    assert found.bound >= found.t_fluid * (1 - 1e-9)
+
+
+def test_where_the_weights_are_used_in_half_of_the_work_the_bound_is_above_the_fluid_one() -> None:
+    model = parts([BLOCK] * 40 + [0])
+    model[-1] = replace(model[-1], operations=40.0 * BLOCK)  # as long as reading the others takes
+    crossing = 30 * BLOCK / LINK
+    found = ask(model, budget=10 * BLOCK, compute=crossing)
+    assert found.t_fluid == pytest.approx(crossing)
+    assert 1.4 * crossing < found.bound <= found.seconds * (1 + 1e-9)
 
 
 def test_unified_memory_moves_as_much_and_slower() -> None:

@@ -4,6 +4,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bind/bind.hpp"
+#include "plan/bound.hpp"
 #include "plan/limits.hpp"
 
 namespace nb = nanobind;
@@ -58,6 +59,14 @@ void plan(nb::module_& module) {
       "blocks"_a, "steps"_a, "budget"_a, "to_card"_a, "to_host"_a,
       nb::call_guard<nb::gil_scoped_release>(),
       "Plans a cyclic pass, whose steps are (places of blocks, seconds), and predicts it.");
+
+  module.def(
+      "least_seconds",
+      [](const std::vector<Bytes>& blocks, const Steps& steps, Bytes budget, double to_card) {
+        return least_seconds(trace_of(blocks, steps), budget, {.to_card = to_card});
+      },
+      "blocks"_a, "steps"_a, "budget"_a, "to_card"_a, nb::call_guard<nb::gil_scoped_release>(),
+      "Seconds that no way of moving the blocks of such a pass can beat.");
 }
 
 }  // namespace vramx::bind

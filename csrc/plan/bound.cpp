@@ -16,7 +16,7 @@ std::vector<double> crossings(const Trace& trace, LinkRates link) {
   for (const Step& step : trace.steps) {
     Bytes bytes = 0;
     for (const auto block : step.blocks) {
-      if (counted[block]) continue;
+      if (counted.at(block)) continue;
       counted[block] = true;
       bytes += trace.blocks[block].size;
     }

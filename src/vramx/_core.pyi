@@ -148,6 +148,11 @@ def plan_pass(
     Plans a cyclic pass, whose steps are (places of blocks, seconds), and predicts it.
     """
 
+def least_seconds(
+    blocks: Sequence[int], steps: Sequence[tuple[Sequence[int], float]], budget: int, to_card: float
+) -> float:
+    """Seconds that no way of moving the blocks of such a pass can beat."""
+
 class Advice(enum.Enum):
     READ_MOSTLY = 0
 

@@ -108,6 +108,9 @@ class Forecast:
         Bytes brought to the card in each pass.
     seconds : float
         A pass, as planned.
+    bound : float
+        What no way of moving uncompressed bytes can beat for this work in this order: more than
+        `t_fluid` where a part of the pass works long with few bytes.
     resident : float
         A pass with everything on the card, were there room (C).
     resident_source : str
@@ -139,6 +142,7 @@ class Forecast:
     peak: int
     moved: int
     seconds: float
+    bound: float
     resident: float
     resident_source: str
     t_fluid: float
@@ -173,8 +177,8 @@ class Forecast:
             f"moved        {format_size(self.moved)} a pass",
             f"pass         {self.seconds * 1e3:.1f} ms, {slower:.2f} x all resident",
             f"all resident {self.resident * 1e3:.1f} ms ({self.resident_source})",
-            f"limits       {self.t_fluid * 1e3:.1f} ms at best, {self.t_plan * 1e3:.1f} ms by an "
-            f"even plan, {self.t_lru * 1e3:.1f} ms by LRU",
+            f"limits       {self.bound * 1e3:.1f} ms at best, {self.t_plan * 1e3:.1f} ms by an "
+            f"even plan of even work, {self.t_lru * 1e3:.1f} ms by LRU",
             f"best budget  {format_size(self.best_budget)}: {self.best_seconds * 1e3:.1f} ms",
         ]
         lines += [
@@ -204,14 +208,22 @@ class _Pass:
         self.uses = [(list(places.get(part.name, ())), t) for part, t in zip(parts, seconds)]
 
     def forecast(self, budget: int, link: float) -> _core.Prediction:
-        """Plan for a budget; a use that exceeds it passes through in pieces, as over the link."""
+        """Plan for a budget."""
+        return _core.plan_pass(self.blocks, self._steps(budget), budget, link, link)
+
+    def bound(self, budget: int, link: float) -> float:
+        """Tell the least seconds within a budget."""
+        return _core.least_seconds(self.blocks, self._steps(budget), budget, link)
+
+    def _steps(self, budget: int) -> list[tuple[list[int], float]]:
+        """Lay out the uses; one that exceeds the budget passes in pieces, as over the link."""
         steps: list[tuple[list[int], float]] = []
         for blocks, seconds in self.uses:
             if sum(self.blocks[place] for place in blocks) <= budget:
                 steps.append((blocks, seconds))
             else:
                 steps += [([place], seconds / len(blocks)) for place in blocks]
-        return _core.plan_pass(self.blocks, steps, budget, link, link)
+        return steps
 
 
 def forecast(
@@ -304,6 +316,7 @@ def forecast(
         peak=min(one.weights, for_weights) + (activations or 0),
         moved=planned.moved_in,
         seconds=planned.seconds,
+        bound=one.bound(for_weights, card.link),
         resident=sum(seconds),
         resident_source=source,
         t_fluid=limits.fluid(),
