@@ -107,9 +107,9 @@ class Turn:
 
     def row(self, expected: torch.Tensor) -> dict[str, Any]:
         """Return its figures, in bytes and seconds."""
-        plan = self.session.plan() if self.session else None
-        if self.session and not self.session.device.asynchronous:
-            plan = None  # its seconds are virtual
+        # A plan's seconds are virtual on a simulated card.
+        on_card = self.session is not None and self.session.device.asynchronous
+        plan = self.session.plan() if on_card else None
         median = statistics.median(self.times)
         return {
             "who": self.case.who,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import platform
 import subprocess
 import sys
@@ -29,7 +28,7 @@ import vramx
 from driver_rate import DriverRate
 from reporting import Report
 from vramx.bench.cycle import Cycle, Resident
-from vramx.bench.limits import budget_of, limits
+from vramx.bench.limits import budget_of
 from vramx.bench.machine import Machine
 from vramx.units import format_size, parse_size
 
@@ -118,7 +117,7 @@ class Cyclic:
         self.machine = Machine(args.backend, parse_size(args.block, "block"))
         self.faults = Faults() if args.count_faults else None
         managed = args.backend == "managed"
-        self.driver = DriverRate(block=self.machine.block) if managed else None
+        self.driver = DriverRate(self.machine.block) if managed else None
         self.cycle = Cycle(self.machine, args.weights, args.width)
         self.weights = self.cycle.weights
 
@@ -160,24 +159,26 @@ class Cyclic:
                 stack.enter_context(self.faults.counted())
             yield
 
+    def provoke_faults(self, session: vramx.Session, x: torch.Tensor) -> None:
+        """Have some to compare with, where faults are counted."""
+        if self.faults is not None:
+            self.faults.provoke(self.cycle.model, session, x)
+
     def at(self, budget: int, plain: Resident) -> dict[str, Any]:
         """Run one count of tokens at one budget."""
-        watched: dict[str, Any] = {}
-        if (faults := self.faults) is not None:
-            watched["at_end"] = functools.partial(faults.provoke, self.cycle.model)
         row = self.cycle.within(
             budget,
             plain,
             policy=self.args.policy,
             passes=self.args.passes,
             steady=self.watching(),
-            **watched,
+            at_end=self.provoke_faults,
         )
         if (driver := self.driver) is not None:
-            link = driver.median()
-            for_weights = max(0, budget - plain.activations)
-            limit = limits(self.weights, for_weights, link, plain.seconds, self.machine.block)
-            row |= {"driver_rate": link, "over_driver_plan": row["median_s"] / limit.plan}
+            rate = driver.median()
+            limit = self.cycle.limits(budget, plain, rate)
+            row |= {"driver_rate": rate, "over_driver_plan": row["median_s"] / limit.plan}
+        faults = self.faults
         missed = missed_limits(row["kind"], row["over_plan"], row["p99_over_median"])
         return row | {
             "gpu_fault_groups": None if faults is None else faults.steady,

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import torch
 
-from vramx.bench.limits import BLOCK
-
+#: Of managed memory.
+_BYTES = 2**30
 _LANES = 2
 #: Blocks that are on the card at a time, as few as a streamed pass has.
 _KEPT = 4
@@ -25,12 +25,10 @@ class DriverRate:
     """Brings managed memory as vramx does, without a session: no policy, no plan, no mover.
 
     Blocks are duplicated on the card by two streams in turn and dropped again. The first time is
-    not measured, since the driver maps host pages then.
+    not measured, since the driver maps host pages then. The memory is held until the process ends.
 
     Parameters
     ----------
-    nbytes : int
-        Of managed memory, in whole blocks. The process holds it until it ends.
     block : int
         Bytes of a request.
 
@@ -40,25 +38,24 @@ class DriverRate:
         Bytes a second, as `around` measured them.
     """
 
-    def __init__(self, nbytes: int = 2**30, block: int = BLOCK) -> None:
+    def __init__(self, block: int) -> None:
         self._driver = ctypes.CDLL("libcuda.so.1")
         self._card = torch.cuda.current_device()
         self._lanes = [torch.cuda.Stream() for _ in range(_LANES)]
-        self._nbytes, self._block = nbytes, block
+        self._block = block
         start = ctypes.c_uint64()
-        self._call(
-            "cuMemAllocManaged", ctypes.byref(start), ctypes.c_size_t(nbytes), _ATTACH_GLOBAL
-        )
+        size = ctypes.c_size_t(_BYTES)
+        self._call("cuMemAllocManaged", ctypes.byref(start), size, _ATTACH_GLOBAL)
         self._start = start.value
-        self._advise(0, nbytes, _SET_PREFERRED_LOCATION, _HOST)
-        ctypes.memset(self._start, 1, nbytes)
+        self._advise(0, _BYTES, _SET_PREFERRED_LOCATION, _HOST)
+        ctypes.memset(self._start, 1, _BYTES)
         self.samples: list[float] = []
         self.rate()
 
     def rate(self) -> float:
         """Bring all once; return bytes a second."""
         began = time.perf_counter()
-        for place in range(self._nbytes // self._block):
+        for place in range(_BYTES // self._block):
             lane = self._lanes[place % _LANES]
             lane.synchronize()
             if place >= _KEPT:
@@ -74,8 +71,8 @@ class DriverRate:
         for lane in self._lanes:
             lane.synchronize()
         seconds = time.perf_counter() - began
-        self._advise(0, self._nbytes, _UNSET_READ_MOSTLY, self._card)
-        return self._nbytes / seconds
+        self._advise(0, _BYTES, _UNSET_READ_MOSTLY, self._card)
+        return _BYTES / seconds
 
     @contextlib.contextmanager
     def around(self) -> Iterator[None]:

@@ -69,6 +69,7 @@ def test_a_forecast_keeps_the_budget_and_no_limit_is_beaten(
         assert found.seconds == pytest.approx(compute)
     else:
         assert found.moved >= sum(model) - budget
+        assert found.seconds >= found.t_fluid * (1 - 1e-9)
     assert found.seconds >= found.bound * (1 - 1e-9)
     assert found.bound >= found.t_fluid * (1 - 1e-9)
 

@@ -213,12 +213,16 @@ void Residency::plan_from_scratch() {
   rounds_to_plan_ = rounds_planned;
 }
 
+LinkRates Residency::link_rates() const {
+  return {.to_card = device_->facts().to_card, .to_host = device_->facts().to_host};
+}
+
 /// Returns whether another plan is in force now than before.
 bool Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position) {
   if (trace.largest_step() + trace.least_scratch() > budget()) {
     return drop_plan() != nullptr;  // a use goes over the link: there is no plan for that
   }
-  const LinkRates link{.to_card = device_->facts().to_card, .to_host = device_->facts().to_host};
+  const LinkRates link = link_rates();
   Plan plan = make_plan(trace, budget(), link);
   if (schedule_ && schedule_->begin_in(cycle) == 0) {
     const Prediction present = predict(trace, schedule_->plan(), budget(), link);

@@ -196,6 +196,7 @@ class Residency final : public Future {
   Bytes scratch_of_rounds(std::size_t length);
   bool fits(std::size_t length, Bytes scratch) const;
   bool plan_round(std::size_t length);
+  LinkRates link_rates() const;
   bool adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position);
   bool keeps_streaming(const Recorder::Round& round);
   bool leaves_plan(const Recorder::Round& round);

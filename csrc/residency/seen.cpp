@@ -81,8 +81,7 @@ std::optional<PlanUsage> Residency::plan() const {
     const bool stays = blocks_[id].planned && schedule_->always_stays(id);
     if (stays) usage.stays += blocks_[id].range.size;
   }
-  const Facts& facts = device_->facts();
-  usage.bound_seconds = least_seconds(trace, budget(), {facts.to_card, facts.to_host});
+  usage.bound_seconds = least_seconds(trace, budget(), link_rates());
   return usage;
 }
 

@@ -42,19 +42,27 @@ PassLimits limits(const Trace& trace, Bytes budget, Bytes in_flight) {
           .in_flight = in_flight};
 }
 
-/// Steps of one block each, and some of others' too, of which a few work long.
-Trace uneven(std::mt19937& random) {
+/// A cycle over so many blocks of sizes at random, one a step of up to a second.
+Trace at_random(std::mt19937& random, std::uint32_t fewest, std::uint32_t most) {
   Trace trace;
-  const auto blocks = std::uniform_int_distribution<std::uint32_t>(5, 60)(random);
+  const auto blocks = std::uniform_int_distribution<std::uint32_t>(fewest, most)(random);
   std::uniform_int_distribution<Bytes> units(1, 16);
-  std::uniform_real_distribution<double> part(0, 1);
+  std::uniform_real_distribution<double> times(0, 1);
   for (std::uint32_t i = 0; i < blocks; ++i) {
     trace.blocks.push_back({2 * MiB * units(random), false});
-    Step step{{i}, 1e-3 * part(random)};
-    if (part(random) < 0.1) step.seconds *= 20;
-    const auto other = static_cast<std::uint32_t>(random() % blocks);
-    if (other != i && part(random) < 0.2) step.blocks.push_back(other);
-    trace.steps.push_back(std::move(step));
+    trace.steps.push_back({{i}, times(random)});
+  }
+  return trace;
+}
+
+/// Such a cycle of milliseconds, with steps that use a second block, and some that work long.
+Trace uneven(std::mt19937& random) {
+  Trace trace = at_random(random, 5, 60);
+  std::uniform_real_distribution<double> part(0, 1);
+  for (Step& step : trace.steps) {
+    step.seconds *= part(random) < 0.1 ? 20e-3 : 1e-3;
+    const auto other = static_cast<std::uint32_t>(random() % trace.blocks.size());
+    if (other != step.blocks.front() && part(random) < 0.2) step.blocks.push_back(other);
   }
   return trace;
 }
@@ -156,14 +164,7 @@ TEST("sizes and times at random stay within a twentieth of the limit") {
   std::mt19937 random(7);
   double worst = 0;
   for (int round = 0; round < 300; ++round) {
-    Trace trace;
-    const auto blocks = std::uniform_int_distribution<std::uint32_t>(40, 400)(random);
-    std::uniform_int_distribution<Bytes> units(1, 16);
-    std::uniform_real_distribution<double> times(0, 1);
-    for (std::uint32_t i = 0; i < blocks; ++i) {
-      trace.blocks.push_back({2 * MiB * units(random), false});
-      trace.steps.push_back({{i}, times(random)});
-    }
+    Trace trace = at_random(random, 40, 400);
     const Bytes used = bytes_of(trace);
     const auto budget = static_cast<Bytes>(
         static_cast<double>(used) * std::uniform_real_distribution<double>(0.25, 0.9)(random));

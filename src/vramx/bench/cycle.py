@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vramx.bench.layers import build, bytes_of
-from vramx.bench.limits import limits, nearest_rank
+from vramx.bench.limits import Limits, limits, nearest_rank
 from vramx.bench.machine import Machine
 from vramx.bench.measuring import WARM_UP, host_bytes, passes_within
 from vramx.session import Session
@@ -45,6 +45,10 @@ class Resident:
     out: torch.Tensor
     seconds: float
     activations: int
+
+    def leaves(self, budget: int) -> int:
+        """Tell what of a budget is left for weights, in bytes."""
+        return max(0, budget - self.activations)
 
 
 class Cycle:
@@ -117,6 +121,26 @@ class Cycle:
         self.machine.forget()
         return found
 
+    def limits(self, budget: int, plain: Resident, link: float) -> Limits:
+        """Compute the limits of weights that have the budget less what a pass allocates.
+
+        Parameters
+        ----------
+        budget : int
+            Bytes.
+        plain : Resident
+            The pass with everything resident.
+        link : float
+            Bytes a second to the card.
+
+        Returns
+        -------
+        Limits
+            The limits.
+        """
+        for_weights = plain.leaves(budget)
+        return limits(self.weights, for_weights, link, plain.seconds, self.machine.block)
+
     @torch.no_grad()
     def within(
         self,
@@ -176,9 +200,8 @@ class Cycle:
         moved = (after.moved_in - before.moved_in) / passes
         median, p99 = statistics.median(times), nearest_rank(times, 0.99)
         link = statistics.median(rates)
-        for_weights = max(0, budget - plain.activations)
-        limit = limits(self.weights, for_weights, link, plain.seconds, self.machine.block)
-        excess = self.weights - for_weights
+        limit = self.limits(budget, plain, link)
+        excess = self.weights - plain.leaves(budget)
         return {
             "kind": kind,
             "all_resident_s": plain.seconds,
