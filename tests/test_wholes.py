@@ -56,9 +56,9 @@ class Model(nn.Module):
 
 
 PAIR = 2 * BLOCK
-#: The least budget in which layers are managed as leased whole; all of them need 192 KiB.
-WHOLE = 32 * PAIR
-#: The least in which they still are when it has shrunk: two thirds of what they need.
+#: The least budget in which layers are managed as leased whole: two thirds of what they need.
+WHOLE = 16 * PAIR
+#: The least in which they still are when it has shrunk.
 SHRUNK = least_budget(PAIR)
 X = torch.linspace(-1, 1, 4 * WIDTH).view(4, WIDTH)
 
@@ -184,7 +184,7 @@ def test_what_calls_some_of_its_parts_only_is_leased_part_by_part(
         layer.short = True
     expected = copy.deepcopy(model)(X)
     parts = [f"Model.layers.{i}" + ".first" * (i % 2) for i in range(LAYERS)]
-    with open_session(WHOLE, block=BLOCK) as session:
+    with open_session(LAYERS * PAIR, block=BLOCK) as session:
         session.manage(model)
         assert leased(session, lambda: model(X)) == by_layers()
         for _ in range(2):

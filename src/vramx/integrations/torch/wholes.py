@@ -21,9 +21,9 @@ Leased = tuple[nn.Module, list[torch.Tensor]]
 # long, a module this large has hardly more than a handful. What one lease holds is lost for what
 # is brought ahead, so it is little of the budget.
 _MOST_BYTES = 128 * 2**20
-_MOST_OF_BUDGET = 32
+_MOST_OF_BUDGET = 16
 # Where the budget shrinks it may be twice that, before the parts are leased one by one.
-_MOST_OF_SHRUNK = 16
+_MOST_OF_SHRUNK = 8
 
 
 def most_bytes(budget: int) -> int:
