@@ -1,11 +1,12 @@
-"""Copies of one model, stock and in sessions, that take turns in one process.
+"""Copies of one model, stock, in sessions and offloaded by others, that take turns in one process.
 
 The processor that launches a model's kernels is faster at some times than at others, by more than
 what a session costs a model of small kernels. By turns, what slows one slows all: printed is how
-long a pass takes over the stock pass of the same round, as the median of the rounds, and over the
-least that its own work can take in its budget, as the plan in force has recorded it. Sessions hold
-weights alone; what the passes allocate is torch's own. One row is stock while pinned copies to the
-card run beside it, which is what the link alone costs.
+long a pass takes over the stock pass of the same round and over T_plan, with that pass and the link
+of the round, as the medians of the rounds; and over the least that its own work can take in its
+budget, as the plan in force has recorded it. Sessions hold weights alone; what the passes allocate
+is torch's own. One row is stock while pinned copies to the card run beside it, which is what the
+link alone costs. Peers are those of `peers.py`; what knows no budget has one row, without a ratio.
 """
 
 from __future__ import annotations
@@ -28,26 +29,30 @@ from torch import nn
 
 import vramx
 from models import TOKENS, Workload, build
+from peer_kinds import PEERS, Budget, Peer
 from peer_process import call
 from reporting import Report, gib
 from vramx.bench.layers import bytes_of
-from vramx.bench.limits import budget_of
+from vramx.bench.limits import budget_of, limits
 from vramx.bench.measuring import times_by
-from vramx.integrations.torch.timing import times_on_card
+from vramx.integrations.torch.timing import PinnedCopies, times_on_card
 from vramx.units import parse_size
 
 COLUMNS = (
-    f"{'who':<16}{'W/B':<7}{'median ms':<11}{'best ms':<9}{'/stock':<9}{'/bound':<9}"
+    f"{'who':<16}{'W/B':<7}{'median ms':<11}{'best ms':<9}{'/stock':<9}{'/T_plan':<9}{'/bound':<9}"
     f"{'moved GiB':<11}same bits"
 )
 #: Passes that are not timed: at first, and each turn.
 FIRST, EACH = 8, 1
 COPIED = 2**28
 
+#: Those that bring weights by themselves; stock and sessions are here anyway.
+OTHERS = [name for name in PEERS if not name.startswith(("stock", "naive", "vramx"))]
+
 
 @dataclass(frozen=True)
 class Case:
-    """Who takes turns: a backend and the weights over its budget, or stock torch."""
+    """Who takes turns: a backend or a peer and the weights over its budget, or stock torch."""
 
     who: str
     ratio: float | None = None
@@ -79,17 +84,22 @@ class Turn:
     ) -> None:
         self.case = case
         self.over_stock: list[float] = []
+        self.over_plan: list[float] = []
         self.times: list[float] = []
         self.session: vramx.Session | None = None
-        self.moved = self.passes = 0
+        self._peer: Peer | None = None
+        self.budget = None if case.ratio is None else budget_of(bytes_of(module), case.ratio, block)
+        self.moved: list[float] = []
         self._beside = CopiesBeside() if case.copies else contextlib.nullcontext()
-        self._call = lambda: call(module, inputs)
-        if case.ratio is None:
+        if case.who in OTHERS:
+            self._peer = PEERS[case.who]()
+            module = self._peer.prepare(module, Budget(self.budget or 0, activations=0))
+        elif self.budget is None:
             module.to(device)
         else:
-            budget = budget_of(bytes_of(module), case.ratio, block)
-            self.session = vramx.oversubscribe(budget, backend=case.who, block=block)
+            self.session = vramx.oversubscribe(self.budget, backend=case.who, block=block)
             self.session.manage(module)
+        self._call = lambda: call(module, inputs)
         for _ in range(FIRST):
             self.out = self._call()
 
@@ -97,13 +107,19 @@ class Turn:
         """Run passes; return the median of their seconds."""
         for _ in range(EACH):
             self._call()
-        before = self.session.stats().moved_in if self.session else 0
+        before = self._brought()
         with self._beside:
             times, self.out = timed(self._call, passes)
         self.times += times
-        self.passes += passes
-        self.moved += self.session.stats().moved_in - before if self.session else 0
+        if before is not None:
+            self.moved.append((self._brought() - before) / passes)
         return statistics.median(times)
+
+    def _brought(self) -> int | None:
+        """Return the bytes that came so far, where that is known."""
+        if self._peer is not None:
+            return self._peer.moved()
+        return self.session.stats().moved_in if self.session else 0
 
     def row(self, expected: torch.Tensor) -> dict[str, Any]:
         """Return its figures, in bytes and seconds."""
@@ -114,12 +130,13 @@ class Turn:
         return {
             "who": self.case.who,
             "ratio": self.case.ratio,
-            "budget": self.session.stats().budget if self.session else None,
+            "budget": self.budget,
             "median_s": median,
             "best_s": min(self.times),
             "over_stock": statistics.median(self.over_stock),
+            "over_plan": statistics.median(self.over_plan) if self.over_plan else None,
             "over_bound": median / plan.bound_seconds if plan else None,
-            "moved_in": self.moved / self.passes,
+            "moved_in": statistics.mean(self.moved) if self.moved else None,
             "same_bits": torch.equal(self.out, expected),
         }
 
@@ -157,7 +174,12 @@ class CopiesBeside:
 
 @torch.no_grad()
 def measure(
-    workload: Workload, cases: Sequence[Case], rounds: int, passes: int, block: int
+    workload: Workload,
+    cases: Sequence[Case],
+    rounds: int,
+    passes: int,
+    block: int,
+    link: Callable[[], float] | None,
 ) -> list[dict[str, Any]]:
     """Let all take turns; return a row for each, stock first.
 
@@ -171,6 +193,8 @@ def measure(
         How many rounds, and how many passes a turn.
     block : int
         Bytes of a session's block.
+    link : callable or None
+        Measures the link, in bytes a second, once a round; without it there is no T_plan.
     """
     on_card = all(case.who != "simulated" for case in cases)
     by_clock = functools.partial(times_by, time.perf_counter)
@@ -184,19 +208,26 @@ def measure(
                 stack.callback(session.close)
         for _ in range(rounds):
             seconds = [turn.run(passes, timed) for turn in turns]
+            rate = link() if link else None
             for turn, own in zip(turns, seconds):
                 turn.over_stock.append(own / seconds[0])
+                if rate is not None and turn.budget is not None:
+                    limit = limits(workload.weights, turn.budget, rate, seconds[0], block)
+                    turn.over_plan.append(own / limit.plan)
         return [turn.row(turns[0].out) for turn in turns]
 
 
 def line(row: dict[str, Any]) -> str:
     """Write a row for people."""
     ratio = "-" if row["ratio"] is None else f"{row['ratio']:g}"
-    over_bound = "-" if row["over_bound"] is None else f"{row['over_bound']:.3f}"
+    over = "".join(
+        f"{'-' if row[name] is None else format(row[name], '.3f'):<9}"
+        for name in ("over_stock", "over_plan", "over_bound")
+    )
+    moved = "-" if row["moved_in"] is None else gib(row["moved_in"])
     return (
         f"{row['who']:<16}{ratio:<7}{row['median_s'] * 1e3:<11.1f}{row['best_s'] * 1e3:<9.1f}"
-        f"{row['over_stock']:<9.3f}{over_bound:<9}{gib(row['moved_in']):<11}"
-        f"{'yes' if row['same_bits'] else 'NO'}"
+        f"{over}{moved:<11}{'yes' if row['same_bits'] else 'NO'}"
     )
 
 
@@ -211,6 +242,7 @@ def main() -> int:
     parser.add_argument(
         "--backends", nargs="+", default=["mapped", "managed"] if card else ["simulated"]
     )
+    parser.add_argument("--peers", nargs="*", choices=OTHERS, default=[], metavar="PEER")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.9, 1.25, 2])
     parser.add_argument("--rounds", type=int, default=14)
     parser.add_argument("--passes", type=int, default=3, help="a turn")
@@ -230,7 +262,12 @@ def main() -> int:
     report = Report(args.json, head, line, model=args.model, weights=workload.weights)
     report.begin(machine=machine, torch=torch.__version__)
     cases = [Case(who, ratio) for who in args.backends for ratio in args.ratios]
-    for row in measure(workload, cases, args.rounds, args.passes, parse_size(args.block, "block")):
+    smaller = [ratio for ratio in args.ratios if ratio > 1]
+    for who in args.peers:
+        cases += [Case(who, ratio) for ratio in (smaller if PEERS[who]().heeds_budget else [None])]
+    block = parse_size(args.block, "block")
+    link = PinnedCopies().to_card if card else None
+    for row in measure(workload, cases, args.rounds, args.passes, block, link):
         report.add(row)
     return 0
 

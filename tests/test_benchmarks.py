@@ -237,7 +237,8 @@ def test_what_fits_is_not_moved_and_its_cost_is_put_beside_its_limit(
 
 @pytest.mark.usefixtures("no_open_session")
 def test_turns_are_put_over_the_stock_turn_of_their_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = iter([1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 2.0, 1.0, 8.0])  # rounds of three turns
+    # Rounds of four turns.
+    turns = iter([1.0, 2.0, 3.0, 5.0, 10.0, 11.0, 12.0, 13.0, 2.0, 1.0, 8.0, 9.0])
 
     def timed(_: Any, run: Any, passes: int) -> tuple[list[float], Any]:
         seconds = next(turns)
@@ -245,19 +246,28 @@ def test_turns_are_put_over_the_stock_turn_of_their_round(monkeypatch: pytest.Mo
         return [seconds] * passes, out
 
     monkeypatch.setattr(by_turns, "times_by", timed)
+    monkeypatch.setitem(peer_kinds.PEERS, "prefix-leaf", lambda: peer_kinds.Prefix(device="cpu"))
     workload = SMALL["unet"]()
     cases = [by_turns.Case("simulated", 0.5), by_turns.Case("simulated", 2)]
-    rows = by_turns.measure(workload, cases, rounds=3, passes=2, block=64 * KIB)
-    assert [row["over_stock"] for row in rows] == [1.0, 1.1, 3.0]
-    assert [row["best_s"] for row in rows] == [1.0, 1.0, 3.0]
+    cases += [by_turns.Case("prefix-leaf", 1.25)]
+    block = 64 * KIB
+    bytes_a_second = workload.weights / 2  # half the weights take as long as stock's first pass
+    rows = by_turns.measure(workload, cases, 3, 2, block, lambda: bytes_a_second)
+    assert [row["over_stock"] for row in rows] == [1.0, 1.1, 3.0, 4.5]
+    assert [row["best_s"] for row in rows] == [1.0, 1.0, 3.0, 5.0]
     assert all(row["same_bits"] for row in rows)
-    stock, fits, half = rows
+    stock, fits, half, prefix = rows
     assert stock["budget"] is None
     assert stock["moved_in"] == fits["moved_in"] == 0
     assert half["moved_in"] >= workload.weights - half["budget"] > 0
+    assert prefix["moved_in"] >= workload.weights - prefix["budget"] > 0
+    bringing = (workload.weights - half["budget"] + 4 * block) / bytes_a_second
+    assert 1 < bringing < 2  # so that it is stock's first pass alone that the link outlasts
+    assert half["over_plan"] == pytest.approx(3 / bringing)  # the median beside 12 / 10 and 8 / 2
+    assert (fits["over_plan"], stock["over_plan"]) == (fits["over_stock"], None)
     assert "3.000" in by_turns.line(half)
     # Virtual seconds are no bound of the clock's.
-    assert [row["over_bound"] for row in rows] == [None] * 3
+    assert [row["over_bound"] for row in rows] == [None] * 4
     assert "1.250" in by_turns.line(half | {"over_bound": 1.25})
     with pytest.raises(vramx.Error, match="no session is open"):
         vramx.current_session()
