@@ -131,6 +131,7 @@ class Turn:
             "who": self.case.who,
             "ratio": self.case.ratio,
             "budget": self.budget,
+            "times_s": self.times,
             "median_s": median,
             "best_s": min(self.times),
             "over_stock": statistics.median(self.over_stock),
