@@ -34,21 +34,29 @@ Journal::Journal(Device& device, Stream stream, std::size_t most_events, Log sta
 
 double Journal::now() const { return virtual_clock_ ? latest_ : since_start(host_seconds()); }
 
+/// Whether the fence's time, where there is one, is known now.
+bool Journal::read(Fence& fence, double& time, bool wait) {
+  if (!fence) return true;
+  if (!virtual_clock_ && !device_.reached(fence)) {
+    if (!wait) return false;
+    device_.wait(fence);
+  }
+  time = device_.seconds(origin_, fence);
+  fence = nullptr;
+  return true;
+}
+
 // A time that cannot be had stays as it was known to the host.
 bool Journal::resolve(Event& event, bool wait) noexcept {
+  const bool at_once = event.to && event.from == event.to;
   try {
-    for (auto [fence, time] : {std::pair(&event.from, &event.began), {&event.to, &event.ended}}) {
-      if (!*fence) continue;
-      if (!virtual_clock_ && !device_.reached(*fence)) {
-        if (!wait) return false;
-        device_.wait(*fence);
-      }
-      *time = device_.seconds(origin_, *fence);
-      *fence = nullptr;
-    }
+    if (!at_once && !read(event.from, event.began, wait)) return false;
+    if (!read(event.to, event.ended, wait)) return false;
+    if (at_once) event.began = event.ended;
   } catch (const Error&) {
-    event.from = event.to = nullptr;
+    event.to = nullptr;
   }
+  event.from = nullptr;
   const bool on_stream = event.kind == Event::Kind::stalled || event.kind == Event::Kind::released;
   if (on_stream && event.ended > latest_) latest_ = event.ended;
   return true;

@@ -104,6 +104,7 @@ class Journal {
   Log finish();
 
  private:
+  bool read(Fence& fence, double& time, bool wait);
   bool resolve(Event& event, bool wait) noexcept;
   void lose(const Event& event);
 

@@ -58,8 +58,9 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   check_open();
   if (group >= groups_.size()) throw BadConfig("unknown group " + std::to_string(group));
   const Blocks& blocks = groups_[group];
-  const bool timed = recording() || journal_ || (virtual_clock_ && may_stall(blocks, stream));
-  const Fence asked = timed ? time_now(stream) : nullptr;
+  const bool told = recording() || journal_;
+  const bool may_wait = (told || virtual_clock_) && may_stall(blocks, stream);
+  const Fence asked = told || may_wait ? time_now(stream) : nullptr;
   if (settings_.profiled) begin_profiler_range(group_records_[group].name);
   bool on_card = false;
   try {
@@ -72,7 +73,8 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   in_use_.push_back(group);
   ++group_records_[group].uses;
   if (!asked) return on_card;
-  const Fence began = time_now(stream);
+  // What waits for nothing begins as it is asked for: the program's own time here is no stall.
+  const Fence began = may_wait || planned_ ? time_now(stream) : asked;
   if (virtual_clock_ && began) {
     group_records_[group].stall_seconds += device_->seconds(asked, began);
   }
@@ -81,8 +83,7 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   return on_card;
 }
 
-// On a virtual clock a stall is known as it begins. A stream that has used a block waits for it no
-// more.
+// A stream that has used a block waits for it no more.
 bool Residency::may_stall(const Blocks& blocks, Stream stream) const {
   return std::any_of(blocks.begin(), blocks.end(), [&](BlockId id) {
     return blocks_[id].state != State::resident || blocks_[id].waits(stream);

@@ -7,6 +7,7 @@
 
 #include "base/error.hpp"
 #include "check.hpp"
+#include "loopback.h"
 #include "world.hpp"
 
 using namespace vramx;
@@ -138,6 +139,27 @@ HOLDS("a journal stays true where moves fail") {
     }
     REQUIRE(told > 0);
   }
+}
+
+HOLDS("in a journal, what waits for nothing begins at the time at which it is asked for") {
+  World world(rig, {.budget = budget, .blocks = blocks});
+  const GroupId group = groups_of(world)[0];
+  Player player{world, {}, rig.stream(), std::mt19937(7)};
+  const auto marks_of_a_use = [&] {
+    const auto before = loopback_calls("cuEventRecord");
+    player.use(group);
+    return loopback_calls("cuEventRecord") - before;
+  };
+  player.use(group);
+  const auto marks = marks_of_a_use();
+  world->begin_trace(player.stream, plenty);
+  const auto with_a_journal = marks_of_a_use();
+  rig.finish(player.stream);
+  const Log log = world->end_trace(nullptr);
+  REQUIRE(log.events.size() == 2);
+  REQUIRE(log.events[0].kind == Event::Kind::stalled);
+  REQUIRE(log.events[0].began == log.events[0].ended);
+  REQUIRE(with_a_journal == marks + (rig.device()->facts().asynchronous ? log.events.size() : 0));
 }
 
 HOLDS("the blocks' counts add up to the session's") {
