@@ -90,7 +90,8 @@ if [[ $what == forecast ]]; then
 fi
 if [[ $what == turns ]]; then
   cd benchmarks
-  attempt python3 by_turns.py --json "$out/by-turns-unet.json"
+  attempt python3 by_turns.py --ratios 0.9 1.25 1.5 2 4 --peers prefix-leaf --rounds 10 \
+    --json "$out/by-turns-unet.json"
   attempt python3 images.py --json "$out/images.json"
 fi
 if [[ $what == soak ]]; then
