@@ -27,9 +27,8 @@ from typing import Any
 import torch
 from torch import nn
 
-import vramx
 from models import TOKENS, Workload, build
-from peer_kinds import PEERS, Budget, Peer
+from peer_kinds import PEERS, Budget, Peer, Run, Vramx
 from peer_process import call
 from reporting import Report, gib
 from vramx.bench.layers import bytes_of
@@ -62,6 +61,13 @@ class Case:
 BESIDE_COPIES = Case("stock+copies", copies=True)
 
 
+def peer_of(case: Case, block: int) -> Peer | None:
+    """Make what brings the weights; none for stock torch, which has them where it computes."""
+    if case.who in OTHERS:
+        return PEERS[case.who]()
+    return None if case.ratio is None else Vramx(case.who, block)
+
+
 class Turn:
     """One copy of the model and how it runs.
 
@@ -86,20 +92,16 @@ class Turn:
         self.over_stock: list[float] = []
         self.over_plan: list[float] = []
         self.times: list[float] = []
-        self.session: vramx.Session | None = None
-        self._peer: Peer | None = None
+        self._peer = peer_of(case, block)
         self.budget = None if case.ratio is None else budget_of(bytes_of(module), case.ratio, block)
         self.moved: list[float] = []
         self._beside = CopiesBeside() if case.copies else contextlib.nullcontext()
-        if case.who in OTHERS:
-            self._peer = PEERS[case.who]()
-            module = self._peer.prepare(module, Budget(self.budget or 0, activations=0))
-        elif self.budget is None:
+        run: Run = module
+        if self._peer is None:
             module.to(device)
         else:
-            self.session = vramx.oversubscribe(self.budget, backend=case.who, block=block)
-            self.session.manage(module)
-        self._call = lambda: call(module, inputs)
+            run = self._peer.prepare(module, Budget(self.budget or 0, activations=0))
+        self._call = lambda: call(run, inputs)
         for _ in range(FIRST):
             self.out = self._call()
 
@@ -117,15 +119,18 @@ class Turn:
 
     def _brought(self) -> int | None:
         """Return the bytes that came so far, where that is known."""
+        return 0 if self._peer is None else self._peer.moved()
+
+    def close(self) -> None:
+        """Undo what must not be left to the end of the process."""
         if self._peer is not None:
-            return self._peer.moved()
-        return self.session.stats().moved_in if self.session else 0
+            self._peer.close()
 
     def row(self, expected: torch.Tensor) -> dict[str, Any]:
         """Return its figures, in bytes and seconds."""
         # A plan's seconds are virtual on a simulated card.
-        on_card = self.session is not None and self.session.device.asynchronous
-        plan = self.session.plan() if on_card else None
+        session = self._peer.session if isinstance(self._peer, Vramx) else None
+        plan = session.plan() if session is not None and session.device.asynchronous else None
         median = statistics.median(self.times)
         return {
             "who": self.case.who,
@@ -205,8 +210,7 @@ def measure(
         turns = []
         for case in (Case("stock"), *([BESIDE_COPIES] if on_card else []), *cases):
             turns.append(Turn(case, copy.deepcopy(workload.module), inputs, device, block))
-            if (session := turns[-1].session) is not None:
-                stack.callback(session.close)
+            stack.callback(turns[-1].close)
         for _ in range(rounds):
             seconds = [turn.run(passes, timed) for turn in turns]
             rate = link() if link else None

@@ -17,6 +17,7 @@ import vramx
 from leaf_streaming import OneByOne, PrefixAndLeaves
 from processes import NotInstalledError
 from vramx.bench.layers import bytes_of
+from vramx.bench.limits import BLOCK
 from vramx.units import format_size
 
 Run = Callable[..., Any]
@@ -232,30 +233,44 @@ class NaiveManaged(Peer):
 
 
 class Vramx(Peer):
-    """vramx with its default policy; torch's activations are left to torch's own allocator."""
+    """vramx with its default policy; torch's activations are left to torch's own allocator.
 
-    def __init__(self, backend: str) -> None:
+    Parameters
+    ----------
+    backend : str
+        Of the session.
+    block : int
+        Bytes of its blocks.
+
+    Attributes
+    ----------
+    session : vramx.Session
+        Once it is prepared.
+    """
+
+    def __init__(self, backend: str, block: int = BLOCK) -> None:
         self._backend = backend
-        self._session: Any = None
+        self._block = block
+        self.session: Any = None
 
     def prepare(self, module: nn.Module, budget: Budget) -> Run:
         """Manage the module."""
         if self._backend == "managed":
             refuse_more_than_is_free(bytes_of(module))
-        self._session = vramx.oversubscribe(budget.weights, backend=self._backend)
-        return self._session.manage(module)
+        self.session = vramx.oversubscribe(budget.weights, backend=self._backend, block=self._block)
+        return self.session.manage(module)
 
     def moved(self) -> int | None:
         """Return the bytes brought."""
-        return self._session.stats().moved_in
+        return self.session.stats().moved_in
 
     def bytes_beside_torch(self) -> int:
         """Return the most bytes of blocks that were on the card."""
-        return self._session.stats().peak_resident
+        return self.session.stats().peak_resident
 
     def close(self) -> None:
         """Close the session."""
-        self._session.close()
+        self.session.close()
 
 
 #: Every peer by its name, in the order of the table.

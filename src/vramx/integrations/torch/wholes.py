@@ -22,8 +22,6 @@ Leased = tuple[nn.Module, list[torch.Tensor]]
 # is brought ahead, so it is little of the budget.
 _MOST_BYTES = 128 * 2**20
 _MOST_OF_BUDGET = 16
-# Where the budget shrinks it may be twice that, before the parts are leased one by one.
-_MOST_OF_SHRUNK = 8
 
 
 def most_bytes(budget: int) -> int:
@@ -32,8 +30,11 @@ def most_bytes(budget: int) -> int:
 
 
 def least_budget(nbytes: int) -> int:
-    """Tell below which budget the parts of a module of so many bytes are leased one by one."""
-    return nbytes * _MOST_OF_SHRUNK
+    """Tell below which budget the parts of a module of so many bytes are leased one by one.
+
+    Where the budget shrinks, the module may be twice as much of it as where it is managed.
+    """
+    return nbytes * _MOST_OF_BUDGET // 2
 
 
 def _has_forward(module: nn.Module) -> bool:
