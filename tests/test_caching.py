@@ -21,6 +21,7 @@ import vramx  # noqa: E402
 from vramx import _core  # noqa: E402
 from vramx.integrations.torch import allocator, caching  # noqa: E402
 from vramx.integrations.torch.calls import LONG  # noqa: E402
+from vramx.integrations.torch.internals import snapshots  # noqa: E402
 
 BLOCK = 64 * 2**10
 STEPS = ("allocate", "free", "renew", "enter", "leave")
@@ -228,7 +229,7 @@ def test_a_snapshot_leaves_the_pool_s_number_as_it_was(
     pool = SimpleNamespace(id=number)
     before = [sys.getrefcount(part) for part in number]
     for _ in range(100):
-        assert allocator._snapshot(pool) == []
+        assert snapshots.pool_snapshot(pool) == []
     assert [sys.getrefcount(part) for part in number] == before
 
 

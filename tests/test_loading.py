@@ -361,7 +361,7 @@ def test_a_failure_between_batches_leaves_the_module_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
     device: str,
 ) -> None:
-    monkeypatch.setattr("vramx.integrations.torch.managed._BATCH", BLOCK)
+    monkeypatch.setattr("vramx.integrations.torch.moving._BATCH", BLOCK)
     network, path = saved
     module = on_meta(network) if device == "meta" else network
     before = snapshot(module)
@@ -458,7 +458,7 @@ _MEASURE = """
 import sys, torch, vramx
 from torch import nn
 from vramx import _core
-from vramx.integrations.torch import managed
+from vramx.integrations.torch import moving
 
 def anonymous():  # what the process holds, without the pages of mapped files
     lines = open("/proc/self/status").read().splitlines()
@@ -471,7 +471,7 @@ def watched_store(core, copies):
     store(core, copies)
     held.append(anonymous())
 
-managed._BATCH = 2**24
+moving._BATCH = 2**24
 with torch.device("meta"):
     module = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(64)))
     first = nn.Sequential(nn.Linear(1024, 1024, bias=False))

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules import module as of_all
 
 import vramx
-from vramx.integrations.torch.own_calls import hook_places
+from vramx.integrations.torch.internals.own_calls import hook_places
 
 BLOCK = 64 * 2**10
 OpenSession = Callable[..., vramx.Session]

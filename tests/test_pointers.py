@@ -41,24 +41,27 @@ class Weight:
         self.work: Callable[[], Any] = lambda: None
         group = core.define([self.range])
         here = weakref.ref(self)
+        self.context = _core.CallContext(
+            core=core,
+            stream=_core.PresentStream(0, int),
+            activations=lambda *_: [],
+            scratch_grew=lambda: None,
+            wrote=core.written,
+        )
         self.calls = [
             _core.LeasedCall(
-                core=core,
-                nesting=_core.Nesting(),
+                context=self.context,
                 group=group,
-                ranges=[self.range],
                 inner=lambda: here().work(),  # type: ignore[union-attr]
                 hooks=None,
-                stream=_core.PresentStream(0, int),
                 begin_round=lambda _: None,
-                activations=lambda *_: [],
-                scratch_grew=lambda: None,
-                versioned=[self.tensor],
-                always_written=False,
+                replaced=lambda: None,
                 least_budget=0,
             )
             for _ in range(calls)
         ]
+        for call in self.calls:
+            call.lease([self.range], [self.tensor], [self.tensor], False)
 
     @property
     def value(self) -> int:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vramx import _core
-from vramx.integrations.torch import versions
+from vramx.integrations.torch.internals import layout
 
 COUNT = 4
 
@@ -49,13 +49,13 @@ def known(request: pytest.FixtureRequest) -> Iterator[str]:
     """Set whether counts are read where torch keeps them."""
     if request.param == "asked for":
         tensor = torch.zeros(1)
-        assert not _core.find_versions(tensor, tensor, tensor)
+        assert not _core.find_layout(tensor, tensor, tensor)
     yield request.param
-    assert versions.show_place()
+    assert layout.find_layout()
 
 
 def test_this_torch_keeps_counts_where_they_are_found() -> None:
-    assert versions.show_place()
+    assert layout.find_layout()
 
 
 @settings(deadline=None)

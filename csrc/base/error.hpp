@@ -51,6 +51,11 @@ struct NotOpen : Error {
   using Error::Error;
 };
 
+/// Work that is being captured would be wrong where it is replayed.
+struct Captured : Error {
+  using Error::Error;
+};
+
 /// Checking mode found bytes that changed without being reported as written.
 struct UnreportedWrite : Error {
   using Error::Error;

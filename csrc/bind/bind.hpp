@@ -16,9 +16,12 @@ void plan(nanobind::module_& module);
 void residency(nanobind::module_& module);
 void seen(nanobind::module_& module);
 void core(nanobind::module_& module);
+void tensor_layout(nanobind::module_& module);
 void versions(nanobind::module_& module);
+void contents(nanobind::module_& module);
 void own_call(nanobind::module_& module);
 void present_stream(nanobind::module_& module);
+void call_context(nanobind::module_& module);
 void call(nanobind::module_& module);
 
 /// Raises in Python what a function of ours threw.

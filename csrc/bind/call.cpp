@@ -4,16 +4,17 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <thread>
 #include <utility>
 
+#include "base/error.hpp"
 #include "bind/bind.hpp"
+#include "bind/call_context.hpp"
+#include "bind/contents.hpp"
 #include "bind/leases.hpp"
 #include "bind/own_call.hpp"
-#include "bind/present_stream.hpp"
 #include "bind/versions.hpp"
 
 namespace nb = nanobind;
@@ -22,32 +23,6 @@ using namespace nb::literals;
 namespace vramx::bind {
 
 namespace {
-
-/// How many calls of one session's modules each thread is in. Under the interpreter's lock.
-class Nesting {
- public:
-  /// Returns how many there were.
-  unsigned enter() {
-    const auto mine = find();
-    if (mine != depths_.end()) return mine->second++;
-    depths_.emplace_back(std::this_thread::get_id(), 1);
-    return 0;
-  }
-  void leave() {
-    const auto mine = find();
-    if (mine != depths_.end() && --mine->second == 0) depths_.erase(mine);
-  }
-
- private:
-  using Depths = std::vector<std::pair<std::thread::id, unsigned>>;
-
-  Depths::iterator find() {
-    return std::find_if(depths_.begin(), depths_.end(),
-                        [](const auto& each) { return each.first == std::this_thread::get_id(); });
-  }
-
-  Depths depths_;
-};
 
 class Level {
  public:
@@ -94,75 +69,89 @@ class Holding {
   Stream stream_ = 0;
 };
 
+/// What a call leases.
+struct Leased {
+  Storages storages{{}};  ///< of the tensors that lie in the memory
+  Versions versions{{}};  ///< of those that count
+  bool always_written = false;
+  Parts parts{};
+};
+
 struct LeasedCall {
   // What a covered call reads comes first: there are many such calls, whose lines of memory the
   // program's own work has put out of the cache.
   OwnCall inner;
-  PresentStream stream;
+  std::shared_ptr<CallContext> context;
   nb::object whole{};  ///< the call of the module it is a part of, or null
   Bytes least_budget = 0;
   std::uint64_t last_called = 0;  ///< the number of the whole's call that it was last called in
   bool part_by_part = false;      ///< a call of it did without some of its parts
-  std::shared_ptr<Core> core;
   Holding holding{};
-  std::shared_ptr<Nesting> nesting;
   GroupId group = 0;
   nb::object begin_round;
-  nb::object activations;
-  nb::object scratch_grew;
-  Versions versions;
-  bool always_written = false;
+  nb::object replaced;
+  Leased leased{};
   std::vector<nb::object> within{};  ///< the calls of its parts
-  Parts parts{};
+
+  Core& core() const { return *context->core; }
 
   void note_writes() {
-    const bool changed = versions.changed();
+    const bool changed = leased.versions.changed();
     if (!within.empty()) {  // which know whose bytes changed
-      if (!changed && !always_written) return;
+      if (!changed && !leased.always_written) return;
       for (const nb::object& part : within) nb::inst_ptr<LeasedCall>(part)->note_writes();
       return;
     }
-    if (changed) Pointers::written(parts.pointers);
-    if ((!changed && !always_written) || parts.others.empty()) return;
+    if (changed || leased.always_written) Pointers::written(leased.parts.pointers);
+    if ((!changed && !leased.always_written) || leased.parts.others.empty()) return;
     const nb::gil_scoped_release unlocked;
-    core->residency().written(blocks_of(*core, parts.others));
+    core().residency().written(blocks_of(core(), leased.parts.others));
   }
 
   nb::object call(nb::handle self, PyObject* args, PyObject* kwargs) {
-    if (part_by_part || core->residency().budget() < least_budget || is_covered()) {
+    if (part_by_part || core().residency().budget() < least_budget || is_covered()) {
       return inner(args, kwargs);
     }
-    const Level level(*nesting);
+    if (capturing) {
+      throw Captured(
+          "a managed module cannot be captured in a CUDA graph: its weights lie elsewhere when "
+          "that "
+          "is replayed. Unmanage it before, or run it without a graph");
+    }
+    const Level level(context->nesting);
     if (level.outermost()) begin_round(self);
-    if (core->scratch().grew()) scratch_grew();
-    const Stream on = stream();
+    if (core().scratch().grew()) context->scratch_grew();
+    const Stream on = context->stream();
     Ranges touched;
-    if (core->residency().scratch_on_host() > 0) {
-      touched = nb::cast<Ranges>(
-          activations(nb::handle(args), kwargs != nullptr ? nb::handle(kwargs) : nb::dict()));
+    if (core().residency().scratch_on_host() > 0) {
+      touched = nb::cast<Ranges>(context->activations(
+          nb::handle(args), kwargs != nullptr ? nb::handle(kwargs) : nb::dict()));
     }
     // What was written since the last call was written to the host copies.
-    if (!parts.pointers.empty()) note_writes();
-    const bool on_card = acquire(*core, group, on);
+    context->look_at_aliases();
+    if (!leased.parts.pointers.empty()) note_writes();
+    // What the module holds may be replaced before this ends.
+    const Pointers::Some pointers = leased.parts.pointers;
+    const bool on_card = acquire(core(), group, on);
     try {
-      hold(*core, parts.pointers, on, on_card);
+      hold(core(), pointers, on, on_card);
     } catch (...) {
-      release(*core, group, on);
+      release(core(), group, on);
       throw;
     }
     nb::object result;
     bool taken = false;
     try {
       if (!touched.empty()) {
-        take(*core, touched, on, true);
+        take(core(), touched, on, true);
         taken = true;
       }
       result = within.empty() ? inner(args, kwargs) : call_whole(args, kwargs, on);
     } catch (...) {
-      end(touched, taken, on);
+      end(pointers, touched, taken, on);
       throw;
     }
-    end(touched, taken, on);
+    end(pointers, touched, taken, on);
     return result;
   }
 
@@ -173,7 +162,7 @@ struct LeasedCall {
     Holding& outer = nb::inst_ptr<LeasedCall>(whole)->holding;
     if (!outer.any()) return false;
     if (std::exchange(last_called, outer.number) != outer.number) ++outer.parts_called;
-    return core->residency().scratch_on_host() == 0 && outer.covers(stream());
+    return core().residency().scratch_on_host() == 0 && outer.covers(context->stream());
   }
 
   /// Calls it for parts that need no lease meanwhile.
@@ -190,7 +179,7 @@ struct LeasedCall {
   }
 
   // All of it, whatever part fails.
-  void end(const Ranges& touched, bool taken, Stream on) {
+  void end(const Pointers::Some& pointers, const Ranges& touched, bool taken, Stream on) {
     std::exception_ptr failure;
     const auto attempt = [&](auto&& part) {
       try {
@@ -199,10 +188,12 @@ struct LeasedCall {
         failure = std::current_exception();
       }
     };
-    if (taken) attempt([&] { give(*core, touched, on, true); });
+    if (taken) attempt([&] { give(core(), touched, on, true); });
+    if (leased.storages.changed()) attempt([&] { replaced(); });
+    attempt([&] { context->look_at_aliases(); });
     attempt([&] { note_writes(); });
-    attempt([&] { core->pointers().let_go(parts.pointers, on); });
-    attempt([&] { release(*core, group, on); });
+    attempt([&] { core().pointers().let_go(pointers, on); });
+    attempt([&] { release(core(), group, on); });
     if (failure) std::rethrow_exception(failure);
   }
 };
@@ -217,12 +208,11 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
   if (!nb::inst_ready(self)) return 0;
   const auto* call = nb::inst_ptr<LeasedCall>(self);
   Py_VISIT(call->inner.callee().ptr());
-  Py_VISIT(call->stream.ask().ptr());
-  for (const auto* each :
-       {&call->begin_round, &call->activations, &call->scratch_grew, &call->whole}) {
+  for (const auto* each : {&call->begin_round, &call->replaced, &call->whole}) {
     Py_VISIT(each->ptr());
   }
-  for (const auto* several : {&call->versions.tensors(), &call->within}) {
+  for (const auto* several :
+       {&call->leased.storages.tensors(), &call->leased.versions.tensors(), &call->within}) {
     for (const nb::object& each : *several) Py_VISIT(each.ptr());
   }
   return 0;
@@ -231,12 +221,11 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
 int clear(PyObject* self) {
   auto* call = nb::inst_ptr<LeasedCall>(self);
   call->inner.clear();
-  call->stream.clear();
   call->begin_round.reset();
-  call->activations.reset();
-  call->scratch_grew.reset();
+  call->replaced.reset();
   call->whole.reset();
-  call->versions.clear();
+  call->leased.storages.clear();
+  call->leased.versions.clear();
   call->within.clear();
   return 0;
 }
@@ -249,40 +238,40 @@ PyType_Slot slots[] = {{Py_tp_call, reinterpret_cast<void*>(call_leased)},   // 
 }  // namespace
 
 void call(nb::module_& module) {
-  nb::class_<Nesting>(module, "Nesting",
-                      "How many calls of one session's modules each thread is in.")
-      .def(nb::new_([] { return std::make_shared<Nesting>(); }))
-      .def("enter", &Nesting::enter, "Returns how many there were.")
-      .def("leave", &Nesting::leave);
-
   nb::class_<LeasedCall>(
-      module, "LeasedCall", nb::type_slots(slots),
+      module, "LeasedCall", nb::type_slots(slots), nb::is_weak_referenceable(),
       "Calls `inner` under a lease of a group, with a budget of `least_budget` bytes or "
-      "more.\n\nIt is a module where `hooks` say where that has them.")
-      .def(nb::new_([](std::shared_ptr<Core> core, std::shared_ptr<Nesting> nesting, GroupId group,
-                       const Ranges& ranges, nb::object inner, nb::object hooks,
-                       const PresentStream& stream, nb::object begin_round, nb::object activations,
-                       nb::object scratch_grew, std::vector<nb::object> versioned,
-                       bool always_written, Bytes least_budget) {
-             Parts parts = parts_of(*core, ranges);
+      "more.\n\nIt is a module where `hooks` say where that has them. `begin_round` is called with "
+      "the call\n"
+      "before a thread's outermost one; `replaced` under the lease, where a tensor has another "
+      "storage\n"
+      "after the call.")
+      .def(nb::new_([](std::shared_ptr<CallContext> context, GroupId group, nb::object inner,
+                       nb::object hooks, nb::object begin_round, nb::object replaced,
+                       Bytes least_budget) {
              return new LeasedCall{.inner = OwnCall(std::move(inner), std::move(hooks)),
-                                   .stream = stream,
+                                   .context = std::move(context),
                                    .least_budget = least_budget,
-                                   .core = std::move(core),
-                                   .nesting = std::move(nesting),
                                    .group = group,
                                    .begin_round = std::move(begin_round),
-                                   .activations = std::move(activations),
-                                   .scratch_grew = std::move(scratch_grew),
-                                   .versions = Versions(std::move(versioned)),
-                                   .always_written = always_written,
-                                   .parts = std::move(parts)};
+                                   .replaced = std::move(replaced)};
            }),
-           "core"_a, "nesting"_a, "group"_a, "ranges"_a, "inner"_a, "hooks"_a.none(), "stream"_a,
-           "begin_round"_a, "activations"_a, "scratch_grew"_a, "versioned"_a, "always_written"_a,
+           "context"_a, "group"_a, "inner"_a, "hooks"_a.none(), "begin_round"_a, "replaced"_a,
            "least_budget"_a)
+      .def(
+          "lease",
+          [](LeasedCall& call, const Ranges& ranges, std::vector<nb::object> tensors,
+             std::vector<nb::object> versioned, bool always_written) {
+            Parts parts = parts_of(call.core(), ranges);
+            call.leased = Leased{.storages = Storages(std::move(tensors)),
+                                 .versions = Versions(std::move(versioned)),
+                                 .always_written = always_written,
+                                 .parts = std::move(parts)};
+          },
+          "ranges"_a, "tensors"_a, "versioned"_a, "always_written"_a,
+          "Says what its group is: ranges, the tensors that lie there, and those that count.")
       .def_prop_ro(
-          "loses_writes", [](const LeasedCall& call) { return !call.parts.others.empty(); },
+          "loses_writes", [](const LeasedCall& call) { return !call.leased.parts.others.empty(); },
           "Whether what was written between its calls is lost where it leaves the card unnoted.")
       .def("note_writes", &LeasedCall::note_writes,
            "Reports versioned tensors that were changed in place since the last look.")
@@ -294,6 +283,13 @@ void call(nb::module_& module) {
           },
           "whole"_a,
           "Leases nothing while the call of a module that it is a part of holds a lease.")
+      .def(
+          "part_of_none",
+          [](LeasedCall& call) {
+            call.whole.reset();
+            call.part_by_part = false;
+          },
+          "Is a part of no other call any more.")
       // Copies and pickles of the module do not carry it.
       .def(
           "__deepcopy__", [](const LeasedCall&, nb::handle) { return nb::none(); }, "memo"_a)

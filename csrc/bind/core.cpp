@@ -28,6 +28,8 @@ using Unlocked = nb::call_guard<nb::gil_scoped_release>;
 struct Held {
   explicit Held(std::shared_ptr<Memory> of) : memory(std::move(of)) {}
   ~Held() {
+    // A storage that points there goes with it.
+    if (memory.use_count() == 1) memory->core()->pointers().forget(memory->range());
     const nb::gil_scoped_release unlocked;
     memory.reset();
   }
@@ -82,7 +84,7 @@ nb::object dlpack(nb::handle self, const nb::kwargs& asked) {
 }
 
 void bind_memory(nb::module_& module) {
-  nb::class_<Held>(module, "Memory")
+  nb::class_<Held>(module, "Memory", nb::is_weak_referenceable())
       .def_prop_ro("address", [](const Held& held) { return held.memory->range().start; })
       .def_prop_ro("nbytes", [](const Held& held) { return held.memory->range().size; })
       .def("__dlpack__", &dlpack, nb::sig("def __dlpack__(self, **kwargs: Any) -> Any"))
@@ -154,6 +156,12 @@ void core(nb::module_& module) {
           "undefine", [](Core& core, GroupId group) { core.residency().undefine(group); },
           "group"_a, Unlocked())
       .def(
+          "redefine",
+          [](Core& core, GroupId group, const Ranges& ranges) {
+            core.residency().redefine(group, blocks_of(core, ranges));
+          },
+          "group"_a, "ranges"_a, Unlocked(), "Gives a group other memory.")
+      .def(
           "guess",
           [](Core& core, const std::vector<GroupId>& order) { core.residency().guess(order); },
           "order"_a, Unlocked())
@@ -217,6 +225,15 @@ void core(nb::module_& module) {
           "unpoint",
           [](Core& core, Address address, Bytes size) { core.pointers().remove({address, size}); },
           "address"_a, "size"_a, "Leaves the storages in a range pointing at the host copy.")
+      .def(
+          "expose",
+          [](Core& core, Address address, Bytes size, bool exposed) {
+            const Pointers::Some found = core.pointers().of({address, size});
+            Pointers::expose(found, exposed);
+            return !found.empty();
+          },
+          "address"_a, "size"_a, "exposed"_a,
+          "Says whether the program may write to host copies unseen; returns if there are any.")
       .def(
           "set_budget",
           [](Core& core, Bytes budget) {

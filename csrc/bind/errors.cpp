@@ -38,6 +38,8 @@ void raise_own(const std::exception_ptr& thrown) {
     raise("InUseError", error);
   } catch (const NotOpen& error) {
     raise("SessionClosedError", error);
+  } catch (const Captured& error) {
+    raise("CaptureError", error);
   } catch (const UnreportedWrite& error) {
     raise("UnreportedWriteError", error);
   } catch (const Error& error) {

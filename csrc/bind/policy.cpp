@@ -15,6 +15,22 @@ namespace vramx::bind {
 
 namespace {
 
+/// The interpreter's lock, without collections of garbage: what those let go of may be memory,
+/// which wants the lock that the caller holds.
+class Interpreter {
+ public:
+  Interpreter() : collected_(PyGC_Disable()) {}
+  ~Interpreter() {
+    if (collected_ != 0) PyGC_Enable();
+  }
+  Interpreter(const Interpreter&) = delete;
+  Interpreter& operator=(const Interpreter&) = delete;
+
+ private:
+  nb::gil_scoped_acquire gil_;
+  int collected_;
+};
+
 /// A policy written in Python. Called from any thread, without the interpreter's lock.
 class PythonPolicy final : public Policy {
  public:
@@ -32,7 +48,7 @@ class PythonPolicy final : public Policy {
   void left(BlockId block) override { tell("left", block); }
 
   std::optional<BlockId> victim(const MayLeave& may_leave) const override {
-    const nb::gil_scoped_acquire gil;
+    const Interpreter interpreter;
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
     const nb::object chosen = policy_.attr("victim")(
         nb::cpp_function([&may_leave](BlockId block) { return may_leave(block); }));
@@ -49,7 +65,7 @@ class PythonPolicy final : public Policy {
   // What is told has happened and cannot fail: what the policy raises is raised when it is next
   // asked.
   void tell(const char* what, BlockId block) {
-    const nb::gil_scoped_acquire gil;
+    const Interpreter interpreter;
     try {
       policy_.attr(what)(block);
     } catch (...) {

@@ -28,6 +28,7 @@ class Memory {
 
   Range range() const { return range_; }
   const Facts& card() const;
+  const std::shared_ptr<Core>& core() const { return core_; }
 
  private:
   std::shared_ptr<Core> core_;

@@ -66,8 +66,12 @@ bool Pointers::add(Address object, Range card) {
 }
 
 void Pointers::remove(Range card) {
+  for (const auto& pointer : of(card)) *pointer->word = pointer->host;
+  forget(card);
+}
+
+void Pointers::forget(Range card) {
   for (const auto& pointer : of(card)) {
-    *pointer->word = pointer->host;
     {
       const std::unique_lock lock(mutex);
       card_ranges.erase(pointer->host);
@@ -92,7 +96,7 @@ void Pointers::hold(const Some& pointers, const Some& away, Stream stream) {
     for (; next != pointers.end(); ++next) {
       Pointer& pointer = **next;
       if (pointer.holders == 0 && std::find(away.begin(), away.end(), *next) == away.end()) {
-        if (pointer.stale) device_->refresh(stream, pointer.card);
+        if (pointer.stale || pointer.exposed) device_->refresh(stream, pointer.card);
         pointer.stale = false;
         *pointer.word = pointer.card.start;
       }
@@ -123,6 +127,10 @@ void Pointers::written(const Some& pointers) {
   for (const auto& pointer : pointers) {
     (pointer->on_card() ? pointer->written : pointer->stale) = true;
   }
+}
+
+void Pointers::expose(const Some& pointers, bool exposed) {
+  for (const auto& pointer : pointers) pointer->exposed = exposed;
 }
 
 }  // namespace vramx

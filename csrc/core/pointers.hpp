@@ -28,6 +28,7 @@ struct Pointer {
   Address host;
   unsigned holders = 0;  ///< leases
   bool stale = false;    ///< the host copy was written after the card's
+  bool exposed = false;  ///< the host copy may be written at any time, by its address
   bool written = false;  ///< the card's copy was written under the present leases
 
   bool on_card() const { return *word == card.start; }
@@ -49,6 +50,8 @@ class Pointers {
   bool add(Address object, Range card);
   /// Lets go of the storages in a range; they point at the host copy from now on.
   void remove(Range card);
+  /// Lets go of those in a range that are gone themselves.
+  void forget(Range card);
   /// Those that hold any byte of a range.
   Some of(Range card) const;
 
@@ -59,6 +62,8 @@ class Pointers {
   void let_go(const Some& pointers, Stream stream);
   /// The program wrote to them where they point.
   static void written(const Some& pointers);
+  /// The program has the addresses of their host copies, or reports again what it writes there.
+  static void expose(const Some& pointers, bool exposed);
 
  private:
   std::shared_ptr<Device> device_;

@@ -19,6 +19,12 @@ namespace {
 constexpr std::size_t blocks_ahead = 8;
 constexpr std::size_t groups_ahead = 64;
 
+// Seconds for which a thread waits for what another one holds, where it can do without and where it
+// cannot: the other may be waiting for this one, as a module is for branches on threads of their
+// own.
+constexpr double patience_in_place = 1;
+constexpr double patience = 30;
+
 }  // namespace
 
 void Residency::wait(Lock& lock, const Poll& poll, std::optional<GroupId> group) {
@@ -150,9 +156,9 @@ void Residency::lease(const Blocks& blocks, bool held_by_thread) {
   if (held_by_thread) {
     const auto mine = find_holder();
     if (mine == holders_.end()) {
-      holders_.emplace_back(std::this_thread::get_id(), 1);
+      holders_.push_back({std::this_thread::get_id(), 1, host_seconds()});
     } else {
-      ++mine->second;
+      ++mine->leases;
     }
     ++thread_leases_;
   }
@@ -165,7 +171,7 @@ void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
   }
   if (held_by_thread) {
     const auto mine = find_holder();
-    if (mine != holders_.end() && --mine->second == 0) {
+    if (mine != holders_.end() && --mine->leases == 0) {
       *mine = holders_.back();
       holders_.pop_back();
     }
@@ -177,14 +183,30 @@ void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
 Residency::Holders::iterator Residency::find_holder() {
   const auto here = std::this_thread::get_id();
   return std::find_if(holders_.begin(), holders_.end(),
-                      [here](const auto& holder) { return holder.first == here; });
+                      [here](const Holder& holder) { return holder.thread == here; });
+}
+
+/// Whether waiting may help since other threads hold leases. Of those that were waited for long
+/// enough it is not expected again that they end.
+bool Residency::others_hold(double waiting_since, bool in_place) {
+  if (holders_.empty() || find_holder() != holders_.end()) return false;
+  const double most = in_place ? patience_in_place : patience;
+  const double now = host_seconds();
+  bool others = false;
+  for (Holder& holder : holders_) {
+    holder.passed_over |= now - std::max(waiting_since, holder.since) > most;
+    others |= !holder.passed_over;
+  }
+  return others;
 }
 
 // Room is there, or could be made at once; or will never be, and the use goes over the link. All or
 // nothing: a thread that waits here holds no part of what it asks for, and if it holds other leases
-// it does not wait for other threads, so that no two threads wait for each other.
+// it does not wait for other threads, so that no two threads wait for each other. What another
+// thread waits for beside vramx is not known, so the wait for it has an end.
 void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
                               std::optional<GroupId> group) {
+  const double since = host_seconds();
   for (;;) {
     Bytes need = 0;
     Bytes own_idle = 0;
@@ -201,9 +223,9 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
       }
     }
     if (!comes_to_host && need + committed_ + own_idle <= budget_ + idle_) return;
-    const bool others_hold = thread_leases_ > 0 && find_holder() == holders_.end();
-    if (!comes_to_host && !moving() && !others_hold) {
-      if (read_in_place(blocks)) return;
+    const bool in_place = read_in_place(blocks);
+    if (!comes_to_host && !moving() && !others_hold(since, in_place)) {
+      if (in_place) return;
       out_of_memory(blocks);
     }
     wait(lock, poll, group);

@@ -206,9 +206,25 @@ Blocks Residency::blocks_of(Range range) const {
   return find_blocks(range);
 }
 
-GroupId Residency::define(Blocks blocks, std::string name) {
+bool Residency::holds_weights(Address address) const {
+  const Lock lock = generation_ == process_generation() ? locked() : Lock();
+  auto it = ranges_.upper_bound(address);
+  if (it == ranges_.begin() || !(--it)->second.first.contains(address)) return false;
+  return blocks_[it->second.second.front()].use == Use::weights;
+}
+
+// Each block once, in the order of their addresses within a range.
+void Residency::assign(GroupId group, Blocks blocks) {
   std::sort(blocks.begin(), blocks.end());
   blocks.erase(std::unique(blocks.begin(), blocks.end()), blocks.end());
+  for (const BlockId id : blocks) {
+    groups_of_[id].push_back(group);
+    blocks_[id].grouped = true;
+  }
+  groups_[group] = std::move(blocks);
+}
+
+GroupId Residency::define(Blocks blocks, std::string name) {
   const Lock lock = locked();
   check_open();
   GroupId group = static_cast<GroupId>(groups_.size());
@@ -219,11 +235,7 @@ GroupId Residency::define(Blocks blocks, std::string name) {
     group = unused_groups_.back();
     unused_groups_.pop_back();
   }
-  for (const BlockId id : blocks) {
-    groups_of_[id].push_back(group);
-    blocks_[id].grouped = true;
-  }
-  groups_[group] = std::move(blocks);
+  assign(group, std::move(blocks));
   group_records_[group] = {.serial = ++last_serial_, .name = std::move(name)};
   if (journal_) journal_->add(traced(group));
   return group;
@@ -231,14 +243,28 @@ GroupId Residency::define(Blocks blocks, std::string name) {
 
 void Residency::undefine(GroupId group) {
   const Lock lock = locked();
-  recorder_.clear();  // its uses name the group
-  if (std::any_of(groups_.at(group).begin(), groups_.at(group).end(),
-                  [&](BlockId id) { return blocks_[id].planned; })) {
-    drop_plan();
-  }
-  for (const BlockId id : groups_.at(group)) std::erase(groups_of_[id], group);
-  groups_[group].clear();
+  empty_group(group);
   unused_groups_.push_back(group);
+}
+
+void Residency::redefine(GroupId group, Blocks blocks) {
+  const Lock lock = locked();
+  check_open();
+  if (std::ranges::find(in_use_, group) != in_use_.end()) {
+    throw InUse("cannot change what " + group_records_.at(group).name +
+                " uses while it is running");
+  }
+  empty_group(group);
+  assign(group, std::move(blocks));
+  if (journal_) journal_->add(traced(group));
+}
+
+void Residency::empty_group(GroupId group) {
+  recorder_.clear();  // its uses name the group
+  Blocks& blocks = groups_.at(group);
+  if (std::ranges::any_of(blocks, [&](BlockId id) { return blocks_[id].planned; })) drop_plan();
+  for (const BlockId id : blocks) std::erase(groups_of_[id], group);
+  blocks.clear();
 }
 
 void Residency::guess(const std::vector<GroupId>& order) {
@@ -286,6 +312,23 @@ Stats Residency::stats() const {
 
 std::size_t Residency::scratch_on_host() const { return scratch_on_host_; }
 
+/// The modules that are running, in brackets; nothing where none is.
+std::string Residency::names_in_use() const {
+  constexpr std::size_t most = 5;
+  std::vector<std::string> names;
+  for (const GroupId group : in_use_) {
+    const std::string& name = group_records_[group].name;
+    if (!name.empty() && std::ranges::find(names, name) == names.end()) names.push_back(name);
+  }
+  if (names.empty()) return "";
+  std::string all;
+  for (std::size_t i = 0; i < std::min(most, names.size()); ++i) {
+    all += (i == 0 ? "" : ", ") + names[i];
+  }
+  if (names.size() > most) all += " and " + std::to_string(names.size() - most) + " more";
+  return " (" + all + ")";
+}
+
 void Residency::out_of_memory(const Blocks& blocks) const {
   Bytes asked = 0;
   for (const BlockId id : blocks) asked += blocks_[id].range.size;
@@ -294,7 +337,7 @@ void Residency::out_of_memory(const Blocks& blocks) const {
                           : "host memory over the link";
   throw OutOfMemory("a use of " + text(asked) + " does not fit the budget of " + text(budget_) +
                         ": " + text(committed_) + " are resident, " + text(leased_) +
-                        " of them leased by running modules and pins, and " +
+                        " of them leased by running modules" + names_in_use() + " and pins, and " +
                         device_->facts().name + " does not read " + where +
                         ". Raise the budget, pin less, or manage smaller modules",
                     {.asked = asked, .budget = budget_, .resident = committed_, .leased = leased_});

@@ -83,10 +83,15 @@ class Residency final : public Future {
   /// The blocks that hold any byte of `range`, in address order. Throws BadConfig on foreign bytes.
   Blocks blocks_of(Range range) const;
   bool owns(Range range) const;
+  /// Whether weights of this session lie at an address.
+  bool holds_weights(Address address) const;
 
   /// `name` is what reports and timelines call it.
   GroupId define(Blocks blocks, std::string name = {});
   void undefine(GroupId group);
+  /// Gives a group other blocks; its place in the learned order stays. Throws InUse while it is
+  /// leased.
+  void redefine(GroupId group, Blocks blocks);
   /// A first guess at the order of use.
   void guess(const std::vector<GroupId>& order);
 
@@ -157,7 +162,14 @@ class Residency final : public Future {
     double submitted = 0;       ///< by that one's clock
   };
   using Lock = std::unique_lock<std::mutex>;
-  using Holders = std::vector<std::pair<std::thread::id, std::uint64_t>>;  ///< and their leases
+  /// A thread that holds leases, from its first one on.
+  struct Holder {
+    std::thread::id thread;
+    std::uint64_t leases = 0;
+    double since = 0;          ///< by the host's clock
+    bool passed_over = false;  ///< others have waited for it long enough
+  };
+  using Holders = std::vector<Holder>;
 
   Lock locked() const;
   void check_open() const;
@@ -171,6 +183,9 @@ class Residency final : public Future {
                           std::optional<GroupId> group = {});
   void finish_moves(Lock& lock, std::uint64_t last, const Poll& poll);
   bool read_in_place(const Blocks& blocks) const;
+  std::string names_in_use() const;
+  void assign(GroupId group, Blocks blocks);
+  void empty_group(GroupId group);
 
   void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
                      std::optional<GroupId> group);
@@ -183,6 +198,7 @@ class Residency final : public Future {
   void unlease(const Blocks& blocks, bool held_by_thread);
   void end(const Blocks& blocks, Stream stream, bool held_by_thread);
   Holders::iterator find_holder();
+  bool others_hold(double waiting_since, bool in_place);
   bool stay(const Blocks& blocks) const;
   bool may_leave(BlockId id) const;
   bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;

@@ -2,6 +2,7 @@
 
 from vramx.advice import Advice
 from vramx.errors import (
+    CaptureError,
     ConfigError,
     DeviceError,
     Error,
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Advice",
+    "CaptureError",
     "ConfigError",
     "DeviceError",
     "Error",

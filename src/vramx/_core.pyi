@@ -365,6 +365,9 @@ class Core:
         """`name` is what timelines call the group."""
 
     def undefine(self, group: int) -> None: ...
+    def redefine(self, group: int, ranges: Sequence[tuple[int, int]]) -> None:
+        """Gives a group other memory."""
+
     def guess(self, order: Sequence[int]) -> None: ...
     def acquire(self, group: int, stream: int) -> bool: ...
     def release(self, group: int, stream: int) -> None: ...
@@ -393,6 +396,11 @@ class Core:
 
     def unpoint(self, address: int, size: int) -> None:
         """Leaves the storages in a range pointing at the host copy."""
+
+    def expose(self, address: int, size: int, exposed: bool) -> bool:
+        """
+        Says whether the program may write to host copies unseen; returns if there are any.
+        """
 
     def set_budget(self, budget: int) -> int: ...
     def stats(self) -> Stats: ...
@@ -445,6 +453,11 @@ def ort_addresses() -> tuple[int, int, int]:
     The addresses of the C symbols that ONNX Runtime calls: alloc, free, empty cache.
     """
 
+def find_layout(tensor: object, alias: object, other: object) -> bool:
+    """
+    Finds where tensors keep what is else asked for; returns whether it did.
+    """
+
 class Versions:
     """How often tensors were changed in place, as of the last look."""
 
@@ -452,10 +465,14 @@ class Versions:
     def changed(self) -> bool:
         """Whether some were since the last look; this is one."""
 
-def find_versions(tensor: object, alias: object, other: object) -> bool:
+class Contents:
     """
-    Finds where tensors keep how often they were changed; returns whether it did.
+    What dictionaries held, and which storages tensors had, when this was made.
     """
+
+    def __init__(self, dicts: Sequence[dict[str, Any]], tensors: Sequence[object]) -> None: ...
+    def changed(self) -> bool:
+        """Whether any of it is otherwise now."""
 
 class HookPlaces:
     """
@@ -483,20 +500,49 @@ class PresentStream:
     def __call__(self) -> int:
         """Returns its handle."""
 
-class Nesting:
-    """How many calls of one session's modules each thread is in."""
+class CallContext:
+    """What the leased calls of one session share."""
 
-    def __init__(self) -> None: ...
+    def __init__(
+        self,
+        core: Core,
+        stream: PresentStream,
+        activations: object,
+        scratch_grew: object,
+        wrote: object,
+    ) -> None: ...
     def enter(self) -> int:
-        """Returns how many there were."""
+        """Notes a call on this thread; returns how many it was in."""
 
-    def leave(self) -> None: ...
+    def leave(self) -> None:
+        """Notes its end."""
+
+    def look_at_aliases(self) -> None:
+        """Reports what was written through aliases since the last look."""
+
+def set_capturing(capturing: bool) -> None:
+    """Says whether the calling thread captures what it asks of the card."""
+
+def note_alias(alias: object) -> None:
+    """Counts the changes of an alias, if it is one of a session's weights."""
+
+def weight_at(address: int) -> int:
+    """
+    The card's address of an address in a session's weights; 0 where it is in none.
+    """
+
+def weight_address(tensor: object) -> int:
+    """
+    Where a tensor's storage begins in a session's weights; 0 where it lies in none.
+    """
 
 class LeasedCall:
     """
     Calls `inner` under a lease of a group, with a budget of `least_budget` bytes or more.
 
-    It is a module where `hooks` say where that has them.
+    It is a module where `hooks` say where that has them. `begin_round` is called with the call
+    before a thread's outermost one; `replaced` under the lease, where a tensor has another storage
+    after the call.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -504,20 +550,25 @@ class LeasedCall:
 
     def __init__(
         self,
-        core: Core,
-        nesting: Nesting,
+        context: CallContext,
         group: int,
-        ranges: Sequence[tuple[int, int]],
         inner: object,
         hooks: object | None,
-        stream: PresentStream,
         begin_round: object,
-        activations: object,
-        scratch_grew: object,
-        versioned: Sequence[object],
-        always_written: bool,
+        replaced: object,
         least_budget: int,
     ) -> None: ...
+    def lease(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        tensors: Sequence[object],
+        versioned: Sequence[object],
+        always_written: bool,
+    ) -> None:
+        """
+        Says what its group is: ranges, the tensors that lie there, and those that count.
+        """
+
     @property
     def loses_writes(self) -> bool:
         """
@@ -533,6 +584,9 @@ class LeasedCall:
         """
         Leases nothing while the call of a module that it is a part of holds a lease.
         """
+
+    def part_of_none(self) -> None:
+        """Is a part of no other call any more."""
 
     def __deepcopy__(self, memo: object) -> None: ...
     def __reduce__(self) -> tuple[type, tuple[()]]: ...

@@ -38,6 +38,10 @@ class InUseError(Error):
     """A lease or a pin holds the memory, so it cannot be moved or given up now."""
 
 
+class CaptureError(Error):
+    """A CUDA graph would record memory that a session moves."""
+
+
 class SessionClosedError(Error):
     """The session is closed, or belongs to the parent of a forked process."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -158,9 +159,19 @@ class Session:
             return
         if error is not None and self._torch_bridge is not None:
             self._torch_bridge.explain(error)
-        self._scopes.close()
-        if not self._keep:
-            self.close()
+        try:
+            self._scopes.close()
+            if not self._keep:
+                self.close()
+        except Error as failure:
+            if error is None:
+                raise
+            # The program's own error leaves the scope, whatever else that was the cause of.
+            told = f"vramx: the session stays open: {failure}"
+            if sys.version_info >= (3, 11):
+                error.add_note(told)
+            else:
+                warnings.warn(told, RuntimeWarning, stacklevel=2)
 
     def keep(self) -> None:
         """Let the session outlive its scope: managed modules stay managed until `close`."""
@@ -206,13 +217,13 @@ class Session:
             yield
 
     def _usable(self) -> None:
-        """Raise if closed; and see what was written, before anything that may evict it."""
+        """Raise if closed; and see what was changed, before anything that may evict it."""
         if self._closed:
             raise SessionClosedError(
                 "this session is closed; open another with vramx.oversubscribe()"
             )
         if self._torch_bridge is not None:
-            self._torch_bridge.note_writes()
+            self._torch_bridge.follow()
 
     def _tell_unpinned(self) -> None:
         """Warn, once, of host memory that the system refused to pin."""
@@ -489,7 +500,7 @@ class Session:
         ranges = self._ranges(x)
         self._core.written(ranges)
         if self._torch_bridge is not None:
-            self._torch_bridge.forget_digests(ranges)
+            self._torch_bridge.reported(ranges)
 
     def set_budget(self, budget: Size) -> int:
         """Change the budget; on return it is kept.
@@ -683,6 +694,8 @@ class Session:
                     f"{format_size(sum(memory.others.values()))} in {len(memory.others)} others"
                 )
         if self._torch_bridge is not None:
+            if not self._closed:
+                self._torch_bridge.follow()
             lines += [f"  module {line}" for line in self._torch_bridge.describe()]
         lines += [f"  {line}" for line in unpinned(self.device) + slowed(self.device)]
         if self._watcher is not None and self._watcher.watching:

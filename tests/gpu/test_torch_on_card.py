@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-from vramx.integrations.torch import own_calls, streams, versions  # noqa: E402
+from vramx.integrations.torch.internals import layout, own_calls, streams  # noqa: E402
 
 MIB = 2**20
 
@@ -218,7 +218,7 @@ def test_checking_mode_finds_uses_outside_a_call(
 
 
 def test_this_torch_keeps_counts_of_writes_where_they_are_found() -> None:
-    assert versions.show_place()
+    assert layout.find_layout()
 
 
 def test_writes_to_weights_survive(session: OpenSession) -> None:

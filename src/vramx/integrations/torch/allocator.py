@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,12 +11,11 @@ import torch
 
 from vramx import _core
 from vramx.errors import ConfigError
+from vramx.integrations.torch.internals.graphs import no_captures
+from vramx.integrations.torch.internals.snapshots import pool_snapshot
 
 #: A route goes on with its pool where so many of its old ones cannot be let go of yet.
 MOST_IDLE = 8
-
-#: CPython has one object for each integer up to this one.
-_LARGEST_SHARED = 256
 
 _allocators: list[Any] = []
 _changing = threading.RLock()  # guards the two below
@@ -92,34 +89,10 @@ def _sift_idle_pools() -> list[int]:
 def _used_segments(pool: Any) -> tuple[list[int], list[int]]:
     """Find the addresses of a pool's segments in which something lives, and of the others."""
     found: tuple[list[int], list[int]] = ([], [])
-    for segment in _snapshot(pool):
+    for segment in pool_snapshot(pool):
         unused = all(block["state"] == "inactive" for block in segment["blocks"])
         found[unused].append(segment["address"])
     return found
-
-
-def _snapshot(pool: Any) -> list[dict[str, Any]]:
-    """Take torch's snapshot of a pool.
-
-    Torch lets go of references to the arguments that are not its own (pytorch#196366), which ends
-    the process from a pool's number of 257 on, and for smaller ones, which the interpreter shares,
-    with time. Of those one reference too many does no harm.
-    """
-    number: tuple[int, int] = pool.id
-    spare = number * 8  # references to lose
-    before = [sys.getrefcount(part) for part in number]
-    segments: list[dict[str, Any]] = torch.cuda.memory_snapshot(number)
-    after = [sys.getrefcount(part) for part in number]
-    for i, part in enumerate(number):
-        for _ in range(before[i] - after[i] if part > _LARGEST_SHARED else 1):
-            _keep(part)
-    _keep(True)  # whether traces are wanted, which torch says itself
-    del spare
-    return segments
-
-
-def _keep(what: object) -> None:
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(what))
 
 
 class _Routes(threading.local):
@@ -223,7 +196,8 @@ def route(core: _core.Core, ordinal: int) -> Iterator[None]:
     core.enter()
     this.begin()
     try:
-        yield
+        with no_captures():
+            yield
     finally:
         this.end()
         core.leave()

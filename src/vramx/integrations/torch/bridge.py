@@ -9,10 +9,12 @@ import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree
 from torch.utils.dlpack import from_dlpack
 
 from vramx import _core
@@ -22,12 +24,15 @@ from vramx.integrations.torch.allocator import route
 from vramx.integrations.torch.caching import Cache
 from vramx.integrations.torch.calls import Calls
 from vramx.integrations.torch.components import components_of
+from vramx.integrations.torch.internals.streams import present_stream
+from vramx.integrations.torch.internals.watching import watch, watch_no_more
 from vramx.integrations.torch.loading import incoming_for
 from vramx.integrations.torch.managed import ManagedModule, managing_session_of, refuse
 from vramx.integrations.torch.memory import as_bytes, storage_range
-from vramx.integrations.torch.streams import present_stream
+from vramx.integrations.torch.tensors import parts_of, tensors_of
 from vramx.integrations.torch.touches import Touches
-from vramx.seeing.usage import ModuleStats
+from vramx.integrations.torch.units import RootCall
+from vramx.seeing.usage import ModuleStats, module_stats
 from vramx.units import format_size
 
 _bridges: weakref.WeakSet[TorchBridge] = weakref.WeakSet()
@@ -40,6 +45,23 @@ def in_a_session(tensor: torch.Tensor) -> bool:
     with _adding:
         bridges = [*_bridges]
     return found is not None and any(bridge.core.owned([found]) for bridge in bridges)
+
+
+def _owned_tensors(core: _core.Core, args: Any, kwargs: Any) -> list[tuple[int, int]]:
+    leaves = _pytree.tree_leaves((args, kwargs))
+    found = [storage_range(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return core.owned([each for each in found if each is not None])
+
+
+def _weakly(method: Any) -> Any:
+    """Make a function of a method that does not keep its object."""
+    found = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> None:
+        if (alive := found()) is not None:
+            alive(*args)
+
+    return call
 
 
 class TorchBridge:
@@ -68,14 +90,23 @@ class TorchBridge:
         self.stream = present_stream(self.device)
         self.cache = Cache(core, device.ordinal)
         self.calls = Calls(self._look, self.cache.begin_long_turn)
-        self.nesting = _core.Nesting()
+        self.context = _core.CallContext(
+            core=core,
+            stream=self.stream,
+            activations=partial(_owned_tensors, core),
+            scratch_grew=self.cache.ask_back,
+            wrote=_weakly(self.wrote),
+        )
         self.passes = 0
+        #: Names and groups of leased modules that are gone.
+        self.gone: list[tuple[str, int]] = []
+        self._exposed: set[int] = set()
         self._past_usage: dict[str, ModuleStats] = {}
         self._touches: Touches | None = None
         if self.simulated or check:
             watched = (lambda _: True) if self.simulated else self._is_weight
             self._touches = Touches(core, self.stream, watched, warn=self.two_copies)
-        self._modules: list[ManagedModule] = []
+        self._managed: list[weakref.ref[ManagedModule]] = []
         with _adding:
             _bridges.add(self)
 
@@ -95,8 +126,13 @@ class TorchBridge:
             self.cache.watch()
             yield
 
+    @property
+    def _modules(self) -> list[ManagedModule]:
+        """The managed modules that the program has not let go of, in order."""
+        return [managed for ref in self._managed if (managed := ref()) is not None]
+
     def _is_weight(self, address: int) -> bool:
-        return any(address in managed.weights for managed in self._modules)
+        return self._weight_at(address) is not None
 
     def explain(self, error: BaseException) -> None:
         """Add vramx's figures to torch's own out-of-memory error."""
@@ -116,11 +152,11 @@ class TorchBridge:
     def ranges(self, x: Any) -> list[tuple[int, int]] | None:
         """Tell where the bytes of a tensor, module, pipeline or DLPack array lie; else None."""
         if isinstance(x, torch.Tensor):
-            found = storage_range(x)
-            return [] if found is None else [found]
+            parts = (storage_range(part) for _, part in parts_of(x))
+            return [each for each in parts if each is not None]
         if isinstance(x, nn.Module):
-            tensors = [*x.parameters(), *x.buffers()]
-            return [each for t in tensors if (each := storage_range(t)) is not None]
+            found = (storage_range(each) for each in tensors_of(x).values())
+            return [*dict.fromkeys(each for each in found if each is not None)]
         if (components := components_of(x)) is not None:
             return [each for part in components.values() for each in self.ranges(part) or []]
         if not isinstance(x, type) and hasattr(type(x), "__dlpack__"):
@@ -136,7 +172,7 @@ class TorchBridge:
         """Take charge of a module or a pipeline's modules; see `Session.manage`."""
         name = name or type(module).__name__
         components = components_of(module)
-        begun = len(self._modules)
+        begun = self._modules
         try:
             if components is None:
                 self._manage_one(module, name)
@@ -144,7 +180,7 @@ class TorchBridge:
                 for part, each in components.items():
                     self._manage_one(each, f"{name}.{part}")
         except BaseException:
-            self._put_back_from(begun)
+            self._put_back([each for each in self._modules if each not in begun])
             raise
 
     def load(
@@ -161,11 +197,15 @@ class TorchBridge:
         self._check_free(module, name)
         refuse(module, name, self.device, meta=True)
         incoming = incoming_for(module, path, name, strict=strict, dtype=dtype)
-        self._modules.append(ManagedModule(self, module, name, incoming))
+        self._add(ManagedModule(self, module, name, incoming))
 
     def _manage_one(self, module: Any, name: str) -> None:
         self._check_free(module, name)
-        self._modules.append(ManagedModule(self, module, name))
+        self._add(ManagedModule(self, module, name))
+
+    def _add(self, managed: ManagedModule) -> None:
+        self._managed.append(weakref.ref(managed))
+        watch(self)
 
     def _check_free(self, module: Any, name: str) -> None:
         if not isinstance(module, nn.Module):
@@ -185,7 +225,7 @@ class TorchBridge:
                     "weights by itself; remove it first: pipe.remove_all_hooks(), or "
                     "accelerate.hooks.remove_hook_from_module(model, recurse=True)"
                 )
-        for place, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        for place, tensor in tensors_of(module).items():
             if in_a_session(tensor):
                 raise ConfigError(
                     f"{place} lies in the memory of a session already: manage modules that share "
@@ -208,24 +248,85 @@ class TorchBridge:
                 "pipeline of such"
             )
         for managed in found:
-            managed.evict()  # refused while one of them is in use, before any is put back
+            managed.check_idle()
         for managed in found:
-            managed.put_back()
-            self._modules.remove(managed)
+            managed.evict()  # refused while one of them is in use, before any is put back
+        self._put_back(found)
 
     def finish(self) -> None:
         """Wait until the card has done what it was given."""
         if not self.simulated:
             torch.cuda.synchronize(self.device)
 
+    def follow(self) -> None:
+        """See what managed modules hold now, and what of them was changed in place or let go of."""
+        self._bury()
+        for managed in self._modules:
+            managed.look()
+        self.note_writes()
+
     def note_writes(self) -> None:
         """Report what was changed in place since the last look, before anything evicts it."""
+        self.context.look_at_aliases()
         for managed in self._modules:
             managed.note_writes()
 
-    def _look(self) -> None:
+    def _look(self, call: object, root: Any) -> None:
+        """Look at what is about to be called, and at what may leave the card for it."""
+        if self.gone:
+            self._bury()
+        root.look(own_calls=1 if isinstance(call, RootCall) else 0)
+        self.context.look_at_aliases()
         for managed in self._modules:
             managed.note_writes_that_leave()
+
+    def _bury(self) -> None:
+        """Let go of what the core knows of modules that the program has let go of."""
+        while self.gone:
+            name, group = self.gone.pop()
+            self.remember([module_stats(name, [], self.core.usage(group))])
+            self.core.undefine(group)
+        self._managed = [ref for ref in self._managed if ref() is not None]
+
+    def wrote(self, ranges: list[tuple[int, int]]) -> None:
+        """Note that the program wrote to weights where they are now."""
+        self.core.written(ranges)
+        self.forget_digests(ranges)
+
+    def bytes_written(self, address: int) -> None:
+        """Note that the program is about to write to the weights at an address."""
+        if (found := self._weight_at(address)) is not None:
+            self.wrote([found])
+
+    def bytes_taken(self, address: int) -> None:
+        """Note that the program has the address of weights, so that it may write there at any time.
+
+        Under a lease it is a kernel's: it reads parameters, and may write to buffers.
+        """
+        found = self._weight_at(address)
+        if found is None:
+            return
+        if not self.core.leased([found]):
+            if self.core.expose(*found, True):
+                self._exposed.add(found[0])
+            return
+        for managed in self._modules:
+            managed.count_buffer_as_written(found[0])
+
+    def _weight_at(self, address: int) -> tuple[int, int] | None:
+        places = (managed.places.weight_at(address) for managed in self._modules)
+        return next((place for place in places if place is not None), None)
+
+    def reported(self, ranges: list[tuple[int, int]]) -> None:
+        """Take writes as reported by the program, which reports the next ones too."""
+        for address, nbytes in self.core.owned(ranges):
+            self.core.expose(address, nbytes, False)
+            self._exposed.discard(address)
+        self.forget_digests(ranges)
+
+    def is_exposed(self, address: int) -> bool:
+        """Tell whether the program has the address of weights, as `bytes_taken` noted."""
+        return address in self._exposed
 
     def forget_digests(self, ranges: list[tuple[int, int]]) -> None:
         """Take reported writes out of what checking mode compares."""
@@ -234,28 +335,45 @@ class TorchBridge:
 
     def usage(self) -> list[ModuleStats]:
         """Count by leased module: the managed ones, then those of old, by name."""
-        present = [row for managed in self._modules for row in managed.usage()]
-        return [*present, *self._past_usage.values()]
+        past = dict(self._past_usage)
+        present = []
+        for row in (row for managed in self._modules for row in managed.usage()):
+            before = past.pop(row.name, None)
+            present.append(row if before is None else _sum(before, row))
+        return [*present, *past.values()]
 
     def remember(self, usage: list[ModuleStats]) -> None:
         """Keep the counts of modules that are managed no more."""
         for each in usage:
             before = self._past_usage.get(each.name)
-            counted = each if before is None else before + each
-            self._past_usage[each.name] = replace(counted, nbytes=each.nbytes, blocks=each.blocks)
+            self._past_usage[each.name] = each if before is None else _sum(before, each)
 
     def describe(self) -> list[str]:
-        """Describe the managed modules, a line each."""
-        return [
-            f"{managed.name}: {format_size(managed.nbytes)} in {managed.units} units"
-            for managed in self._modules
-        ]
+        """Describe the managed modules, a line each, and what of them costs more than it need."""
+        lines = [line for managed in self._modules for line in managed.describe()]
+        if self._exposed:
+            nbytes = sum(found[1] for each in self._exposed if (found := self._weight_at(each)))
+            lines.append(
+                f"{format_size(nbytes)} of weights are copied to the card anew at each use, since "
+                "the program has their addresses: session.written(x) says that it reports writes"
+            )
+        return lines
 
     def close(self) -> None:
         """Put everything back, the last managed first."""
-        self._put_back_from(0)
+        self._put_back(self._modules)
+        watch_no_more(self)
+        self._bury()
 
-    def _put_back_from(self, first: int) -> None:
-        while len(self._modules) > first:
-            self._modules[-1].put_back()
-            self._modules.pop()
+    def _put_back(self, found: list[ManagedModule]) -> None:
+        """Put modules back, the last managed first."""
+        for managed in found:
+            managed.check_idle()
+        for managed in reversed(found):
+            managed.put_back()
+            self._managed = [ref for ref in self._managed if ref() is not managed]
+
+
+def _sum(before: ModuleStats, after: ModuleStats) -> ModuleStats:
+    """Add counts of one module, which has the size that it had last."""
+    return replace(before + after, nbytes=after.nbytes, blocks=after.blocks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 #: A turn of so many passes is long.
 LONG = 4
@@ -22,33 +23,36 @@ class Calls(threading.local):
     Parameters
     ----------
     look : callable
-        Looks for writes.
+        Looks for what was changed, given the call and what it is a part of.
     begin_long_turn : callable
         Called once in each long turn: before its first pass where the module's last one was long,
         else when it has become so.
     """
 
-    def __init__(self, look: Callable[[], None], begin_long_turn: Callable[[], None]) -> None:
+    def __init__(
+        self, look: Callable[[object, Any], None], begin_long_turn: Callable[[], None]
+    ) -> None:
         self._look = look
         self._begin_long_turn = begin_long_turn
-        self._root: object = None
+        self._root: Callable[[], object] = lambda: None
         self._called: set[int] = set()
         self._passes = 0
         self._takes_long: weakref.WeakSet[object] = weakref.WeakSet()
 
     def begin_round(self, call: object, root: object) -> None:
         """Note an outermost call of a part of `root`, and look if it begins a new pass."""
-        if root is not self._root or id(call) in self._called:
+        if root is not self._root() or id(call) in self._called:
             self._begin_pass(root)
             self._called.clear()
-            self._look()
+            self._look(call, root)
         self._called.add(id(call))
 
     def _begin_pass(self, root: object) -> None:
-        if root is not self._root:
-            if self._root is not None and self._passes < LONG:
-                self._takes_long.discard(self._root)
-            self._root = root
+        before = self._root()
+        if root is not before:
+            if before is not None and self._passes < LONG:
+                self._takes_long.discard(before)
+            self._root = weakref.ref(root)
             self._passes = 0
         self._passes += 1
         if self._passes == (1 if root in self._takes_long else LONG):

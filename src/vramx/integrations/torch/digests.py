@@ -1,15 +1,15 @@
-"""Checking mode: finding parameters that were written without anybody being told."""
+"""Checking mode: finding weights that were written without anybody being told."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from vramx.errors import UnreportedWriteError
+from vramx.integrations.torch.internals.layout import has_version
 from vramx.integrations.torch.memory import storage_range
-from vramx.integrations.torch.versions import has_version
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.bridge import TorchBridge
@@ -21,36 +21,59 @@ def _digest(tensor: torch.Tensor) -> tuple[int, int]:
     return int(raw.sum(dtype=torch.int64)), int(raw[1::2].sum(dtype=torch.int64))
 
 
+class _Seen(NamedTuple):
+    """A weight as it was when it was last looked at."""
+
+    place: tuple[int, int] | None
+    version: int
+    digest: tuple[int, ...]
+
+
 class Digests:
-    """The digests of parameters as last reported.
+    """The digests of weights as last reported.
 
     Parameters
     ----------
-    parameters : dict of str to torch.nn.Parameter
-        By name. Those made in inference mode always count as written and are left out.
     bridge : TorchBridge
         The torch side of the session whose memory they are in.
     """
 
-    def __init__(self, parameters: dict[str, torch.nn.Parameter], bridge: TorchBridge) -> None:
+    def __init__(self, bridge: TorchBridge) -> None:
         self._bridge = bridge
-        self._parameters = {name: p for name, p in parameters.items() if has_version(p)}
-        self._known = {name: self._look(p) for name, p in self._parameters.items()}
+        self._weights: dict[str, torch.Tensor] = {}
+        self._known: dict[str, _Seen] = {}
 
-    def _look(self, parameter: torch.nn.Parameter) -> tuple[int, tuple[int, ...]]:
-        """Take a parameter's version and digests, where it rests and under a lease."""
+    def follow(self, weights: dict[str, torch.Tensor]) -> None:
+        """Compare these from now on: as known, or as they are where they lie elsewhere.
+
+        Parameters
+        ----------
+        weights : dict of str to torch.Tensor
+            By name. Those made in inference mode always count as written and are left out.
+        """
+        self._weights = {name: each for name, each in weights.items() if has_version(each)}
+        known = {name: seen for name, seen in self._known.items() if name in self._weights}
+        self._known = {
+            name: known[name]
+            if name in known and known[name].place == storage_range(each)
+            else self._look(each)
+            for name, each in self._weights.items()
+        }
+
+    def _look(self, weight: torch.Tensor) -> _Seen:
+        """Take a weight's version and digests, where it rests and under a lease."""
         with _disable_current_modes():  # which would take it for a use, and lease it
-            at_rest = _digest(parameter) if self._bridge.two_copies else ()
-        core, stream, found = self._bridge.core, self._bridge.stream(), storage_range(parameter)
+            at_rest = _digest(weight) if self._bridge.two_copies else ()
+        core, stream, found = self._bridge.core, self._bridge.stream(), storage_range(weight)
         ranges = [] if found is None else [found]
         core.take(ranges, stream, True)
         try:
-            return parameter._version, (*at_rest, *_digest(parameter))
+            return _Seen(found, weight._version, (*at_rest, *_digest(weight)))
         finally:
             core.give(ranges, stream, True)
 
     def verify(self) -> None:
-        """Compare the parameters with their digests.
+        """Compare the weights with their digests.
 
         Raises
         ------
@@ -58,24 +81,25 @@ class Digests:
             If bytes changed and neither a version counter nor ``session.written`` told.
         """
         self._bridge.note_writes()  # so that a lease shows them
-        for name, parameter in self._parameters.items():
-            version, digest = self._known[name]
-            present = self._look(parameter)
-            if present[1] != digest and present[0] == version:
+        for name, weight in self._weights.items():
+            known = self._known[name]
+            present = self._look(weight)
+            told = known.place is None or self._bridge.is_exposed(known.place[0])
+            if present.digest != known.digest and present.version == known.version and not told:
                 raise UnreportedWriteError(
                     f"{name} changed and nothing told: call session.written({name}) after "
-                    "writing through .data or a raw pointer"
+                    "writing by a raw pointer"
                 )
             self._known[name] = present
 
     def accept(self, ranges: list[tuple[int, int]]) -> None:
-        """Take the present bytes of some parameters as reported.
+        """Take the present bytes of some weights as reported.
 
         Parameters
         ----------
         ranges : list of (int, int)
             Addresses and bytes of their storages.
         """
-        for name, parameter in self._parameters.items():
-            if storage_range(parameter) in ranges:
-                self._known[name] = self._look(parameter)
+        for name, weight in self._weights.items():
+            if storage_range(weight) in ranges:
+                self._known[name] = self._look(weight)

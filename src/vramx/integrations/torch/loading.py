@@ -22,8 +22,8 @@ from vramx.integrations.torch.storages import (
     empty_twin,
     layout,
     storage_key,
-    tensors_of,
 )
+from vramx.integrations.torch.tensors import tensors_of
 
 #: Under which names programs save a state dict inside a checkpoint, the better ones first.
 _WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model")

@@ -1,39 +1,33 @@
-"""A managed module: its bytes moved to a session's memory, its calls leased, and all put back."""
+"""A managed module: its bytes in a session's memory, its calls leased, and all put back."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import warnings
 import weakref
-from collections.abc import Hashable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
-from vramx import _core
-from vramx.errors import ConfigError
+from vramx.errors import ConfigError, InUseError
 from vramx.integrations.torch.digests import Digests
-from vramx.integrations.torch.memory import as_bytes, storage_range, view_like
-from vramx.integrations.torch.own_calls import compiled_call
-from vramx.integrations.torch.storages import (
-    Placement,
-    Storage,
-    empty_twin,
-    set_data,
-    storage_key,
-    tensors_of,
-)
-from vramx.integrations.torch.units import RootCall, Unit, leased_modules
-from vramx.integrations.torch.wholes import Whole, most_bytes, whole_modules
-from vramx.seeing.usage import ModuleStats, module_stats
+from vramx.integrations.torch.internals.layout import tensors_on
+from vramx.integrations.torch.leases import Leases
+from vramx.integrations.torch.memory import storage_range
+from vramx.integrations.torch.places import Places, rebuild_wrappers
+from vramx.integrations.torch.storages import Placement, storage_key
+from vramx.integrations.torch.tensors import refusal, registered_tensors, tensors_of
+from vramx.seeing.usage import ModuleStats
+from vramx.units import format_size
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.bridge import TorchBridge
     from vramx.integrations.torch.loading import Incoming
-
-#: Bytes that are copied before their sources are let go.
-_BATCH = 2**29
+    from vramx.integrations.torch.units import Unit
 
 _owners: weakref.WeakKeyDictionary[nn.Module, TorchBridge] = weakref.WeakKeyDictionary()
 
@@ -63,9 +57,9 @@ def refuse(module: nn.Module, name: str, device: torch.device, *, meta: bool) ->
         Which names them.
     """
     refused = [
-        f"{place} {refusal}"
-        for place, tensor in tensors_of(module).items()
-        if (refusal := _refusal(tensor, device, meta=meta)) is not None
+        f"{place} {why}"
+        for place, tensor in registered_tensors(module).items()
+        if (why := refusal(tensor, device, meta=meta)) is not None
     ]
     if refused:
         raise ConfigError(
@@ -73,34 +67,6 @@ def refuse(module: nn.Module, name: str, device: torch.device, *, meta: bool) ->
             + "; ".join(refused[:5])
             + (f"; and {len(refused) - 5} more" if len(refused) > 5 else "")
         )
-
-
-def _refusal(tensor: torch.Tensor, device: torch.device, *, meta: bool) -> str | None:
-    """Say why a tensor cannot be managed, or None."""
-    if isinstance(tensor, UninitializedTensorMixin):
-        return "has no shape yet: run the module once first"
-    if tensor.is_meta and not meta:
-        return "is a meta tensor without bytes: load or initialise the weights first"
-    if tensor.layout != torch.strided:
-        return f"has the layout {tensor.layout}; only strided tensors can be managed"
-    if tensor.is_quantized or tensor.is_nested:
-        return "is quantised or nested, which cannot be managed"
-    if type(tensor) not in (torch.Tensor, nn.Parameter, nn.Buffer):
-        return f"is a {type(tensor).__name__}; tensor subclasses cannot be managed"
-    if tensor.device.type not in ("cpu", "meta") and tensor.device != device:
-        return f"is on {tensor.device}; it must be on the CPU or on {device}"
-    return None
-
-
-def _batches(storages: list[Storage]) -> Iterator[list[Storage]]:
-    """Take storages off a list, about `_BATCH` bytes at a time."""
-    while storages:
-        batch = [storages.pop(0)]
-        size = batch[0].nbytes
-        while storages and size + storages[0].nbytes <= _BATCH:
-            size += storages[0].nbytes
-            batch.append(storages.pop(0))
-        yield batch
 
 
 def _nothing(*_: Any) -> None:
@@ -115,10 +81,11 @@ class _BeforeLoad:
     """Takes a module off the card before it is loaded: written in place, the host is faster."""
 
     def __init__(self, managed: ManagedModule) -> None:
-        self._managed = managed
+        self._managed = weakref.ref(managed)
 
     def __call__(self, *_: Any) -> None:
-        self._managed.evict()
+        if (managed := self._managed()) is not None:
+            managed.evict()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return _nothing
@@ -127,8 +94,22 @@ class _BeforeLoad:
         return (_return_nothing, ())
 
 
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """Handle tensors as plain bytes: no gradients, no inference mode, no class of their own."""
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch._C.DisableTorchFunctionSubclass(),
+    ):
+        yield
+
+
 class ManagedModule:
     """A module in a session's charge.
+
+    It does not hold the module: the calls in the module's parts hold it, so that what a program
+    lets go of goes.
 
     Parameters
     ----------
@@ -143,8 +124,12 @@ class ManagedModule:
 
     Attributes
     ----------
-    weights : set of int
-        The addresses of the storages in memory for weights.
+    places : Places
+        Where its bytes lie.
+    running : int
+        How many calls of it are under way.
+    left_out : dict of str to str
+        By a tensor's name: why it is not in the session's memory.
 
     Raises
     ------
@@ -161,215 +146,216 @@ class ManagedModule:
         name: str,
         incoming: Incoming | None = None,
     ) -> None:
-        self.module = module
+        self._module = weakref.ref(module)
         self.name = name
-        self._bridge = bridge
+        self.bridge = bridge
+        self.running = 0
+        self.left_out: dict[str, str] = {}
+        self.units: weakref.WeakSet[Unit] = weakref.WeakSet()
         self._core = bridge.core
-        self._homes: dict[int, torch.device] = {}
-        self.weights: set[int] = set()
-        self._groups: list[int] = []
-        self._units: list[Unit] = []
-        self._wholes: list[Whole] = []
-        self._compiled: list[tuple[nn.Module, Any]] = []
+        self.places = Places(bridge)
+        self._leases: Any = lambda: None
         self._hook: Any = None
-        self._written = _core.Versions([])
-        self._lost = _core.Versions([])
-        self._always_look = False
         self._digests: Digests | None = None
-        self._everything = list(module.modules())
+        self._following = threading.Lock()
+        self._known: set[int] = set()  # the tensors as of the last look, by identity
+        self._look_again = False
         refuse(module, name, bridge.device, meta=incoming is not None)
         placement = Placement(module, revocable=incoming is not None)
         try:
-            with torch.inference_mode(False), torch.no_grad():
-                self._move_in(placement, incoming)
+            with _plainly():
+                self.places.take_in(module, tensors_of(module), placement, incoming)
                 if bridge.keep_digests:
-                    self._digests = Digests(dict(module.named_parameters()), bridge)
-                self._lease_calls()
+                    self._digests = Digests(bridge)
+                    self._digests.follow(self._weights(module))
+                leases = Leases(self)  # which the module's call holds in the end
+                self._leases = weakref.ref(leases)
+                leases.make(module)
         except BaseException:
             placement.revoke()
             self.put_back()
             raise
         placement.settle()
+        self._known = {id(each) for each in tensors_of(module).values()}
+        if not isinstance(module, torch.jit.ScriptModule):  # which has no such hooks
+            self._hook = module.register_load_state_dict_pre_hook(_BeforeLoad(self))
+        for each in module.modules():
+            _owners[each] = bridge
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module; None where the program has let go of it."""
+        return self._module()
 
     @property
     def nbytes(self) -> int:
         """Bytes in the session's charge."""
-        return sum(end - start for start, end in self._spans())
-
-    @property
-    def units(self) -> int:
-        """How many modules are leased."""
-        return len(self._units)
+        return sum(self.places.ranges_of(self._tensors()).values())
 
     def usage(self) -> list[ModuleStats]:
         """Count what was done with the leased modules, in the order of registration."""
-        rows = {
-            unit.group: module_stats(unit.name, unit.ranges, self._core.usage(unit.group))
-            for unit in self._units
+        leases = self._leases()
+        return [] if leases is None else leases.usage()
+
+    def describe(self) -> list[str]:
+        """Describe it in a line, and in others what of it is not in the session's memory."""
+        leases = self._leases()
+        units = len(self.units) if leases is None else len(leases.units)
+        left_out = (f"{name} {why}" for name, why in self.left_out.items())
+        return [
+            f"{self.name}: {format_size(self.nbytes)} in {units} units",
+            *(f"{self.name}, not in the session's memory: {each}" for each in left_out),
+        ]
+
+    def _tensors(self) -> list[torch.Tensor]:
+        """List the module's tensors, and those of parts that outlive it, each once."""
+        module = self.module
+        tensors = [] if module is None else list(tensors_of(module).values())
+        tensors += [tensor for unit in [*self.units] for tensor in unit.tensors]
+        return list({id(tensor): tensor for tensor in tensors}.values())
+
+    def _weights(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        return {
+            name: each for name, each in tensors_of(module).items() if self.places.is_weight(each)
         }
-        for whole in self._wholes:
-            usage = self._core.usage(whole.unit.group)
-            stalled = usage.stall_seconds
-            for part in whole.parts:
-                rows[part.group] += ModuleStats(part.name, uses=usage.uses, stall_seconds=stalled)
-                stalled = 0.0  # it waited before the first of them
-        return list(rows.values())
 
-    def _spans(self) -> set[tuple[int, int]]:
-        found = (storage_range(t) for t in tensors_of(self.module).values())
-        return {(a, a + n) for a, n in (each for each in found if each) if a in self._homes}
+    # What the program does to the module meanwhile
 
-    def _storages(self, incoming: Incoming | None) -> list[Storage]:
-        """Collect the storages in order of registration, each once."""
-        storages: dict[Hashable, Storage] = {}
-        weights = {id(p) for p in self.module.parameters()}  # a scripted module's are plain tensors
-        for tensor in tensors_of(self.module).values():
-            key = storage_key(tensor)
-            if key is None:
-                continue
-            if key not in storages:
-                storages[key] = Storage(tensor) if incoming is None else incoming.storage(tensor)
-            storages[key].add(tensor, is_weight=id(tensor) in weights)
-        return list(storages.values())
+    def look(self, *, own_calls: int = 0) -> None:
+        """See what the module holds now, and take that in.
 
-    def _by_use(self, incoming: Incoming | None) -> dict[_core.Use, list[Storage]]:
-        by_use: dict[_core.Use, list[Storage]] = {_core.Use.WEIGHTS: [], _core.Use.SCRATCH: []}
-        # Of weights with two copies it must be known which one was written last.
-        may_differ = self._bridge.two_copies
-        for storage in self._storages(incoming):
-            is_weight = storage.is_weight and (storage.counts_writes or not may_differ)
-            by_use[_core.Use.WEIGHTS if is_weight else _core.Use.SCRATCH].append(storage)
-        return by_use
-
-    def _move_in(self, placement: Placement, incoming: Incoming | None) -> None:
-        for use, storages in self._by_use(incoming).items():
-            self._move_in_batches(placement, storages, use)
-        for tensor in tensors_of(self.module).values():
-            if tensor.numel() == 0 and tensor.device != self._bridge.device:
-                placement.put(tensor, empty_twin(tensor, self._bridge.device))
-
-    def _move_in_batches(
-        self, placement: Placement, storages: list[Storage], use: _core.Use
-    ) -> None:
-        """Move batch by batch, so that the host holds little twice.
-
-        Memory for the next batch is had while this one is copied: pinning takes the system longer
-        than the copies do.
+        Parameters
+        ----------
+        own_calls : int
+            How many of the calls that are under way are this one's. While there are others, what
+            they use stays as it is, and is looked at when the next pass begins.
         """
-        batches = _batches(storages)
-        batch = next(batches, None)
-        if batch is None:
+        leases = self._leases()
+        if leases is None or not (self._look_again or leases.changed()):
             return
-        with ThreadPoolExecutor(1) as ahead:
+        with self._following:
+            module = self.module
+            if module is None or not (self._look_again or leases.changed()):
+                return
+            if self.running > own_calls:
+                return
+            with _plainly(), contextlib.suppress(InUseError):
+                self._follow(module, leases)
 
-            def reserve(batch: list[Storage]) -> Future[list[_core.Memory]]:
-                sizes = [storage.nbytes for storage in batch]
-                return ahead.submit(self._core.reserve, sizes, use)
-
-            memories = reserve(batch)
-            while batch is not None:
-                present, mine = batch, memories.result()
-                batch = next(batches, None)
-                if batch is not None:
-                    memories = reserve(batch)
-                self._move_in_batch(placement, present, mine, use)
-
-    def _move_in_batch(
-        self,
-        placement: Placement,
-        batch: list[Storage],
-        memories: list[_core.Memory],
-        use: _core.Use,
-    ) -> None:
-        sources = [storage.content() for storage in batch]
-        self._core.store(
-            [
-                (memory.address, source.data_ptr(), memory.nbytes)
-                for memory, source in zip(memories, sources)
-            ]
-        )
-        for storage, memory in zip(batch, memories):
-            raw = as_bytes(memory)
-            self._homes[memory.address] = storage.home
-            if use is _core.Use.WEIGHTS:
-                self.weights.add(memory.address)
-                self._core.point(raw.untyped_storage()._cdata, memory.address, memory.nbytes)
-            for tensor in storage.tensors:
-                placement.put(tensor, storage.view(tensor, raw))
-
-    def _lease_calls(self) -> None:
-        names = {id(module): name for name, module in self.module.named_modules()}
-
-        def lease(module: nn.Module, tensors: list[torch.Tensor], *, whole: bool) -> Unit | None:
-            found = [storage_range(tensor) for tensor in tensors]
-            ranges = self._core.owned(sorted({each for each in found if each is not None}))
-            if not ranges:
-                return None
-            name = ".".join(filter(None, (self.name, names[id(module)])))
-            group = self._core.define(ranges, name)
-            self._groups.append(group)
-            unit = Unit(self._bridge, group, ranges, module, tensors, self, name, whole=whole)
-            self._replace_call(module, unit.call)
-            return unit
-
-        leased = list(leased_modules(self.module))
-        units = {id(module): lease(module, own, whole=False) for module, own in leased}
-        self._units = [unit for unit in units.values() if unit is not None]
-        most = most_bytes(self._core.stats().budget)
-        for module, parts in whole_modules(self.module, leased, most):
-            within = [unit for part, _ in parts if (unit := units[id(part)]) is not None]
-            whole = lease(module, [tensor for _, own in parts for tensor in own], whole=True)
-            if whole is not None:
-                self._wholes.append(Whole(whole, within))
-        instead = {part.group: each.unit.group for each in self._wholes for part in each.parts}
-        order = (instead.get(unit.group, unit.group) for unit in self._units)
-        self._core.guess(list(dict.fromkeys(order)))
-        self._written = _core.Versions([p for unit in self._units for p in unit.versioned])
-        self._lost = _core.Versions(
-            [p for unit in self._units if unit.call.loses_writes for p in unit.versioned]
-        )
-        self._always_look = any(unit.always_written for unit in self._units)
-        root = self.module
-        inner = compiled_call(root) or root._call_impl
-        self._replace_call(root, RootCall(self._bridge, self._digests, inner, self))
-        if not isinstance(root, torch.jit.ScriptModule):  # which has no such hooks
-            self._hook = root.register_load_state_dict_pre_hook(_BeforeLoad(self))
-        for module in self._everything:
-            _owners[module] = self._bridge
-
-    def _replace_call(self, module: nn.Module, call: Any) -> None:
-        # Past __setattr__: a compiled module hands attributes on to the module it wraps.
-        self._compiled.append((module, compiled_call(module)))
-        module.__dict__["_compiled_call_impl"] = call
-
-    def _restore_calls(self) -> None:
-        while self._compiled:
-            module, call = self._compiled.pop()
-            if call is None:
-                module.__dict__.pop("_compiled_call_impl", None)
+    def _follow(self, module: nn.Module, leases: Leases) -> None:
+        tensors = tensors_of(module)
+        refused = self._refused(module)
+        shared = Counter(map(storage_key, {id(t): t for t in tensors.values()}.values()))
+        new, left_out, pending = {}, {}, False
+        held = set()
+        for name, tensor in tensors.items():
+            found = storage_range(tensor)
+            if found is None:
+                continue
+            if found[0] in self.places:
+                held.add(found[0])
+                continue
+            why = next((why for part, why in refused.items() if name.startswith(part)), None)
+            here = tensor.device == self.bridge.device
+            if why is None and here and tensors_on(tensor.untyped_storage()) > shared[found[0]]:
+                why = "shares its bytes with a tensor outside of the module"
+            if why is not None:
+                left_out[name] = why
+            elif here and id(tensor) not in self._known:
+                pending = True  # it may be there for one call alone
             else:
-                module.__dict__["_compiled_call_impl"] = call
+                new[name] = tensor
+        self.places.forget_all_but(held)
+        placement = Placement(module, revocable=True)
+        try:
+            self.places.take_in(module, new, placement, None)
+        except BaseException:
+            placement.revoke()
+            raise
+        placement.settle()
+        leases.follow(module)
+        leases.note_contents(module)
+        self._known = {id(each) for each in tensors_of(module).values()}
+        self._look_again = pending
+        if self._digests is not None:
+            self._digests.follow(self._weights(module))
+        for each in module.modules():
+            _owners[each] = self.bridge
+        self._tell(left_out)
+
+    def _refused(self, module: nn.Module) -> dict[str, str]:
+        device = self.bridge.device
+        told = {
+            name: refusal(each, device, meta=False)
+            for name, each in registered_tensors(module).items()
+        }
+        return {name: why for name, why in told.items() if why is not None}
+
+    def _tell(self, left_out: dict[str, str]) -> None:
+        """Warn of tensors that are not in the session's memory, once."""
+        new = [f"{name} {why}" for name, why in left_out.items() if name not in self.left_out]
+        self.left_out = left_out
+        if new:
+            warnings.warn(
+                f"vramx does not manage what {self.name} holds now in "
+                + "; ".join(new[:5])
+                + (f"; and {len(new) - 5} more" if len(new) > 5 else "")
+                + ". It is used where it is",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def replace(self, tensor: torch.Tensor, known: torch.UntypedStorage) -> None:
+        """Put what a call gave a tensor in the place of its bytes; see `Places.replace`."""
+        with _plainly():
+            self.places.replace(tensor, known)
+
+    def count_buffer_as_written(self, address: int) -> None:
+        """Take a buffer at an address for written at each call that uses it."""
+        leases = self._leases()
+        if leases is not None and self.places.is_buffer(address):
+            leases.count_as_written(address)
 
     def note_writes(self) -> None:
-        """Report parameters that were changed in place since the last look."""
-        if self._written.changed() or self._always_look:
-            for unit in self._units:
-                unit.call.note_writes()
+        """Report weights that were changed in place since the last look."""
+        if (leases := self._leases()) is not None:
+            leases.note_writes()
 
     def note_writes_that_leave(self) -> None:
         """Report those that would be lost where something leaves the card."""
-        if self._lost.changed() or self._always_look:
-            self.note_writes()
+        if (leases := self._leases()) is not None:
+            leases.note_writes_that_leave()
 
-    def evict(self) -> None:
-        """Take everything off the card."""
-        self.note_writes()
-        self._core.evict([(start, end - start) for start, end in self._spans()])
+    def verify(self) -> None:
+        """Look for writes that nobody was told of, in checking mode."""
+        if self._digests is not None:
+            self._digests.verify()
 
     def forget_digests(self, ranges: list[tuple[int, int]]) -> None:
         """Accept the present bytes of written ranges; see `Digests`."""
         if self._digests is not None:
             self._digests.accept(ranges)
+
+    # Back
+
+    def evict(self) -> None:
+        """Take everything off the card."""
+        self.note_writes()
+        self._core.evict([*self.places.ranges_of(self._tensors()).items()])
+
+    def check_idle(self) -> None:
+        """Raise where it is running.
+
+        Raises
+        ------
+        InUseError
+            If a call of it is under way.
+        """
+        if self.running:
+            raise InUseError(
+                f"{self.name} is running: {self.running} calls of it are under way; let them end "
+                "first"
+            )
 
     def put_back(self) -> None:
         """Move everything back where it came from and restore the calls.
@@ -377,38 +363,24 @@ class ManagedModule:
         Raises
         ------
         InUseError
-            If a lease or a pin holds some of it; nothing has changed.
+            If it is running, or a lease or a pin holds some of it; nothing has changed.
         """
+        self.check_idle()
         self.note_writes()
-        by_address: dict[int, list[torch.Tensor]] = {}
-        sizes: dict[int, int] = {}
-        for tensor in tensors_of(self.module).values():
-            found = storage_range(tensor)
-            if found is not None and found[0] in self._homes:
-                sizes[found[0]] = found[1]
-                tensors = by_address.setdefault(found[0], [])
-                if not any(tensor is each for each in tensors):
-                    tensors.append(tensor)
-        self._core.evict(list(sizes.items()))
-        self._bridge.finish()  # what the program wrote to host copies
-        with torch.inference_mode(False), torch.no_grad():
-            for address, tensors in by_address.items():
-                raw = torch.empty(sizes[address], dtype=torch.uint8, device="cpu")
-                self._core.load([(address, raw.data_ptr(), sizes[address])])
-                raw = raw.to(self._homes[address])
-                for tensor in tensors:
-                    set_data(tensor, view_like(tensor, raw))
-        for address in self._homes:
-            self._core.unpoint(address, 1)
-        self._restore_calls()
+        module = self.module
+        with _plainly():
+            self.places.put_back(self._tensors())
+            if module is not None:
+                rebuild_wrappers(module, None)
+        leases = self._leases()
+        if leases is not None:
+            if module is not None and managing_session_of(module) is self.bridge:
+                leases.remember()
+            leases.undo()
+        for unit in [*self.units]:
+            unit.restore_call()
         if self._hook is not None:
             self._hook.remove()
-        if managing_session_of(self.module) is self._bridge:
-            self._bridge.remember(self.usage())
-        for group in self._groups:
-            self._core.undefine(group)
-        self._groups.clear()
-        self._units.clear()
-        self._wholes.clear()
-        for module in self._everything:
-            _owners.pop(module, None)
+        if module is not None:
+            for each in module.modules():
+                _owners.pop(each, None)

@@ -8,6 +8,7 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from vramx import _core
+from vramx.integrations.torch.internals.layout import storage_address
 
 
 def as_bytes(memory: _core.Memory) -> torch.Tensor:
@@ -42,13 +43,13 @@ def storage_range(tensor: torch.Tensor) -> tuple[int, int] | None:
     """
     try:
         storage = tensor.untyped_storage()
-        address, nbytes = storage.data_ptr(), storage.nbytes()
+        address, nbytes = storage_address(storage), storage.nbytes()
     except (NotImplementedError, RuntimeError, ValueError):  # sparse, meta and lazy ones have none
         return None
     return (_core.card_address(address), nbytes) if address and nbytes else None
 
 
-def view_like(tensor: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+def view_like(tensor: torch.Tensor, raw: torch.Tensor, start: int = 0) -> torch.Tensor:
     """View bytes as another tensor views its storage.
 
     Parameters
@@ -56,7 +57,10 @@ def view_like(tensor: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
     tensor : torch.Tensor
         Whose dtype, offset, shape and strides to take.
     raw : torch.Tensor
-        Bytes in place of its storage.
+        Bytes in place of its storage, alone in their own.
+    start : int
+        Which byte of the tensor's storage the first of them stands for: a multiple of its dtype's
+        size.
 
     Returns
     -------
@@ -66,7 +70,8 @@ def view_like(tensor: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
     # An inference tensor with the data of another kind is neither: its views fail on a card.
     with torch.inference_mode(tensor.is_inference()):
         made: Any = torch.empty(0, dtype=tensor.dtype, device=raw.device)
-        made.set_(raw.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+        offset = tensor.storage_offset() - start // tensor.itemsize
+        made.set_(raw.untyped_storage(), offset, tensor.size(), tensor.stride())
     return cast("torch.Tensor", made)
 
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from vramx.integrations.torch.internals.layout import has_version
 from vramx.integrations.torch.memory import bytes_of, storage_range, view_like
-from vramx.integrations.torch.versions import has_version
 
 
 def storage_key(tensor: torch.Tensor) -> Hashable:
@@ -31,14 +31,6 @@ def layout(tensor: torch.Tensor) -> Hashable:
     return (tensor.dtype, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
-def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Name all of a module's parameters and buffers, those that are tied by each of their names."""
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-
-
 def empty_twin(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Make an uninitialised tensor of the same shape, strides and type elsewhere."""
     return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=device)
@@ -52,28 +44,38 @@ def set_data(tensor: torch.Tensor, data: torch.Tensor) -> None:
 
 
 class Storage:
-    """One storage of a module: shared by tied weights and views, moved as one.
+    """Bytes of a module that are moved as one: a storage, shared by tied weights and views.
 
     Parameters
     ----------
     tensor : torch.Tensor
         A tensor that lies in it.
+    start : int
+        The first byte of the tensor's storage that belongs to it.
+    end : int, optional
+        The first that does not; all up to its end do unless given.
 
     Attributes
     ----------
     tensors : list of torch.Tensor
-        All of the module's tensors that do, each once.
+        All of the module's tensors that lie in it, each once.
     home : torch.device
         Where its bytes are put back to.
+    origin : object
+        The same for all parts of one storage.
+    start : int
+        Where in that it begins.
     is_weight : bool
         Whether a parameter lies in it.
     """
 
-    def __init__(self, tensor: torch.Tensor) -> None:
+    def __init__(self, tensor: torch.Tensor, start: int = 0, end: int | None = None) -> None:
         self.home = torch.device("cpu") if tensor.is_meta else tensor.device
         self.tensors: list[torch.Tensor] = []
         self.is_weight = False
-        self._raw = bytes_of(tensor)
+        self.origin = object()
+        self.start = start
+        self._raw = bytes_of(tensor)[start:end]
 
     @property
     def nbytes(self) -> int:
@@ -97,7 +99,55 @@ class Storage:
 
     def view(self, tensor: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
         """View bytes in the storage's place as one of its tensors views them."""
-        return view_like(tensor, raw)
+        return view_like(tensor, raw, self.start)
+
+
+def shared_storages(tensors: list[torch.Tensor]) -> dict[object, list[torch.Tensor]]:
+    """Group tensors by the storage that they lie in, each once; those without bytes by None."""
+    found: dict[object, list[torch.Tensor]] = {}
+    for tensor in {id(tensor): tensor for tensor in tensors}.values():
+        found.setdefault(storage_key(tensor), []).append(tensor)
+    return found
+
+
+#: What a part of a storage begins and ends at, so that its tensors are aligned as they were.
+_ALIGNED = 64
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """Tell the first byte of its storage that a tensor uses, and the first after them."""
+    first = int(tensor.storage_offset())
+    last = first
+    if tensor.numel() > 0:
+        last += sum((size - 1) * step for size, step in zip(tensor.size(), tensor.stride()))
+    return first * tensor.itemsize, (last + 1) * tensor.itemsize
+
+
+def split(tensors: list[torch.Tensor]) -> list[tuple[int, int, list[torch.Tensor]]]:
+    """Part tensors of one storage where their bytes do not overlap.
+
+    Parameters
+    ----------
+    tensors : list of torch.Tensor
+        Each once, all of one storage.
+
+    Returns
+    -------
+    list of (int, int, list of torch.Tensor)
+        The first byte of a part, the first after it, and the tensors in it; the whole storage where
+        its tensors cannot be parted.
+    """
+    total = tensors[0].untyped_storage().nbytes()
+    parts: list[tuple[int, int, list[torch.Tensor]]] = []
+    for tensor in sorted(tensors, key=_extent):
+        start, end = _extent(tensor)
+        start, end = start - start % _ALIGNED, min(end, total)
+        if parts and start < parts[-1][1]:
+            before, until, held = parts[-1]
+            parts[-1] = (before, max(until, end), [*held, tensor])
+        else:
+            parts.append((start, end, [tensor]))
+    return parts if len(parts) > 1 else [(0, total, tensors)]
 
 
 class FilledStorage(Storage):

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree
 
 from vramx import _core
+from vramx.integrations.torch.internals.layout import has_version
+from vramx.integrations.torch.internals.own_calls import compiled_before, own_call, restore_call
 from vramx.integrations.torch.memory import storage_range
-from vramx.integrations.torch.own_calls import compiled_call, own_call
-from vramx.integrations.torch.versions import has_version
+from vramx.integrations.torch.tensors import own_tensors
 from vramx.integrations.torch.wholes import least_budget
 
 if TYPE_CHECKING:
-    from vramx.integrations.torch.bridge import TorchBridge
-    from vramx.integrations.torch.digests import Digests
+    from vramx.integrations.torch.leases import Leases
+    from vramx.integrations.torch.managed import ManagedModule
 
 # These use their children's weights without calling the children.
 _USE_CHILDREN_UNCALLED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -28,7 +28,7 @@ _USE_CHILDREN_UNCALLED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 def _is_compiled(module: nn.Module) -> bool:
     dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds
     wraps = dynamo is not None and isinstance(module, dynamo.OptimizedModule)
-    return wraps or compiled_call(module) is not None
+    return wraps or compiled_before(module) is not None
 
 
 def _uses_children_uncalled(module: nn.Module) -> bool:
@@ -63,12 +63,10 @@ def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tens
         seen.add(id(module))
         if _is_compiled(module) or _uses_children_uncalled(module):
             seen.update(id(each) for each in module.modules())
-            tensors = [*module.parameters(), *module.buffers()]
-            if tensors:
+            if tensors := own_tensors(module, recurse=True):
                 yield module, tensors
             return
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if own:
+        if own := own_tensors(module, recurse=False):
             yield module, own
         for child in module.children():
             yield from visit(child)
@@ -76,86 +74,131 @@ def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tens
     yield from visit(root)
 
 
-def _owned_tensors(core: _core.Core, args: Any, kwargs: Any) -> list[tuple[int, int]]:
-    leaves = _pytree.tree_leaves((args, kwargs))
-    found = [storage_range(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    return core.owned([each for each in found if each is not None])
-
-
 class Unit:
     """A module that is leased by itself or whole, and the call that leases tensors around it.
 
     The call takes the place torch gives a compiled call, outside the module's own hooks, and hooks
     nothing itself: fast paths that look for hooks stay, and hooks that touch weights run under the
-    lease. Copies and pickles of the module do not carry it.
+    lease. Copies and pickles of the module do not carry it. It alone holds the unit, so that both
+    go with the module.
+
+    Parameters
+    ----------
+    managed : ManagedModule
+        What the module is, or is a part of.
+    module : torch.nn.Module
+        The module.
+    tensors : list of torch.Tensor
+        What its call uses.
+    name : str
+        How reports call it.
+    whole : bool
+        Whether it is leased for its parts.
     """
 
     def __init__(
         self,
-        bridge: TorchBridge,
-        group: int,
-        ranges: list[tuple[int, int]],
+        managed: ManagedModule,
         module: nn.Module,
         tensors: list[torch.Tensor],
-        root: object,
         name: str,
         *,
         whole: bool,
     ) -> None:
+        self._managed = managed
+        self._bridge = managed.bridge
         self.name = name
-        self.group = group
-        self.ranges = ranges
-        # The group names blocks of this memory, so the memory stays though parameters be replaced.
-        self._memory = [t.untyped_storage() for t in tensors if storage_range(t) in ranges]
-        weights = {id(p) for p in module.parameters()}  # a scripted module's are plain tensors
-        parameters = [t for t in tensors if id(t) in weights]
-        self.versioned = [p for p in parameters if has_version(p)]
-        self.always_written = len(self.versioned) < len(parameters)
+        self.call_of = id(module)
+        self._module = weakref.ref(module)
+        self.ranges: list[tuple[int, int]] = []
+        self.tensors: list[torch.Tensor] = []
+        self._memory: dict[int, torch.UntypedStorage] = {}
+        self.always_written = False
+        self.versioned: list[torch.Tensor] = []
+        self.group = self._bridge.core.define([], name)
         inner, hooks = own_call(module)
-        self.call = _core.LeasedCall(
-            core=bridge.core,
-            nesting=bridge.nesting,
-            group=group,
-            ranges=ranges,
+        most = sum(nbytes for nbytes in managed.places.ranges_of(tensors).values())
+        self.call: _core.LeasedCall = _core.LeasedCall(
+            context=self._bridge.context,
+            group=self.group,
             inner=inner,
             hooks=hooks,
-            stream=bridge.stream,
-            begin_round=functools.partial(bridge.calls.begin_round, root=root),
-            activations=functools.partial(_owned_tensors, bridge.core),
-            scratch_grew=bridge.cache.ask_back,
-            versioned=self.versioned,
-            always_written=self.always_written,
-            least_budget=least_budget(sum(size for _, size in ranges)) if whole else 0,
+            begin_round=self._begin_round,
+            replaced=self._replaced,
+            least_budget=least_budget(most) if whole else 0,
         )
+        weakref.finalize(self, self._bridge.gone.append, (name, self.group)).atexit = False
+        managed.units.add(self)
+        self.lease(tensors)
+
+    def restore_call(self) -> None:
+        """Give the module its own call again, if it is there still."""
+        if (module := self._module()) is not None:
+            restore_call(module)
+
+    def lease(self, tensors: list[torch.Tensor]) -> None:
+        """Say what the call uses from now on; what is not in the session's memory is not leased.
+
+        Raises
+        ------
+        InUseError
+            If the module is running; nothing has changed.
+        """
+        found = self._managed.places.ranges_of(tensors)
+        ranges = sorted(found.items())
+        if ranges != self.ranges:
+            self._bridge.core.redefine(self.group, ranges)
+        self.ranges = ranges
+        self.tensors = [t for t in tensors if (r := storage_range(t)) and r[0] in found]
+        # The group names blocks of this memory, so the memory stays while it does.
+        self._memory = {id(t): t.untyped_storage() for t in self.tensors}
+        weights = [t for t in self.tensors if self._managed.places.is_weight(t)]
+        self.versioned = [t for t in weights if has_version(t)]
+        self.always_written = len(self.versioned) < len(weights)
+        self.call.lease(ranges, self.tensors, self.versioned, self.always_written)
+
+    def count_as_written(self) -> None:
+        """Take its weights for written at each of its calls, since that cannot be told."""
+        self.always_written = True
+        self.call.lease(self.ranges, self.tensors, self.versioned, True)
+
+    def _begin_round(self, call: object) -> None:
+        self._bridge.calls.begin_round(call, self._managed)
+
+    def _replaced(self) -> None:
+        """Take what the call gave its tensors in the place of their bytes.
+
+        As layers do that cast their weights for each call and back: new bytes of the same size go
+        where the old ones were. What does not fit there is looked at when the next pass begins.
+        """
+        for tensor in self.tensors:
+            known = self._memory[id(tensor)]
+            if tensor.untyped_storage()._cdata != known._cdata:
+                self._managed.replace(tensor, known)
 
 
 class RootCall:
     """Stands in the call of a module that `Session.manage` was given: counts its passes."""
 
-    def __init__(
-        self,
-        bridge: TorchBridge,
-        digests: Digests | None,
-        inner: Callable[..., Any],
-        root: object,
-    ) -> None:
-        self._root = root
-        self._bridge = bridge
-        self._digests = digests
+    def __init__(self, managed: ManagedModule, leases: Leases, inner: Callable[..., Any]) -> None:
+        self._managed = managed
+        self._leases = leases  # which go with the module
+        self._bridge = managed.bridge
         self._inner = inner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module and count it."""
-        nesting = self._bridge.nesting
-        outermost = nesting.enter() == 0
+        context = self._bridge.context
+        outermost = context.enter() == 0
+        self._managed.running += 1
         try:
             if outermost:
-                self._bridge.calls.begin_round(self, self._root)
-            if self._digests is not None:
-                self._digests.verify()
+                self._bridge.calls.begin_round(self, self._managed)
+            self._managed.verify()
             result = self._inner(*args, **kwargs)
         finally:
-            nesting.leave()
+            self._managed.running -= 1
+            context.leave()
         self._bridge.passes += 1
         return result
 

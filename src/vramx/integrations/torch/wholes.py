@@ -65,6 +65,10 @@ class Whole:
         for part in parts:
             part.call.part_of(unit.call)
 
+    def lease(self) -> None:
+        """Lease what its parts use now."""
+        self.unit.lease([tensor for part in self.parts for tensor in part.tensors])
+
 
 class _Contents:
     """What of the leased modules lies below each module."""

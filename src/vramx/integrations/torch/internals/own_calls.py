@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -42,8 +43,42 @@ _PLACES = hook_places(_OWN_CALL)
 
 
 def compiled_call(module: nn.Module) -> Any | None:
-    """Return the call, compiled or leased, that took the place of a module's own, if one did."""
+    """Return the call, compiled or vramx's, that took the place of a module's own, if one did."""
     return module.__dict__.get("_compiled_call_impl")
+
+
+#: By module that has a call of vramx: the compiled call that stood there before, or None. The call
+#: of vramx holds it, so that it goes with the module.
+_before: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Any] | None] = weakref.WeakKeyDictionary()
+
+
+def compiled_before(module: nn.Module) -> Any | None:
+    """Return the compiled call in the place of a module's own, beneath vramx's; None for none."""
+    if module not in _before:
+        return compiled_call(module)
+    before = _before[module]
+    return None if before is None else before()
+
+
+def replace_call(module: nn.Module, call: Any) -> None:
+    """Put a call of vramx in the place of a module's present one, which it holds."""
+    if module not in _before:
+        before = compiled_call(module)
+        _before[module] = None if before is None else weakref.ref(before)
+    # Past __setattr__: a compiled module hands attributes on to the module it wraps.
+    module.__dict__["_compiled_call_impl"] = call
+
+
+def restore_call(module: nn.Module) -> None:
+    """Take all calls of vramx out of a module."""
+    if module not in _before:
+        return
+    before = compiled_before(module)
+    del _before[module]
+    if before is None:
+        module.__dict__.pop("_compiled_call_impl", None)
+    else:
+        module.__dict__["_compiled_call_impl"] = before
 
 
 def own_call(module: nn.Module) -> tuple[Any, _core.HookPlaces | None]:

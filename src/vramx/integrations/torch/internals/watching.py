@@ -1,0 +1,110 @@
+"""Ways to a tensor's bytes that torch does not count as writes, watched while one is managed.
+
+``tensor.data`` is an alias with a count of changes of its own. Addresses, NumPy arrays and DLPack
+capsules have none at all. So these are replaced, on the classes, by functions that tell of them
+first, for as long as something is managed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from vramx import _core
+from vramx.integrations.torch.internals.graphs import graphs_watched
+from vramx.integrations.torch.internals.layout import storage_address
+from vramx.integrations.torch.internals.replacing import Replacements
+
+
+class Watcher(Protocol):
+    """Is told of what programs do with the bytes of a session's weights."""
+
+    def bytes_taken(self, address: int) -> None:
+        """Note that the program may use the weights at an address by that from now on."""
+
+    def bytes_written(self, address: int) -> None:
+        """Note that the program is about to write to the weights at an address."""
+
+
+_watchers: list[Watcher] = []
+
+_DATA: Any = torch._C.TensorBase.data
+_BASE: Any = torch._C.TensorBase
+_STORAGE: Any = torch._C.StorageBase
+_DLPACK: Any = torch.Tensor.__dlpack__
+
+
+def _data(self: torch.Tensor) -> torch.Tensor:
+    alias: torch.Tensor = _DATA.__get__(self)
+    _core.note_alias(alias)
+    return alias
+
+
+def _set_data(self: torch.Tensor, data: torch.Tensor) -> None:
+    _DATA.__set__(self, data)
+
+
+def _told(way: Callable[..., Any], tell: Callable[[Watcher, int], None]) -> Callable[..., Any]:
+    """Make a method that tells of a tensor's bytes before it does what another does."""
+
+    def method(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if (address := _core.weight_address(self)) != 0:
+            for watcher in [*_watchers]:
+                tell(watcher, address)
+        return way(self, *args, **kwargs)
+
+    method.__name__ = method.__qualname__ = getattr(way, "__name__", "method")
+    return method
+
+
+def _told_of_storage(
+    way: Callable[..., Any], tell: Callable[[Watcher, int], None]
+) -> Callable[..., Any]:
+    def method(self: torch.UntypedStorage, *args: Any, **kwargs: Any) -> Any:
+        if _watchers and (address := _core.weight_at(storage_address(self))) != 0:
+            for watcher in [*_watchers]:
+                tell(watcher, address)
+        return way(self, *args, **kwargs)
+
+    method.__name__ = method.__qualname__ = getattr(way, "__name__", "method")
+    return method
+
+
+def _taken(watcher: Watcher, address: int) -> None:
+    watcher.bytes_taken(address)
+
+
+def _written(watcher: Watcher, address: int) -> None:
+    watcher.bytes_written(address)
+
+
+_replacements = Replacements(
+    [
+        (torch.Tensor, "data", property(_data, _set_data)),
+        (torch.Tensor, "data_ptr", _told(_BASE.data_ptr, _taken)),
+        (torch.Tensor, "numpy", _told(_BASE.numpy, _taken)),
+        (torch.Tensor, "__dlpack__", _told(_DLPACK, _taken)),
+        (torch.UntypedStorage, "data_ptr", _told_of_storage(_STORAGE.data_ptr, _taken)),
+        (torch.UntypedStorage, "copy_", _told_of_storage(_STORAGE.copy_, _written)),
+        (torch.UntypedStorage, "fill_", _told_of_storage(_STORAGE.fill_, _written)),
+        (torch.UntypedStorage, "__setitem__", _told_of_storage(_STORAGE.__setitem__, _written)),
+    ]
+)
+
+
+def watch(watcher: Watcher) -> None:
+    """Tell someone from now on. Twice is fine."""
+    if watcher not in _watchers:
+        _watchers.append(watcher)
+        _replacements.begin()
+        graphs_watched.begin()
+
+
+def watch_no_more(watcher: Watcher) -> None:
+    """Tell someone nothing any more; the last one's end leaves torch as it was."""
+    if watcher in _watchers:
+        _watchers.remove(watcher)
+        _replacements.end()
+        graphs_watched.end()

@@ -1,0 +1,197 @@
+"""What of a managed module is leased by which calls, as of the last look at the module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from vramx import _core
+from vramx.integrations.torch.internals.own_calls import (
+    compiled_call,
+    replace_call,
+    restore_call,
+)
+from vramx.integrations.torch.tensors import tensors_of
+from vramx.integrations.torch.units import RootCall, Unit, leased_modules
+from vramx.integrations.torch.wholes import Leased, Whole, most_bytes, whole_modules
+from vramx.seeing.usage import ModuleStats, module_stats
+
+if TYPE_CHECKING:
+    from vramx.integrations.torch.managed import ManagedModule
+
+
+def _outline(module: nn.Module, leased: list[Leased]) -> list[object]:
+    """Tell which modules there are, and how many tensors each of those leased has."""
+    return [*map(id, module.modules()), *((id(each), len(own)) for each, own in leased)]
+
+
+class Leases:
+    """The leased calls of a managed module.
+
+    The call of the module itself holds them, so that they go with it.
+
+    Parameters
+    ----------
+    managed : ManagedModule
+        The module as a session knows it.
+
+    Attributes
+    ----------
+    units : list of Unit
+        The modules that are leased one by one, in registration order.
+    """
+
+    def __init__(self, managed: ManagedModule) -> None:
+        self._managed = managed
+        self._core = managed.bridge.core
+        self.units: list[Unit] = []
+        self._wholes: list[Whole] = []
+        self._called: list[nn.Module] = []
+        self._outline: list[object] = []
+        self._written = _core.Versions([])
+        self._lost = _core.Versions([])
+        self._always_look = False
+        self._contents = _core.Contents([], [])
+
+    def make(self, module: nn.Module) -> None:
+        """Lease the calls of the module and its parts."""
+        self._make(module)
+        self.note_contents(module)
+
+    def _make(self, module: nn.Module) -> None:
+        leased = list(leased_modules(module))
+        names = {id(each): name for name, each in module.named_modules()}
+
+        def lease(each: nn.Module, tensors: list[torch.Tensor], *, whole: bool) -> Unit | None:
+            if not self._managed.places.ranges_of(tensors):
+                return None
+            name = ".".join(filter(None, (self._managed.name, names[id(each)])))
+            unit = Unit(self._managed, each, tensors, name, whole=whole)
+            self._replace_call(each, unit.call)
+            return unit
+
+        units = {id(each): lease(each, own, whole=False) for each, own in leased}
+        self.units = [unit for unit in units.values() if unit is not None]
+        most = most_bytes(self._core.stats().budget)
+        for each, parts in whole_modules(module, leased, most):
+            within = [unit for part, _ in parts if (unit := units[id(part)]) is not None]
+            whole = lease(each, [tensor for _, own in parts for tensor in own], whole=True)
+            if whole is not None:
+                self._wholes.append(Whole(whole, within))
+        instead = {part.group: each.unit.group for each in self._wholes for part in each.parts}
+        order = (instead.get(unit.group, unit.group) for unit in self.units)
+        self._core.guess(list(dict.fromkeys(order)))
+        self._call_root(module)
+        self._outline = _outline(module, leased)
+        self._note_versions()
+
+    def _call_root(self, module: nn.Module) -> None:
+        inner = compiled_call(module) or module._call_impl
+        self._replace_call(module, RootCall(self._managed, self, inner))
+
+    def _replace_call(self, module: nn.Module, call: object) -> None:
+        self._called.append(module)
+        replace_call(module, call)
+
+    def _note_versions(self) -> None:
+        units = self.units
+        self._written = _core.Versions([p for unit in units for p in unit.versioned])
+        self._lost = _core.Versions(
+            [p for unit in units if unit.call.loses_writes for p in unit.versioned]
+        )
+        self._always_look = any(unit.always_written for unit in units)
+
+    def note_contents(self, module: nn.Module) -> None:
+        """Take what the module holds now for what is leased."""
+        scripted = [isinstance(each, torch.jit.ScriptModule) for each in module.modules()]
+        dicts = [
+            held
+            for each, is_script in zip(module.modules(), scripted)
+            if not is_script  # which keeps no dictionaries
+            for held in (each._parameters, each._buffers, each._modules)
+        ]
+        self._contents = _core.Contents(dicts, list(tensors_of(module).values()))
+
+    def changed(self) -> bool:
+        """Tell whether the module holds something else than what is leased."""
+        return self._contents.changed()
+
+    def follow(self, module: nn.Module) -> None:
+        """Lease what the module holds now.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            The module, which nobody runs.
+
+        Raises
+        ------
+        InUseError
+            If a part of it is running after all.
+        """
+        leased = list(leased_modules(module))
+        units = {unit.call_of: unit for unit in self.units}
+        missing = any(
+            id(each) not in units and self._managed.places.ranges_of(own) for each, own in leased
+        )
+        if missing or _outline(module, leased) != self._outline:
+            self.remember()
+            self.undo()
+            try:
+                self._make(module)
+            except BaseException:
+                self._call_root(module)  # which sees at its next call that things have changed
+                raise
+            return
+        for each, own in leased:
+            if id(each) in units:
+                units[id(each)].lease(own)
+        for whole in self._wholes:
+            whole.lease()
+        self._note_versions()
+
+    def undo(self) -> None:
+        """Give all modules their own calls again."""
+        for module in self._called:
+            restore_call(module)
+        self._called.clear()
+        self.units.clear()
+        self._wholes.clear()
+
+    def remember(self) -> None:
+        """Have the session keep the counts of what is leased."""
+        self._managed.bridge.remember(self.usage())
+
+    def usage(self) -> list[ModuleStats]:
+        """Count what was done with the leased modules, in the order of registration."""
+        rows = {
+            unit.group: module_stats(unit.name, unit.ranges, self._core.usage(unit.group))
+            for unit in self.units
+        }
+        for whole in self._wholes:
+            usage = self._core.usage(whole.unit.group)
+            stalled = usage.stall_seconds
+            for part in whole.parts:
+                rows[part.group] += ModuleStats(part.name, uses=usage.uses, stall_seconds=stalled)
+                stalled = 0.0  # it waited before the first of them
+        return list(rows.values())
+
+    def note_writes(self) -> None:
+        """Report weights that were changed in place since the last look."""
+        if self._written.changed() or self._always_look:
+            for unit in self.units:
+                unit.call.note_writes()
+
+    def note_writes_that_leave(self) -> None:
+        """Report those that would be lost where something leaves the card."""
+        if self._lost.changed() or self._always_look:
+            self.note_writes()
+
+    def count_as_written(self, address: int) -> None:
+        """Take weights at an address for written at each call that uses them."""
+        for unit in [*self.units, *(whole.unit for whole in self._wholes)]:
+            if any(start == address for start, _ in unit.ranges):
+                unit.count_as_written()
+        self._note_versions()
