@@ -114,7 +114,7 @@ def test_managing_tells_at_once_and_not_again(driver: Loopback) -> None:
             held.extend(weights(session, driver, 1))
 
         session._torch_bridge = SimpleNamespace(  # type: ignore[assignment]
-            manage=manage, note_writes=lambda: None, close=held.clear
+            manage=manage, follow=lambda: None, close=held.clear
         )
         with pytest.warns(RuntimeWarning, match=r"2\.00 MiB .*pageable") as told:
             session.manage(None)

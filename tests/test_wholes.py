@@ -168,7 +168,13 @@ def test_a_part_on_another_stream_has_one_too(open_session: OpenSession) -> None
     streams = [0]
     model = Model()
     with open_session(WHOLE, block=BLOCK) as session:
-        session._torch.stream = _core.PresentStream(0, lambda _: streams[-1])
+        session._torch.context = _core.CallContext(
+            core=session._core,
+            stream=_core.PresentStream(0, lambda _: streams[-1]),
+            activations=lambda *_: [],
+            scratch_grew=lambda: None,
+            wrote=lambda _: None,
+        )
         session.manage(model)
         model.layers[0].then = lambda: streams.append(7)
         model.layers[1].then = lambda: streams.append(0)

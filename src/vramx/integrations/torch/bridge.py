@@ -262,7 +262,7 @@ class TorchBridge:
         """See what managed modules hold now, and what of them was changed in place or let go of."""
         self._bury()
         for managed in self._modules:
-            managed.look()
+            managed.look(again=True)
         self.note_writes()
 
     def note_writes(self) -> None:

@@ -54,6 +54,7 @@ class Leases:
         self._lost = _core.Versions([])
         self._always_look = False
         self._contents = _core.Contents([], [])
+        self._outdated = False
 
     def make(self, module: nn.Module) -> None:
         """Lease the calls of the module and its parts."""
@@ -113,10 +114,11 @@ class Leases:
             for held in (each._parameters, each._buffers, each._modules)
         ]
         self._contents = _core.Contents(dicts, list(tensors_of(module).values()))
+        self._outdated = False
 
     def changed(self) -> bool:
         """Tell whether the module holds something else than what is leased."""
-        return self._contents.changed()
+        return self._outdated or self._contents.changed()
 
     def follow(self, module: nn.Module) -> None:
         """Lease what the module holds now.
@@ -142,7 +144,8 @@ class Leases:
             try:
                 self._make(module)
             except BaseException:
-                self._call_root(module)  # which sees at its next call that things have changed
+                self._call_root(module)
+                self._outdated = True
                 raise
             return
         for each, own in leased:
@@ -156,9 +159,13 @@ class Leases:
         """Give all modules their own calls again."""
         for module in self._called:
             restore_call(module)
+        for unit in [*self.units, *(whole.unit for whole in self._wholes)]:
+            unit.end()
         self._called.clear()
         self.units.clear()
         self._wholes.clear()
+        self._note_versions()
+        self._contents = _core.Contents([], [])
 
     def remember(self) -> None:
         """Have the session keep the counts of what is leased."""

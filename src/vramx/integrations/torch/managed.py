@@ -221,23 +221,29 @@ class ManagedModule:
 
     # What the program does to the module meanwhile
 
-    def look(self, *, own_calls: int = 0) -> None:
+    def look(self, *, own_calls: int = 0, again: bool = False) -> None:
         """See what the module holds now, and take that in.
 
         Parameters
         ----------
+        again : bool
+            Whether to try again what could not be taken in.
         own_calls : int
             How many of the calls that are under way are this one's. While there are others, what
             they use stays as it is, and is looked at when the next pass begins.
         """
         leases = self._leases()
-        if leases is None or not (self._look_again or leases.changed()):
+        if leases is None:
+            return
+
+        def is_due() -> bool:
+            return self._look_again or (again and bool(self.left_out)) or leases.changed()
+
+        if not is_due():
             return
         with self._following:
             module = self.module
-            if module is None or not (self._look_again or leases.changed()):
-                return
-            if self.running > own_calls:
+            if module is None or not is_due() or self.running > own_calls:
                 return
             with _plainly(), contextlib.suppress(InUseError):
                 self._follow(module, leases)
@@ -246,21 +252,18 @@ class ManagedModule:
         tensors = tensors_of(module)
         refused = self._refused(module)
         shared = Counter(map(storage_key, {id(t): t for t in tensors.values()}.values()))
-        new, left_out, pending = {}, {}, False
+        new, left_out, pending = {}, dict(refused), False
         held = set()
         for name, tensor in tensors.items():
             found = storage_range(tensor)
-            if found is None:
+            if found is None or any(name == each or name.startswith(f"{each}.") for each in refused):
                 continue
             if found[0] in self.places:
                 held.add(found[0])
                 continue
-            why = next((why for part, why in refused.items() if name.startswith(part)), None)
             here = tensor.device == self.bridge.device
-            if why is None and here and tensors_on(tensor.untyped_storage()) > shared[found[0]]:
-                why = "shares its bytes with a tensor outside of the module"
-            if why is not None:
-                left_out[name] = why
+            if here and tensors_on(tensor.untyped_storage()) > shared[found[0]]:
+                left_out[name] = "shares its bytes with a tensor outside of the module"
             elif here and id(tensor) not in self._known:
                 pending = True  # it may be there for one call alone
             else:
@@ -378,7 +381,7 @@ class ManagedModule:
                 leases.remember()
             leases.undo()
         for unit in [*self.units]:
-            unit.restore_call()
+            unit.end()
         if self._hook is not None:
             self._hook.remove()
         if module is not None:

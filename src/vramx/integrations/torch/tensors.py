@@ -26,7 +26,7 @@ def is_wrapper(tensor: torch.Tensor) -> bool:
 
 
 def _is_subclass(tensor: torch.Tensor) -> bool:
-    return type(tensor) not in _PLAIN
+    return type(tensor) not in _PLAIN and not isinstance(tensor, UninitializedTensorMixin)
 
 
 def _has_bytes(tensor: torch.Tensor) -> bool:

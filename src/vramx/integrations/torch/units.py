@@ -131,10 +131,11 @@ class Unit:
         managed.units.add(self)
         self.lease(tensors)
 
-    def restore_call(self) -> None:
-        """Give the module its own call again, if it is there still."""
+    def end(self) -> None:
+        """Lease nothing any more, and give the module its own call again, if it is there still."""
         if (module := self._module()) is not None:
             restore_call(module)
+        self.lease([])
 
     def lease(self, tensors: list[torch.Tensor]) -> None:
         """Say what the call uses from now on; what is not in the session's memory is not leased.
