@@ -2,13 +2,14 @@
 # Builds vramx on a machine with a card, runs the GPU tests and the benchmarks, and writes JSON.
 # Usage: benchmarks/gpu_run.sh OUT [tests|bench|all]
 #        benchmarks/gpu_run.sh OUT peers [OPTIONS]
-#        benchmarks/gpu_run.sh OUT pipelines|forecast|soak|turns
+#        benchmarks/gpu_run.sh OUT pipelines|forecast|soak|turns|libraries
 #
 # The first takes about eight minutes in all, most of them for the benchmarks. The second compares
 # vramx with its peers: one run with the options of peers.py, or without any the runs of all models,
 # each several minutes. The third runs frames through the pipelines beside other ways, asks what the
 # plan says of the cyclic model, sends 2,000 frames through each pipeline and looks at memory, or
-# lets copies of the U-Net take turns, and the U-Net and a decoder; each takes less than ten minutes.
+# lets copies of the U-Net take turns, and the U-Net and a decoder; or runs torchao's and
+# bitsandbytes' quantised layers, and ONNX Runtime's sessions; each takes less than ten minutes.
 #
 # Peers installed elsewhere may stand in PYTHONPATH. diffusers (0.42 was tried; its group offload
 # needs accelerate too) is pure Python, so that where nothing can be installed its wheel, downloaded
@@ -93,6 +94,11 @@ if [[ $what == turns ]]; then
   attempt python3 by_turns.py --ratios 0.9 1.25 1.5 2 4 --peers prefix-leaf --rounds 10 \
     --json "$out/by-turns-unet.json"
   attempt python3 images.py --json "$out/images.json"
+fi
+if [[ $what == libraries ]]; then
+  cd benchmarks
+  attempt python3 quantised.py --json "$out/quantised.json"
+  attempt python3 onnx_sessions.py --json "$out/onnx-sessions.json"
 fi
 if [[ $what == soak ]]; then
   cd benchmarks

@@ -1,18 +1,33 @@
-"""The C symbols that ONNX Runtime calls, called as it does, over the stand-in driver."""
+"""The door to ONNX Runtime: its provider has a session's memory and the card, or there is an error.
+
+The C symbols are called as the provider calls them, over the stand-in driver.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import vramx
+from fake_onnxruntime import CPU, CUDA, EPFail, NoSuchFile, OnnxRuntime, Provider
 from loopback.control import Loopback
 from vramx import _core
 from vramx.inactive import InactiveSession
-from vramx.integrations.onnxruntime import provider_options, route
+from vramx.integrations.onnxruntime import (
+    inference_session,
+    provider_options,
+    require_cuda,
+    route,
+)
 
 pytest_plugins = ("loopback.fixture",)
 
@@ -22,22 +37,62 @@ MIB = 2**20
 OpenSession = Callable[[], vramx.Session]
 
 
-class Provider:
-    """ONNX Runtime's CUDA provider, as far as it uses the options."""
-
-    def __init__(self, options: dict[str, str]) -> None:
-        self.alloc = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(
-            int(options["gpu_external_alloc"])
-        )
-        self.free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(options["gpu_external_free"]))
-        self.empty_cache = ctypes.CFUNCTYPE(None)(int(options["gpu_external_empty_cache"]))
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OnnxRuntime:
+    """The package onnxruntime-gpu, of which the test environment has only the one for the CPU."""
+    one = OnnxRuntime(tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", one)
+    return one
 
 
-def test_options_are_text_and_name_the_card_and_the_default_stream(on_card: OpenSession) -> None:
-    session = on_card()
-    options = provider_options(session)
-    assert all(isinstance(value, str) and value.isdecimal() for value in options.values())
-    assert (options["device_id"], options["user_compute_stream"]) == ("0", "1")
+# Options
+
+OWN = {
+    "cudnn_conv_algo_search": st.sampled_from(["HEURISTIC", "DEFAULT"]),
+    "use_tf32": st.sampled_from([0, "1"]),
+    "device_id": st.sampled_from([0, "0"]),
+    "enable_cuda_graph": st.sampled_from([False, "0"]),
+    "do_copy_in_default_stream": st.sampled_from([True, 1, "1"]),
+}
+CONFLICTS = [
+    {"user_compute_stream": "1"},
+    {"has_user_compute_stream": 1},
+    {"gpu_external_alloc": "1"},
+    {"gpu_external_free": "1"},
+    {"gpu_external_empty_cache": "1"},
+    {"device_id": 1},
+    {"enable_cuda_graph": True},
+    {"enable_cuda_graph": "1"},
+    {"do_copy_in_default_stream": "0"},
+]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(own=st.fixed_dictionaries({}, optional=OWN), conflict=st.sampled_from([{}, *CONFLICTS]))
+def test_the_provider_takes_all_options_that_are_given_or_a_conflict_is_named(
+    on_card: OpenSession, own: dict[str, Any], conflict: dict[str, Any]
+) -> None:
+    session = _open_one(on_card)
+    asked = {**own, **conflict}
+    if conflict:
+        with pytest.raises(vramx.ConfigError, match=next(iter(conflict))):
+            provider_options(session, **asked)
+        return
+    options = provider_options(session, **asked)
+    assert Provider(options).alloc
+    assert options["device_id"] == "0"
+    assert {name: options[name] for name in asked} == {n: str(v) for n, v in asked.items()}
+
+
+def _open_one(on_card: OpenSession) -> vramx.Session:
+    """The test's session, for all of its examples."""
+    try:
+        return vramx.current_session()
+    except vramx.Error:
+        return on_card()
+
+
+# The provider's memory
 
 
 def test_what_is_allocated_is_the_sessions_and_survives_eviction(
@@ -154,3 +209,104 @@ def test_closed_and_simulated_sessions_are_refused(on_card: OpenSession) -> None
     with vramx.oversubscribe("64MiB", backend="simulated") as simulated:
         with pytest.raises(vramx.ConfigError, match="real card"):
             provider_options(simulated)
+
+
+# Sessions that run on the card, or not at all
+
+
+def test_an_inference_session_has_the_sessions_memory_and_stays_on_the_card(
+    on_card: OpenSession, loopback: Loopback, fake: OnnxRuntime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = on_card()
+    wanted = object()
+    model = inference_session(session, b"3145728", wanted, cudnn_conv_algo_search="HEURISTIC")
+    assert model.sess_options is wanted
+    assert session._core.owned([(model.weights[0], 3 * MIB)])
+    assert loopback.counts.managed >= 3 * MIB
+    with route(session):
+        assert model.run(MIB) == CUDA
+        fake.fault = EPFail("CUDNN failure 5000")
+        with pytest.raises(EPFail, match="5000"):
+            model.run(MIB)
+        fake.fault = None
+        assert model.run(MIB) == CUDA
+    assert "Falling back" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("fake")
+def test_what_the_provider_says_as_it_refuses_is_the_error_and_no_cpu_is_tried(
+    on_card: OpenSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = on_card()
+    with pytest.raises(vramx.DeviceError, match="Unknown provider option: 'no_such'"):
+        inference_session(session, b"1", no_such="1")
+    assert "Falling back" not in capsys.readouterr().out
+    assert inference_session(session, b"1").get_providers()[0] == CUDA
+
+
+def test_a_provider_that_is_quietly_left_out_is_an_error_that_names_the_missing_library(
+    on_card: OpenSession, fake: OnnxRuntime
+) -> None:
+    fake.library_is_there = False
+    with pytest.raises(vramx.DeviceError, match=rf"{CPU}.*not for {CUDA}.*cannot open shared"):
+        inference_session(on_card(), b"1")
+
+
+@pytest.mark.usefixtures("fake")
+def test_memory_that_cannot_be_had_is_out_of_memory_each_time_and_only_then(
+    on_card: OpenSession,
+) -> None:
+    session = on_card()
+    for _ in range(2):
+        with pytest.raises(vramx.OutOfMemoryError, match="host_limit"):
+            inference_session(session, str(65 * MIB).encode())
+        with pytest.raises(NoSuchFile):
+            inference_session(session, b"missing")
+    assert inference_session(session, str(MIB).encode()).get_providers()[0] == CUDA
+
+
+def test_a_session_that_a_program_made_is_checked_and_kept_from_falling_back(
+    on_card: OpenSession, fake: OnnxRuntime
+) -> None:
+    session = on_card()
+    with route(session):
+        good = fake.InferenceSession(b"1", providers=[(CUDA, provider_options(session))])
+        require_cuda(good)
+        fake.fault = EPFail("CUDNN failure 5000")
+        with pytest.raises(EPFail):
+            good.run(MIB)
+        fake.fault = None
+        options = {**provider_options(session), "user_compute_stream": "1"}
+        fallen = fake.InferenceSession(b"1", providers=[(CUDA, options)])
+    with pytest.raises(vramx.DeviceError, match=f"{CPU} and not for {CUDA}"):
+        require_cuda(fallen)
+
+
+# The package for the CPU, which is installed here
+
+#: A model whose output is what its input is not: Neg of two floats.
+NEG = bytes.fromhex(
+    "08083a320a0b0a017812017922034e65671201675a0f0a0178120a0a08080112040a02080262"
+    "0f0a0179120a0a08080112040a02080242040a001011"
+)
+
+
+def test_the_package_for_the_cpu_is_an_error_that_says_what_to_install(
+    on_card: OpenSession,
+) -> None:
+    session = on_card()
+    assert CUDA not in onnxruntime.get_available_providers()
+    with pytest.raises(vramx.ConfigError, match=r"has no CUDA.*onnxruntime-gpu\[cuda,cudnn\]"):
+        inference_session(session, NEG)
+    with pytest.warns(UserWarning, match=CUDA):
+        model = onnxruntime.InferenceSession(NEG, providers=[(CUDA, provider_options(session))])
+    with pytest.raises(vramx.DeviceError, match="cannot open shared"):
+        require_cuda(model)
+
+
+def test_no_package_is_an_error_that_says_what_to_install(
+    on_card: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(vramx.ConfigError, match=r"cannot be imported.*onnxruntime-gpu"):
+        inference_session(on_card(), NEG)

@@ -2,75 +2,248 @@
 
 The provider calls three C functions, ``void* alloc(size_t)``, ``void free(void*)`` and
 ``void empty_cache()``, whose addresses it takes as text in the options ``gpu_external_alloc``,
-``gpu_external_free`` and ``gpu_external_empty_cache``. They name no stream, so the provider is told
-to work on the default one, which is the one that vramx orders this memory by.
+``gpu_external_free`` and ``gpu_external_empty_cache``. They name no stream. With them the provider
+makes no stream of its own: everything that it launches and copies goes to the legacy default
+stream, which is the one that vramx orders this memory by. Options that would give it another one
+are refused.
+
+ONNX Runtime runs a model on the CPU, and prints why, where the CUDA provider cannot be made or
+fails. Here that is an error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from vramx import _core
+from vramx.errors import ConfigError, DeviceError, OutOfMemoryError
 from vramx.integrations.cards import require_card
 from vramx.session import Session
 
-#: CUDA's name for the default stream where a null handle would mean none (cudaStreamLegacy).
-_DEFAULT_STREAM = "1"
+_PROVIDER = "CUDAExecutionProvider"
+_INSTALL = (
+    "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'; and import torch, "
+    "or call onnxruntime.preload_dlls(), before the first session is made"
+)
+#: Options that name memory or streams of the program's own, whatever their value.
+_TAKEN = (
+    "user_compute_stream",
+    "has_user_compute_stream",
+    "gpu_external_alloc",
+    "gpu_external_free",
+    "gpu_external_empty_cache",
+)
 
 
-def provider_options(session: Session) -> dict[str, str]:
+def provider_options(session: Session, **options: Any) -> dict[str, str]:
     """Give the options with which the CUDA provider takes its memory from a session.
 
-    Weights and intermediate tensors are then tracked and evicted like any activation, and what is
-    on the host is used over the link. The provider allocates on the thread that makes and runs an
-    inference session: do both inside `route`.
+    For programs that make their inference sessions themselves: they do so inside `route`, and then
+    call `require_cuda`. `inference_session` is all of that.
 
     Parameters
     ----------
     session : Session
         An open session on a card.
+    **options
+        More options of the CUDA provider, such as ``cudnn_conv_algo_search="HEURISTIC"``. A
+        ``gpu_mem_limit`` does nothing beside an allocator of the program's: the budget limits.
 
     Returns
     -------
     dict of str to str
-        For ``onnxruntime.InferenceSession(path, providers=[("CUDAExecutionProvider", options)])``;
-        more options can be added.
+        For ``onnxruntime.InferenceSession(path, providers=[("CUDAExecutionProvider", options)])``.
 
     Raises
     ------
     ConfigError
-        If the session has no real card.
+        If the session has no real card, or an option cannot be had with its memory.
     SessionClosedError
         If the session is closed.
-
-    Examples
-    --------
-    >>> options = provider_options(session)  # doctest: +SKIP
-    >>> with route(session):  # doctest: +SKIP
-    ...     model = onnxruntime.InferenceSession(
-    ...         "model.onnx", providers=[("CUDAExecutionProvider", options)]
-    ...     )
-    ...     outputs = model.run(None, inputs)
     """
     require_card(session, "ONNX Runtime's CUDA provider")
+    ordinal = session.device.ordinal
+    _refuse_conflicts(options, ordinal)
     alloc, free, empty_cache = _core.ort_addresses()
     return {
-        "device_id": str(session.device.ordinal),
+        **{name: str(value) for name, value in options.items()},
+        "device_id": str(ordinal),
         "gpu_external_alloc": str(alloc),
         "gpu_external_free": str(free),
         "gpu_external_empty_cache": str(empty_cache),
-        "user_compute_stream": _DEFAULT_STREAM,
     }
+
+
+def _refuse_conflicts(options: dict[str, Any], ordinal: int) -> None:
+    for name in _TAKEN:
+        if name in options:
+            raise ConfigError(
+                f"{name} cannot be given: the provider's memory is the session's, and its work is "
+                "on the default stream, by which that memory is ordered; leave it out"
+            )
+    card = options.get("device_id", ordinal)
+    if str(card) != str(ordinal):
+        raise ConfigError(
+            f"device_id {card!r} is not the session's card, which is {ordinal}; leave it out, or "
+            f"open the session with device={card}"
+        )
+    if _is_on(options.get("enable_cuda_graph", False)):
+        raise ConfigError(
+            "enable_cuda_graph cannot be had with a session's memory: a graph keeps addresses and "
+            "replays without telling vramx what it uses; leave it out"
+        )
+    if not _is_on(options.get("do_copy_in_default_stream", True)):
+        raise ConfigError(
+            "do_copy_in_default_stream=0 cannot be had with a session's memory, which is ordered "
+            "by the default stream; leave it out"
+        )
+
+
+def _is_on(value: Any) -> bool:
+    return str(value).lower() in ("1", "true")
+
+
+def inference_session(
+    session: Session,
+    model: str | os.PathLike[str] | bytes,
+    sess_options: Any = None,
+    **options: Any,
+) -> Any:
+    """Make an inference session whose memory is a session's and which runs on the card.
+
+    Its weights and intermediate tensors are tracked and evicted like any activation, and what is in
+    host memory is used over the link. Run it inside `route`. It never goes on on the CPU: what
+    makes the CUDA provider fail is an error, now and at each run.
+
+    Parameters
+    ----------
+    session : Session
+        An open session on a card.
+    model : str, path or bytes
+        The model, as ``onnxruntime.InferenceSession`` takes it.
+    sess_options : onnxruntime.SessionOptions, optional
+        As ``onnxruntime.InferenceSession`` takes it.
+    **options
+        The CUDA provider's, as `provider_options`.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+        The inference session.
+
+    Raises
+    ------
+    ConfigError
+        As `provider_options`; or if onnxruntime is not installed, or has no CUDA provider.
+    SessionClosedError
+        If the session is closed.
+    DeviceError
+        If the CUDA provider cannot be made, with what it says.
+    OutOfMemoryError
+        If the session cannot give it its memory.
+    Exception
+        What onnxruntime raises for a model that cannot be read.
+
+    Examples
+    --------
+    >>> with route(session):  # doctest: +SKIP
+    ...     model = inference_session(session, "model.onnx")
+    ...     outputs = model.run(None, inputs)
+    """
+    wanted = provider_options(session, **options)
+    onnxruntime = _onnxruntime()
+    with route(session):
+        # A failure is kept until an allocation succeeds: one from before this is not this one's.
+        _allocate_and_free(wanted)
+        try:
+            made = onnxruntime.InferenceSession(
+                model, sess_options, providers=[(_PROVIDER, wanted)], enable_fallback=0
+            )
+        except Exception as error:
+            if failure := _core.last_failure():
+                raise OutOfMemoryError(
+                    f"the session cannot give ONNX Runtime's CUDA provider its memory: {failure}"
+                ) from error
+            if isinstance(error, (ValueError, RuntimeError)):  # what onnxruntime falls back for
+                raise DeviceError(
+                    f"ONNX Runtime's CUDA provider cannot be made: {error}"
+                ) from error
+            raise
+    require_cuda(made)
+    return made
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError(f"onnxruntime cannot be imported ({error}): {_INSTALL}") from error
+    found = onnxruntime.get_available_providers()
+    if _PROVIDER not in found:
+        raise ConfigError(
+            f"onnxruntime {onnxruntime.__version__} has no {_PROVIDER}, only {', '.join(found)}: "
+            f"{_INSTALL}"
+        )
+    return onnxruntime
+
+
+def _allocate_and_free(options: dict[str, str]) -> None:
+    alloc = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(int(options["gpu_external_alloc"]))
+    free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(options["gpu_external_free"]))
+    free(alloc(1))
+
+
+def require_cuda(model: Any) -> None:
+    """Check that an inference session runs on the CUDA provider, and keep it there.
+
+    ONNX Runtime's fallback is disabled: a run in which the provider fails raises, where it would
+    print and run on the CPU.
+
+    Parameters
+    ----------
+    model : onnxruntime.InferenceSession
+        The inference session, made with `provider_options`.
+
+    Raises
+    ------
+    DeviceError
+        If its first provider is another one.
+    """
+    model.disable_fallback()
+    providers = model.get_providers()
+    if providers[:1] != [_PROVIDER]:
+        raise DeviceError(
+            f"ONNX Runtime made this session for {', '.join(providers)} and not for {_PROVIDER}: "
+            f"{_why_not_loaded()}"
+        )
+
+
+def _why_not_loaded() -> str:
+    """Say what keeps the provider's library from being loaded, which onnxruntime only logs."""
+    package = Path(sys.modules["onnxruntime"].__file__ or "").parent
+    try:
+        ctypes.CDLL(os.fspath(package / "capi" / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        return f"{error}. {_INSTALL}"
+    return (
+        "its library can be loaded, so the provider refused the card or an option; onnxruntime "
+        "wrote why to stderr"
+    )
 
 
 @contextlib.contextmanager
 def route(session: Session) -> Iterator[None]:
     """Serve the calling thread's ONNX Runtime allocations from a session, for a scope.
 
-    On another thread, or outside it, an allocation fails, unless `vramx.install` serves the
-    process. What was allocated may be freed anywhere and later, also after the session is closed.
+    The provider allocates on the thread that makes or runs an inference session. On another thread,
+    or outside, an allocation fails, unless `vramx.install` serves the process. What was allocated
+    may be freed anywhere and later, also after the session is closed.
 
     Parameters
     ----------

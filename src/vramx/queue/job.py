@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import CancelledError, Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vramx.errors import Error
 from vramx.opening import oversubscribe
+from vramx.queue import waits
 from vramx.queue.memory import Peak
 from vramx.session import Session
+
+if TYPE_CHECKING:
+    from vramx.queue.line import Queue
 
 T = TypeVar("T")
 
 _current: contextvars.ContextVar[Job[Any]] = contextvars.ContextVar("vramx job")
+
+
+class _Waiters(list[Any]):
+    """Those of `concurrent.futures` that wait for a job and others: they come, and they go.
+
+    `concurrent.futures.wait` and `as_completed` know no other way in than this list.
+    """
+
+    def __init__(self, job: Job[Any]) -> None:
+        super().__init__()
+        self._job = job
+
+    def append(self, waiter: Any) -> None:
+        waits.begin(running_job(), self._job, waiter)
+        super().append(waiter)
+
+    def remove(self, waiter: Any) -> None:
+        waits.end(self._job, waiter)
+        super().remove(waiter)
 
 
 class Job(Future[T]):
@@ -24,6 +48,10 @@ class Job(Future[T]):
     It is a `concurrent.futures.Future`: ``result()``, ``exception()``, ``done()``, callbacks,
     `concurrent.futures.wait` and `asyncio.wrap_future` work. The function that runs reaches it by
     `current_job`.
+
+    A running job may wait for another, which is then served before those in line, beside it. Where
+    that would never end, since the other needs the memory that this one holds or waits for this
+    one, waiting raises `InUseError`.
 
     Attributes
     ----------
@@ -53,7 +81,7 @@ class Job(Future[T]):
         priority: int,
         batch: int | None,
         session_options: dict[str, Any],
-        on_cancel: Callable[[Job[Any]], None],
+        queue: Queue,
     ) -> None:
         super().__init__()
         self.name = name
@@ -65,7 +93,9 @@ class Job(Future[T]):
         self.batch = batch
         self._call: Callable[..., T] | None = call
         self._session_options = session_options
-        self._on_cancel = on_cancel
+        self._queue = queue
+        self._has_ended = False  # for its queue: it neither stands in line nor has memory
+        self._waiters = _Waiters(self)
         self._peak: Peak | None = None
         self._stop = threading.Event()
 
@@ -81,7 +111,7 @@ class Job(Future[T]):
             Whether it is cancelled now. False for a running job, which may stop soon.
         """
         if super().cancel():
-            self._on_cancel(self)
+            self._queue._forget(self)
             return True
         if self.running():
             self._stop.set()
@@ -92,6 +122,69 @@ class Job(Future[T]):
         return super().cancelled() or (
             self._stop.is_set() and self.done() and isinstance(self.exception(), CancelledError)
         )
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the job, and return what its function returned or raise what it raised.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            The most seconds to wait.
+
+        Returns
+        -------
+        object
+            What the function returned.
+
+        Raises
+        ------
+        InUseError
+            If a running job calls this, and it cannot end before that one.
+        TimeoutError
+            If the time is over.
+        concurrent.futures.CancelledError
+            If it is cancelled.
+        """
+        with self._awaited(timeout):
+            return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the job, and return what its function raised, if anything.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            The most seconds to wait.
+
+        Returns
+        -------
+        BaseException or None
+            What the function raised.
+
+        Raises
+        ------
+        InUseError
+            If a running job calls this, and it cannot end before that one.
+        TimeoutError
+            If the time is over.
+        concurrent.futures.CancelledError
+            If it is cancelled.
+        """
+        with self._awaited(timeout):
+            return super().exception(timeout)
+
+    @contextlib.contextmanager
+    def _awaited(self, timeout: float | None) -> Iterator[None]:
+        """Tell those concerned that the calling thread waits for this job."""
+        if self.done() or timeout == 0:
+            yield
+            return
+        key = object()
+        waits.begin(running_job(), self, key)
+        try:
+            yield
+        finally:
+            waits.end(self, key)
 
     @property
     def stop_asked(self) -> bool:
@@ -148,8 +241,17 @@ class Job(Future[T]):
         self._call = None
 
 
+def running_job() -> Job[Any] | None:
+    """Return the job on behalf of which the calling thread works, unless it has ended."""
+    job = _current.get(None)
+    return None if job is None or job._has_ended else job
+
+
 def current_job() -> Job[Any]:
     """Return the job that runs the calling function.
+
+    Other threads that the function starts are known as the job's where they run in a copy of its
+    context (``contextvars.copy_context().run``, `asyncio.to_thread`).
 
     Returns
     -------
@@ -159,7 +261,7 @@ def current_job() -> Job[Any]:
     Raises
     ------
     Error
-        If no queue called it, or it is on another thread than the job's.
+        If no queue called it, or it is on a thread that is not known as the job's.
     """
     job = _current.get(None)
     if job is None:

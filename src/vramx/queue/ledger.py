@@ -92,11 +92,11 @@ class Ledger:
         self._waiting: Claim | None = None
         self._ticket = 0
 
-    def claim(self, key: int, wanted: Claim, budget: int) -> bool:
+    def claim(self, key: int, wanted: Claim, budget: int, *, ahead: bool = False) -> bool:
         """Claim bytes, or stand in the line for them.
 
         Nobody is served before those who came earlier: what a large claim waits for is not given
-        to small ones behind it.
+        to small ones behind it. A claim for whose sake another keeps its bytes goes ahead of all.
 
         Parameters
         ----------
@@ -106,6 +106,8 @@ class Ledger:
             What is wanted. While one waits, another may be asked for in its place in the line.
         budget : int
             The most that all claims may come to.
+        ahead : bool
+            Whether it goes ahead of the line.
 
         Returns
         -------
@@ -122,10 +124,13 @@ class Ledger:
             line = [each.ticket for each in others if each.waiting is not None]
             first = not line or (self._waiting is not None and self._ticket < min(line))
             held = sum(each.held for each in others) + self.held
-            if first and held + wanted.nbytes <= budget:
+            if (first or ahead) and held + wanted.nbytes <= budget:
                 self._write({**self._running, key: wanted}, None, 0)
                 return True
-            ticket = self._ticket if self._waiting is not None else max(line, default=0) + 1
+            if ahead and not first:
+                ticket = min(line) - 1
+            else:
+                ticket = self._ticket if self._waiting is not None else max(line, default=0) + 1
             if (wanted, ticket) != (self._waiting, self._ticket):
                 self._write(self._running, wanted, ticket)
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import bisect
+import contextlib
 import functools
 import itertools
 import os
@@ -18,8 +19,9 @@ from typing import Any, TypeVar
 
 from vramx import config
 from vramx.card import card_ordinal, free_bytes, open_card
-from vramx.errors import ConfigError, Error, OutOfMemoryError, QueueClosedError
-from vramx.queue.job import Job
+from vramx.errors import ConfigError, Error, InUseError, OutOfMemoryError, QueueClosedError
+from vramx.queue import waits
+from vramx.queue.job import Job, running_job
 from vramx.queue.ledger import Claim, Ledger
 from vramx.queue.memory import Peak, give_back_cached, is_out_of_memory, let_go
 from vramx.runtime import runtime_folder
@@ -44,7 +46,8 @@ class Queue:
 
     Jobs run on threads of the queue, each when it is its turn and there is room; the others wait in
     host memory. The order is that of submission, within a priority. A large job at the head of the
-    line is not overtaken by small ones behind it.
+    line is not overtaken by small ones behind it. A job for which a running one waits goes ahead of
+    the line, and the one that waits is none of the `workers` meanwhile.
 
     Queues of several processes on one card share it: what all their running jobs have claimed stays
     within each queue's budget, and their next jobs are served in the order in which they came to
@@ -112,17 +115,21 @@ class Queue:
             )
         self._session_options = {"device": device, "backend": backend}
         self._own_folder: tempfile.TemporaryDirectory[str] | None = None
-        self._ledger = Ledger(self._folder(card or found.uuid))
-        self._changed = threading.Condition()
+        folder = self._folder(card or found.uuid)
+        self.card = str(folder)
+        self._ledger = Ledger(folder)
+        self._changed = threading.Condition(waits.LOCK)
         self._turn = threading.Lock()
         self._numbers = itertools.count()
         self._waiting: list[tuple[int, int, Job[Any]]] = []
         self._running: dict[int, Job[Any]] = {}
         self._threads: list[threading.Thread] = []
+        self._looking = 0  # threads that take the next job, or wait to
         self._measured: dict[Hashable, int] = {}
         self._fitting: dict[Hashable, int] = {}
         self._closed = False
         self._process = os.getpid()
+        waits.add_queue(self)
         atexit.register(self.close)
 
     def _folder(self, card: str) -> Path:
@@ -217,18 +224,13 @@ class Queue:
             priority=priority,
             batch=None if batch is None else _count(batch, "batch"),
             session_options=self._session_options,
-            on_cancel=self._forget,
+            queue=self,
         )
         with self._changed:
             self._usable()
             entry = (-priority, next(self._numbers), job)
             bisect.insort(self._waiting, entry, key=lambda each: each[:2])
-            outstanding = len(self._waiting) + len(self._running)
-            if len(self._threads) < min(self._workers, outstanding):
-                thread = threading.Thread(target=self._work, name="vramx queue", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-            self._changed.notify()
+            self._look_again()
         return job
 
     @property
@@ -256,14 +258,21 @@ class Queue:
 
         Raises
         ------
-        Error
-            If one of its jobs calls this.
+        InUseError
+            If a job calls this and one of the queue's jobs cannot end before it: it would wait
+            for itself. The queue stays open then.
         """
         if self._process != os.getpid():
             return
         if threading.current_thread() in self._threads:
-            raise Error("a job cannot close the queue that it runs on: it would wait for itself")
+            raise InUseError(
+                "a job cannot close the queue that it runs on: it would wait for itself"
+            )
+        key = object()
         with self._changed:
+            awaited = self.running if cancel else (*self.running, *self.waiting)
+            for job in awaited:
+                waits.begin(running_job(), job, key)
             self._closed = True
             self._changed.notify_all()
         if cancel:
@@ -271,6 +280,8 @@ class Queue:
                 job.cancel()
         for thread in self._threads:
             thread.join()
+        for job in awaited:
+            waits.end(job, key)
         self._ledger.close()
         if self._own_folder is not None:
             self._own_folder.cleanup()
@@ -300,9 +311,22 @@ class Queue:
             left = [each for each in self._waiting if each[2] is not job]
             found = len(left) < len(self._waiting)
             self._waiting = left
+            job._has_ended |= found
             self._changed.notify_all()
         if found:
             job.set_running_or_notify_cancel()  # tells those who wait for several futures
+
+    def _look_again(self) -> None:
+        """Have a thread look at the line, where that may find a job. With the lock held."""
+        if self._waiting and not self._looking and self._has_worker():
+            self._looking += 1
+            thread = threading.Thread(target=self._work, name="vramx queue", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._changed.notify_all()
+
+    def _has_worker(self) -> bool:
+        return len(self._running) - waits.count_waiting(self) < self._workers
 
     # What follows runs on the queue's threads.
 
@@ -312,41 +336,70 @@ class Queue:
                 taken = self._next()
             if taken is None:
                 return
-            self._run(*taken)
-            del taken
+            number, job, error = taken
+            if error is None:
+                self._run(number, job)
+            elif job.set_running_or_notify_cancel():
+                job.set_exception(error)
+            del taken, job, error
+            with self._changed:
+                self._looking += 1
 
-    def _next(self) -> tuple[int, Job[Any]] | None:
-        """Wait until the first job in line may run, and take it; None when there will be none."""
+    def _next(self) -> tuple[int, Job[Any], Error | None] | None:
+        """Wait until a job may run, and take it; None when there will be none.
+
+        Returns
+        -------
+        (int, Job, Error or None) or None
+            The job's number, the job, and what keeps it from ever running.
+        """
         with self._changed:
             while True:
-                if self._waiting:
-                    _, number, job = self._waiting[0]
-                    try:
-                        admitted = self._admit(number, job)
-                    except Error as error:  # nobody can tell what is free
-                        del self._waiting[0]
-                        if job.set_running_or_notify_cancel():
-                            job.set_exception(error)
-                        continue
-                    if admitted:
-                        del self._waiting[0]
+                if self._waiting and self._has_worker() and (taken := self._admitted()):
+                    number, job, error = taken
+                    self._waiting = [each for each in self._waiting if each[2] is not job]
+                    if error is None:
                         self._running[number] = job
-                        return number, job
+                    job._has_ended = error is not None
+                    self._looking -= 1
+                    self._look_again()
+                    return taken
+                if self._waiting:
                     self._changed.wait(None if self._own_folder is not None else _LOOK)
                     continue
                 if self._ledger.waits:
-                    self._ledger.leave_line()
+                    with contextlib.suppress(Error):  # it is told to the next job
+                        self._ledger.leave_line()
                 if self._closed:
+                    self._looking -= 1
                     return None
                 self._changed.wait()
 
-    def _admit(self, number: int, job: Job[Any]) -> bool:
+    def _admitted(self) -> tuple[int, Job[Any], Error | None] | None:
+        """Claim what a job in line needs, if that can be had or it cannot be claimed at all."""
+        awaited = [each for each in self._waiting if waits.is_awaited(each[2])]
+        for _, number, job in awaited or self._waiting[:1]:
+            try:
+                if self._admit(number, job, ahead=bool(awaited)):
+                    return number, job, None
+                if awaited:
+                    waits.refuse_if_stuck(job)
+            except Error as error:  # nobody can tell what is free, or it will never be enough
+                return number, job, error
+        return None
+
+    def _admit(self, number: int, job: Job[Any], *, ahead: bool) -> bool:
         job.batch = self._fitting_batch(job)
-        needed = job.footprint or self._measured.get((job.kind, job.batch), self.budget)
-        if not self._ledger.claim(number, Claim(needed, job.name), self.budget):
+        needed = self._needs(job)
+        claim = Claim(needed, job.name)
+        if not self._ledger.claim(number, claim, self.budget, ahead=ahead):
             return False
         job.budget = needed
         return True
+
+    def _needs(self, job: Job[Any]) -> int:
+        kind = (job.kind, self._fitting_batch(job))
+        return job.footprint or self._measured.get(kind, self.budget)
 
     def _fitting_batch(self, job: Job[Any]) -> int | None:
         if job.batch is None:
@@ -406,9 +459,9 @@ class Queue:
         if shared:
             give_back_cached()
         with self._changed:
-            del self._running[number]
+            self._running.pop(number)._has_ended = True
             try:
                 self._ledger.release(number)
             except Error as error:
                 warnings.warn(f"vramx's queue: {error}", RuntimeWarning, stacklevel=2)
-            self._changed.notify_all()
+            self._look_again()
