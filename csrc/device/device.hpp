@@ -83,7 +83,8 @@ class Device {
   virtual void store(Address to, const void* from, Bytes size) = 0;
   virtual void load(void* to, Address from, Bytes size) = 0;
 
-  /// Starts moving `range` to the card on `lane` once `after` is reached; the fence marks arrival.
+  /// Starts moving `range` to the card on `lane` once `after` is reached, and once all that the lane
+  /// was given to bring before has come; the fence marks arrival.
   virtual Fence bring(Range range, Arrive how, Lane lane, Fences after) = 0;
   /// Takes `range` off the card once `after` is reached; the fence marks when its memory is free.
   virtual Fence leave(Range range, Leave how, Lane lane, Fences after) = 0;

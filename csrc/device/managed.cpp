@@ -38,6 +38,7 @@ ManagedDevice::ManagedDevice(const std::string& driver_path, int ordinal)
                   "before Pascal), so memory cannot be oversubscribed"}) {
   facts_.kind = "managed";
   carrying_ = lanes_.get();
+  latest_.resize(facts_.lanes);
   // Seen on an H200: NVML's free did not rise by a byte after 4 GiB had left, and a further GiB
   // that came took new memory.
   facts_.keeps_what_leaves = true;
@@ -126,8 +127,14 @@ Fence ManagedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   const Lanes& lanes = how == Arrive::empty ? *lanes_ : carrying_lanes();
   const Current here(cuda(), lanes.card->context);
   CUstream stream = lanes.at(lane);
+  Fence before;
+  {
+    const std::lock_guard lock(mutex_);
+    before = latest_.at(lane);
+  }
   auto arrival = std::make_shared<Event>(lanes.card);
   order_lane(stream, after);
+  order_lane(stream, {&before, 1});
   if (how == Arrive::duplicate) advise(range, CU_MEM_ADVISE_SET_READ_MOSTLY, card_->device);
   try {
     cuda().check(cuda().prefetch(range.start, range.size, card_->device, stream),
@@ -138,6 +145,8 @@ Fence ManagedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
     if (how != Arrive::duplicate) cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream);
     throw;
   }
+  const std::lock_guard lock(mutex_);
+  latest_[lane] = arrival;
   return arrival;
 }
 

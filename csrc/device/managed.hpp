@@ -54,6 +54,7 @@ class ManagedDevice final : public CudaDevice {
   std::once_flag first_carried_;
   std::unique_ptr<Lanes> apart_;
   std::atomic<const Lanes*> carrying_;  ///< those that bytes cross on; the program's until then
+  std::vector<Fence> latest_;           ///< by lane: its last arrival, in whichever context
 };
 
 }  // namespace vramx

@@ -223,9 +223,10 @@ Fence SimulatedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
     std::memcpy(range.data(), c.on_host(range.start), range.size);
     const double flowing = std::max(start + spec_.latency, link_[0]);
     end = flowing + static_cast<double>(range.size) / spec_.to_card;
-    lanes_[lane] = link_[0] = end;
+    link_[0] = end;
     moved_in_ += range.size;
   }
+  lanes_[lane] = end;  // of nothing too: what comes next on the lane counts on its room
   if (how != Arrive::duplicate) {
     std::memset(c.on_host(range.start), poison, range.size);
   }

@@ -263,6 +263,28 @@ HOLDS("nothing comes to the card before what it waits for") {
   REQUIRE(rig.on_card() == held.range.size);
 }
 
+HOLDS("what comes on a lane comes after what the lane was given before, bytes or none") {
+  for (const Arrive first : {Arrive::empty, Arrive::move}) {
+    const Held room(rig, 1, Use::scratch);
+    const Held weights(rig, 1);
+    const Held scratch(rig, 1, Use::scratch);
+    Device& device = room.device;
+    const Stream stream = rig.stream();
+    rig.occupy(stream);
+    const Fence after[] = {device.mark(stream)};
+    const Fence arrivals[] = {device.bring(room.range, first, 0, after),
+                              device.bring(weights.range, Arrive::duplicate, 0, {}),
+                              device.bring(scratch.range, Arrive::move, 0, {})};
+    for (const Fence& arrival : arrivals) REQUIRE(!device.reached(arrival));
+    rig.finish(stream);
+    device.wait(arrivals[1]);
+    REQUIRE(device.reached(after[0]));
+    device.wait(arrivals[0]);
+    device.wait(arrivals[2]);
+    REQUIRE(rig.on_card() == 3 * device.facts().granule);
+  }
+}
+
 HOLDS("nothing leaves the card before its last use is over") {
   for (const Leave how : {Leave::drop, Leave::write_back, Leave::discard}) {
     const Held held(rig, 1);
