@@ -103,8 +103,20 @@ Range ManagedDevice::reserve(Bytes size, Use use) {
   }
 }
 
+std::vector<Fence> ManagedDevice::populating(Range range) {
+  std::vector<Fence> under_way;
+  const std::lock_guard lock(mutex_);
+  std::erase_if(populating_, [&](const auto& each) {
+    if (!each.first.overlaps(range)) return false;
+    under_way.push_back(each.second);
+    return true;
+  });
+  return under_way;
+}
+
 void ManagedDevice::release(Range range) noexcept {
   try {
+    for (const Fence& fence : populating(range)) wait(fence);
     const Current here = current();
     cuda().free(range.start);
   } catch (const Error&) {
@@ -127,22 +139,23 @@ Fence ManagedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   const Lanes& lanes = how == Arrive::empty ? *lanes_ : carrying_lanes();
   const Current here(cuda(), lanes.card->context);
   CUstream stream = lanes.at(lane);
-  Fence before;
+  std::vector<Fence> before = populating(range);
   {
     const std::lock_guard lock(mutex_);
-    before = latest_.at(lane);
+    before.push_back(latest_.at(lane));
   }
   auto arrival = std::make_shared<Event>(lanes.card);
   order_lane(stream, after);
-  order_lane(stream, {&before, 1});
+  order_lane(stream, before);
   if (how == Arrive::duplicate) advise(range, CU_MEM_ADVISE_SET_READ_MOSTLY, card_->device);
   try {
     cuda().check(cuda().prefetch(range.start, range.size, card_->device, stream),
                  "cuMemPrefetchAsync");
     record(*arrival, stream);
   } catch (...) {
-    cuda().advise(range.start, range.size, CU_MEM_ADVISE_UNSET_READ_MOSTLY, card_->device);
     if (how != Arrive::duplicate) cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream);
+    cuda().stream_wait(stream);  // advice has no stream: what comes after it would stay
+    cuda().advise(range.start, range.size, CU_MEM_ADVISE_UNSET_READ_MOSTLY, card_->device);
     throw;
   }
   const std::lock_guard lock(mutex_);
@@ -190,8 +203,14 @@ void ManagedDevice::expose(Range range) {
   const Current here = current();
   // Pages that nobody touched yet are populated on the host first: the card's own first touch of
   // them would fault at a twentieth of the link.
+  const auto populated = std::make_shared<Event>(card_);
   cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, lanes_->at(0)),
                "cuMemPrefetchAsync");
+  record(*populated, lanes_->at(0));
+  {
+    const std::lock_guard lock(mutex_);
+    populating_.emplace_back(range, populated);
+  }
   advise(range, CU_MEM_ADVISE_SET_ACCESSED_BY, card_->device);
 }
 
