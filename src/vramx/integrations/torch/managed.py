@@ -167,6 +167,8 @@ class ManagedModule:
         self._core = bridge.core
         self._homes: dict[int, torch.device] = {}
         self.weights: set[int] = set()
+        # The core writes to these until it points them back, though all tensors of them be gone.
+        self._pointed: list[torch.UntypedStorage] = []
         self._groups: list[int] = []
         self._units: list[Unit] = []
         self._wholes: list[Whole] = []
@@ -293,7 +295,9 @@ class ManagedModule:
             self._homes[memory.address] = storage.home
             if use is _core.Use.WEIGHTS:
                 self.weights.add(memory.address)
-                self._core.point(raw.untyped_storage()._cdata, memory.address, memory.nbytes)
+                pointed = raw.untyped_storage()
+                self._core.point(pointed._cdata, memory.address, memory.nbytes)
+                self._pointed.append(pointed)
             for tensor in storage.tensors:
                 placement.put(tensor, storage.view(tensor, raw))
 
@@ -400,6 +404,7 @@ class ManagedModule:
                     set_data(tensor, view_like(tensor, raw))
         for address in self._homes:
             self._core.unpoint(address, 1)
+        self._pointed.clear()
         self._restore_calls()
         if self._hook is not None:
             self._hook.remove()
