@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,8 +34,32 @@ NATIVE_CARD = {
     "granule": 4 * KIB,
     "host_memory": 1024 * MIB,
     "reads_over_link": True,
+    "host_addresses": True,
     "check_drops": False,
 }
+
+
+#: When copies and kernels are carried out on cards that are made of host memory: "earliest",
+#: "latest", or the seed of random moments. The stand-in driver reads it by itself.
+SEED = os.environ.setdefault("VRAMX_TEST_SEED", "1")
+
+
+def pytest_report_header() -> str:
+    return f"moments of simulated work: VRAMX_TEST_SEED={SEED}"
+
+
+@pytest.fixture(autouse=True)
+def moments(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test has moments of its own, which are the same whatever runs before it."""
+    if SEED in ("earliest", "latest"):
+        previous = _core.set_moments(_core.Moment[SEED.upper()], 0)
+    else:
+        own = zlib.crc32(f"{SEED} {request.node.nodeid}".encode())
+        # Random moments are rarely late together, and a test in four is.
+        when = _core.Moment.LATEST if own % 4 == 0 else _core.Moment.RANDOM
+        previous = _core.set_moments(when, own)
+    yield
+    _core.set_moments(*previous)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -552,7 +552,7 @@ def test_no_granule_crashes_the_process(granule: int) -> None:
         try:
             device = _core.SimulatedDevice(capacity=2**24, to_card=1e9, to_host=1e9, latency=0.0,
                 lanes=2, granule={granule}, host_memory=2**30, reads_over_link=True,
-                check_drops=False)
+                host_addresses=True, check_drops=False)
             core = _core.Core(device=device, budget={granule} * 64, block={granule} * 16,
                 policy="lru", adaptive=False, threaded=False, host_limit=2**30)
             memories = core.reserve([{granule} * 5, 3, {granule}], _core.Use.WEIGHTS)

@@ -249,9 +249,7 @@ def test_a_tensor_that_the_program_shares_with_others_stays_shared(
         assert "shares its bytes" not in session.report()
 
 
-def test_what_cannot_be_taken_in_is_named_once(
-    open_session: OpenSession, linears: Linears
-) -> None:
+def test_what_cannot_be_taken_in_is_named_once(open_session: OpenSession, linears: Linears) -> None:
     model = linears(2)
     with torch.no_grad(), open_session(2 * BLOCK) as session:
         session.manage(model)

@@ -36,9 +36,10 @@ def test_layers_of_a_flat_model_are_leased_one_by_one(
     model = linears(16)
     expected = model(X)
     flatten(model)
-    with torch.no_grad(), open_session(
-        4 * BLOCK, policy="lru", reads_over_link=reads_over_link
-    ) as session:
+    with (
+        torch.no_grad(),
+        open_session(4 * BLOCK, policy="lru", reads_over_link=reads_over_link) as session,
+    ):
         session.manage(model)
         for _ in range(4):
             before = session.stats().moved_in

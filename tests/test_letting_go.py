@@ -55,9 +55,7 @@ def test_a_part_that_is_kept_works_on_and_is_put_back(
     assert "_compiled_call_impl" not in vars(kept[0])
 
 
-def test_other_models_go_on_when_one_is_let_go(
-    open_session: OpenSession, linears: Linears
-) -> None:
+def test_other_models_go_on_when_one_is_let_go(open_session: OpenSession, linears: Linears) -> None:
     stays = linears(6)
     with torch.no_grad(), open_session(4 * BLOCK) as session:
         expected = stays(X)

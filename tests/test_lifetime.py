@@ -509,7 +509,7 @@ def test_a_forked_child_that_uses_a_session_gets_a_clear_error() -> None:
     run_child(
         textwrap.dedent(FORKED)
         + textwrap.dedent("""
-        vramx.simulate(capacity=64 * BLOCK)
+        vramx.simulate(capacity=64 * BLOCK, memory="managed")
         x = torch.ones(1, 128)
         with vramx.oversubscribe(4 * BLOCK, backend="simulated", block=BLOCK) as session:
             torch.manual_seed(0)
@@ -565,7 +565,8 @@ def test_a_forked_child_lets_go_of_a_session_and_ends(threaded: bool) -> None:
         textwrap.dedent(FORKED)
         + textwrap.dedent(f"""
         device = _core.SimulatedDevice(capacity=64 * BLOCK, to_card=1e9, to_host=1e9, latency=0,
-            lanes=2, granule=4096, host_memory=2**40, reads_over_link=True, check_drops=False)
+            lanes=2, granule=4096, host_memory=2**40, reads_over_link=True, host_addresses=True,
+            check_drops=False)
         core = _core.Core(device=device, budget=4 * BLOCK, block=BLOCK, policy="lru",
             adaptive=False, threaded={threaded}, host_limit=2**63)
         memories = core.reserve([BLOCK] * 2, _core.Use.WEIGHTS) + [core.empty(100, 0)]

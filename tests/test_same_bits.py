@@ -560,13 +560,17 @@ def test_weights_made_in_inference_mode_compute_as_unmanaged(
         assert all(p.is_inference() for p in model.parameters())
 
 
-def test_what_is_used_without_a_call_has_the_right_bits_and_is_counted(
-    open_session: Callable[..., vramx.Session], linears: Callable[[int], nn.Sequential]
+@pytest.mark.parametrize("memory", ["mapped", "managed"])
+def test_what_is_used_without_a_call_has_the_right_bits_and_is_counted_where_it_faults(
+    open_session: Callable[..., vramx.Session],
+    linears: Callable[[int], nn.Sequential],
+    memory: str,
 ) -> None:
     model = linears(3)
     expected = [each.weight.detach().clone() for each in model]
-    with torch.no_grad(), open_session(64 * 2**10) as session:
+    with torch.no_grad(), open_session(64 * 2**10, memory=memory) as session:
         session.manage(model)
         assert session.stats().unleased_touches == 0
         assert all(torch.equal(each.weight.clone(), e) for each, e in zip(model, expected))
-        assert session.stats().unleased_touches >= len(model)
+        touches, moved = session.stats().unleased_touches, session.device.moved_in
+        assert touches >= len(model) if memory == "managed" else touches == moved == 0

@@ -250,7 +250,7 @@ def test_a_thread_waits_for_the_room_that_another_holds(open_core: OpenCore) -> 
 def test_two_threads_that_hold_and_want_more_do_not_wait_for_each_other(
     open_core: OpenCore,
 ) -> None:
-    core, device = open_core(2 * BLOCK)
+    core, device = open_core(2 * BLOCK, host_addresses=False)
     memories = filled(core, 4)
     together = threading.Barrier(2)
 
@@ -309,7 +309,8 @@ def test_a_policy_object_and_other_threads_never_wait_for_each_other() -> None:
                 return next(filter(may_leave, self.on_card), None)
 
         device = _core.SimulatedDevice(capacity=2**20, to_card=1e9, to_host=1e9, latency=0,
-            lanes=2, granule=4096, host_memory=2**30, reads_over_link=True, check_drops=False)
+            lanes=2, granule=4096, host_memory=2**30, reads_over_link=True, host_addresses=True,
+            check_drops=False)
         core = _core.Core(device=device, budget=2**16, block=2**16, policy=Policy(),
             adaptive=False, threaded=False, host_limit=2**63)
         memories = core.reserve([2**16] * 2, _core.Use.WEIGHTS)
@@ -373,7 +374,7 @@ def test_an_operation_keeps_what_it_uses_when_another_thread_s_lease_ends(
 
 @pytest.mark.parametrize("threaded", [False, True], ids=["no mover thread", "a mover thread"])
 def test_no_byte_is_lost_whatever_threads_do_at_once(open_core: OpenCore, threaded: bool) -> None:
-    core, device = open_core(6 * BLOCK, threaded=threaded, adaptive=True)
+    core, device = open_core(6 * BLOCK, threaded=threaded, adaptive=True, host_addresses=False)
     weights = filled(core, 6, BLOCK + 4096)
     groups = [core.define(span(each)) for each in weights]
     core.guess(groups)
@@ -491,7 +492,8 @@ def test_an_interrupt_that_arrives_as_a_move_ends_leaves_nothing_leased(
 ) -> None:
     model, x = linears(3), torch.randn(2, 128)
     expected = model(x)
-    with open_session(2 * BLOCK, policy="lru") as session, torch.no_grad():
+    memory = "managed" if move == "a touch" else "mapped"
+    with open_session(2 * BLOCK, policy="lru", memory=memory) as session, torch.no_grad():
         session.manage(model)
         core, device = session._core, session.device
         brought = core.stats().peak_resident

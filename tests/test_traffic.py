@@ -339,7 +339,7 @@ def test_clean_weights_are_only_dropped(open_session: OpenSession, linears: Line
 
 
 def test_a_written_weight_is_written_back_once(open_session: OpenSession, linears: Linears) -> None:
-    with open_session(4 * BLOCK) as session, torch.no_grad():
+    with open_session(4 * BLOCK, memory="managed") as session, torch.no_grad():
         model = session.manage(linears(4))
         session.prefetch(model)
         model[1].weight.add_(1)
@@ -349,6 +349,21 @@ def test_a_written_weight_is_written_back_once(open_session: OpenSession, linear
         session.prefetch(model)
         session.evict(model)
         assert session.stats().moved_out == BLOCK
+
+
+def test_a_write_to_a_host_copy_is_copied_to_the_card_once(
+    open_session: OpenSession, linears: Linears
+) -> None:
+    with open_session(4 * BLOCK) as session, torch.no_grad():
+        model = session.manage(linears(4))
+        x, device = torch.ones(1, 128), session.device
+        model(x)
+        model[1].weight.add_(1)
+        for _ in range(3):
+            model(x)
+            assert (device.saved, device.refreshed) == (0, BLOCK)
+            session.evict(model)
+        assert session.stats().moved_out == device.moved_out == 0
 
 
 def test_freed_memory_is_discarded_and_never_written_back(open_session: OpenSession) -> None:
@@ -469,7 +484,7 @@ def test_pins_count_against_the_budget_of_what_runs(
 def test_unset_read_mostly_makes_weights_move_both_ways_and_read_mostly_ends_that(
     open_session: OpenSession, linears: Linears
 ) -> None:
-    with open_session(4 * BLOCK) as session:
+    with open_session(4 * BLOCK, memory="managed") as session:
         model = session.manage(linears(4))
         session.advise(model[0], Advice.UNSET_READ_MOSTLY)
         session.prefetch(model)

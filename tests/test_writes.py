@@ -127,6 +127,19 @@ WRITES = [
 ]
 
 
+both_memories = pytest.mark.parametrize("memory", ["mapped", "managed"])
+#: Torch counts none of these, or not all of their writes.
+UNCOUNTED = (add_through_data, write_into_it)
+
+
+def known_lost(request: pytest.FixtureRequest, memory: str, lost: bool) -> None:
+    """A write to the host copy that nothing tells of is lost where the card's copy stays."""
+    if memory == "mapped" and lost:
+        request.applymarker(
+            pytest.mark.xfail(strict=True, reason="writes that torch does not count")
+        )
+
+
 def evict(session: vramx.Session, module: nn.Module) -> None:
     """Take a module off the card, as far as it is still in the session's memory."""
     ranges = session._core.owned(session._ranges(module))
@@ -134,16 +147,23 @@ def evict(session: vramx.Session, module: nn.Module) -> None:
     assert not any(session._core.on_card([each]) for each in ranges)
 
 
+@both_memories
 @pytest.mark.parametrize("where", ["on the card", "on the host", "while it streams"])
 @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
 def test_a_write_between_passes_is_seen_by_later_passes_and_after_the_session(
-    open_session: OpenSession, linears: Linears, write: Callable[[Model], None], where: str
+    open_session: OpenSession,
+    linears: Linears,
+    write: Callable[[Model], None],
+    where: str,
+    memory: str,
+    request: pytest.FixtureRequest,
 ) -> None:
+    known_lost(request, memory, write in UNCOUNTED and where == "while it streams")
     plain = Model(linears).eval()
     managed = copy.deepcopy(plain)
     x = torch.randn(3, 128)
     budget = (2 if where == "while it streams" else 16) * BLOCK
-    with open_session(budget, policy="lru") as session:
+    with open_session(budget, policy="lru", memory=memory) as session:
         session.manage(managed)
         assert torch.equal(managed(x), plain(x))
         if where == "on the host":
@@ -167,15 +187,16 @@ def assert_equal(managed: nn.Module, plain: nn.Module) -> None:
     assert [name for name in expected if not torch.equal(state[name], expected[name])] == []
 
 
+@both_memories
 @pytest.mark.parametrize("blocks", [2, 16])
 @pytest.mark.parametrize("advice", vramx.Advice, ids=lambda advice: advice.name)
 def test_no_advice_loses_a_write(
-    open_session: OpenSession, linears: Linears, advice: vramx.Advice, blocks: int
+    open_session: OpenSession, linears: Linears, advice: vramx.Advice, blocks: int, memory: str
 ) -> None:
     plain = Model(linears).eval()
     managed = copy.deepcopy(plain)
     x = torch.randn(3, 128)
-    with open_session(blocks * BLOCK) as session:
+    with open_session(blocks * BLOCK, memory=memory) as session:
         session.manage(managed)
         managed(x)
         session.advise(managed, advice)
@@ -189,12 +210,13 @@ def test_no_advice_loses_a_write(
     assert_equal(managed, plain)
 
 
+@both_memories
 @pytest.mark.parametrize("advice", [None, vramx.Advice.ACCESSED_BY, vramx.Advice.PREFERRED_HOST])
 def test_a_write_over_the_link_is_seen_wherever_the_weight_goes_next(
-    open_session: OpenSession, linears: Linears, advice: vramx.Advice | None
+    open_session: OpenSession, linears: Linears, advice: vramx.Advice | None, memory: str
 ) -> None:
     plain, managed, x = linears(3), linears(3), torch.randn(2, 128)
-    with torch.no_grad(), open_session(2 * BLOCK) as session:
+    with torch.no_grad(), open_session(2 * BLOCK, memory=memory) as session:
         session.manage(managed)
         if advice is not None:
             session.advise(managed, advice)
@@ -204,7 +226,9 @@ def test_a_write_over_the_link_is_seen_wherever_the_weight_goes_next(
                 before = session.stats().over_link
                 for model in (plain, managed):
                     model[1].weight.add_(0.25)
-                assert session.stats().over_link == before + BLOCK
+                # A use in place at the host's own address is no fault that anybody sees.
+                seen = BLOCK if memory == "managed" else 0
+                assert session.stats().over_link == before + seen
             if after == "evict":
                 session.evict(managed)
             if after == "load":
@@ -262,7 +286,7 @@ def test_views_of_one_storage_stay_so(open_session: OpenSession) -> None:
 
 
 def test_only_what_was_written_is_written_back(open_session: OpenSession, linears: Linears) -> None:
-    with open_session(4 * BLOCK) as session, torch.no_grad():
+    with open_session(4 * BLOCK, memory="managed") as session, torch.no_grad():
         model = session.manage(linears(4))
         x = torch.ones(1, 128)
         model(x)
@@ -436,7 +460,7 @@ def test_checking_finds_a_forgotten_write_before_it_is_lost(
     open_session: OpenSession, linears: Linears
 ) -> None:
     managed, x = linears(4), torch.ones(1, 128)
-    with torch.no_grad(), open_session(4 * BLOCK) as session:
+    with torch.no_grad(), open_session(4 * BLOCK, memory="managed") as session:
         session.manage(managed)
         write_raw(session, managed[1].weight, 0.5)
         with pytest.raises(vramx.UnreportedWriteError, match=r"session\.written"):
@@ -454,7 +478,7 @@ def test_checking_finds_a_forgotten_write_when_room_is_needed(
     open_session: OpenSession, linears: Linears
 ) -> None:
     managed, x = linears(3), torch.ones(1, 128)
-    with torch.no_grad(), open_session(BLOCK, policy="lru") as session:
+    with torch.no_grad(), open_session(BLOCK, policy="lru", memory="managed") as session:
         session.manage(managed)
         write_raw(session, managed[0].weight, 0.5)
         with pytest.raises(vramx.UnreportedWriteError):
@@ -466,14 +490,21 @@ def test_checking_finds_a_forgotten_write_when_room_is_needed(
 
 
 @pytest.mark.usefixtures("checking")
+@pytest.mark.filterwarnings("ignore:.*outside their modules' calls:RuntimeWarning")
+@both_memories
 @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
 def test_checking_blames_no_write_that_can_be_seen(
-    open_session: OpenSession, linears: Linears, write: Callable[[Model], None]
+    open_session: OpenSession,
+    linears: Linears,
+    write: Callable[[Model], None],
+    memory: str,
+    request: pytest.FixtureRequest,
 ) -> None:
+    known_lost(request, memory, write in (*UNCOUNTED, swap_data))
     plain = Model(linears).eval()
     managed = copy.deepcopy(plain)
     x = torch.randn(3, 128)
-    with open_session(2 * BLOCK) as session:
+    with open_session(2 * BLOCK, memory=memory) as session:
         session.manage(managed)
         managed(x)
         write(managed)

@@ -1,5 +1,10 @@
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+
+#include <atomic>
+#include <cstring>
+#include <utility>
 
 #include "bind/bind.hpp"
 #include "device/divided.hpp"
@@ -11,6 +16,16 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace vramx::bind {
+
+namespace {
+
+/// What a kernel found.
+struct Check {
+  std::atomic<bool> done = false;
+  std::atomic<bool> wrong = false;
+};
+
+}  // namespace
 
 void device(nb::module_& module) {
   nb::enum_<Use>(module, "Use").value("WEIGHTS", Use::weights).value("SCRATCH", Use::scratch);
@@ -30,6 +45,7 @@ void device(nb::module_& module) {
       .def_prop_ro("to_card", [](const Device& d) { return d.facts().to_card; })
       .def_prop_ro("to_host", [](const Device& d) { return d.facts().to_host; })
       .def_prop_ro("reads_over_link", [](const Device& d) { return d.facts().reads_over_link; })
+      .def_prop_ro("host_addresses", [](const Device& d) { return d.facts().host_addresses; })
       .def_prop_ro("keeps_what_leaves", [](const Device& d) { return d.facts().keeps_what_leaves; })
       .def_prop_ro("asynchronous", [](const Device& d) { return d.facts().asynchronous; })
       .def_prop_ro("free_bytes", &Device::free_bytes)
@@ -66,12 +82,15 @@ void device(nb::module_& module) {
       .def_prop_ro("scratch", &DividedDevice::scratch);
   module.def("pinned_bytes", &pinned_bytes, "The host memory that mapped devices have pinned.");
 
+  nb::class_<Check>(module, "Check", "What a kernel that looked at bytes found.")
+      .def_prop_ro("done", [](const Check& check) { return check.done.load(); })
+      .def_prop_ro("wrong", [](const Check& check) { return check.wrong.load(); });
   nb::class_<SimulatedDevice, Device>(module, "SimulatedDevice")
       .def(
           "__init__",
           [](SimulatedDevice* self, Bytes capacity, double to_card, double to_host, double latency,
              unsigned lanes, Bytes granule, Bytes host_memory, bool reads_over_link,
-             bool check_drops) {
+             bool host_addresses, bool check_drops) {
             new (self) SimulatedDevice({.capacity = capacity,
                                         .to_card = to_card,
                                         .to_host = to_host,
@@ -80,14 +99,49 @@ void device(nb::module_& module) {
                                         .granule = granule,
                                         .host_memory = host_memory,
                                         .reads_over_link = reads_over_link,
+                                        .host_addresses = host_addresses,
                                         .check_drops = check_drops});
           },
           "capacity"_a, "to_card"_a, "to_host"_a, "latency"_a, "lanes"_a, "granule"_a,
-          "host_memory"_a, "reads_over_link"_a, "check_drops"_a)
+          "host_memory"_a, "reads_over_link"_a, "host_addresses"_a, "check_drops"_a)
       .def(
           "compute",
           [](SimulatedDevice& d, double seconds, Stream stream) { d.compute(stream, seconds); },
           "seconds"_a, "stream"_a = 0)
+      .def(
+          "launch_fill",
+          [](SimulatedDevice& d, Address to, const nb::bytes& content, Stream stream) {
+            const Range range{to, content.size()};
+            d.launch(stream, range, [range, bytes = std::string(content.c_str(), range.size)] {
+              std::memcpy(range.data(), bytes.data(), range.size);
+            });
+          },
+          "to"_a, "content"_a, "stream"_a = 0, "A kernel that writes these bytes.")
+      .def(
+          "launch_check",
+          [](SimulatedDevice& d, Address at, const nb::bytes& content, Stream stream) {
+            const Range range{at, content.size()};
+            auto check = std::make_shared<Check>();
+            d.launch(stream, range,
+                     [range, check, bytes = std::string(content.c_str(), range.size)] {
+                       check->wrong = std::memcmp(range.data(), bytes.data(), range.size) != 0;
+                       check->done = true;
+                     });
+            return check;
+          },
+          "at"_a, "content"_a, "stream"_a = 0, "A kernel that compares what it finds with these.")
+      .def(
+          "synchronize", [](SimulatedDevice& d, Stream stream) { d.synchronize(stream); },
+          "stream"_a, "Carries out what a stream was given.")
+      .def(
+          "synchronize_all", [](SimulatedDevice& d) { d.synchronize(); },
+          "Carries out what the card was given.")
+      .def(
+          "holds",
+          [](const SimulatedDevice& d, Address address, Bytes size) {
+            return d.holds({address, size});
+          },
+          "address"_a, "size"_a, "Whether bytes are at the card's addresses.")
       .def("fail", &SimulatedDevice::fail, "operation"_a, "nth"_a)
       .def("hold", &SimulatedDevice::hold)
       .def("let_go", &SimulatedDevice::let_go)
@@ -96,7 +150,21 @@ void device(nb::module_& module) {
       .def_prop_ro("peak_on_card", &SimulatedDevice::peak_on_card)
       .def_prop_ro("on_card", &SimulatedDevice::on_card)
       .def_prop_ro("moved_in", &SimulatedDevice::moved_in)
-      .def_prop_ro("moved_out", &SimulatedDevice::moved_out);
+      .def_prop_ro("moved_out", &SimulatedDevice::moved_out)
+      .def_prop_ro("refreshed", &SimulatedDevice::refreshed)
+      .def_prop_ro("saved", &SimulatedDevice::saved);
+  nb::enum_<Moment>(module, "Moment")
+      .value("EARLIEST", Moment::earliest)
+      .value("LATEST", Moment::latest)
+      .value("RANDOM", Moment::random);
+  module.def(
+      "set_moments",
+      [](Moment when, std::uint64_t seed) {
+        const Moments previous = set_moments({.when = when, .seed = seed});
+        return std::pair(previous.when, previous.seed);
+      },
+      "when"_a, "seed"_a,
+      "When simulated cards made from now on carry out work; returns the previous ones.");
   module.attr("POISON") = static_cast<int>(poison);
 }
 

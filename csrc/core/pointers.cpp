@@ -66,7 +66,7 @@ bool Pointers::add(Address object, Range card) {
 }
 
 void Pointers::remove(Range card) {
-  for (const auto& pointer : of(card)) *pointer->word = pointer->host;
+  for (const auto& pointer : of(card)) pointer->point(pointer->host);
   forget(card);
 }
 
@@ -77,6 +77,7 @@ void Pointers::forget(Range card) {
       card_ranges.erase(pointer->host);
     }
     pointers_.erase(pointer->card.start);
+    pointer->word = nullptr;
   }
 }
 
@@ -98,7 +99,7 @@ void Pointers::hold(const Some& pointers, const Some& away, Stream stream) {
       if (pointer.holders == 0 && std::find(away.begin(), away.end(), *next) == away.end()) {
         if (pointer.stale || pointer.exposed) device_->refresh(stream, pointer.card);
         pointer.stale = false;
-        *pointer.word = pointer.card.start;
+        pointer.point(pointer.card.start);
       }
       ++pointer.holders;
     }
@@ -113,12 +114,12 @@ void Pointers::let_go(const Some& pointers, Stream stream) {
   for (const auto& pointer : pointers) {
     if (--pointer->holders > 0) continue;
     try {
-      if (pointer->written) device_->save(stream, pointer->card);
+      if (pointer->written && pointer->word != nullptr) device_->save(stream, pointer->card);
     } catch (...) {
       failure = std::current_exception();
     }
     pointer->written = false;
-    *pointer->word = pointer->host;
+    pointer->point(pointer->host);
   }
   if (failure) std::rethrow_exception(failure);
 }

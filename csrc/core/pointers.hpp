@@ -23,7 +23,7 @@ Address card_address(Address address);
 
 /// One storage.
 struct Pointer {
-  Address* word;  ///< where the framework keeps the storage's address
+  Address* word;  ///< where the framework keeps the storage's address; null once that is gone
   Range card;
   Address host;
   unsigned holders = 0;  ///< leases
@@ -31,7 +31,10 @@ struct Pointer {
   bool exposed = false;  ///< the host copy may be written at any time, by its address
   bool written = false;  ///< the card's copy was written under the present leases
 
-  bool on_card() const { return *word == card.start; }
+  void point(Address address) const {
+    if (word != nullptr) *word = address;
+  }
+  bool on_card() const { return word != nullptr && *word == card.start; }
 };
 
 /// Calls come one at a time: under the interpreter's lock.

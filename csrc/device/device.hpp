@@ -56,6 +56,7 @@ struct Facts {
   Bytes unit = 2 * MiB;          ///< the unit of movement: a multiple of the granule
   unsigned lanes = 2;            ///< copy queues
   bool reads_over_link = false;  ///< expose works, unless reads_in_place says otherwise
+  bool host_addresses = false;   ///< weights may have a host_address
   bool asynchronous = true;      ///< moves take host time, so a mover thread pays
   double to_card = 50e9;         ///< about what moves reach over the link, bytes a second
   double to_host = 25e9;
@@ -79,13 +80,15 @@ class Device {
   /// Gives back a range exactly as reserved, on the card or not. No move of it may be in flight.
   virtual void release(Range range) noexcept = 0;
 
-  /// Copies into, or out of, the host copy of bytes that are on the host.
+  /// Copies into, or out of, the host copy of bytes that are on the host, or were told to leave.
   virtual void store(Address to, const void* from, Bytes size) = 0;
   virtual void load(void* to, Address from, Bytes size) = 0;
 
-  /// Starts moving `range` to the card on `lane` once `after` is reached; the fence marks arrival.
+  /// Starts moving `range` to the card on `lane` once `after` is reached, and once all that the
+  /// lane was given to bring before has come; the fence marks arrival.
   virtual Fence bring(Range range, Arrive how, Lane lane, Fences after) = 0;
   /// Takes `range` off the card once `after` is reached; the fence marks when its memory is free.
+  /// What is written back of weights with host addresses is there on return.
   virtual Fence leave(Range range, Leave how, Lane lane, Fences after) = 0;
 
   /// Whether expose works on the range.

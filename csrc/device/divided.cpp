@@ -16,6 +16,7 @@ DividedDevice::DividedDevice(std::shared_ptr<CudaDevice> weights,
                     std::to_string(facts_.ordinal) + " and " + std::to_string(other.ordinal));
   }
   facts_.granule = std::max(facts_.granule, other.granule);
+  latest_.resize(facts_.lanes);
 }
 
 CudaDevice& DividedDevice::of(Address address) const {
@@ -56,7 +57,14 @@ void DividedDevice::store(Address to, const void* from, Bytes size) {
 void DividedDevice::load(void* to, Address from, Bytes size) { of(from).load(to, from, size); }
 
 Fence DividedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
-  return of(range.start).bring(range, how, lane, after);
+  std::vector<Fence> all(after.begin(), after.end());
+  {
+    const std::lock_guard lock(mutex_);
+    all.push_back(latest_.at(lane));
+  }
+  const Fence arrival = of(range.start).bring(range, how, lane, all);
+  const std::lock_guard lock(mutex_);
+  return latest_[lane] = arrival;
 }
 
 Fence DividedDevice::leave(Range range, Leave how, Lane lane, Fences after) {

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "device/cuda.hpp"
 
@@ -60,6 +61,7 @@ class DividedDevice final : public Device {
   Facts facts_;
   mutable std::mutex mutex_;
   std::map<Address, Range> scratch_ranges_;
+  std::vector<Fence> latest_;  ///< by lane: its last arrival, by whichever backend
 };
 
 }  // namespace vramx

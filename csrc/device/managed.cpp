@@ -38,6 +38,7 @@ ManagedDevice::ManagedDevice(const std::string& driver_path, int ordinal)
                   "before Pascal), so memory cannot be oversubscribed"}) {
   facts_.kind = "managed";
   carrying_ = lanes_.get();
+  latest_.resize(facts_.lanes);
   // Seen on an H200: NVML's free did not rise by a byte after 4 GiB had left, and a further GiB
   // that came took new memory.
   facts_.keeps_what_leaves = true;
@@ -102,8 +103,20 @@ Range ManagedDevice::reserve(Bytes size, Use use) {
   }
 }
 
+std::vector<Fence> ManagedDevice::populating(Range range) {
+  std::vector<Fence> under_way;
+  const std::lock_guard lock(mutex_);
+  std::erase_if(populating_, [&](const auto& each) {
+    if (!each.first.overlaps(range)) return false;
+    under_way.push_back(each.second);
+    return true;
+  });
+  return under_way;
+}
+
 void ManagedDevice::release(Range range) noexcept {
   try {
+    for (const Fence& fence : populating(range)) wait(fence);
     const Current here = current();
     cuda().free(range.start);
   } catch (const Error&) {
@@ -126,18 +139,27 @@ Fence ManagedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   const Lanes& lanes = how == Arrive::empty ? *lanes_ : carrying_lanes();
   const Current here(cuda(), lanes.card->context);
   CUstream stream = lanes.at(lane);
+  std::vector<Fence> before = populating(range);
+  {
+    const std::lock_guard lock(mutex_);
+    before.push_back(latest_.at(lane));
+  }
   auto arrival = std::make_shared<Event>(lanes.card);
   order_lane(stream, after);
+  order_lane(stream, before);
   if (how == Arrive::duplicate) advise(range, CU_MEM_ADVISE_SET_READ_MOSTLY, card_->device);
   try {
     cuda().check(cuda().prefetch(range.start, range.size, card_->device, stream),
                  "cuMemPrefetchAsync");
     record(*arrival, stream);
   } catch (...) {
-    cuda().advise(range.start, range.size, CU_MEM_ADVISE_UNSET_READ_MOSTLY, card_->device);
     if (how != Arrive::duplicate) cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream);
+    cuda().stream_wait(stream);  // advice has no stream: what comes after it would stay
+    cuda().advise(range.start, range.size, CU_MEM_ADVISE_UNSET_READ_MOSTLY, card_->device);
     throw;
   }
+  const std::lock_guard lock(mutex_);
+  latest_[lane] = arrival;
   return arrival;
 }
 
@@ -181,8 +203,14 @@ void ManagedDevice::expose(Range range) {
   const Current here = current();
   // Pages that nobody touched yet are populated on the host first: the card's own first touch of
   // them would fault at a twentieth of the link.
+  const auto populated = std::make_shared<Event>(card_);
   cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, lanes_->at(0)),
                "cuMemPrefetchAsync");
+  record(*populated, lanes_->at(0));
+  {
+    const std::lock_guard lock(mutex_);
+    populating_.emplace_back(range, populated);
+  }
   advise(range, CU_MEM_ADVISE_SET_ACCESSED_BY, card_->device);
 }
 

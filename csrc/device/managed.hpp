@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "device/cuda.hpp"
@@ -46,6 +47,8 @@ class ManagedDevice final : public CudaDevice {
  private:
   const Lanes& carrying_lanes();
   void advise(Range range, CUmem_advise advice, CUdevice where) const;
+  /// What populates pages of a range on the host, and is forgotten here.
+  std::vector<Fence> populating(Range range);
   bool discard(Range range, CUstream stream) const;
 
   mutable std::mutex mutex_;
@@ -54,6 +57,8 @@ class ManagedDevice final : public CudaDevice {
   std::once_flag first_carried_;
   std::unique_ptr<Lanes> apart_;
   std::atomic<const Lanes*> carrying_;  ///< those that bytes cross on; the program's until then
+  std::vector<std::pair<Range, Fence>> populating_;
+  std::vector<Fence> latest_;  ///< by lane: its last arrival, in whichever context
 };
 
 }  // namespace vramx

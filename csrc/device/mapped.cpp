@@ -48,7 +48,7 @@ MappedDevice::MappedDevice(const std::string& driver_path, int ordinal, Bytes un
       "cuDeviceGetAttribute");
   facts_.kind = "mapped";
   facts_.unit = unit;
-  facts_.reads_over_link = in_place != 0;
+  facts_.reads_over_link = facts_.host_addresses = in_place != 0;
 }
 
 MappedDevice::~MappedDevice() = default;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "base/error.hpp"
 #include "base/pages.hpp"
@@ -10,13 +11,15 @@
 namespace vramx {
 
 struct SimulatedDevice::Time final : Mark {
-  explicit Time(double seconds) : at(seconds) {}
+  Time(double seconds, SimulatedWork::Ticket work) : at(seconds), last(std::move(work)) {}
   double at;
+  SimulatedWork::Ticket last;
 };
 
 struct SimulatedDevice::Chunk {
   Range range;
   Range host;
+  bool host_addresses = false;  ///< the program may use the host copy
   std::map<Address, Bytes> on_card{};
 
   unsigned char* on_host(Address address) const {
@@ -58,11 +61,9 @@ namespace {
 constexpr Bytes page = 4 * KiB;
 constexpr unsigned most_lanes = 64;
 
-double seconds_of(const Fence& fence, const auto& time_of) { return fence ? time_of(*fence) : 0.0; }
-
 }  // namespace
 
-SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec) {
+SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec), work_(spec.moments) {
   if (spec.capacity == 0 || !(spec.to_card > 0) || !(spec.to_host > 0) || !(spec.latency >= 0) ||
       spec.lanes == 0 || spec.lanes > most_lanes || spec.granule == 0 || spec.granule % page != 0) {
     throw BadConfig(
@@ -70,7 +71,7 @@ SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec) {
         "or more, 1 to " +
         std::to_string(most_lanes) + " lanes and a granule in multiples of " + text(page));
   }
-  lanes_.assign(spec.lanes, 0.0);
+  lanes_.resize(spec.lanes);
   facts_ = Facts{.name = "simulated card of " + text(spec.capacity),
                  .kind = "simulated",
                  .ordinal = 0,
@@ -80,6 +81,7 @@ SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec) {
                  .unit = spec.granule,
                  .lanes = spec.lanes,
                  .reads_over_link = spec.reads_over_link,
+                 .host_addresses = spec.host_addresses && spec.reads_over_link,
                  .asynchronous = false,
                  .to_card = spec.to_card,
                  .to_host = spec.to_host};
@@ -119,7 +121,7 @@ SimulatedDevice::Chunk& SimulatedDevice::placed(Range range) {
   return chunk(range);
 }
 
-SimulatedDevice::Chunk& SimulatedDevice::chunk(Range range) {
+const SimulatedDevice::Chunk& SimulatedDevice::chunk(Range range) const {
   auto it = chunks_.upper_bound(range.start);
   if (it == chunks_.begin() || !std::prev(it)->second.range.contains(range)) {
     throw BadConfig("the simulated card has no reserved range that holds " + text(range.size) +
@@ -128,7 +130,11 @@ SimulatedDevice::Chunk& SimulatedDevice::chunk(Range range) {
   return std::prev(it)->second;
 }
 
-Range SimulatedDevice::reserve(Bytes size, Use /*use*/) {
+SimulatedDevice::Chunk& SimulatedDevice::chunk(Range range) {
+  return const_cast<Chunk&>(std::as_const(*this).chunk(range));  // NOLINT
+}
+
+Range SimulatedDevice::reserve(Bytes size, Use use) {
   const std::lock_guard lock(mutex_);
   injected(Operation::reserve);
   check_reservation(facts_, size);
@@ -152,7 +158,9 @@ Range SimulatedDevice::reserve(Bytes size, Use /*use*/) {
   if (range.start > raw->start) unmap_pages({raw->start, range.start - raw->start});
   if (raw->end() > range.end()) unmap_pages({range.end(), raw->end() - range.end()});
   std::memset(range.data(), poison, size);
-  chunks_[range.start] = Chunk{.range = range, .host = *host};
+  chunks_[range.start] = Chunk{.range = range,
+                               .host = *host,
+                               .host_addresses = facts_.host_addresses && use == Use::weights};
   host_used_ += size;
   return range;
 }
@@ -163,8 +171,11 @@ void SimulatedDevice::release(Range range) noexcept {
   if (it == chunks_.end()) {
     return;
   }
+  work_.finish(it->second.range);
+  work_.finish(it->second.host);
   for (const auto& [at, size] : it->second.on_card) {
     account(host_now_, -static_cast<std::int64_t>(size));
+    carried_on_card_ -= size;
   }
   unmap_pages(it->second.range);
   unmap_pages(it->second.host);
@@ -176,6 +187,7 @@ void SimulatedDevice::store(Address to, const void* from, Bytes size) {
   unsigned char* at = nullptr;
   {
     const std::lock_guard lock(mutex_);
+    work_.finish(Range{to, size});
     at = chunk({to, size}).on_host(to);
   }
   std::memcpy(at, from, size);
@@ -185,6 +197,7 @@ void SimulatedDevice::load(void* to, Address from, Bytes size) {
   const unsigned char* at = nullptr;
   {
     const std::lock_guard lock(mutex_);
+    work_.finish(Range{from, size});
     at = chunk({from, size}).on_host(from);
   }
   std::memcpy(to, at, size);
@@ -192,11 +205,18 @@ void SimulatedDevice::load(void* to, Address from, Bytes size) {
 
 double SimulatedDevice::latest(Fences after) {
   double at = 0;
-  for (const auto& fence : after) {
-    at = std::max(
-        at, seconds_of(fence, [](const Mark& mark) { return static_cast<const Time&>(mark).at; }));
+  for (const Fence& fence : after) {
+    if (fence) at = std::max(at, static_cast<const Time&>(*fence).at);
   }
   return at;
+}
+
+SimulatedWork::Tickets SimulatedDevice::tickets(Fences after) {
+  SimulatedWork::Tickets all;
+  for (const Fence& fence : after) {
+    if (fence) all.push_back(static_cast<const Time&>(*fence).last);
+  }
+  return all;
 }
 
 void SimulatedDevice::account(double at, std::int64_t bytes) {
@@ -217,21 +237,29 @@ Fence SimulatedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
                           "; " + text(range.size) + " do not fit",
                       {.asked = range.size, .budget = spec_.capacity, .resident = on_card_});
   }
-  const double start = std::max({lanes_.at(lane), host_now_, latest(after)});
+  Queue& queue = lanes_.at(lane);
+  const double start = std::max({queue.at, host_now_, latest(after)});
   double end = start;
   if (how != Arrive::empty) {
-    std::memcpy(range.data(), c.on_host(range.start), range.size);
     const double flowing = std::max(start + spec_.latency, link_[0]);
     end = flowing + static_cast<double>(range.size) / spec_.to_card;
-    lanes_[lane] = link_[0] = end;
+    link_[0] = end;
     moved_in_ += range.size;
   }
-  if (how != Arrive::duplicate) {
-    std::memset(c.on_host(range.start), poison, range.size);
-  }
+  queue.at = end;  // of nothing too: what comes next on the lane counts on its room
   c.on_card[range.start] = range.size;
   account(start, static_cast<std::int64_t>(range.size));
-  return std::make_shared<Time>(end);
+  SimulatedWork::Tickets first = tickets(after);
+  first.push_back(queue.last);
+  unsigned char* host = c.on_host(range.start);
+  const bool host_is_gone = how != Arrive::duplicate && !c.host_addresses;
+  queue.last = work_.add(first, range, [this, range, how, host, host_is_gone] {
+    carried_on_card_ += range.size;
+    most_on_card_ = std::max(most_on_card_, carried_on_card_);
+    if (how != Arrive::empty) std::memcpy(range.data(), host, range.size);
+    if (host_is_gone) std::memset(host, poison, range.size);
+  });
+  return std::make_shared<Time>(end, queue.last);
 }
 
 Fence SimulatedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
@@ -241,25 +269,38 @@ Fence SimulatedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   if (!c.holds_all(range)) {
     throw BadConfig("leave of a range that is not on the card");
   }
-  double end = std::max({lanes_.at(lane), host_now_, latest(after)});
+  Queue& queue = lanes_.at(lane);
+  SimulatedWork::Tickets first = tickets(after);
+  first.push_back(queue.last);
+  unsigned char* host = c.on_host(range.start);
+  if (how == Leave::drop && spec_.check_drops && !c.host_addresses) {
+    for (const auto& each : first) work_.finish(each);
+    if (std::memcmp(host, range.data(), range.size) != 0) {
+      throw UnreportedWrite("bytes changed on the card in " + text(range.size) + " at " +
+                            std::to_string(range.start) +
+                            " that nobody reported; call session.written(x) after writing x");
+    }
+  }
+  double end = std::max({queue.at, host_now_, latest(after)});
   if (how == Leave::write_back) {
-    std::memcpy(c.on_host(range.start), range.data(), range.size);
     const double flowing = std::max(end + spec_.latency, link_[1]);
     end = flowing + static_cast<double>(range.size) / spec_.to_host;
-    lanes_[lane] = link_[1] = end;
+    queue.at = link_[1] = end;
     moved_out_ += range.size;
-  } else if (how == Leave::discard) {
-    std::memset(c.on_host(range.start), poison, range.size);
-  } else if (spec_.check_drops &&
-             std::memcmp(c.on_host(range.start), range.data(), range.size) != 0) {
-    throw UnreportedWrite("bytes changed on the card in " + text(range.size) + " at " +
-                          std::to_string(range.start) +
-                          " that nobody reported; call session.written(x) after writing x");
   }
-  std::memset(range.data(), poison, range.size);
   c.take_off(range);
   account(end, -static_cast<std::int64_t>(range.size));
-  return std::make_shared<Time>(end);
+  const auto gone = work_.add(first, range, [this, range, how, host] {
+    carried_on_card_ -= range.size;
+    if (how == Leave::write_back) std::memcpy(host, range.data(), range.size);
+    if (how == Leave::discard) std::memset(host, poison, range.size);
+    std::memset(range.data(), poison, range.size);
+  });
+  if (how == Leave::write_back) {
+    queue.last = gone;
+    if (c.host_addresses) work_.finish(gone);  // the program may use it there from now on
+  }
+  return std::make_shared<Time>(end, gone);
 }
 
 void SimulatedDevice::expose(Range range) {
@@ -268,29 +309,96 @@ void SimulatedDevice::expose(Range range) {
   if (!spec_.reads_over_link) {
     throw DeviceFailure("this simulated card does not read host memory over the link");
   }
-  std::memcpy(range.data(), placed(range).on_host(range.start), range.size);
+  const Chunk& c = placed(range);
+  work_.finish(range);
+  if (!c.host_addresses) std::memcpy(range.data(), c.on_host(range.start), range.size);
 }
 
 void SimulatedDevice::conceal(Range range) {
   const std::lock_guard lock(mutex_);
-  std::memcpy(placed(range).on_host(range.start), range.data(), range.size);
+  const Chunk& c = placed(range);
+  if (c.host_addresses) return;
+  work_.finish(range);  // one page has one truth: kernels that use it there go on with it
+  std::memcpy(c.on_host(range.start), range.data(), range.size);
   std::memset(range.data(), poison, range.size);
 }
 
-double& SimulatedDevice::cursor(Stream stream) {
-  auto& at = streams_[stream];
-  at = std::max(at, host_now_);
-  return at;
+SimulatedDevice::Queue& SimulatedDevice::queue(Stream stream) {
+  Queue& queue = streams_[stream];
+  queue.at = std::max(queue.at, host_now_);
+  return queue;
 }
 
 void SimulatedDevice::use_over_link(Stream stream, Range range) {
   const std::lock_guard lock(mutex_);
-  auto& at = cursor(stream);
+  Queue& q = queue(stream);
   const double end =
-      std::max(at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.to_card;
-  stalled_ += end - at;
-  at = link_[0] = end;
+      std::max(q.at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.to_card;
+  stalled_ += end - q.at;
+  q.at = link_[0] = end;
   moved_in_ += range.size;
+}
+
+const SimulatedDevice::Chunk& SimulatedDevice::two_copies(Range range) const {
+  const Chunk& c = chunk(range);
+  if (!c.host_addresses || !c.holds_all(range)) {
+    throw BadConfig("refresh and save take what is on the card and has a host address");
+  }
+  return c;
+}
+
+Address SimulatedDevice::host_address(Address address) const {
+  const std::lock_guard lock(mutex_);
+  const Chunk& c = chunk({address, 1});
+  return c.host_addresses ? c.host.start + (address - c.range.start) : 0;
+}
+
+void SimulatedDevice::refresh(Stream stream, Range range) {
+  const std::lock_guard lock(mutex_);
+  const unsigned char* host = two_copies(range).on_host(range.start);
+  Queue& q = queue(stream);
+  q.at = link_[0] =
+      std::max(q.at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.to_card;
+  refreshed_ += range.size;
+  submit(q, range, [range, host] { std::memcpy(range.data(), host, range.size); });
+}
+
+void SimulatedDevice::save(Stream stream, Range range) {
+  const std::lock_guard lock(mutex_);
+  unsigned char* host = two_copies(range).on_host(range.start);
+  Queue& q = queue(stream);
+  q.at = link_[1] =
+      std::max(q.at + spec_.latency, link_[1]) + static_cast<double>(range.size) / spec_.to_host;
+  saved_ += range.size;
+  submit(q, range, [range, host] { std::memcpy(host, range.data(), range.size); });
+}
+
+// In the stream's order. Where no kernel waits in the stream the program is as far as that.
+void SimulatedDevice::submit(Queue& queue, Range range, std::function<void()> work) {
+  const bool at_once = SimulatedWork::done(queue.last);
+  queue.last = work_.add({queue.last}, range, std::move(work));
+  if (at_once) work_.finish(queue.last);
+}
+
+void SimulatedDevice::launch(Stream stream, Range range, std::function<void()> work) {
+  const std::lock_guard lock(mutex_);
+  Queue& q = queue(stream);
+  q.last = work_.add({q.last}, range, std::move(work));
+}
+
+void SimulatedDevice::synchronize(Stream stream) {
+  const std::lock_guard lock(mutex_);
+  work_.finish(queue(stream).last);
+}
+
+void SimulatedDevice::synchronize() {
+  const std::lock_guard lock(mutex_);
+  work_.finish();
+}
+
+bool SimulatedDevice::holds(Range range) const {
+  const std::lock_guard lock(mutex_);
+  return chunk(range).holds_all(range);
 }
 
 void SimulatedDevice::order(Stream stream, const Fence& fence) {
@@ -298,17 +406,25 @@ void SimulatedDevice::order(Stream stream, const Fence& fence) {
     return;
   }
   const std::lock_guard lock(mutex_);
-  auto& at = cursor(stream);
-  const double arrived = static_cast<const Time&>(*fence).at;
-  if (arrived > at) {
-    stalled_ += arrived - at;
-    at = arrived;
+  Queue& q = queue(stream);
+  const auto& time = static_cast<const Time&>(*fence);
+  if (time.at > q.at) {
+    stalled_ += time.at - q.at;
+    q.at = time.at;
   }
+  if (SimulatedWork::done(q.last)) {
+    work_.finish(time.last);
+  } else {
+    q.last = work_.add({q.last, time.last}, {}, [] {});
+  }
+  work_.stir();
 }
 
 Fence SimulatedDevice::mark(Stream stream) {
   const std::lock_guard lock(mutex_);
-  return std::make_shared<Time>(cursor(stream));
+  work_.stir();
+  const Queue& q = queue(stream);
+  return std::make_shared<Time>(q.at, q.last);
 }
 
 double SimulatedDevice::seconds(const Fence& from, const Fence& to) const {
@@ -317,7 +433,11 @@ double SimulatedDevice::seconds(const Fence& from, const Fence& to) const {
 
 bool SimulatedDevice::reached(const Fence& fence) const noexcept {
   const std::lock_guard lock(mutex_);
-  return !fence || static_cast<const Time&>(*fence).at <= host_now_;
+  if (!fence) return true;
+  const auto& time = static_cast<const Time&>(*fence);
+  if (time.at > host_now_) return false;
+  work_.finish(time.last);
+  return true;
 }
 
 void SimulatedDevice::wait(const Fence& fence) {
@@ -325,7 +445,9 @@ void SimulatedDevice::wait(const Fence& fence) {
     return;
   }
   const std::lock_guard lock(mutex_);
-  host_now_ = std::max(host_now_, static_cast<const Time&>(*fence).at);
+  const auto& time = static_cast<const Time&>(*fence);
+  work_.finish(time.last);
+  host_now_ = std::max(host_now_, time.at);
 }
 
 void SimulatedDevice::settle(Range range) noexcept {
@@ -333,6 +455,8 @@ void SimulatedDevice::settle(Range range) noexcept {
   const auto it = chunks_.upper_bound(range.start);
   if (it == chunks_.begin() || !std::prev(it)->second.range.contains(range)) return;
   const Chunk& c = std::prev(it)->second;
+  work_.finish(range);
+  if (c.host_addresses) return;
   // What is on the card is newer there.
   Address at = range.start;
   const auto settle_until = [&](Address end) {
@@ -350,15 +474,14 @@ void SimulatedDevice::compute(Stream stream, double seconds) {
     throw BadConfig("compute takes seconds of zero or more, not " + std::to_string(seconds));
   }
   const std::lock_guard lock(mutex_);
-  cursor(stream) += seconds;
+  queue(stream).at += seconds;
 }
 
 double SimulatedDevice::now() const {
   const std::lock_guard lock(mutex_);
-  double at = std::max(host_now_, *std::max_element(lanes_.begin(), lanes_.end()));
-  for (const auto& [stream, cursor] : streams_) {
-    at = std::max(at, cursor);
-  }
+  double at = host_now_;
+  for (const Queue& lane : lanes_) at = std::max(at, lane.at);
+  for (const auto& [stream, queue] : streams_) at = std::max(at, queue.at);
   return at;
 }
 
@@ -375,7 +498,7 @@ Bytes SimulatedDevice::peak_on_card() const {
     held += bytes;
     peak = std::max(peak, held);
   }
-  return static_cast<Bytes>(peak);
+  return std::max(static_cast<Bytes>(peak), most_on_card_);
 }
 
 Bytes SimulatedDevice::on_card() const {
@@ -391,6 +514,16 @@ Bytes SimulatedDevice::moved_in() const {
 Bytes SimulatedDevice::moved_out() const {
   const std::lock_guard lock(mutex_);
   return moved_out_;
+}
+
+Bytes SimulatedDevice::refreshed() const {
+  const std::lock_guard lock(mutex_);
+  return refreshed_;
+}
+
+Bytes SimulatedDevice::saved() const {
+  const std::lock_guard lock(mutex_);
+  return saved_;
 }
 
 void SimulatedDevice::fail(Operation operation, std::uint64_t nth) {

@@ -2,20 +2,30 @@
 //
 // Every range has a device copy, at the addresses handed out, and a host copy. Bytes that left the
 // card are overwritten with `poison`, so that a read without a lease is wrong and a test sees it.
+// Weights' host copies have addresses of their own, as in mapped memory, or are out of the
+// program's sight, as if both were one page of managed memory; those of scratch always are.
+//
 // Time is virtual and moves only by what is asked of the card: each lane and stream has a cursor in
 // seconds, each direction of the link carries one transfer at a time, and a request costs its lane
 // `latency` before its bytes flow. The same calls always give the same times.
+//
+// Bytes move at any moment that the contract allows, see simulated_work.hpp. A kernel is carried
+// out in its stream's order. What the program does with the processor comes at once, so a stream
+// without kernels is never behind it: what is asked in such a stream's order is done as it is
+// asked.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <set>
 #include <vector>
 
 #include "device/device.hpp"
+#include "device/simulated_work.hpp"
 
 namespace vramx {
 
@@ -30,7 +40,10 @@ struct SimulatedSpec {
   Bytes granule = 64 * KiB;
   Bytes host_memory = 1024 * GiB;
   bool reads_over_link = true;
-  bool check_drops = false;  ///< a drop compares the copies and throws UnreportedWrite
+  bool host_addresses = true;  ///< weights', unless the card does not read over the link
+  bool check_drops = false;    ///< a drop of bytes with one address compares the copies and throws
+                               ///< UnreportedWrite
+  Moments moments = default_moments();
 };
 
 /// What can be told to fail.
@@ -53,6 +66,9 @@ class SimulatedDevice final : public Device {
   void expose(Range range) override;
   void conceal(Range range) override;
   void use_over_link(Stream stream, Range range) override;
+  Address host_address(Address address) const override;
+  void refresh(Stream stream, Range range) override;
+  void save(Stream stream, Range range) override;
   void order(Stream stream, const Fence& fence) override;
   Fence mark(Stream stream) override;
   Fence clock(Stream stream) override { return mark(stream); }
@@ -63,6 +79,15 @@ class SimulatedDevice final : public Device {
 
   /// Adds `seconds` of compute to a stream.
   void compute(Stream stream, double seconds);
+  /// A kernel on a stream: `work` reads or writes bytes of `range` alone, and calls no device. It
+  /// takes no virtual time.
+  void launch(Stream stream, Range range, std::function<void()> work);
+  /// Carries out what a stream, or anybody, was given. No virtual time passes.
+  void synchronize(Stream stream);
+  void synchronize();
+  /// Whether the bytes of a range are at the card's addresses; else they are at the host's, if the
+  /// range has such.
+  bool holds(Range range) const;
   /// The virtual time, in seconds, at which all work asked for so far is done.
   double now() const;
   /// Virtual seconds that streams spent waiting for fences.
@@ -70,8 +95,12 @@ class SimulatedDevice final : public Device {
   /// The most bytes on the card at one virtual time, counted here and not by any manager.
   Bytes peak_on_card() const;
   Bytes on_card() const;
+  /// What moves and uses over the link took to the card, and back; and what copies of weights that
+  /// were written took.
   Bytes moved_in() const;
   Bytes moved_out() const;
+  Bytes refreshed() const;
+  Bytes saved() const;
   /// The `nth` call (1 is the next) of an operation throws; 0 takes that back.
   void fail(Operation operation, std::uint64_t nth);
   /// Brings wait, holding their thread, until let_go. For forcing races in tests.
@@ -81,13 +110,22 @@ class SimulatedDevice final : public Device {
  private:
   struct Chunk;
   struct Time;
+  /// A queue: when it is through with what it was given, and the last of that.
+  struct Queue {
+    double at = 0;
+    SimulatedWork::Ticket last{};
+  };
 
   Chunk& chunk(Range range);
+  const Chunk& chunk(Range range) const;
   Chunk& placed(Range range);
   void injected(Operation operation);
   static double latest(Fences after);
+  static SimulatedWork::Tickets tickets(Fences after);
   void account(double at, std::int64_t bytes);
-  double& cursor(Stream stream);
+  Queue& queue(Stream stream);
+  void submit(Queue& queue, Range range, std::function<void()> work);
+  const Chunk& two_copies(Range range) const;
 
   SimulatedSpec spec_;
   Facts facts_;
@@ -97,14 +135,19 @@ class SimulatedDevice final : public Device {
   std::map<Address, Chunk> chunks_;
   Bytes host_used_ = 0;
   std::array<std::uint64_t, operations> failing_{};
-  std::map<Stream, double> streams_;
-  std::vector<double> lanes_;
+  mutable SimulatedWork work_;
+  std::map<Stream, Queue> streams_;
+  std::vector<Queue> lanes_;
   std::array<double, 2> link_{};
   double host_now_ = 0;
   double stalled_ = 0;
   Bytes on_card_ = 0;
   Bytes moved_in_ = 0;
   Bytes moved_out_ = 0;
+  Bytes refreshed_ = 0;
+  Bytes saved_ = 0;
+  Bytes carried_on_card_ = 0;               ///< by what was carried out
+  Bytes most_on_card_ = 0;                  ///< of that
   std::map<double, std::int64_t> changes_;  ///< bytes on the card, by virtual time
 };
 

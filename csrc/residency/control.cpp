@@ -53,7 +53,8 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
         block.read_mostly = true;
         break;
       case Advice::unset_read_mostly:
-        block.read_mostly = false;
+        // A host copy that the program uses in place is never the older one.
+        block.read_mostly = device_->host_address(block.range.start) != 0;
         break;
       case Advice::preferred_device:
         block.preference = Preference::device;

@@ -40,6 +40,8 @@ class Device:
     @property
     def reads_over_link(self) -> bool: ...
     @property
+    def host_addresses(self) -> bool: ...
+    @property
     def keeps_what_leaves(self) -> bool: ...
     @property
     def asynchronous(self) -> bool: ...
@@ -81,6 +83,14 @@ class DividedDevice(Device):
 def pinned_bytes() -> int:
     """The host memory that mapped devices have pinned."""
 
+class Check:
+    """What a kernel that looked at bytes found."""
+
+    @property
+    def done(self) -> bool: ...
+    @property
+    def wrong(self) -> bool: ...
+
 class SimulatedDevice(Device):
     def __init__(
         self,
@@ -92,9 +102,25 @@ class SimulatedDevice(Device):
         granule: int,
         host_memory: int,
         reads_over_link: bool,
+        host_addresses: bool,
         check_drops: bool,
     ) -> None: ...
     def compute(self, seconds: float, stream: int = 0) -> None: ...
+    def launch_fill(self, to: int, content: bytes, stream: int = 0) -> None:
+        """A kernel that writes these bytes."""
+
+    def launch_check(self, at: int, content: bytes, stream: int = 0) -> Check:
+        """A kernel that compares what it finds with these."""
+
+    def synchronize(self, stream: int) -> None:
+        """Carries out what a stream was given."""
+
+    def synchronize_all(self) -> None:
+        """Carries out what the card was given."""
+
+    def holds(self, address: int, size: int) -> bool:
+        """Whether bytes are at the card's addresses."""
+
     def fail(self, operation: Operation, nth: int) -> None: ...
     def hold(self) -> None: ...
     def let_go(self) -> None: ...
@@ -110,6 +136,22 @@ class SimulatedDevice(Device):
     def moved_in(self) -> int: ...
     @property
     def moved_out(self) -> int: ...
+    @property
+    def refreshed(self) -> int: ...
+    @property
+    def saved(self) -> int: ...
+
+class Moment(enum.Enum):
+    EARLIEST = 0
+
+    LATEST = 1
+
+    RANDOM = 2
+
+def set_moments(when: Moment, seed: int) -> tuple[Moment, int]:
+    """
+    When simulated cards made from now on carry out work; returns the previous ones.
+    """
 
 POISON: int
 

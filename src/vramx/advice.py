@@ -13,7 +13,8 @@ class Advice(enum.Enum):
 
     ``READ_MOSTLY``
         Read far more than written: the host copy stays valid while the card has one too, and
-        leaving the card copies nothing. Managed parameters start so.
+        leaving the card copies nothing. Managed parameters start so, and on mapped memory they
+        stay so.
     ``PREFERRED_DEVICE``
         Leaves the card only when nothing else can.
     ``PREFERRED_HOST``

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from types import TracebackType
+from typing import Literal
 
 from vramx import _core
 from vramx.errors import ConfigError
@@ -30,6 +31,7 @@ class Simulation:
         granule: int,
         host_memory: int,
         reads_over_link: bool,
+        host_addresses: bool,
     ) -> None:
         self.capacity = capacity
         self.to_card = to_card
@@ -39,6 +41,7 @@ class Simulation:
         self.granule = granule
         self.host_memory = host_memory
         self.reads_over_link = reads_over_link
+        self.host_addresses = host_addresses
 
     def device(self, *, check_drops: bool = False) -> _core.SimulatedDevice:
         """Make a card.
@@ -62,6 +65,7 @@ class Simulation:
             granule=self.granule,
             host_memory=self.host_memory,
             reads_over_link=self.reads_over_link,
+            host_addresses=self.host_addresses,
             check_drops=check_drops,
         )
 
@@ -88,6 +92,7 @@ def simulate(
     granule: Size = "64KiB",
     host_memory: Size | None = None,
     reads_over_link: bool = True,
+    memory: Literal["mapped", "managed"] = "mapped",
 ) -> Simulation:
     """Configure the simulated device for the sessions opened from now on.
 
@@ -107,6 +112,10 @@ def simulate(
         The most bytes of host copies; this machine's memory unless given.
     reads_over_link : bool
         Whether the card can use host memory in place.
+    memory : str
+        What weights lie in: ``"mapped"`` memory, whose host copy has an address of its own and is
+        used in place outside a lease, or ``"managed"`` memory of one address. What the program
+        allocates has one. A card that does not read over the link has managed memory alone.
 
     Returns
     -------
@@ -122,6 +131,8 @@ def simulate(
         raise ConfigError(f"lanes {lanes!r} is not a whole number from 1 to 64")
     if not isinstance(latency, (int, float)) or not 0 <= latency < math.inf:
         raise ConfigError(f"latency {latency!r} is not a time of zero or more seconds")
+    if memory not in ("mapped", "managed"):
+        raise ConfigError(f"memory {memory!r} is neither 'mapped' nor 'managed'")
     to_card = parse_rate(link, "link")
     simulation = Simulation(
         capacity=parse_size(capacity, "capacity"),
@@ -136,6 +147,7 @@ def simulate(
             else parse_size(host_memory, "host_memory")
         ),
         reads_over_link=reads_over_link,
+        host_addresses=memory == "mapped",
     )
     _stack.append(simulation)
     return simulation

@@ -9,11 +9,13 @@ extern "C" {
 
 void loopback_counts(LoopbackCounts* counts) {
   const Guard lock(state().mutex);
+  state().finish();
   *counts = state().counts;
 }
 
 void loopback_reset_peak(void) {
   const Guard lock(state().mutex);
+  state().finish();
   state().counts.peak_on_card = state().counts.on_card;
 }
 
@@ -79,8 +81,29 @@ void loopback_hold(uintptr_t stream) {
 
 void loopback_let_go(uintptr_t stream) {
   const Guard lock(state().mutex);
-  state().streams.at(stream).held = false;
+  loopback::Stream& free = state().streams.at(stream);
+  free.held = false;
+  if (free.programs) state().finish(stream);
   state().advance();
+}
+
+void loopback_set_programs(uintptr_t stream) {
+  const Guard lock(state().mutex);
+  state().streams.at(stream).programs = true;
+}
+
+void loopback_launch(uintptr_t stream, uintptr_t address, uint64_t size, void (*work)(void*),
+                     void* argument) {
+  const Guard lock(state().mutex);
+  state().launch(stream, {.after = nullptr,
+                          .run = [work, argument] { work(argument); },
+                          .address = address,
+                          .size = size});
+}
+
+void loopback_finish(uintptr_t stream) {
+  const Guard lock(state().mutex);
+  state().finish(stream);
 }
 
 int loopback_maps(uintptr_t address) {

@@ -332,8 +332,8 @@ CUresult cuStreamDestroy_v2(CUstream stream) {
   return serve_initialised(__func__, [&](State& s, Lock&) {
     const Stream* known = find(s, stream);
     if (known == nullptr || stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-    // The real driver lets the work finish; nothing here needs that, so it is refused.
-    if (!known->queue.empty()) return CUDA_ERROR_INVALID_VALUE;
+    // The real driver lets held work finish too; nothing here needs that, so it is refused.
+    if (!s.finish(number(stream))) return CUDA_ERROR_INVALID_VALUE;
     s.streams.erase(number(stream));
     --s.counts.live_streams;
     return CUDA_SUCCESS;
@@ -389,7 +389,9 @@ CUresult cuEventQuery(CUevent event) {
     const auto it = s.events.find(number(event));
     if (it == s.events.end()) return CUDA_ERROR_INVALID_HANDLE;
     const auto& point = it->second.point;
-    return !point || point->reached ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+    if (!point || point->reached) return CUDA_SUCCESS;
+    s.reach(*point);  // who asks on and on gets there
+    return CUDA_ERROR_NOT_READY;
   });
 }
 
@@ -397,7 +399,7 @@ CUresult cuStreamSynchronize(CUstream stream) {
   const auto body = [&](State& s, Lock& lock) {
     if (find(s, stream) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
     const auto point = s.end_of(number(stream));
-    s.progressed.wait(lock, [&] { return point->reached; });
+    s.progressed.wait(lock, [&] { return s.reach(*point); });
     return CUDA_SUCCESS;
   };
   return serve_current(__func__, body, stream);
@@ -424,7 +426,7 @@ CUresult cuEventSynchronize(CUevent event) {
     const auto it = s.events.find(number(event));
     if (it == s.events.end()) return CUDA_ERROR_INVALID_HANDLE;
     const auto point = it->second.point;
-    s.progressed.wait(lock, [&] { return !point || point->reached; });
+    s.progressed.wait(lock, [&] { return !point || s.reach(*point); });
     return CUDA_SUCCESS;
   });
 }

@@ -7,8 +7,11 @@
  * stricter than the real driver: it refuses ranges that are not 2 MiB-aligned, dead handles,
  * calls that want a context and find none, events on streams of another context, destroying a
  * context that still has either, and freeing or unmapping memory that work in flight still names.
- * Work on a stream is carried out when it is given, unless the stream is held. An entry point that
- * the real driver has and this one does not aborts with its name.
+ * Work on a stream is carried out at any moment that its order allows: VRAMX_TEST_SEED says as soon
+ * as may be ("earliest"), once something waits for it ("latest"), or at random moments (their
+ * seed). What is given to a stream of the program's is carried out at once unless kernels wait
+ * there: the processor does the program's work, and comes next. An entry point that the real driver
+ * has and this one does not aborts with its name.
  *
  * These functions are for tests. They may be called from any thread at any time. */
 #ifndef VRAMX_TESTS_LOOPBACK_H
@@ -38,6 +41,7 @@ typedef struct {
   uint64_t live_contexts; /* retained or created, and not released */
 } LoopbackCounts;
 
+/* Of all work that nothing holds up, which is carried out first. */
 void loopback_counts(LoopbackCounts* counts);
 /* Forgets the peak: what is on cards now is the most there were. */
 void loopback_reset_peak(void);
@@ -63,6 +67,13 @@ void loopback_set_copies_pageable(int value);
 /* Work on a stream waits until let_go. Streams are CUstream handles; 0 is the default stream. */
 void loopback_hold(uintptr_t stream);
 void loopback_let_go(uintptr_t stream);
+/* A stream is the program's, as the default stream is. */
+void loopback_set_programs(uintptr_t stream);
+/* A kernel on `stream` that reads or writes bytes of a range, and calls nothing here. */
+void loopback_launch(uintptr_t stream, uintptr_t address, uint64_t size, void (*work)(void*),
+                     void* argument);
+/* Carries out what a stream was given, as far as nothing holds it up. */
+void loopback_finish(uintptr_t stream);
 /* Whether a card's memory is mapped at an address, so that the card may use it. */
 int loopback_maps(uintptr_t address);
 /* A kernel on `stream` of card 0 that reads, or writes, whole pages of managed, mapped or pinned

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <random>
 #include <set>
 #include <string>
 #include <vector>
@@ -51,8 +52,12 @@ struct Mapping {
 
 // A place in a stream's work.
 struct Point {
+  std::uintptr_t stream = 0;
   bool reached = false;
 };
+
+// When work is carried out: as soon as may be, once something waits for it, or at any moment.
+enum class Moment : std::uint8_t { earliest, latest, random };
 
 struct Event {
   std::uintptr_t context = 0;  // the one that was current when it was created
@@ -72,10 +77,14 @@ struct Work {
 struct Stream {
   std::uintptr_t context = 0;  // likewise; the default stream is of whichever is current
   bool held = false;
+  bool programs = false;  // the processor does the program's work on it, at once
   std::deque<Work> queue;
 };
 
 struct State {
+  /// Moments are those of VRAMX_TEST_SEED: "earliest", "latest", or a number for random ones.
+  State();
+
   std::mutex mutex;
   std::condition_variable progressed;
 
@@ -94,7 +103,7 @@ struct State {
 
   std::uint64_t retained[most_cards] = {};
   std::set<std::uintptr_t> created_contexts;
-  std::map<std::uintptr_t, Stream> streams{{0, {}}};
+  std::map<std::uintptr_t, Stream> streams;  // 0: the default stream
   std::map<std::uintptr_t, Event> events;
   std::map<std::uintptr_t, Allocation> allocations;
   std::uintptr_t last = 0;  // the last allocation
@@ -104,6 +113,8 @@ struct State {
   std::map<std::uintptr_t, Mapping> mappings;
   std::map<std::uintptr_t, std::uint64_t> registered;  // host memory of the program
   std::uintptr_t next_handle = 0x1000;
+  Moment moment = Moment::earliest;
+  std::mt19937_64 random;
   LoopbackCounts counts{};
 
   // memory.cpp. Each throws nothing and needs `mutex` held.
@@ -141,8 +152,17 @@ struct State {
 
   // streams.cpp
   void submit(std::uintptr_t stream, Work work);
+  /// As submit, of work that the processor does not do at once.
+  void launch(std::uintptr_t stream, Work work);
+  /// Does what may be done now, as far as the moments say so.
   void advance();
   std::shared_ptr<Point> end_of(std::uintptr_t stream);
+  /// Does what a point waits for, and nothing else. Returns whether it is reached: a held stream
+  /// may be in the way.
+  bool reach(const Point& point);
+  /// Likewise of what a stream, or every stream, was given.
+  bool finish(std::uintptr_t stream);
+  void finish();
   bool named_by_work(std::uintptr_t address, std::uint64_t size) const;
 };
 

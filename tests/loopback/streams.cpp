@@ -1,31 +1,95 @@
-// Streams: work in order, as soon as what it waits for is reached.
+// Streams: work in order, at a moment that what it waits for allows.
+#include <cstdlib>
+#include <string>
+
 #include "state.hpp"
 
 namespace loopback {
 
+namespace {
+
+bool may_run(const Stream& stream) {
+  if (stream.held || stream.queue.empty()) return false;
+  const Work& next = stream.queue.front();
+  return !next.after || next.after->reached;
+}
+
+void run_next(Stream& stream) {
+  const Work next = std::move(stream.queue.front());
+  stream.queue.pop_front();
+  if (next.run) next.run();
+}
+
+}  // namespace
+
+State::State() {
+  streams[0].programs = true;
+  const char* told = std::getenv("VRAMX_TEST_SEED");
+  const std::string seed = told != nullptr ? told : "1";
+  if (seed == "earliest") return;
+  moment = seed == "latest" ? Moment::latest : Moment::random;
+  if (moment == Moment::random) random.seed(std::stoull(seed));
+}
+
 void State::submit(std::uintptr_t stream, Work work) {
+  Stream& to = streams[stream];
+  const bool at_once = to.programs && to.queue.empty();
+  to.queue.push_back(std::move(work));
+  if (at_once) finish(stream);
+  advance();
+}
+
+void State::launch(std::uintptr_t stream, Work work) {
   streams[stream].queue.push_back(std::move(work));
   advance();
 }
 
 void State::advance() {
-  for (bool moved = true; moved;) {
-    moved = false;
-    for (auto& [handle, stream] : streams) {
-      while (!stream.held && !stream.queue.empty()) {
-        Work& next = stream.queue.front();
-        if (next.after && !next.after->reached) break;
-        if (next.run) next.run();
-        stream.queue.pop_front();
-        moved = true;
+  if (moment == Moment::earliest) return finish();
+  if (moment == Moment::random) {
+    std::vector<Stream*> ready;
+    while (random() % 2 == 0) {
+      ready.clear();
+      for (auto& [handle, stream] : streams) {
+        if (may_run(stream)) ready.push_back(&stream);
       }
+      if (ready.empty()) break;
+      run_next(*ready[random() % ready.size()]);
     }
   }
   progressed.notify_all();
 }
 
+bool State::reach(const Point& point) {
+  while (!point.reached) {
+    const auto it = streams.find(point.stream);
+    if (it == streams.end() || it->second.held || it->second.queue.empty()) return false;
+    const auto after = it->second.queue.front().after;
+    if (after && !reach(*after)) return false;
+    run_next(it->second);
+    progressed.notify_all();
+  }
+  return true;
+}
+
+bool State::finish(std::uintptr_t stream) {
+  Stream& all = streams[stream];
+  while (!all.queue.empty()) {
+    const auto after = all.queue.front().after;
+    if (all.held || (after && !reach(*after))) return false;
+    run_next(all);
+    progressed.notify_all();
+  }
+  return true;
+}
+
+void State::finish() {
+  for (auto& [handle, stream] : streams) finish(handle);
+  progressed.notify_all();
+}
+
 std::shared_ptr<Point> State::end_of(std::uintptr_t stream) {
-  auto point = std::make_shared<Point>();
+  auto point = std::make_shared<Point>(Point{.stream = stream});
   submit(stream, {.after = nullptr, .run = [point] { point->reached = true; }});
   return point;
 }

@@ -48,7 +48,7 @@ CUresult copy(const char* entry, std::uintptr_t to, std::uintptr_t from, std::ui
              {.after = nullptr, .run = run, .address = to, .size = size, .also = from});
     if (!pinned && !to_card) {
       const auto point = s.end_of(number(stream));
-      s.progressed.wait(lock, [&] { return point->reached; });
+      s.progressed.wait(lock, [&] { return s.reach(*point); });
     }
     return CUDA_SUCCESS;
   };

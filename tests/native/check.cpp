@@ -1,7 +1,10 @@
 #include "check.hpp"
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+
+#include "device/simulated_work.hpp"
 
 namespace check {
 
@@ -16,7 +19,26 @@ void fail(const char* file, int line, const std::string& what) {
 
 }  // namespace check
 
+namespace {
+
+/// When the simulated card carries out its work, as the stand-in driver does by itself.
+void choose_moments() {
+  const char* told = std::getenv("VRAMX_TEST_SEED");
+  const std::string seed = told != nullptr ? told : "1";
+  std::printf("VRAMX_TEST_SEED=%s\n", seed.c_str());
+  vramx::Moments moments;
+  if (seed == "latest") {
+    moments.when = vramx::Moment::latest;
+  } else if (seed != "earliest") {
+    moments = {.when = vramx::Moment::random, .seed = std::stoull(seed)};
+  }
+  vramx::set_moments(moments);
+}
+
+}  // namespace
+
 int main(int count, char** arguments) {
+  choose_moments();
   int run = 0;
   int failed = 0;
   for (const auto& test : check::tests()) {

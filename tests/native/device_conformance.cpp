@@ -154,23 +154,29 @@ HOLDS("parts of a reserved range move on their own") {
   REQUIRE(loaded(held) == bytes);
 }
 
-HOLDS("what has left the card reads as poison where the device can tell") {
+HOLDS("what is not on the card reads as poison there, where the device can tell") {
   if (!rig.poisons()) return;
-  const Held held(rig, 1);
-  const auto bytes = pattern(held.range.size, 6);
-  const std::vector<unsigned char> poisoned(held.range.size, poison);
-  REQUIRE(reads(held, poisoned));
-  store(held, bytes);
-  REQUIRE(reads(held, poisoned));
-  for (const Leave how : {Leave::drop, Leave::write_back}) {
+  for (const Use use : {Use::weights, Use::scratch}) {
+    const Held held(rig, 1, use);
+    const auto bytes = pattern(held.range.size, 6);
+    const std::vector<unsigned char> poisoned(held.range.size, poison);
+    const auto reads_poison = [&] {
+      return std::memcmp(held.range.data(), poisoned.data(), poisoned.size()) == 0;
+    };
+    REQUIRE(reads_poison());
+    store(held, bytes);
+    REQUIRE(reads_poison());
+    for (const Leave how : {Leave::drop, Leave::write_back}) {
+      brought(held, Arrive::duplicate);
+      REQUIRE(reads(held, bytes));
+      left(held, how);
+      REQUIRE(reads_poison());
+    }
     brought(held, Arrive::duplicate);
-    left(held, how);
-    REQUIRE(reads(held, poisoned));
+    left(held, Leave::discard);
+    REQUIRE(reads_poison());
+    REQUIRE(loaded(held) == poisoned);
   }
-  brought(held, Arrive::duplicate);
-  left(held, Leave::discard);
-  REQUIRE(reads(held, poisoned));
-  REQUIRE(loaded(held) == poisoned);
 }
 
 HOLDS("a range may be released while it is on the card") {
@@ -261,6 +267,28 @@ HOLDS("nothing comes to the card before what it waits for") {
   held.device.wait(arrival);
   REQUIRE(held.device.reached(room));
   REQUIRE(rig.on_card() == held.range.size);
+}
+
+HOLDS("what comes on a lane comes after what the lane was given before, bytes or none") {
+  for (const Arrive first : {Arrive::empty, Arrive::move}) {
+    const Held room(rig, 1, Use::scratch);
+    const Held weights(rig, 1);
+    const Held scratch(rig, 1, Use::scratch);
+    Device& device = room.device;
+    const Stream stream = rig.stream();
+    rig.occupy(stream);
+    const Fence after[] = {device.mark(stream)};
+    const Fence arrivals[] = {device.bring(room.range, first, 0, after),
+                              device.bring(weights.range, Arrive::duplicate, 0, {}),
+                              device.bring(scratch.range, Arrive::move, 0, {})};
+    for (const Fence& arrival : arrivals) REQUIRE(!device.reached(arrival));
+    rig.finish(stream);
+    device.wait(arrivals[1]);
+    REQUIRE(device.reached(after[0]));
+    device.wait(arrivals[0]);
+    device.wait(arrivals[2]);
+    REQUIRE(rig.on_card() == 3 * device.facts().granule);
+  }
 }
 
 HOLDS("nothing leaves the card before its last use is over") {

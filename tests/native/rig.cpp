@@ -29,6 +29,10 @@ class Simulated final : public Rig {
   Stream stream() override { return next_stream_++; }
   void occupy(Stream stream) override { card_->compute(stream, 1.0); }
   void finish(Stream /*stream*/) override {}
+  void launch(Stream stream, vramx::Range range, std::function<void()> work) override {
+    card_->launch(stream, range, std::move(work));
+  }
+  void synchronize(Stream stream) override { card_->synchronize(stream); }
   Bytes on_card() const override { return card_->on_card(); }
   Bytes peak_on_card() const override { return card_->peak_on_card(); }
   Bytes moved_in() const override { return card_->moved_in(); }
@@ -81,10 +85,21 @@ class Loopback : public Rig {
     CUstream stream = nullptr;
     driver_->check(driver_->stream_create(&stream, 0), "cuStreamCreate");
     streams_.push_back(stream);
+    loopback_set_programs(reinterpret_cast<Stream>(stream));
     return reinterpret_cast<Stream>(stream);
   }
   void occupy(Stream stream) override { loopback_hold(stream); }
   void finish(Stream stream) override { loopback_let_go(stream); }
+  void launch(Stream stream, vramx::Range range, std::function<void()> work) override {
+    const auto run_once = [](void* argument) {
+      const std::unique_ptr<std::function<void()>> mine(
+          static_cast<std::function<void()>*>(argument));
+      (*mine)();
+    };
+    auto mine = std::make_unique<std::function<void()>>(std::move(work));
+    loopback_launch(stream, range.start, range.size, run_once, mine.release());
+  }
+  void synchronize(Stream stream) override { loopback_finish(stream); }
   Bytes on_card() const override { return counts().on_card - start_.on_card; }
   Bytes peak_on_card() const override { return counts().peak_on_card; }
   Bytes moved_in() const override { return counts().to_card - start_.to_card; }
@@ -232,7 +247,10 @@ class Divided final : public Mapped {
 
 vramx::Range seen(const vramx::Device& device, vramx::Range range) {
   const vramx::Address host = device.host_address(range.start);
-  return host == 0 || loopback_maps(range.start) != 0 ? range : vramx::Range{host, range.size};
+  if (host == 0) return range;
+  const auto* card = dynamic_cast<const vramx::SimulatedDevice*>(&device);
+  const bool there = card != nullptr ? card->holds(range) : loopback_maps(range.start) != 0;
+  return there ? range : vramx::Range{host, range.size};
 }
 
 std::unique_ptr<Rig> simulated(vramx::SimulatedSpec spec) {
@@ -259,6 +277,8 @@ void on_each(void (*test)(Rig&)) {
     }
   };
   run("simulated", simulated());
+  run("simulated with one address, at the latest moments",
+      simulated({.host_addresses = false, .moments = {.when = vramx::Moment::latest}}));
   run("managed", managed());
   run("mapped", mapped());
   run("divided", divided());

@@ -26,12 +26,17 @@ class Rig {
   virtual ~Rig() = default;
 
   virtual const std::shared_ptr<vramx::Device>& device() const = 0;
-  /// A compute stream that nothing else uses.
+  /// A compute stream that nothing else uses. Where no kernels wait in it, tests do its work at
+  /// once: they look at bytes, and write some.
   virtual vramx::Stream stream() = 0;
   /// The stream has work that is not over before finish; on a virtual clock, before it is waited
   /// for.
   virtual void occupy(vramx::Stream stream) = 0;
   virtual void finish(vramx::Stream stream) = 0;
+  /// A kernel on the stream, which reads or writes bytes of the range alone.
+  virtual void launch(vramx::Stream stream, vramx::Range range, std::function<void()> work) = 0;
+  /// Carries out what the stream was given, and what that waits for.
+  virtual void synchronize(vramx::Stream stream) = 0;
   /// As the hardware counts, and no manager.
   virtual vramx::Bytes on_card() const = 0;
   virtual vramx::Bytes peak_on_card() const = 0;

@@ -83,9 +83,9 @@ class TorchBridge:
         self.ordinal = device.ordinal
         self.device = torch.device("cpu") if self.simulated else torch.device("cuda", self.ordinal)
         #: Whether weights on the card have a host copy that the program may read and write too.
-        self.two_copies = device.kind == "mapped"
-        # The simulated card compares the copies of what it drops; elsewhere digests are kept.
-        self.keep_digests = check and not self.simulated
+        self.two_copies = device.host_addresses
+        # A simulated card of one address compares the copies of what it drops.
+        self.keep_digests = check and (self.two_copies or not self.simulated)
         #: Returns the handle of the calling thread's current stream.
         self.stream = present_stream(self.device)
         self.cache = Cache(core, device.ordinal)
@@ -103,9 +103,9 @@ class TorchBridge:
         self._exposed: set[int] = set()
         self._past_usage: dict[str, ModuleStats] = {}
         self._touches: Touches | None = None
+        self._check = check
         if self.simulated or check:
-            watched = (lambda _: True) if self.simulated else self._is_weight
-            self._touches = Touches(core, self.stream, watched, warn=self.two_copies)
+            self._touches = Touches(core, self.stream, self._is_watched, warn=check)
         self._managed: list[weakref.ref[ManagedModule]] = []
         with _adding:
             _bridges.add(self)
@@ -131,8 +131,11 @@ class TorchBridge:
         """The managed modules that the program has not let go of, in order."""
         return [managed for ref in self._managed if (managed := ref()) is not None]
 
-    def _is_weight(self, address: int) -> bool:
-        return self._weight_at(address) is not None
+    def _is_watched(self, address: int) -> bool:
+        """Tell whether operations outside leases are to be seen: they fault, or a check asks."""
+        if self.simulated and not self.core.host_address(address):
+            return True
+        return self._check and self._weight_at(address) is not None
 
     def explain(self, error: BaseException) -> None:
         """Add vramx's figures to torch's own out-of-memory error."""

@@ -256,7 +256,9 @@ class ManagedModule:
         held = set()
         for name, tensor in tensors.items():
             found = storage_range(tensor)
-            if found is None or any(name == each or name.startswith(f"{each}.") for each in refused):
+            if found is None or any(
+                name == each or name.startswith(f"{each}.") for each in refused
+            ):
                 continue
             if found[0] in self.places:
                 held.add(found[0])

@@ -1,9 +1,10 @@
 """Torch operations on managed memory outside any lease: the simulated card's page faults.
 
 On a real card the hardware resolves such a touch. On the simulated one an operation whose tensors
-lie in the session's memory, and that no lease covers, leases them for its own duration; it is
-counted. What an operation writes is known from its schema, so no write is missed. In checking mode
-the same is done with weights on real cards, to find the uses that mapped memory is slow at.
+lie in the session's memory of one address, and that no lease covers, leases them for its own
+duration; it is counted. What an operation writes is known from its schema, so no write is missed.
+Memory of two addresses needs none of it: such weights are used in place on the host. In checking
+mode the same is done with weights on any card, to find the uses that mapped memory is slow at.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Touches(TorchDispatchMode):
     watched : callable
         Tells whether memory that begins at an address is looked at.
     warn : bool
-        Whether to warn of each touch.
+        Whether to warn of each touch of what is used in place on the host.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Touches(TorchDispatchMode):
         written = self._owned(_written(func._schema, args, kwargs))
         if not self._core.leased(touched):
             self.count += 1
-            if self._warn:
+            if self._warn and any(self._core.host_address(start) for start, _ in touched):
                 warnings.warn(
                     f"{func} used managed weights outside their modules' calls, which reads them "
                     "from host memory over the link each time: use them inside "
