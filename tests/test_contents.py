@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -41,70 +43,88 @@ def values(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def replace(model: Network, at: int, seed: int) -> None:
-    model.layers[at].weight = nn.Parameter(values(seed, 128, 128))
+@dataclass
+class Step:
+    """Where in which model something is changed, and to what."""
+
+    model: Network
+    at: int
+    seed: int
+
+    @property
+    def square(self) -> torch.Tensor:
+        return values(self.seed, 128, 128)
 
 
-def give_data(model: Network, at: int, seed: int) -> None:
-    model.layers[at].weight.data = values(seed, 128, 128)
+def replace(step: Step) -> None:
+    step.model.layers[step.at].weight = nn.Parameter(step.square)
 
 
-def set_storage(model: Network, at: int, seed: int) -> None:
+def give_data(step: Step) -> None:
+    step.model.layers[step.at].weight.data = step.square
+
+
+def set_storage(step: Step) -> None:
     with torch.no_grad():
-        model.layers[at].weight.set_(values(seed, 128, 128).to(model.layers[at].weight.dtype))
+        step.model.layers[step.at].weight.set_(
+            step.square.to(step.model.layers[step.at].weight.dtype)
+        )
 
 
-def to_half(model: Network, at: int, seed: int) -> None:
-    model.layers[at].half()
+def to_half(step: Step) -> None:
+    step.model.layers[step.at].half()
 
 
-def all_to_float(model: Network, at: int, seed: int) -> None:
-    model.float()
+def all_to_float(step: Step) -> None:
+    step.model.float()
 
 
-def all_to_double(model: Network, at: int, seed: int) -> None:
-    model.to(torch.float64)
+def all_to_double(step: Step) -> None:
+    step.model.to(torch.float64)
 
 
-def put_beside(model: Network, at: int, seed: int) -> None:
-    if "shift" in model._buffers:
-        del model.shift
-    model.register_buffer("shift", values(seed, 128))
+def put_beside(step: Step) -> None:
+    if "shift" in step.model._buffers:
+        del step.model.shift
+    step.model.register_buffer("shift", values(step.seed, 128))
 
 
-def write_beside(model: Network, at: int, seed: int) -> None:
-    if "shift" in model._buffers:
-        model.shift.add_(0.5)
+def write_beside(step: Step) -> None:
+    if "shift" in step.model._buffers:
+        step.model.shift.add_(0.5)
 
 
-def add_layer(model: Network, at: int, seed: int) -> None:
+def add_layer(step: Step) -> None:
     layer = nn.Linear(128, 128, bias=False)
     with torch.no_grad():
-        layer.weight.copy_(values(seed, 128, 128))
-    model.layers.insert(at, layer)
+        layer.weight.copy_(step.square)
+    step.model.layers.insert(step.at, layer)
 
 
-def remove_layer(model: Network, at: int, seed: int) -> None:
-    if len(model.layers) > 1:
-        del model.layers[at]
+def remove_layer(step: Step) -> None:
+    if len(step.model.layers) > 1:
+        del step.model.layers[step.at]
 
 
-def swap_layers(model: Network, at: int, seed: int) -> None:
-    model.layers[at], model.layers[0] = model.layers[0], model.layers[at]
+def swap_layers(step: Step) -> None:
+    step.model.layers[step.at], step.model.layers[0] = (
+        step.model.layers[0],
+        step.model.layers[step.at],
+    )
 
 
-def tie(model: Network, at: int, seed: int) -> None:
-    model.layers[at].weight = model.layers[0].weight
+def tie(step: Step) -> None:
+    step.model.layers[step.at].weight = step.model.layers[0].weight
 
 
-def load_assigned(model: Network, at: int, seed: int) -> None:
-    state = {name: values(seed, *each.shape) for name, each in model.state_dict().items()}
-    model.load_state_dict(state, assign=True)
+def load_assigned(step: Step) -> None:
+    state = {name: values(step.seed, *each.shape) for name, each in step.model.state_dict().items()}
+    step.model.load_state_dict(state, assign=True)
 
 
-def add_in_place(model: Network, at: int, seed: int) -> None:
+def add_in_place(step: Step) -> None:
     with torch.no_grad():
-        model.layers[at].weight.add_(0.25)
+        step.model.layers[step.at].weight.add_(0.25)
 
 
 CHANGES = [
@@ -143,7 +163,7 @@ def live_bytes(model: nn.Module) -> int:
 def test_every_change_between_passes_is_that_of_an_unmanaged_module(
     open_session: OpenSession,
     linears: Linears,
-    steps: list[tuple[Callable[[Network, int, int], None], int, int]],
+    steps: list[tuple[Callable[[Step], None], int, int]],
     budget: int,
     policy: str,
 ) -> None:
@@ -154,7 +174,7 @@ def test_every_change_between_passes_is_that_of_an_unmanaged_module(
         assert torch.equal(managed(X), plain(X))
         for change, at, seed in steps:
             for model in (plain, managed):
-                change(model, at % len(model.layers), seed)
+                change(Step(model, at % len(model.layers), seed))
             for _ in range(3):
                 assert torch.equal(managed(X), plain(X))
         session.report()
@@ -284,8 +304,6 @@ def test_a_plan_goes_on_after_weights_of_another_module_were_cast(
 def test_looks_while_another_thread_runs_the_module_change_nothing(
     open_session: OpenSession, linears: Linears
 ) -> None:
-    import threading
-
     model = linears(4)
     between, go_on = threading.Event(), threading.Event()
 

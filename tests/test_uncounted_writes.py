@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -180,8 +181,8 @@ def test_what_was_taken_may_be_written_at_any_time(
                     )
                 taken.append((*pair,))
             elif kind == "use" and taken:
-                for each in taken[at % len(taken)]:
-                    each += 0.25
+                for one in taken[at % len(taken)]:
+                    one[...] += 0.25
             elif kind == "run":
                 for _ in range(at):
                     assert torch.equal(model(X), plain(X))
@@ -203,8 +204,6 @@ def test_what_was_taken_may_be_written_at_any_time(
 def test_an_alias_is_let_go_once_nobody_else_has_it(
     open_session: OpenSession, linears: Linears
 ) -> None:
-    import sys
-
     model = linears(4)
     with torch.no_grad(), open_session(4 * BLOCK) as session:
         session.manage(model)

@@ -23,7 +23,7 @@ constexpr std::size_t groups_ahead = 64;
 // cannot: the other may be waiting for this one, as a module is for branches on threads of their
 // own.
 constexpr double patience_in_place = 1;
-constexpr double patience = 30;
+constexpr double patience = 10;
 
 }  // namespace
 
