@@ -10,6 +10,10 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import subprocess
+import sys
+import tempfile
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -478,18 +482,102 @@ def test_nothing_is_kept_of_a_wait_that_was_given_up(open_queue: OpenQueue) -> N
 # Among processes
 
 
-def test_a_claim_for_whose_sake_another_keeps_its_bytes_goes_ahead_of_the_line(
-    tmp_path: Path,
-) -> None:
+def test_a_claim_for_whose_sake_others_are_kept_goes_ahead_of_the_line(tmp_path: Path) -> None:
     mine, other, third = (Ledger(tmp_path) for _ in range(3))
     assert mine.claim(1, Claim(6, "outer"), 10)
     assert not other.claim(1, Claim(8, "large"), 10)
-    assert not mine.claim(2, Claim(5, "ordinary"), 10)
-    assert mine.claim(2, Claim(3, "inner"), 10, ahead=True)
-    assert not mine.claim(3, Claim(2, "inner"), 10, ahead=True)
+    assert not mine.claim(2, Claim(3, "ordinary"), 10)
+    assert mine.claim(2, Claim(3, "inner"), 10, kept=6)
+    assert not mine.claim(3, Claim(2, "inner"), 10, kept=9)
     assert not third.claim(1, Claim(1, "small"), 10)
     mine.release(2)
     assert not other.claim(1, Claim(3, "large"), 10)
-    assert mine.claim(3, Claim(2, "inner"), 10, ahead=True)
+    assert mine.claim(3, Claim(2, "inner"), 10, kept=6)
+    mine.release(3)
+    assert not mine.claim(4, Claim(5, "inner"), 10, kept=6)
+    assert not mine.claim(4, Claim(3, "ordinary"), 10)  # which has the place of no other
+    assert other.claim(1, Claim(3, "large"), 10)
     for ledger in (mine, other, third):
         ledger.close()
+
+
+@given(
+    members=st.lists(
+        st.tuples(st.integers(0, 6), st.integers(1, 10), st.booleans()), min_size=1, max_size=4
+    )
+)
+@settings(deadline=None, max_examples=100)
+def test_members_that_wait_end_by_giving_back_or_by_giving_up_one_at_a_time(
+    members: list[tuple[int, int, bool]],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        ledgers = [Ledger(Path(folder)) for _ in members]
+        waiting: dict[int, tuple[Ledger, int, int]] = {}
+        for number, (ledger, (has, wants, waits_now)) in enumerate(zip(ledgers, members)):
+            if has and ledger.claim(0, Claim(has, "outer"), 10) and waits_now:
+                waiting[number] = (ledger, has, wants)
+            elif ledger.waits:
+                ledger.leave_line()
+        for number in list(waiting):
+            ledger, has, wants = waiting[number]
+            if has + wants > 10:  # which its own queue refuses
+                del waiting[number]
+        for ledger in {*ledgers} - {ledger for ledger, _, _ in waiting.values()}:
+            ledger.close()  # what waits for none ends
+        while waiting:
+            before = len(waiting)
+            for number, (ledger, has, wants) in list(waiting.items()):
+                if ledger.claim(1, Claim(wants, "inner"), 10, kept=has):
+                    ledger.release(1)
+                    ledger.release(0)
+                    del waiting[number]
+            stuck = [each for each in waiting.values() if each[0].waits_in_vain(10)]
+            assert len(stuck) <= 1
+            for ledger, _, _ in stuck:
+                ledger.close()
+                waiting = {n: each for n, each in waiting.items() if each[0] is not ledger}
+            assert len(waiting) < before
+        for ledger in ledgers:
+            ledger.close()
+
+
+NESTED = """
+    import sys
+    import vramx
+
+    def outer():
+        print("has", flush=True)
+        sys.stdin.readline()
+        return queue.submit(pow, 2, 3, footprint="5MiB").result()
+
+    with vramx.simulate(), vramx.Queue("10MiB", backend="simulated", card="shared") as queue:
+        job = queue.submit(outer, footprint="5MiB")
+        error = job.exception()
+        print("8" if error is None else type(error).__name__, flush=True)
+"""
+
+
+def test_of_processes_whose_jobs_wait_for_what_the_others_keep_one_gives_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VRAMX_RUNTIME_DIR", str(tmp_path))
+    with contextlib.ExitStack() as kill:
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(NESTED)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        for each in both:
+            kill.callback(each.kill)
+            assert each.stdout is not None
+            assert each.stdout.readline() == "has\n"
+        for each in both:
+            assert each.stdin is not None
+            each.stdin.write("\n")
+            each.stdin.flush()
+        told = [each.communicate(timeout=LIMIT)[0] for each in both]
+    assert sorted(told) == ["8\n", "InUseError\n"]

@@ -252,6 +252,17 @@ def test_a_provider_that_is_quietly_left_out_is_an_error_that_names_the_missing_
         inference_session(on_card(), b"1")
 
 
+def test_a_provider_left_out_though_its_library_is_there_points_to_onnxruntime_s_own_words(
+    on_card: OpenSession, fake: OnnxRuntime, loopback: Loopback
+) -> None:
+    fake.library_is_there = False
+    library = Path(fake.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    library.parent.mkdir(parents=True)
+    library.symlink_to(loopback.path)
+    with pytest.raises(vramx.DeviceError, match=r"can be loaded.*wrote why to stderr"):
+        inference_session(on_card(), b"1")
+
+
 @pytest.mark.usefixtures("fake")
 def test_memory_that_cannot_be_had_is_out_of_memory_each_time_and_only_then(
     on_card: OpenSession,

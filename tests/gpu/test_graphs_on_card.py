@@ -89,7 +89,7 @@ def test_a_capture_of_a_managed_module_is_refused_and_nothing_else_is_harmed(
     backend: str, budget: str
 ) -> None:
     refused, *rest = lines_of(CAPTURE, backend, budget)
-    assert refused in ("refused ConfigError", "refused Error"), refused
+    assert refused.startswith("refused "), refused
     assert rest == ["next pass True", "stock graph True"]
 
 

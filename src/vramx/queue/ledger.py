@@ -37,13 +37,16 @@ class Member:
     waiting : Claim or None
         What its next job waits for.
     ticket : int
-        Its place in the line, if it waits: less is earlier.
+        Its place in the line, if it waits: less is earlier, and below zero ahead of the line.
+    kept : int
+        Bytes of what its jobs have that they keep until it has what it waits for.
     """
 
     pid: int
     running: tuple[Claim, ...] = ()
     waiting: Claim | None = None
     ticket: int = 0
+    kept: int = 0
 
     @property
     def held(self) -> int:
@@ -57,6 +60,7 @@ class Member:
             "running": [vars(each) for each in self.running],
             "waiting": None if self.waiting is None else vars(self.waiting),
             "ticket": self.ticket,
+            "kept": self.kept,
         }
 
 
@@ -67,6 +71,7 @@ def _member(data: dict[str, Any]) -> Member:
         running=tuple(Claim(**each) for each in data["running"]),
         waiting=None if waiting is None else Claim(**waiting),
         ticket=data["ticket"],
+        kept=data["kept"],
     )
 
 
@@ -91,12 +96,13 @@ class Ledger:
         self._running: dict[int, Claim] = {}
         self._waiting: Claim | None = None
         self._ticket = 0
+        self._kept = 0
 
-    def claim(self, key: int, wanted: Claim, budget: int, *, ahead: bool = False) -> bool:
+    def claim(self, key: int, wanted: Claim, budget: int, *, kept: int | None = None) -> bool:
         """Claim bytes, or stand in the line for them.
 
         Nobody is served before those who came earlier: what a large claim waits for is not given
-        to small ones behind it. A claim for whose sake another keeps its bytes goes ahead of all.
+        to small ones behind it. What a member needs before it gives back goes ahead of the line.
 
         Parameters
         ----------
@@ -106,8 +112,8 @@ class Ledger:
             What is wanted. While one waits, another may be asked for in its place in the line.
         budget : int
             The most that all claims may come to.
-        ahead : bool
-            Whether it goes ahead of the line.
+        kept : int, optional
+            Bytes that this member keeps until it has this: it goes ahead of the line then.
 
         Returns
         -------
@@ -122,18 +128,58 @@ class Ledger:
         with self._alone():
             others = self._others()
             line = [each.ticket for each in others if each.waiting is not None]
-            first = not line or (self._waiting is not None and self._ticket < min(line))
+            ahead = kept is not None
+            has_place = self._waiting is not None and (self._ticket < 0) == ahead
+            first = ahead or not line or (has_place and self._ticket < min(line))
             held = sum(each.held for each in others) + self.held
-            if (first or ahead) and held + wanted.nbytes <= budget:
+            if first and held + wanted.nbytes <= budget:
                 self._write({**self._running, key: wanted}, None, 0)
                 return True
-            if ahead and not first:
-                ticket = min(line) - 1
+            if has_place:
+                ticket = self._ticket
             else:
-                ticket = self._ticket if self._waiting is not None else max(line, default=0) + 1
-            if (wanted, ticket) != (self._waiting, self._ticket):
-                self._write(self._running, wanted, ticket)
+                ticket = min([0, *line]) - 1 if ahead else max([0, *line]) + 1
+            if (wanted, ticket, kept or 0) != (self._waiting, self._ticket, self._kept):
+                self._write(self._running, wanted, ticket, kept or 0)
             return False
+
+    def waits_in_vain(self, budget: int) -> bool:
+        """Tell whether what this member waits for can never be had, and it is to give up first.
+
+        So it is where members wait for what the others keep until they have what they wait for,
+        and all else given back is not enough for any. The last to come gives up.
+
+        Parameters
+        ----------
+        budget : int
+            The most that all claims may come to.
+
+        Returns
+        -------
+        bool
+            Whether it is so.
+
+        Raises
+        ------
+        Error
+            If the ledger cannot be read.
+        """
+        if self._waiting is None or not self._kept:
+            return False
+        with self._alone():
+            members = self._others()
+        left = [(self._ticket, self._waiting.nbytes, self._kept)]
+        left += [
+            (each.ticket, each.waiting.nbytes, each.kept)
+            for each in members
+            if each.waiting is not None and each.kept
+        ]
+        while True:
+            kept = sum(each for _, _, each in left)
+            stuck = [each for each in left if kept + each[1] > budget]
+            if len(stuck) == len(left):
+                return self._ticket == min((ticket for ticket, _, _ in stuck), default=None)
+            left = stuck
 
     @property
     def held(self) -> int:
@@ -165,7 +211,7 @@ class Ledger:
         """
         del self._running[key]
         with self._alone():
-            self._write(self._running, self._waiting, self._ticket)
+            self._write(self._running, self._waiting, self._ticket, self._kept)
 
     def others(self) -> list[Member]:
         """Tell what the other living members have.
@@ -186,7 +232,7 @@ class Ledger:
                     self._path.unlink()
                 unlock_file(self._file)
                 self._file = -1
-        self._running, self._waiting, self._ticket = {}, None, 0
+        self._running, self._waiting, self._ticket, self._kept = {}, None, 0, 0
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -220,7 +266,9 @@ class Ledger:
                 close(file)
         return found
 
-    def _write(self, running: dict[int, Claim], waiting: Claim | None, ticket: int) -> None:
+    def _write(
+        self, running: dict[int, Claim], waiting: Claim | None, ticket: int, kept: int = 0
+    ) -> None:
         if self._file < 0 or not is_at(self._file, self._path):
             if self._file >= 0:
                 close(self._file)
@@ -229,8 +277,9 @@ class Ledger:
             file = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._file, self._path = file, path
-        member = Member(os.getpid(), tuple(running.values()), waiting, ticket)
+        member = Member(os.getpid(), tuple(running.values()), waiting, ticket, kept)
         text = json.dumps(member.as_dict()).encode()
         os.pwrite(self._file, text, 0)
         os.ftruncate(self._file, len(text))
         self._running, self._waiting, self._ticket = running, waiting, ticket
+        self._kept = kept

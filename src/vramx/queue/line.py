@@ -380,19 +380,28 @@ class Queue:
         awaited = [each for each in self._waiting if waits.is_awaited(each[2])]
         for _, number, job in awaited or self._waiting[:1]:
             try:
-                if self._admit(number, job, ahead=bool(awaited)):
+                if self._admit(number, job, kept=waits.kept_until(job) if awaited else None):
                     return number, job, None
                 if awaited:
-                    waits.refuse_if_stuck(job)
+                    self._refuse_if_stuck(job)
             except Error as error:  # nobody can tell what is free, or it will never be enough
                 return number, job, error
         return None
 
-    def _admit(self, number: int, job: Job[Any], *, ahead: bool) -> bool:
+    def _refuse_if_stuck(self, job: Job[Any]) -> None:
+        waits.refuse_if_stuck(job)
+        if self._ledger.waits_in_vain(self.budget):
+            raise InUseError(
+                f"the job {job.name} needs {format_size(self._needs(job))}, for which jobs of this "
+                "process and of others wait while they keep more than leaves that of the queue's "
+                f"{format_size(self.budget)}; give smaller footprints, or end the one before "
+                "waiting for the other"
+            )
+
+    def _admit(self, number: int, job: Job[Any], *, kept: int | None) -> bool:
         job.batch = self._fitting_batch(job)
         needed = self._needs(job)
-        claim = Claim(needed, job.name)
-        if not self._ledger.claim(number, claim, self.budget, ahead=ahead):
+        if not self._ledger.claim(number, Claim(needed, job.name), self.budget, kept=kept):
             return False
         job.budget = needed
         return True

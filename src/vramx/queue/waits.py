@@ -92,6 +92,12 @@ def count_waiting(queue: Queue) -> int:
     )
 
 
+def kept_until(job: Job[Any]) -> int:
+    """Sum what its queue's jobs keep until an awaited job has ended. With the lock held."""
+    ends = _that_end(without=job)
+    return sum(each.budget for each in job._queue._running.values() if each not in ends)
+
+
 def refuse_if_stuck(job: Job[Any]) -> None:
     """Check that an awaited job can be admitted before those who wait. With the lock held.
 
@@ -110,13 +116,14 @@ def _running() -> list[Job[Any]]:
     return [job for queue in _queues for job in queue._running.values()]
 
 
-def _that_end() -> set[Job[Any]]:
+def _that_end(without: Job[Any] | None = None) -> set[Job[Any]]:
     """Find the jobs that end, if all do that wait for none; those in line only if awaited."""
     running = set(_running())
     held: collections.Counter[str] = collections.Counter()
     for job in running:
         held[job._queue.card] += job.budget
     left = running | {target for _, target in _waits if not target._has_ended}
+    left.discard(without)
     ended: set[Job[Any]] = set()
 
     def ends(job: Job[Any]) -> bool:
