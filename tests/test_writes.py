@@ -85,6 +85,12 @@ def step(model: Model) -> None:
     optimizer.step()
 
 
+def fused_step(model: Model) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+    model(torch.linspace(-1, 1, 256).view(2, 128)).square().sum().backward()
+    optimizer.step()
+
+
 def run_batch_norm(model: Model) -> None:
     model.train()
     with torch.no_grad():
@@ -119,6 +125,7 @@ WRITES = [
     merge_low_rank,
     write_into_it,
     step,
+    fused_step,
     run_batch_norm,
     write_buffers,
     write_the_tied_weight,
@@ -128,16 +135,6 @@ WRITES = [
 
 
 both_memories = pytest.mark.parametrize("memory", ["mapped", "managed"])
-#: Torch counts none of these, or not all of their writes.
-UNCOUNTED = (add_through_data, write_into_it)
-
-
-def known_lost(request: pytest.FixtureRequest, memory: str, lost: bool) -> None:
-    """A write to the host copy that nothing tells of is lost where the card's copy stays."""
-    if memory == "mapped" and lost:
-        request.applymarker(
-            pytest.mark.xfail(strict=True, reason="writes that torch does not count")
-        )
 
 
 def evict(session: vramx.Session, module: nn.Module) -> None:
@@ -156,9 +153,7 @@ def test_a_write_between_passes_is_seen_by_later_passes_and_after_the_session(
     write: Callable[[Model], None],
     where: str,
     memory: str,
-    request: pytest.FixtureRequest,
 ) -> None:
-    known_lost(request, memory, write in UNCOUNTED and where == "while it streams")
     plain = Model(linears).eval()
     managed = copy.deepcopy(plain)
     x = torch.randn(3, 128)
@@ -498,9 +493,7 @@ def test_checking_blames_no_write_that_can_be_seen(
     linears: Linears,
     write: Callable[[Model], None],
     memory: str,
-    request: pytest.FixtureRequest,
 ) -> None:
-    known_lost(request, memory, write in (*UNCOUNTED, swap_data))
     plain = Model(linears).eval()
     managed = copy.deepcopy(plain)
     x = torch.randn(3, 128)

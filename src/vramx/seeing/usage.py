@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from vramx import _core
@@ -78,6 +78,13 @@ class ModuleStats:
 
 
 _BYTES = ("moved_in", "moved_out", "dropped", "discarded", "over_link")
+
+
+def added(before: ModuleStats | None, after: ModuleStats) -> ModuleStats:
+    """Add counts of one module from before and after something, with its later size."""
+    if before is None:
+        return after
+    return replace(before + after, nbytes=after.nbytes, blocks=after.blocks)
 
 
 def module_stats(name: str, ranges: Sequence[Range], usage: _core.GroupUsage) -> ModuleStats:

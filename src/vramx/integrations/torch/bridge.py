@@ -8,7 +8,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +31,7 @@ from vramx.integrations.torch.memory import as_bytes, storage_range
 from vramx.integrations.torch.tensors import parts_of, tensors_of
 from vramx.integrations.torch.touches import Touches
 from vramx.integrations.torch.units import RootCall
-from vramx.seeing.usage import ModuleStats, module_stats
+from vramx.seeing.usage import ModuleStats, added, module_stats
 from vramx.units import format_size
 
 _bridges: weakref.WeakSet[TorchBridge] = weakref.WeakSet()
@@ -105,7 +104,9 @@ class TorchBridge:
         self._touches: Touches | None = None
         self._check = check
         if self.simulated or check:
-            self._touches = Touches(core, self.stream, self._is_watched, warn=check)
+            self._touches = Touches(
+                core, self.stream, self._is_watched, _weakly(self.wrote), warn=check
+            )
         self._managed: list[weakref.ref[ManagedModule]] = []
         with _adding:
             _bridges.add(self)
@@ -338,18 +339,13 @@ class TorchBridge:
 
     def usage(self) -> list[ModuleStats]:
         """Count by leased module: the managed ones, then those of old, by name."""
-        past = dict(self._past_usage)
-        present = []
-        for row in (row for managed in self._modules for row in managed.usage()):
-            before = past.pop(row.name, None)
-            present.append(row if before is None else _sum(before, row))
-        return [*present, *past.values()]
+        present = [row for managed in self._modules for row in managed.usage()]
+        return [*present, *self._past_usage.values()]
 
     def remember(self, usage: list[ModuleStats]) -> None:
         """Keep the counts of modules that are managed no more."""
         for each in usage:
-            before = self._past_usage.get(each.name)
-            self._past_usage[each.name] = each if before is None else _sum(before, each)
+            self._past_usage[each.name] = added(self._past_usage.get(each.name), each)
 
     def describe(self) -> list[str]:
         """Describe the managed modules, a line each, and what of them costs more than it need."""
@@ -375,8 +371,3 @@ class TorchBridge:
         for managed in reversed(found):
             managed.put_back()
             self._managed = [ref for ref in self._managed if ref() is not managed]
-
-
-def _sum(before: ModuleStats, after: ModuleStats) -> ModuleStats:
-    """Add counts of one module, which has the size that it had last."""
-    return replace(before + after, nbytes=after.nbytes, blocks=after.blocks)

@@ -16,7 +16,7 @@ from vramx.integrations.torch.internals.own_calls import (
 from vramx.integrations.torch.tensors import tensors_of
 from vramx.integrations.torch.units import RootCall, Unit, leased_modules
 from vramx.integrations.torch.wholes import Leased, Whole, most_bytes, whole_modules
-from vramx.seeing.usage import ModuleStats, module_stats
+from vramx.seeing.usage import ModuleStats, added, module_stats
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.managed import ManagedModule
@@ -55,6 +55,7 @@ class Leases:
         self._always_look = False
         self._contents = _core.Contents([], [])
         self._outdated = False
+        self._past: dict[str, ModuleStats] = {}  # of what was leased before it changed
 
     def make(self, module: nn.Module) -> None:
         """Lease the calls of the module and its parts."""
@@ -139,7 +140,7 @@ class Leases:
             id(each) not in units and self._managed.places.ranges_of(own) for each, own in leased
         )
         if missing or _outline(module, leased) != self._outline:
-            self.remember()
+            self._past = {row.name: row for row in self.usage()}
             self.undo()
             try:
                 self._make(module)
@@ -183,7 +184,9 @@ class Leases:
             for part in whole.parts:
                 rows[part.group] += ModuleStats(part.name, uses=usage.uses, stall_seconds=stalled)
                 stalled = 0.0  # it waited before the first of them
-        return list(rows.values())
+        past = dict(self._past)
+        present = [added(past.pop(row.name, None), row) for row in rows.values()]
+        return [*present, *past.values()]
 
     def note_writes(self) -> None:
         """Report weights that were changed in place since the last look."""

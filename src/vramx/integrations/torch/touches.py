@@ -54,6 +54,8 @@ class Touches(TorchDispatchMode):
         Gives the handle of the calling thread's stream.
     watched : callable
         Tells whether memory that begins at an address is looked at.
+    wrote : callable
+        Called with the ranges that an operation wrote to.
     warn : bool
         Whether to warn of each touch of what is used in place on the host.
     """
@@ -63,6 +65,7 @@ class Touches(TorchDispatchMode):
         core: _core.Core,
         stream: Callable[[], int],
         watched: Callable[[int], bool],
+        wrote: Callable[[list[tuple[int, int]]], None],
         *,
         warn: bool,
     ) -> None:
@@ -73,20 +76,27 @@ class Touches(TorchDispatchMode):
         self._core = core
         self._stream = stream
         self._watched = watched
+        self._wrote = wrote
         self._warn = warn
         self.count = 0
 
     def _owned(self, tree: Any) -> list[tuple[int, int]]:
         return [each for each in self._core.owned(_ranges(tree)) if self._watched(each[0])]
 
+    def _reported(self, result: Any, written: list[tuple[int, int]]) -> Any:
+        if written:
+            self._wrote(written)
+        return result
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.is_view:
             return func(*args, **kwargs)
+        # Beneath a mode torch does not count all writes itself.
+        written = self._core.owned(_ranges(_written(func._schema, args, kwargs)))
         touched = self._owned((args, kwargs))
         if not touched:
-            return func(*args, **kwargs)
-        written = self._owned(_written(func._schema, args, kwargs))
+            return self._reported(func(*args, **kwargs), written)
         if not self._core.leased(touched):
             self.count += 1
             if self._warn and any(self._core.host_address(start) for start, _ in touched):
@@ -100,8 +110,6 @@ class Touches(TorchDispatchMode):
         stream = self._stream()
         self._core.take(touched, stream, True)
         try:
-            result = func(*args, **kwargs)
-            self._core.written(written)
-            return result
+            return self._reported(func(*args, **kwargs), written)
         finally:
             self._core.give(touched, stream, True)

@@ -127,7 +127,8 @@ class Unit:
             replaced=self._replaced,
             least_budget=least_budget(most) if whole else 0,
         )
-        weakref.finalize(self, self._bridge.gone.append, (name, self.group)).atexit = False
+        self._finalizer = weakref.finalize(self, self._bridge.gone.append, (name, self.group))
+        self._finalizer.atexit = False
         managed.units.add(self)
         self.lease(tensors)
 
@@ -136,6 +137,8 @@ class Unit:
         if (module := self._module()) is not None:
             restore_call(module)
         self.lease([])
+        if self._finalizer.detach() is not None:
+            self._bridge.core.undefine(self.group)
 
     def lease(self, tensors: list[torch.Tensor]) -> None:
         """Say what the call uses from now on; what is not in the session's memory is not leased.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from vramx import _core
 from vramx.integrations.torch.internals.graphs import graphs_watched
@@ -94,9 +95,23 @@ _replacements = Replacements(
 )
 
 
+def _note_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Tell of the weights that an optimizer changed: torch does not count those of fused steps."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if (address := _core.weight_address(parameter)) != 0:
+                for watcher in [*_watchers]:
+                    watcher.bytes_written(address)
+
+
+_steps: list[Any] = []
+
+
 def watch(watcher: Watcher) -> None:
     """Tell someone from now on. Twice is fine."""
     if watcher not in _watchers:
+        if not _watchers:
+            _steps.append(register_optimizer_step_post_hook(_note_step))
         _watchers.append(watcher)
         _replacements.begin()
         graphs_watched.begin()
@@ -108,3 +123,5 @@ def watch_no_more(watcher: Watcher) -> None:
         _watchers.remove(watcher)
         _replacements.end()
         graphs_watched.end()
+        while not _watchers and _steps:
+            _steps.pop().remove()
