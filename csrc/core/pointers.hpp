@@ -6,7 +6,8 @@
 // slow, and right wherever the bytes are.
 //
 // Each copy is brought up to date, in the order of the program's stream, when the other one was
-// written: the card's as a lease begins, the host's as it ends. So the host copy is never older.
+// written: the card's as a lease begins, the host's as the last one ends. So the host copy is never
+// older. Streams that wrote, or use what another one brought up to date, wait for each other.
 #pragma once
 
 #include <map>
@@ -26,9 +27,12 @@ struct Pointer {
   Address* word;  ///< where the framework keeps the storage's address
   Range card;
   Address host;
-  unsigned holders = 0;  ///< leases
-  bool stale = false;    ///< the host copy was written after the card's
-  bool written = false;  ///< the card's copy was written under the present leases
+  unsigned holders = 0;            ///< leases
+  bool stale = false;              ///< the host copy was written after the card's
+  bool written = false;            ///< the card's copy was written under the present leases
+  std::vector<Stream> wrote_on{};  ///< those of them that have ended
+  Stream refreshed_on = 0;
+  Fence refreshed{};  ///< when the card's copy was up to date; null: long ago
 
   bool on_card() const { return *word == card.start; }
 };
