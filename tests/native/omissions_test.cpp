@@ -21,13 +21,18 @@ constexpr Bytes budget = 3 * block;
 constexpr std::size_t weights = 6;
 constexpr Stream streams = 2;
 
-enum class Omits : std::uint8_t { nothing, stream_wait, room, last_use, refresh, save };
+enum class Omits : std::uint8_t { nothing, stream_wait, room, lane_order, last_use, refresh, save };
 
 class Forgetful final : public OverSimulated {
  public:
-  Forgetful(const SimulatedSpec& spec, Omits omits) : OverSimulated(spec), omits_(omits) {}
+  Forgetful(const SimulatedSpec& spec, Omits omits) : OverSimulated(spec), omits_(omits) {
+    facts_ = card().facts();
+    facts_.lanes = 2;
+  }
 
+  const Facts& facts() const override { return facts_; }
   Fence bring(Range range, Arrive how, Lane lane, Fences after) override {
+    if (omits_ == Omits::lane_order) lane = next_lane_++ % card().facts().lanes;
     return OverSimulated::bring(range, how, lane, omits_ == Omits::room ? Fences{} : after);
   }
   Fence leave(Range range, Leave how, Lane lane, Fences after) override {
@@ -45,12 +50,15 @@ class Forgetful final : public OverSimulated {
 
  private:
   Omits omits_;
+  Facts facts_;
+  Lane next_lane_ = 0;
 };
 
 SimulatedSpec card(Moments moments, bool host_addresses) {
   SimulatedSpec spec;
   spec.capacity = 2 * weights * block;
   spec.granule = block;
+  spec.lanes = 64;
   spec.host_addresses = host_addresses;
   spec.moments = moments;
   return spec;
@@ -94,6 +102,7 @@ class Program {
 
   void run(unsigned steps) {
     for (unsigned step = 0; step < steps; ++step) {
+      if (random_() % 8 == 0) move_some();
       Weight& weight = all_[random_() % weights];
       const Stream stream = random_() % streams;
       order(weight, stream);
@@ -127,6 +136,15 @@ class Program {
 
  private:
   Blocks blocks(const Weight& weight) { return core_->residency().blocks_of(weight.card()); }
+
+  /// Makes room, and brings more than one a lane into it.
+  void move_some() {
+    Blocks every;
+    for (const Weight& weight : all_) every.push_back(blocks(weight).front());
+    core_->residency().evict(every, nullptr);
+    std::shuffle(every.begin(), every.end(), random_);
+    core_->residency().prefetch({every.begin(), every.begin() + budget / block});
+  }
 
   void lease(const Weight& weight, Stream stream) {
     core_->residency().take(blocks(weight), stream, true, nullptr);
@@ -205,6 +223,10 @@ TEST("a stream's wait that is left out shows") {
 
 TEST("an arrival that does not wait for its room shows") {
   REQUIRE(failing(Omits::room, Moment::random, true) > 0);
+}
+
+TEST("a lane whose order is not kept shows") {
+  REQUIRE(failing(Omits::lane_order, Moment::random, true) > 0);
 }
 
 TEST("a departure that does not wait for the last use shows") {
