@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vramx import _core
 from vramx.integrations.torch.memory import storage_range
+from vramx.integrations.torch.versions import has_version
 
 
 def _ranges(tree: Any) -> list[tuple[int, int]]:
@@ -34,6 +35,13 @@ def _written(schema: Any, args: Any, kwargs: Any) -> list[Any]:
         for place, argument in enumerate(schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
+
+
+def _count(tree: Any) -> None:
+    """Count writes to lists of tensors, which torch does not while a mode is in force."""
+    for leaf in _pytree.tree_leaves(tree):
+        if isinstance(leaf, torch.Tensor) and has_version(leaf):
+            torch.autograd.graph.increment_version(leaf)
 
 
 # What torch notes as a mode is entered and restores as it is left, for the whole process, though
@@ -84,6 +92,8 @@ class Touches(TorchDispatchMode):
         if func.is_view:
             return func(*args, **kwargs)
         touched = self._owned((args, kwargs))
+        if func._schema.name.startswith("aten::_foreach_"):
+            _count(_written(func._schema, args, kwargs))
         if not touched:
             return func(*args, **kwargs)
         written = self._owned(_written(func._schema, args, kwargs))
