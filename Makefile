@@ -25,7 +25,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .PHONY: help demo test lint format types stubs bench pictures clean
-.PHONY: native sanitize sanitize-address sanitize-thread
+.PHONY: native sanitize sanitize-address sanitize-thread moments state-machine
 
 help:
 	@echo 'make demo      enlarge a photograph in less memory than the models need'
@@ -34,6 +34,8 @@ help:
 	@echo 'make types     mypy, and that the stub of the native module is up to date'
 	@echo 'make stubs     write that stub anew'
 	@echo 'make native    the native tests alone'
+	@echo 'make moments   the tests of moves again, at fresh random moments'
+	@echo 'make state-machine PROGRAMS=10000  random programs against the core'
 	@echo 'make sanitize  the native tests under address, undefined and thread sanitizers'
 	@echo 'make bench     micro benchmarks and the cyclic model, as JSON in build/bench'
 	@echo 'make pictures  draw the pictures in docs anew'
@@ -54,6 +56,24 @@ demo: $(READY)
 
 test: native
 	$(BIN)/python -m pytest -q $(ARGS)
+
+# Seeds are printed, and chosen with SEED=.
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+PROGRAMS ?= 10000
+RANDOM_PROGRAMS = VRAMX_TEST_PROGRAMS=$(1) $(BIN)/python -m pytest -q --hypothesis-seed=$$VRAMX_TEST_SEED
+
+moments: export VRAMX_TEST_SEED := $(SEED)
+moments: $(READY)
+	$(BIN)/cmake -S tests/native -B build/native -G Ninja
+	$(BIN)/cmake --build build/native
+	$(BIN)/ctest --test-dir build/native --output-on-failure --no-tests=error \
+	  -R 'conformance|omissions|residency|mapped|managed|scratch'
+	$(call RANDOM_PROGRAMS,200) tests/test_state_machine.py tests/test_pointers.py \
+	  tests/test_same_bits.py tests/test_writes.py tests/test_threads.py tests/test_cuda_loopback.py
+
+state-machine: export VRAMX_TEST_SEED := $(SEED)
+state-machine: $(READY)
+	$(call RANDOM_PROGRAMS,$(PROGRAMS)) tests/test_state_machine.py
 
 lint: $(READY)
 	$(BIN)/ruff check

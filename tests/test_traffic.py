@@ -574,6 +574,7 @@ def test_accessed_by_lets_the_card_use_memory_on_the_host(open_session: OpenSess
         with session.pin(x):
             x[:] = 7
         session.evict(x)
+        session.device.synchronize_all()
         assert not (x == 7).any()  # it is not mapped for the card, so reading it there is wrong
         session.advise(x, Advice.ACCESSED_BY)
         assert (x == 7).all()

@@ -270,6 +270,10 @@ void call(nb::module_& module) {
           },
           "ranges"_a, "tensors"_a, "versioned"_a, "always_written"_a,
           "Says what its group is: ranges, the tensors that lie there, and those that count.")
+      .def_prop_rw(
+          "always_written", [](const LeasedCall& call) { return call.leased.always_written; },
+          [](LeasedCall& call, bool is) { call.leased.always_written = is; },
+          "Whether its memory counts as written at each of its calls.")
       .def_prop_ro(
           "loses_writes", [](const LeasedCall& call) { return !call.leased.parts.others.empty(); },
           "Whether what was written between its calls is lost where it leaves the card unnoted.")

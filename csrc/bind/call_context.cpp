@@ -49,6 +49,19 @@ Address weight_at(Address address) {
   return context_of(card) ? card : 0;
 }
 
+Address newly_addressed(Address address) {
+  if (contexts().empty() || address == 0) return 0;
+  const Address card = card_address(address);
+  const auto context = context_of(card);
+  if (!context) return 0;
+  for (const auto& pointer : context->core->pointers().of({card, 1})) {
+    bool& known = pointer->on_card() ? pointer->addressed : pointer->exposed;
+    if (known) return 0;
+    if (pointer->on_card()) known = true;
+  }
+  return card;
+}
+
 void CallContext::look_at_aliases() {
   if (aliases.empty()) return;
   const Ranges changed = aliases.look();
@@ -84,9 +97,10 @@ void call_context(nb::module_& module) {
              "Counts the changes of an alias, if it is one of a session's weights.");
   module.def("weight_at", &weight_at, "address"_a,
              "The card's address of an address in a session's weights; 0 where it is in none.");
-  module.def(
-      "weight_address", [](nb::handle tensor) { return weight_at(data_of(tensor)); }, "tensor"_a,
-      "Where a tensor's storage begins in a session's weights; 0 where it lies in none.");
+  module.def("newly_addressed", &newly_addressed, "address"_a,
+             "As weight_at, but 0 where it is known already that the program has the address.");
+  module.def("data_address", &data_of, "tensor"_a,
+             "Where a tensor's storage begins; 0 where it has none.");
 }
 
 }  // namespace vramx::bind

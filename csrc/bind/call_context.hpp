@@ -63,4 +63,7 @@ void note_alias(nanobind::handle alias);
 /// The card's address of an address in weights of a live context's core; 0 where it is in none.
 Address weight_at(Address address);
 
+/// As weight_at, where the program is given that address and nobody knows yet that it has it.
+Address newly_addressed(Address address);
+
 }  // namespace vramx::bind

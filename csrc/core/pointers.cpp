@@ -97,9 +97,17 @@ void Pointers::hold(const Some& pointers, const Some& away, Stream stream) {
     for (; next != pointers.end(); ++next) {
       Pointer& pointer = **next;
       if (pointer.holders == 0 && std::find(away.begin(), away.end(), *next) == away.end()) {
-        if (pointer.stale || pointer.exposed) device_->refresh(stream, pointer.card);
+        if (pointer.stale || pointer.exposed) {
+          device_->refresh(stream, pointer.card);
+          pointer.refreshed = device_->mark(stream);
+          pointer.refreshed_on = stream;
+        }
         pointer.stale = false;
         pointer.point(pointer.card.start);
+      }
+      if (pointer.refreshed && pointer.refreshed_on != stream) {
+        if (device_->reached(pointer.refreshed)) pointer.refreshed = nullptr;
+        device_->order(stream, pointer.refreshed);
       }
       ++pointer.holders;
     }
@@ -112,12 +120,21 @@ void Pointers::hold(const Some& pointers, const Some& away, Stream stream) {
 void Pointers::let_go(const Some& pointers, Stream stream) {
   std::exception_ptr failure;
   for (const auto& pointer : pointers) {
-    if (--pointer->holders > 0) continue;
+    auto& others = pointer->wrote_on;
+    if (--pointer->holders > 0) {
+      const bool known = std::find(others.begin(), others.end(), stream) != others.end();
+      if (pointer->written && !known) others.push_back(stream);
+      continue;
+    }
     try {
+      std::erase(others, stream);
+      for (const Stream other : others) device_->order(stream, mark_or_nothing(*device_, other));
       if (pointer->written && pointer->word != nullptr) device_->save(stream, pointer->card);
+      for (const Stream other : others) device_->order(other, device_->mark(stream));
     } catch (...) {
       failure = std::current_exception();
     }
+    others.clear();
     pointer->written = false;
     pointer->point(pointer->host);
   }

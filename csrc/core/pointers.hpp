@@ -6,7 +6,8 @@
 // slow, and right wherever the bytes are.
 //
 // Each copy is brought up to date, in the order of the program's stream, when the other one was
-// written: the card's as a lease begins, the host's as it ends. So the host copy is never older.
+// written: the card's as a lease begins, the host's as the last one ends. So the host copy is never
+// older. Streams that wrote, or use what another one brought up to date, wait for each other.
 #pragma once
 
 #include <map>
@@ -26,10 +27,14 @@ struct Pointer {
   Address* word;  ///< where the framework keeps the storage's address; null once that is gone
   Range card;
   Address host;
-  unsigned holders = 0;  ///< leases
-  bool stale = false;    ///< the host copy was written after the card's
-  bool exposed = false;  ///< the host copy may be written at any time, by its address
-  bool written = false;  ///< the card's copy was written under the present leases
+  unsigned holders = 0;            ///< leases
+  bool stale = false;              ///< the host copy was written after the card's
+  bool exposed = false;            ///< the host copy may be written at any time, by its address
+  bool addressed = false;          ///< the card's address was handed out under a lease
+  bool written = false;            ///< the card's copy was written under the present leases
+  std::vector<Stream> wrote_on{};  ///< those of them that have ended
+  Stream refreshed_on = 0;
+  Fence refreshed{};  ///< when the card's copy was up to date; null: long ago
 
   void point(Address address) const {
     if (word != nullptr) *word = address;

@@ -2,59 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "base/error.hpp"
 #include "base/pages.hpp"
+#include "device/simulated_parts.hpp"
 
 namespace vramx {
-
-struct SimulatedDevice::Time final : Mark {
-  Time(double seconds, SimulatedWork::Ticket work) : at(seconds), last(std::move(work)) {}
-  double at;
-  SimulatedWork::Ticket last;
-};
-
-struct SimulatedDevice::Chunk {
-  Range range;
-  Range host;
-  bool host_addresses = false;  ///< the program may use the host copy
-  std::map<Address, Bytes> on_card{};
-
-  unsigned char* on_host(Address address) const {
-    return static_cast<unsigned char*>(host.data()) + (address - range.start);
-  }
-
-  /// The parts of `part` that are on the card.
-  std::vector<Range> held(Range part) const {
-    std::vector<Range> found;
-    auto it = on_card.upper_bound(part.start);
-    if (it != on_card.begin()) --it;
-    for (; it != on_card.end() && it->first < part.end(); ++it) {
-      const Address start = std::max(it->first, part.start);
-      const Address end = std::min(it->first + it->second, part.end());
-      if (start < end) found.push_back({start, end - start});
-    }
-    return found;
-  }
-
-  bool holds_all(Range part) const {
-    Bytes total = 0;
-    for (const Range& each : held(part)) total += each.size;
-    return total == part.size;
-  }
-
-  void take_off(Range part) {
-    for (const Range& each : held(part)) {
-      const auto it = std::prev(on_card.upper_bound(each.start));
-      const Range whole{it->first, it->second};
-      on_card.erase(it);
-      if (whole.start < each.start) on_card[whole.start] = each.start - whole.start;
-      if (each.end() < whole.end()) on_card[each.end()] = whole.end() - each.end();
-    }
-  }
-};
 
 namespace {
 
@@ -203,22 +157,6 @@ void SimulatedDevice::load(void* to, Address from, Bytes size) {
   std::memcpy(to, at, size);
 }
 
-double SimulatedDevice::latest(Fences after) {
-  double at = 0;
-  for (const Fence& fence : after) {
-    if (fence) at = std::max(at, static_cast<const Time&>(*fence).at);
-  }
-  return at;
-}
-
-SimulatedWork::Tickets SimulatedDevice::tickets(Fences after) {
-  SimulatedWork::Tickets all;
-  for (const Fence& fence : after) {
-    if (fence) all.push_back(static_cast<const Time&>(*fence).last);
-  }
-  return all;
-}
-
 void SimulatedDevice::account(double at, std::int64_t bytes) {
   changes_[at] += bytes;
   on_card_ = static_cast<Bytes>(static_cast<std::int64_t>(on_card_) + bytes);
@@ -323,22 +261,6 @@ void SimulatedDevice::conceal(Range range) {
   std::memset(range.data(), poison, range.size);
 }
 
-SimulatedDevice::Queue& SimulatedDevice::queue(Stream stream) {
-  Queue& queue = streams_[stream];
-  queue.at = std::max(queue.at, host_now_);
-  return queue;
-}
-
-void SimulatedDevice::use_over_link(Stream stream, Range range) {
-  const std::lock_guard lock(mutex_);
-  Queue& q = queue(stream);
-  const double end =
-      std::max(q.at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.to_card;
-  stalled_ += end - q.at;
-  q.at = link_[0] = end;
-  moved_in_ += range.size;
-}
-
 const SimulatedDevice::Chunk& SimulatedDevice::two_copies(Range range) const {
   const Chunk& c = chunk(range);
   if (!c.host_addresses || !c.holds_all(range)) {
@@ -373,81 +295,9 @@ void SimulatedDevice::save(Stream stream, Range range) {
   submit(q, range, [range, host] { std::memcpy(host, range.data(), range.size); });
 }
 
-// In the stream's order. Where no kernel waits in the stream the program is as far as that.
-void SimulatedDevice::submit(Queue& queue, Range range, std::function<void()> work) {
-  const bool at_once = SimulatedWork::done(queue.last);
-  queue.last = work_.add({queue.last}, range, std::move(work));
-  if (at_once) work_.finish(queue.last);
-}
-
-void SimulatedDevice::launch(Stream stream, Range range, std::function<void()> work) {
-  const std::lock_guard lock(mutex_);
-  Queue& q = queue(stream);
-  q.last = work_.add({q.last}, range, std::move(work));
-}
-
-void SimulatedDevice::synchronize(Stream stream) {
-  const std::lock_guard lock(mutex_);
-  work_.finish(queue(stream).last);
-}
-
-void SimulatedDevice::synchronize() {
-  const std::lock_guard lock(mutex_);
-  work_.finish();
-}
-
 bool SimulatedDevice::holds(Range range) const {
   const std::lock_guard lock(mutex_);
   return chunk(range).holds_all(range);
-}
-
-void SimulatedDevice::order(Stream stream, const Fence& fence) {
-  if (!fence) {
-    return;
-  }
-  const std::lock_guard lock(mutex_);
-  Queue& q = queue(stream);
-  const auto& time = static_cast<const Time&>(*fence);
-  if (time.at > q.at) {
-    stalled_ += time.at - q.at;
-    q.at = time.at;
-  }
-  if (SimulatedWork::done(q.last)) {
-    work_.finish(time.last);
-  } else {
-    q.last = work_.add({q.last, time.last}, {}, [] {});
-  }
-  work_.stir();
-}
-
-Fence SimulatedDevice::mark(Stream stream) {
-  const std::lock_guard lock(mutex_);
-  work_.stir();
-  const Queue& q = queue(stream);
-  return std::make_shared<Time>(q.at, q.last);
-}
-
-double SimulatedDevice::seconds(const Fence& from, const Fence& to) const {
-  return latest({&to, 1}) - latest({&from, 1});
-}
-
-bool SimulatedDevice::reached(const Fence& fence) const noexcept {
-  const std::lock_guard lock(mutex_);
-  if (!fence) return true;
-  const auto& time = static_cast<const Time&>(*fence);
-  if (time.at > host_now_) return false;
-  work_.finish(time.last);
-  return true;
-}
-
-void SimulatedDevice::wait(const Fence& fence) {
-  if (!fence) {
-    return;
-  }
-  const std::lock_guard lock(mutex_);
-  const auto& time = static_cast<const Time&>(*fence);
-  work_.finish(time.last);
-  host_now_ = std::max(host_now_, time.at);
 }
 
 void SimulatedDevice::settle(Range range) noexcept {
@@ -467,27 +317,6 @@ void SimulatedDevice::settle(Range range) noexcept {
     at = each.end();
   }
   settle_until(range.end());
-}
-
-void SimulatedDevice::compute(Stream stream, double seconds) {
-  if (!(seconds >= 0)) {
-    throw BadConfig("compute takes seconds of zero or more, not " + std::to_string(seconds));
-  }
-  const std::lock_guard lock(mutex_);
-  queue(stream).at += seconds;
-}
-
-double SimulatedDevice::now() const {
-  const std::lock_guard lock(mutex_);
-  double at = host_now_;
-  for (const Queue& lane : lanes_) at = std::max(at, lane.at);
-  for (const auto& [stream, queue] : streams_) at = std::max(at, queue.at);
-  return at;
-}
-
-double SimulatedDevice::stalled() const {
-  const std::lock_guard lock(mutex_);
-  return stalled_;
 }
 
 Bytes SimulatedDevice::peak_on_card() const {

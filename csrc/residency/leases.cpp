@@ -156,7 +156,7 @@ void Residency::lease(const Blocks& blocks, bool held_by_thread) {
   if (held_by_thread) {
     const auto mine = find_holder();
     if (mine == holders_.end()) {
-      holders_.push_back({std::this_thread::get_id(), 1, host_seconds()});
+      holders_.push_back({std::this_thread::get_id(), 1});
     } else {
       ++mine->leases;
     }
@@ -188,13 +188,14 @@ Residency::Holders::iterator Residency::find_holder() {
 
 /// Whether waiting may help since other threads hold leases. Of those that were waited for long
 /// enough it is not expected again that they end.
-bool Residency::others_hold(double waiting_since, bool in_place) {
+bool Residency::others_hold(bool in_place) {
   if (holders_.empty() || find_holder() != holders_.end()) return false;
   const double most = in_place ? patience_in_place : patience;
   const double now = host_seconds();
   bool others = false;
   for (Holder& holder : holders_) {
-    holder.passed_over |= now - std::max(waiting_since, holder.since) > most;
+    if (holder.seen == 0) holder.seen = now;
+    holder.passed_over |= now - holder.seen > most;
     others |= !holder.passed_over;
   }
   return others;
@@ -206,7 +207,6 @@ bool Residency::others_hold(double waiting_since, bool in_place) {
 // thread waits for beside vramx is not known, so the wait for it has an end.
 void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
                               std::optional<GroupId> group) {
-  const double since = host_seconds();
   for (;;) {
     Bytes need = 0;
     Bytes own_idle = 0;
@@ -224,7 +224,7 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
     }
     if (!comes_to_host && need + committed_ + own_idle <= budget_ + idle_) return;
     const bool in_place = read_in_place(blocks);
-    if (!comes_to_host && !moving() && !others_hold(since, in_place)) {
+    if (!comes_to_host && !moving() && !others_hold(in_place)) {
       if (in_place) return;
       out_of_memory(blocks);
     }

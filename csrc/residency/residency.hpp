@@ -166,7 +166,7 @@ class Residency final : public Future {
   struct Holder {
     std::thread::id thread;
     std::uint64_t leases = 0;
-    double since = 0;          ///< by the host's clock
+    double seen = 0;           ///< when another first waited for it, by the host's clock
     bool passed_over = false;  ///< others have waited for it long enough
   };
   using Holders = std::vector<Holder>;
@@ -198,7 +198,7 @@ class Residency final : public Future {
   void unlease(const Blocks& blocks, bool held_by_thread);
   void end(const Blocks& blocks, Stream stream, bool held_by_thread);
   Holders::iterator find_holder();
-  bool others_hold(double waiting_since, bool in_place);
+  bool others_hold(bool in_place);
   bool stay(const Blocks& blocks) const;
   bool may_leave(BlockId id) const;
   bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;

@@ -573,10 +573,13 @@ def weight_at(address: int) -> int:
     The card's address of an address in a session's weights; 0 where it is in none.
     """
 
-def weight_address(tensor: object) -> int:
+def newly_addressed(address: int) -> int:
     """
-    Where a tensor's storage begins in a session's weights; 0 where it lies in none.
+    As weight_at, but 0 where it is known already that the program has the address.
     """
+
+def data_address(tensor: object) -> int:
+    """Where a tensor's storage begins; 0 where it has none."""
 
 class LeasedCall:
     """
@@ -611,6 +614,12 @@ class LeasedCall:
         Says what its group is: ranges, the tensors that lie there, and those that count.
         """
 
+    @property
+    def always_written(self) -> bool:
+        """Whether its memory counts as written at each of its calls."""
+
+    @always_written.setter
+    def always_written(self, arg: bool, /) -> None: ...
     @property
     def loses_writes(self) -> bool:
         """

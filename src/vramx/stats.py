@@ -37,7 +37,8 @@ class Stats:
         Finished calls of managed modules, the roots only.
     unleased_touches : int
         Uses of managed memory outside any lease, each resolved at a fault's cost. Counted on the
-        simulated device; on a card the hardware resolves them unseen.
+        simulated device, and by checking mode; on a card the hardware resolves them unseen. Mapped
+        weights are used in place instead, on the simulated device too.
     """
 
     budget: int = 0

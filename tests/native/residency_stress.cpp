@@ -43,6 +43,7 @@ struct Shared {
   std::shared_mutex contents[blocks];
   std::atomic<std::uint64_t> group_uses{0};  ///< of blocks, in the learned order
   std::atomic<std::uint64_t> other_uses{0};
+  std::atomic<std::uint64_t> wrong{0};  ///< reads by kernels
 };
 
 /// A lease ends with its scope, so that a thread whose test fails holds up no other.
@@ -125,8 +126,28 @@ class Player {
     } else {
       const std::shared_lock together(contents);
       shared_.rig.use(stream_, world_.at(id), false);
-      REQUIRE(world_.reads(id));
+      if (!writes_ && moves_bytes(id)) {
+        look(id);
+      } else {
+        REQUIRE(world_.reads(id));
+      }
     }
+  }
+
+  /// Else a block's bytes are where they are, at whatever moment somebody looks.
+  bool moves_bytes(BlockId id) const {
+    return shared_.rig.poisons() || shared_.rig.device()->host_address(world_.at(id).start) != 0;
+  }
+
+  /// In the stream's order, while this thread goes on.
+  void look(BlockId id) {
+    const Range at = rig::seen(*shared_.rig.device(), world_.at(id));
+    shared_.rig.launch(stream_, at, [&wrong = shared_.wrong, at, value = world_.value(id)] {
+      const auto* bytes = static_cast<const unsigned char*>(at.data());
+      for (const Bytes place : {Bytes{0}, at.size / 2, at.size - 1}) {
+        if (bytes[place] != value) ++wrong;
+      }
+    });
   }
 
   template <class Act>
@@ -166,7 +187,9 @@ void run(Shared& shared, unsigned turns, bool writes, Faults faults) {
 
 void check_end(Shared& shared, Faults faults) {
   World& world = shared.world;
-  const rig::Rig& rig = shared.rig;
+  rig::Rig& rig = shared.rig;
+  for (const Stream stream : shared.streams) rig.synchronize(stream);
+  REQUIRE(shared.wrong == 0);
   Blocks every(blocks);
   std::iota(every.begin(), every.end(), 0);
   world->set_budget(budget * world.block(), nullptr);  // returns with every move over

@@ -4,7 +4,7 @@
 #include <functional>
 
 #include "check.hpp"
-#include "device/simulated.hpp"
+#include "over_simulated.hpp"
 #include "policy/policy.hpp"
 #include "residency/residency.hpp"
 
@@ -19,47 +19,25 @@ constexpr double block_seconds = static_cast<double>(block) / rate;
 
 /// A card on which to leave by a plan costs a write-back, which nobody can know beforehand; or one
 /// that idles while times are read, as it does while a program that gives it no work ahead plans.
-class CostlyByPlan final : public Device {
+class CostlyByPlan final : public OverSimulated {
  public:
-  explicit CostlyByPlan(SimulatedSpec spec) : card_(spec) {}
+  using OverSimulated::OverSimulated;
 
-  SimulatedDevice& card() { return card_; }
   std::function<bool()> planned;  ///< whether a plan is in force
   std::size_t left_by_plan = 0;
   bool costly = true;
   double idles_a_reading = 0;  ///< seconds
 
-  const Facts& facts() const override { return card_.facts(); }
-  Bytes free_bytes() const override { return card_.free_bytes(); }
-  Range reserve(Bytes size, Use use) override { return card_.reserve(size, use); }
-  void release(Range range) noexcept override { card_.release(range); }
-  void store(Address to, const void* from, Bytes size) override { card_.store(to, from, size); }
-  void load(void* to, Address from, Bytes size) override { card_.load(to, from, size); }
-  Fence bring(Range range, Arrive how, Lane lane, Fences after) override {
-    return card_.bring(range, how, lane, after);
-  }
   Fence leave(Range range, Leave how, Lane lane, Fences after) override {
     const bool by_plan = how == Leave::drop && planned();
     left_by_plan += by_plan ? 1 : 0;
     const bool dear = by_plan && costly;
-    return card_.leave(range, dear ? Leave::write_back : how, lane, after);
+    return OverSimulated::leave(range, dear ? Leave::write_back : how, lane, after);
   }
-  void expose(Range range) override { card_.expose(range); }
-  void conceal(Range range) override { card_.conceal(range); }
-  void use_over_link(Stream stream, Range range) override { card_.use_over_link(stream, range); }
-  void order(Stream stream, const Fence& fence) override { card_.order(stream, fence); }
-  Fence mark(Stream stream) override { return card_.mark(stream); }
-  Fence clock(Stream stream) override { return card_.clock(stream); }
   double seconds(const Fence& from, const Fence& to) const override {
-    if (idles_a_reading > 0) card_.compute(0, idles_a_reading);
-    return card_.seconds(from, to);
+    if (idles_a_reading > 0) card().compute(0, idles_a_reading);
+    return OverSimulated::seconds(from, to);
   }
-  bool reached(const Fence& fence) const noexcept override { return card_.reached(fence); }
-  void wait(const Fence& fence) override { card_.wait(fence); }
-  void settle(Range range) noexcept override { card_.settle(range); }
-
- private:
-  mutable SimulatedDevice card_;
 };
 
 /// A cycle over all blocks, in half the memory.

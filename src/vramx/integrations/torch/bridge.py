@@ -307,15 +307,14 @@ class TorchBridge:
 
         Under a lease it is a kernel's: it reads parameters, and may write to buffers.
         """
-        found = self._weight_at(address)
-        if found is None:
+        if (found := self._weight_at(address)) is None:
             return
         if not self.core.leased([found]):
             if self.core.expose(*found, True):
-                self._exposed.add(found[0])
+                self._exposed.add(address)
             return
         for managed in self._modules:
-            managed.count_buffer_as_written(found[0])
+            managed.count_buffer_as_written(address)
 
     def _weight_at(self, address: int) -> tuple[int, int] | None:
         places = (managed.places.weight_at(address) for managed in self._modules)

@@ -200,8 +200,9 @@ class Leases:
             self.note_writes()
 
     def count_as_written(self, address: int) -> None:
-        """Take weights at an address for written at each call that uses them."""
+        """Take memory at an address for written at each call that uses it."""
+        self._managed.places.written_unseen.add(address)
         for unit in [*self.units, *(whole.unit for whole in self._wholes)]:
             if any(start == address for start, _ in unit.ranges):
-                unit.count_as_written()
+                unit.note_writes_always()
         self._note_versions()

@@ -85,6 +85,8 @@ class Places:
         self._finish = bridge.finish
         self._places: dict[int, _Place] = {}
         self._absent: set[int] = set()
+        #: Where something may be written unseen while it is used.
+        self.written_unseen: set[int] = set()
 
     def __contains__(self, address: int) -> bool:
         return address in self._places

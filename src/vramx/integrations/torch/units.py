@@ -158,13 +158,14 @@ class Unit:
         self._memory = {id(t): t.untyped_storage() for t in self.tensors}
         weights = [t for t in self.tensors if self._managed.places.is_weight(t)]
         self.versioned = [t for t in weights if has_version(t)]
-        self.always_written = len(self.versioned) < len(weights)
+        unseen = self._managed.places.written_unseen
+        self.always_written = len(self.versioned) < len(weights) or not unseen.isdisjoint(found)
         self.call.lease(ranges, self.tensors, self.versioned, self.always_written)
 
-    def count_as_written(self) -> None:
-        """Take its weights for written at each of its calls, since that cannot be told."""
+    def note_writes_always(self) -> None:
+        """Take what it uses for written at each of its calls, also while one is running."""
         self.always_written = True
-        self.call.lease(self.ranges, self.tensors, self.versioned, True)
+        self.call.always_written = True
 
     def _begin_round(self, call: object) -> None:
         self._bridge.calls.begin_round(call, self._managed)

@@ -47,50 +47,57 @@ def _set_data(self: torch.Tensor, data: torch.Tensor) -> None:
     _DATA.__set__(self, data)
 
 
-def _told(way: Callable[..., Any], tell: Callable[[Watcher, int], None]) -> Callable[..., Any]:
-    """Make a method that tells of a tensor's bytes before it does what another does."""
+def _named_as(way: Callable[..., Any], method: Callable[..., Any]) -> Callable[..., Any]:
+    method.__name__ = method.__qualname__ = getattr(way, "__name__", "method")
+    return method
+
+
+def _taking(way: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method of tensors that tells that a program gets the address of the bytes."""
 
     def method(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if (address := _core.weight_address(self)) != 0:
+        if (address := _core.newly_addressed(_core.data_address(self))) != 0:
             for watcher in [*_watchers]:
-                tell(watcher, address)
+                watcher.bytes_taken(address)
         return way(self, *args, **kwargs)
 
-    method.__name__ = method.__qualname__ = getattr(way, "__name__", "method")
-    return method
+    return _named_as(way, method)
 
 
-def _told_of_storage(
-    way: Callable[..., Any], tell: Callable[[Watcher, int], None]
-) -> Callable[..., Any]:
+def _taking_storage(way: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the same of storages."""
+
     def method(self: torch.UntypedStorage, *args: Any, **kwargs: Any) -> Any:
-        if _watchers and (address := _core.weight_at(storage_address(self))) != 0:
+        if (address := _core.newly_addressed(storage_address(self))) != 0:
             for watcher in [*_watchers]:
-                tell(watcher, address)
+                watcher.bytes_taken(address)
         return way(self, *args, **kwargs)
 
-    method.__name__ = method.__qualname__ = getattr(way, "__name__", "method")
-    return method
+    return _named_as(way, method)
 
 
-def _taken(watcher: Watcher, address: int) -> None:
-    watcher.bytes_taken(address)
+def _writing_storage(way: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method of storages that tells that a program writes to the bytes."""
 
+    def method(self: torch.UntypedStorage, *args: Any, **kwargs: Any) -> Any:
+        if (address := _core.weight_at(storage_address(self))) != 0:
+            for watcher in [*_watchers]:
+                watcher.bytes_written(address)
+        return way(self, *args, **kwargs)
 
-def _written(watcher: Watcher, address: int) -> None:
-    watcher.bytes_written(address)
+    return _named_as(way, method)
 
 
 _replacements = Replacements(
     [
         (torch.Tensor, "data", property(_data, _set_data)),
-        (torch.Tensor, "data_ptr", _told(_BASE.data_ptr, _taken)),
-        (torch.Tensor, "numpy", _told(_BASE.numpy, _taken)),
-        (torch.Tensor, "__dlpack__", _told(_DLPACK, _taken)),
-        (torch.UntypedStorage, "data_ptr", _told_of_storage(_STORAGE.data_ptr, _taken)),
-        (torch.UntypedStorage, "copy_", _told_of_storage(_STORAGE.copy_, _written)),
-        (torch.UntypedStorage, "fill_", _told_of_storage(_STORAGE.fill_, _written)),
-        (torch.UntypedStorage, "__setitem__", _told_of_storage(_STORAGE.__setitem__, _written)),
+        (torch.Tensor, "data_ptr", _taking(_BASE.data_ptr)),
+        (torch.Tensor, "numpy", _taking(_BASE.numpy)),
+        (torch.Tensor, "__dlpack__", _taking(_DLPACK)),
+        (torch.UntypedStorage, "data_ptr", _taking_storage(_STORAGE.data_ptr)),
+        (torch.UntypedStorage, "copy_", _writing_storage(_STORAGE.copy_)),
+        (torch.UntypedStorage, "fill_", _writing_storage(_STORAGE.fill_)),
+        (torch.UntypedStorage, "__setitem__", _writing_storage(_STORAGE.__setitem__)),
     ]
 )
 
@@ -99,7 +106,7 @@ def _note_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Tell of the weights that an optimizer changed: torch does not count those of fused steps."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            if (address := _core.weight_address(parameter)) != 0:
+            if (address := _core.weight_at(_core.data_address(parameter))) != 0:
                 for watcher in [*_watchers]:
                     watcher.bytes_written(address)
 
