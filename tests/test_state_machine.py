@@ -13,6 +13,7 @@ import gc
 import itertools
 import os
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -113,7 +114,6 @@ class ProgramOnACard(RuleBasedStateMachine):
         self.keys = itertools.count()
         self.most_budget = 0
         self.checks: list[_core.Check] = []
-        self.nesting = _core.Nesting()
         self.present_stream = 0
         self.work: Callable[[], None] = lambda: None
 
@@ -166,6 +166,14 @@ class ProgramOnACard(RuleBasedStateMachine):
             adaptive=ahead,
             threaded=threaded,
             host_limit=2**30,
+        )
+        here = weakref.ref(self)
+        self.context = _core.CallContext(
+            core=self.core,
+            stream=_core.PresentStream(0, lambda _: here().present_stream),
+            activations=lambda *_: [],
+            scratch_grew=lambda: None,
+            wrote=lambda _: None,
         )
 
     # Helpers
@@ -381,21 +389,31 @@ class ProgramOnACard(RuleBasedStateMachine):
         ranges = [each.span for each in pieces]
         group = self.core.define(ranges)
         call = _core.LeasedCall(
-            core=self.core,
-            nesting=self.nesting,
+            context=self.context,
             group=group,
-            ranges=ranges,
             inner=lambda: self.work(),  # noqa: PLW0108
             hooks=None,
-            stream=_core.PresentStream(0, lambda _: self.present_stream),
             begin_round=lambda _: None,
-            activations=lambda *_: [],
-            scratch_grew=lambda: None,
-            versioned=[],
-            always_written=False,
+            replaced=lambda: None,
             least_budget=0,
         )
+        call.lease(ranges, [], [], False)
         self.groups[group] = Group(pieces, call)
+
+    @precondition(lambda self: self.groups)
+    @rule(index=indexes, some=st.lists(indexes, min_size=1, max_size=4))
+    def redefine(self, index: int, some: list[int]) -> None:
+        group = [*self.groups][index % len(self.groups)]
+        pieces = self.pick_some(some)
+        ranges = [each.span for each in pieces]
+        old = self.groups[group]
+        if any(lease.pieces is old.pieces for lease in self.leases):
+            with pytest.raises(vramx.InUseError):
+                self.core.redefine(group, ranges)
+            return
+        self.core.redefine(group, ranges)
+        old.call.lease(ranges, [], [], False)
+        self.groups[group] = Group(pieces, old.call)
 
     @precondition(lambda self: self.groups)
     @rule(index=indexes)

@@ -74,7 +74,10 @@ struct Leased {
   Storages storages{{}};  ///< of the tensors that lie in the memory
   Versions versions{{}};  ///< of those that count
   bool always_written = false;
-  Parts parts{};
+  /// The storages among them that point at one of two copies. A call keeps those that it holds,
+  /// though others come meanwhile.
+  std::shared_ptr<const Pointers::Some> pointers = std::make_shared<const Pointers::Some>();
+  Ranges others{};  ///< the rest
 };
 
 struct LeasedCall {
@@ -102,10 +105,11 @@ struct LeasedCall {
       for (const nb::object& part : within) nb::inst_ptr<LeasedCall>(part)->note_writes();
       return;
     }
-    if (changed || leased.always_written) Pointers::written(leased.parts.pointers);
-    if ((!changed && !leased.always_written) || leased.parts.others.empty()) return;
+    if (!changed && !leased.always_written) return;
+    Pointers::written(*leased.pointers);
+    if (leased.others.empty()) return;
     const nb::gil_scoped_release unlocked;
-    core().residency().written(blocks_of(core(), leased.parts.others));
+    core().residency().written(blocks_of(core(), leased.others));
   }
 
   nb::object call(nb::handle self, PyObject* args, PyObject* kwargs) {
@@ -129,12 +133,11 @@ struct LeasedCall {
     }
     // What was written since the last call was written to the host copies.
     context->look_at_aliases();
-    if (!leased.parts.pointers.empty()) note_writes();
-    // What the module holds may be replaced before this ends.
-    const Pointers::Some pointers = leased.parts.pointers;
+    if (!leased.pointers->empty()) note_writes();
+    const std::shared_ptr<const Pointers::Some> pointers = leased.pointers;
     const bool on_card = acquire(core(), group, on);
     try {
-      hold(core(), pointers, on, on_card);
+      hold(core(), *pointers, on, on_card);
     } catch (...) {
       release(core(), group, on);
       throw;
@@ -148,10 +151,10 @@ struct LeasedCall {
       }
       result = within.empty() ? inner(args, kwargs) : call_whole(args, kwargs, on);
     } catch (...) {
-      end(pointers, touched, taken, on);
+      end(*pointers, touched, taken, on);
       throw;
     }
-    end(pointers, touched, taken, on);
+    end(*pointers, touched, taken, on);
     return result;
   }
 
@@ -262,11 +265,13 @@ void call(nb::module_& module) {
           "lease",
           [](LeasedCall& call, const Ranges& ranges, std::vector<nb::object> tensors,
              std::vector<nb::object> versioned, bool always_written) {
-            Parts parts = parts_of(call.core(), ranges);
-            call.leased = Leased{.storages = Storages(std::move(tensors)),
-                                 .versions = Versions(std::move(versioned)),
-                                 .always_written = always_written,
-                                 .parts = std::move(parts)};
+            auto [pointers, others] = parts_of(call.core(), ranges);
+            call.leased =
+                Leased{.storages = Storages(std::move(tensors)),
+                       .versions = Versions(std::move(versioned)),
+                       .always_written = always_written,
+                       .pointers = std::make_shared<const Pointers::Some>(std::move(pointers)),
+                       .others = std::move(others)};
           },
           "ranges"_a, "tensors"_a, "versioned"_a, "always_written"_a,
           "Says what its group is: ranges, the tensors that lie there, and those that count.")
@@ -275,7 +280,7 @@ void call(nb::module_& module) {
           [](LeasedCall& call, bool is) { call.leased.always_written = is; },
           "Whether its memory counts as written at each of its calls.")
       .def_prop_ro(
-          "loses_writes", [](const LeasedCall& call) { return !call.leased.parts.others.empty(); },
+          "loses_writes", [](const LeasedCall& call) { return !call.leased.others.empty(); },
           "Whether what was written between its calls is lost where it leaves the card unnoted.")
       .def("note_writes", &LeasedCall::note_writes,
            "Reports versioned tensors that were changed in place since the last look.")

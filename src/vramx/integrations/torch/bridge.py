@@ -279,10 +279,11 @@ class TorchBridge:
         """Look at what is about to be called, and at what may leave the card for it."""
         if self.gone:
             self._bury()
-        root.look(own_calls=1 if isinstance(call, RootCall) else 0)
+        root.look(own_calls=1 if type(call) is RootCall else 0)
         self.context.look_at_aliases()
-        for managed in self._modules:
-            managed.note_writes_that_leave()
+        for ref in self._managed:
+            if (managed := ref()) is not None:
+                managed.note_writes_that_leave()
 
     def _bury(self) -> None:
         """Let go of what the core knows of modules that the program has let go of."""

@@ -233,20 +233,18 @@ class ManagedModule:
             they use stays as it is, and is looked at when the next pass begins.
         """
         leases = self._leases()
-        if leases is None:
-            return
-
-        def is_due() -> bool:
-            return self._look_again or (again and bool(self.left_out)) or leases.changed()
-
-        if not is_due():
+        if leases is None or not (leases.changed() or self._is_unfinished(again)):
             return
         with self._following:
             module = self.module
-            if module is None or not is_due() or self.running > own_calls:
+            is_due = leases.changed() or self._is_unfinished(again)
+            if module is None or not is_due or self.running > own_calls:
                 return
             with _plainly(), contextlib.suppress(InUseError):
                 self._follow(module, leases)
+
+    def _is_unfinished(self, again: bool) -> bool:
+        return self._look_again or (again and bool(self.left_out))
 
     def _follow(self, module: nn.Module, leases: Leases) -> None:
         tensors = tensors_of(module)
