@@ -151,6 +151,12 @@ def test_a_machine_in_order_has_nothing_worse_than_ok() -> None:
         (MadeUp(the_torch=Torch("9", "99.0", ("sm_80",), True)), "driver", "NOTE", "not know"),
         (MadeUp(the_torch=None), "torch", "NOTE", "pip install"),
         (MadeUp(the_torch=Torch("2.13", None, (), False)), "torch", "ERROR", "without CUDA"),
+        (
+            MadeUp(the_torch=Torch("9.0", "13.0", ("sm_80",), True, ("storages hide",))),
+            "torch",
+            "WARNING",
+            "torch 9.0: storages hide",
+        ),
         (MadeUp(the_torch=Torch("2.13", "13.0", (), False)), "torch", "ERROR", "finds no card"),
         (MadeUp(the_torch=Torch("2.13", "13.0", ("sm_90",), True)), "torch", "ERROR", "no kernel"),
         (

@@ -55,12 +55,15 @@ class Torch:
         What its kernels are compiled for: ``"sm_90"`` is machine code, ``"compute_90"`` PTX.
     available : bool
         Whether it finds a card.
+    unexpected : tuple of str
+        What of its internals is not as vramx expects, and what that costs.
     """
 
     version: str
     cuda: str | None
     architectures: tuple[str, ...]
     available: bool
+    unexpected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

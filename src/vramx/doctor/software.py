@@ -133,6 +133,14 @@ def check_torch(machine: Machine) -> Iterator[Finding]:
             "pip install 'vramx[torch]'",
         )
         return
+    for part in torch.unexpected:
+        yield Finding(
+            "torch",
+            Severity.WARNING,
+            f"torch {torch.version}: {part}",
+            "vramx was not tried with this release of torch.",
+            "Use one of those that the README names, or a newer vramx.",
+        )
     driver = machine.driver()
     if driver is None:
         yield Finding("torch", Severity.NOTE, f"torch {torch.version}; there is no card for it")

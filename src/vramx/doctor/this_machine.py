@@ -133,11 +133,14 @@ class ThisMachine:
             return None
         import torch
 
+        from vramx.integrations.torch.internals import unexpected
+
         return Torch(
             version=torch.__version__,
             cuda=torch.version.cuda,
             architectures=tuple(torch.cuda.get_arch_list()),
             available=torch.cuda.is_available(),
+            unexpected=tuple(unexpected()),
         )
 
     def open_managed(self, ordinal: int) -> None:

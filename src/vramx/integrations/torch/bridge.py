@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +24,7 @@ from vramx.integrations.torch.allocator import route
 from vramx.integrations.torch.caching import Cache
 from vramx.integrations.torch.calls import Calls
 from vramx.integrations.torch.components import components_of
+from vramx.integrations.torch.internals.layout import FOUND_LAYOUT
 from vramx.integrations.torch.internals.streams import present_stream
 from vramx.integrations.torch.internals.watching import watch, watch_no_more
 from vramx.integrations.torch.loading import incoming_for
@@ -208,6 +210,13 @@ class TorchBridge:
         self._add(ManagedModule(self, module, name))
 
     def _add(self, managed: ManagedModule) -> None:
+        if self.two_copies and not FOUND_LAYOUT and not self._managed:
+            warnings.warn(
+                f"torch {torch.__version__} does not keep storages where vramx looks, so weights "
+                "lie in unified memory instead of mapped, which is slower; see vramx doctor",
+                RuntimeWarning,
+                stacklevel=5,
+            )
         self._managed.append(weakref.ref(managed))
         watch(self)
 

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase as _Norm
 from vramx import _core
 from vramx.integrations.torch.internals.layout import (
     COUNTS_USES,
+    FOUND_LAYOUT,
     has_version,
     storage_address,
     tensors_on,
@@ -82,6 +83,8 @@ class Places:
         self._core = bridge.core
         self._device = bridge.device
         self._two_copies = bridge.two_copies
+        # Storages are pointed at one of two copies, so it must be known where they say it.
+        self._takes_weights = FOUND_LAYOUT or not bridge.two_copies
         self._finish = bridge.finish
         self._places: dict[int, _Place] = {}
         self._absent: set[int] = set()
@@ -133,7 +136,11 @@ class Places:
                     storage.add(tensor, is_weight=id(tensor) in parameters)
                 # Of weights with two copies it must be known which one was written last.
                 seen = storage.counts_writes or (storage.is_weight and not self._two_copies)
-                is_weight = seen and not any(id(tensor) in unseen for tensor in inside)
+                is_weight = (
+                    seen
+                    and self._takes_weights
+                    and not any(id(tensor) in unseen for tensor in inside)
+                )
                 by_use[_core.Use.WEIGHTS if is_weight else _core.Use.SCRATCH].append(storage)
         return by_use
 

@@ -41,6 +41,9 @@ def hook_places(own_call: Any) -> _core.HookPlaces | None:
 _OWN_CALL = nn.Module._call_impl
 _PLACES = hook_places(_OWN_CALL)
 
+#: Whether a leased call can tell that a module has no hooks.
+FOUND_HOOKS = _PLACES is not None
+
 
 def compiled_call(module: nn.Module) -> Any | None:
     """Return the call, compiled or vramx's, that took the place of a module's own, if one did."""

@@ -22,6 +22,10 @@ def _c_function() -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
+#: Whether torch's C function is there, where torch has a card to use it for.
+FOUND_STREAM = not torch.backends.cuda.is_built() or _c_function() != 0
+
+
 def present_stream(device: torch.device) -> _core.PresentStream:
     """Make what tells a card's present stream.
 
