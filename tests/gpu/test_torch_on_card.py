@@ -403,12 +403,19 @@ def test_a_scope_inside_another_gives_its_memory_back_as_it_ends(session: OpenSe
 def test_what_one_model_leaves_in_torch_s_cache_is_no_loss_to_the_next(
     session: OpenSession,
 ) -> None:
-    budget = 480 * MIB
-    painter, model = UNet(), stack(32)  # which leaves more than the budget holds beside the other
+    painter, model = UNet(), stack(32)
     picture, x = torch.randn(1, 3, 768, 768, device="cuda"), torch.randn(8, 1024, device="cuda")
     with torch.no_grad():
         torch.backends.cudnn.deterministic = True
         expected = copy.deepcopy(painter).cuda()(picture), copy.deepcopy(model).cuda()(x)
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        # What the first leaves, by the libraries that it runs, is more than the budget holds beside
+        # the other.
+        copy.deepcopy(painter).cuda()(picture)
+        budget = torch.cuda.max_memory_reserved() + 64 * MIB
+        budget -= budget % (2 * MIB)
         gc.collect()
         torch.cuda.empty_cache()
         with session(budget, block="2MiB") as s:
