@@ -55,13 +55,14 @@ class Weight:
                 inner=lambda: here().work(),  # type: ignore[union-attr]
                 hooks=None,
                 begin_round=lambda _: None,
+                stale=lambda: None,
                 replaced=lambda: None,
                 least_budget=0,
             )
             for _ in range(calls)
         ]
         for call in self.calls:
-            call.lease([self.range], [self.tensor], [self.tensor], False)
+            call.lease([self.range], [], [self.tensor], [self.tensor], False)
 
     @property
     def value(self) -> int:

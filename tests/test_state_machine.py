@@ -394,10 +394,11 @@ class ProgramOnACard(RuleBasedStateMachine):
             inner=lambda: self.work(),  # noqa: PLW0108
             hooks=None,
             begin_round=lambda _: None,
+            stale=lambda: None,
             replaced=lambda: None,
             least_budget=0,
         )
-        call.lease(ranges, [], [], False)
+        call.lease(ranges, [], [], [], False)
         self.groups[group] = Group(pieces, call)
 
     @precondition(lambda self: self.groups)
@@ -412,7 +413,7 @@ class ProgramOnACard(RuleBasedStateMachine):
                 self.core.redefine(group, ranges)
             return
         self.core.redefine(group, ranges)
-        old.call.lease(ranges, [], [], False)
+        old.call.lease(ranges, [], [], [], False)
         self.groups[group] = Group(pieces, old.call)
 
     @precondition(lambda self: self.groups)

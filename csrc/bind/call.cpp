@@ -71,7 +71,7 @@ class Holding {
 
 /// What a call leases.
 struct Leased {
-  Storages storages{{}};  ///< of the tensors that lie in the memory
+  Contents contents{};    ///< what the module holds of it
   Versions versions{{}};  ///< of those that count
   bool always_written = false;
   /// The storages among them that point at one of two copies. A call keeps those that it holds,
@@ -92,6 +92,7 @@ struct LeasedCall {
   Holding holding{};
   GroupId group = 0;
   nb::object begin_round;
+  nb::object stale;
   nb::object replaced;
   Leased leased{};
   std::vector<nb::object> within{};  ///< the calls of its parts
@@ -124,6 +125,7 @@ struct LeasedCall {
     }
     const Level level(context->nesting);
     if (level.outermost()) begin_round(self);
+    if (leased.contents.changed()) stale();
     if (core().scratch().grew()) context->scratch_grew();
     const Stream on = context->stream();
     Ranges touched;
@@ -192,7 +194,7 @@ struct LeasedCall {
       }
     };
     if (taken) attempt([&] { give(core(), touched, on, true); });
-    if (leased.storages.changed()) attempt([&] { replaced(); });
+    if (leased.contents.moved()) attempt([&] { replaced(); });
     attempt([&] { context->look_at_aliases(); });
     attempt([&] { note_writes(); });
     attempt([&] { core().pointers().let_go(pointers, on); });
@@ -211,23 +213,24 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
   if (!nb::inst_ready(self)) return 0;
   const auto* call = nb::inst_ptr<LeasedCall>(self);
   Py_VISIT(call->inner.callee().ptr());
-  for (const auto* each : {&call->begin_round, &call->replaced, &call->whole}) {
+  for (const auto* each : {&call->begin_round, &call->stale, &call->replaced, &call->whole}) {
     Py_VISIT(each->ptr());
   }
-  for (const auto* several :
-       {&call->leased.storages.tensors(), &call->leased.versions.tensors(), &call->within}) {
+  for (const auto* several : {&call->leased.versions.tensors(), &call->within}) {
     for (const nb::object& each : *several) Py_VISIT(each.ptr());
   }
-  return 0;
+  return call->leased.contents.each_object(
+      [&](PyObject* object) { return object == nullptr ? 0 : visit(object, arg); });
 }
 
 int clear(PyObject* self) {
   auto* call = nb::inst_ptr<LeasedCall>(self);
   call->inner.clear();
   call->begin_round.reset();
+  call->stale.reset();
   call->replaced.reset();
   call->whole.reset();
-  call->leased.storages.clear();
+  call->leased.contents.clear();
   call->leased.versions.clear();
   call->within.clear();
   return 0;
@@ -245,40 +248,43 @@ void call(nb::module_& module) {
       module, "LeasedCall", nb::type_slots(slots), nb::is_weak_referenceable(),
       "Calls `inner` under a lease of a group, with a budget of `least_budget` bytes or "
       "more.\n\nIt is a module where `hooks` say where that has them. `begin_round` is called with "
-      "the call\n"
-      "before a thread's outermost one; `replaced` under the lease, where a tensor has another "
-      "storage\n"
-      "after the call.")
+      "the call\nbefore a thread's outermost one; `stale` where the module does not hold what is "
+      "leased;\n`replaced` under the lease, where a tensor has another storage after the call.")
       .def(nb::new_([](std::shared_ptr<CallContext> context, GroupId group, nb::object inner,
-                       nb::object hooks, nb::object begin_round, nb::object replaced,
-                       Bytes least_budget) {
+                       nb::object hooks, nb::object begin_round, nb::object stale,
+                       nb::object replaced, Bytes least_budget) {
              return new LeasedCall{.inner = OwnCall(std::move(inner), std::move(hooks)),
                                    .context = std::move(context),
                                    .least_budget = least_budget,
                                    .group = group,
                                    .begin_round = std::move(begin_round),
+                                   .stale = std::move(stale),
                                    .replaced = std::move(replaced)};
            }),
-           "context"_a, "group"_a, "inner"_a, "hooks"_a.none(), "begin_round"_a, "replaced"_a,
-           "least_budget"_a)
+           "context"_a, "group"_a, "inner"_a, "hooks"_a.none(), "begin_round"_a, "stale"_a,
+           "replaced"_a, "least_budget"_a)
       .def(
           "lease",
-          [](LeasedCall& call, const Ranges& ranges, std::vector<nb::object> tensors,
-             std::vector<nb::object> versioned, bool always_written) {
+          [](LeasedCall& call, const Ranges& ranges, const std::vector<Named>& dicts,
+             std::vector<nb::object> tensors, std::vector<nb::object> versioned,
+             bool always_written) {
             auto [pointers, others] = parts_of(call.core(), ranges);
             call.leased =
-                Leased{.storages = Storages(std::move(tensors)),
+                Leased{.contents = Contents(dicts, std::move(tensors)),
                        .versions = Versions(std::move(versioned)),
                        .always_written = always_written,
                        .pointers = std::make_shared<const Pointers::Some>(std::move(pointers)),
                        .others = std::move(others)};
           },
-          "ranges"_a, "tensors"_a, "versioned"_a, "always_written"_a,
-          "Says what its group is: ranges, the tensors that lie there, and those that count.")
+          "ranges"_a, "dicts"_a, "tensors"_a, "versioned"_a, "always_written"_a,
+          "Says what its group is: ranges, what the module holds, and the tensors that count.")
       .def_prop_rw(
           "always_written", [](const LeasedCall& call) { return call.leased.always_written; },
           [](LeasedCall& call, bool is) { call.leased.always_written = is; },
           "Whether its memory counts as written at each of its calls.")
+      .def_prop_ro(
+          "changed", [](const LeasedCall& call) { return call.leased.contents.changed(); },
+          "Whether the module does not hold what is leased.")
       .def_prop_ro(
           "loses_writes", [](const LeasedCall& call) { return !call.leased.others.empty(); },
           "Whether what was written between its calls is lost where it leaves the card unnoted.")

@@ -59,7 +59,8 @@ Contents::Contents(const std::vector<Named>& dicts, std::vector<nb::object> tens
 }
 
 bool Contents::differs(const Dict& dict) {
-  if (static_cast<std::size_t>(PyDict_GET_SIZE(dict.dict.ptr())) != dict.entries.size()) return true;
+  if (static_cast<std::size_t>(PyDict_GET_SIZE(dict.dict.ptr())) != dict.entries.size())
+    return true;
   if (dict.entries.empty()) return false;
   Py_ssize_t at = 0;
   PyObject* key = nullptr;

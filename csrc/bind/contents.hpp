@@ -36,9 +36,12 @@ using Named = nanobind::typed<nanobind::dict, nanobind::str, nanobind::any>;
 class Contents {
  public:
   Contents(const std::vector<Named>& dicts, std::vector<nanobind::object> tensors);
+  Contents() : storages_({}) {}
 
   /// Whether a dictionary has gained, lost or changed an entry, or a tensor has another storage.
   bool changed() const;
+  /// Whether a tensor has another storage.
+  bool moved() const { return storages_.changed(); }
   template <class Visit>
   int each_object(Visit&& visit) const {
     for (const Dict& dict : dicts_) {

@@ -586,8 +586,8 @@ class LeasedCall:
     Calls `inner` under a lease of a group, with a budget of `least_budget` bytes or more.
 
     It is a module where `hooks` say where that has them. `begin_round` is called with the call
-    before a thread's outermost one; `replaced` under the lease, where a tensor has another storage
-    after the call.
+    before a thread's outermost one; `stale` where the module does not hold what is leased;
+    `replaced` under the lease, where a tensor has another storage after the call.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -600,18 +600,20 @@ class LeasedCall:
         inner: object,
         hooks: object | None,
         begin_round: object,
+        stale: object,
         replaced: object,
         least_budget: int,
     ) -> None: ...
     def lease(
         self,
         ranges: Sequence[tuple[int, int]],
+        dicts: Sequence[dict[str, Any]],
         tensors: Sequence[object],
         versioned: Sequence[object],
         always_written: bool,
     ) -> None:
         """
-        Says what its group is: ranges, the tensors that lie there, and those that count.
+        Says what its group is: ranges, what the module holds, and the tensors that count.
         """
 
     @property
@@ -620,6 +622,10 @@ class LeasedCall:
 
     @always_written.setter
     def always_written(self, arg: bool, /) -> None: ...
+    @property
+    def changed(self) -> bool:
+        """Whether the module does not hold what is leased."""
+
     @property
     def loses_writes(self) -> bool:
         """

@@ -32,7 +32,6 @@ from vramx.integrations.torch.managed import ManagedModule, managing_session_of,
 from vramx.integrations.torch.memory import as_bytes, storage_range
 from vramx.integrations.torch.tensors import parts_of, tensors_of
 from vramx.integrations.torch.touches import Touches
-from vramx.integrations.torch.units import RootCall
 from vramx.seeing.usage import ModuleStats, added, module_stats
 from vramx.units import format_size
 
@@ -99,6 +98,8 @@ class TorchBridge:
             wrote=_weakly(self.wrote),
         )
         self.passes = 0
+        #: How often something of a new name was put into a managed module.
+        self.registered = 0
         #: Names and groups of leased modules that are gone.
         self.gone: list[tuple[str, int]] = []
         self._exposed: set[int] = set()
@@ -275,7 +276,7 @@ class TorchBridge:
         """See what managed modules hold now, and what of them was changed in place or let go of."""
         self._bury()
         for managed in self._modules:
-            managed.look(again=True)
+            managed.look()
         self.note_writes()
 
     def note_writes(self) -> None:
@@ -284,11 +285,11 @@ class TorchBridge:
         for managed in self._modules:
             managed.note_writes()
 
-    def _look(self, call: object, root: Any) -> None:
+    def _look(self, root: Any) -> None:
         """Look at what is about to be called, and at what may leave the card for it."""
         if self.gone:
             self._bury()
-        root.look(own_calls=1 if type(call) is RootCall else 0)
+        root.begin_pass()
         self.context.look_at_aliases()
         for ref in self._managed:
             if (managed := ref()) is not None:
@@ -325,6 +326,11 @@ class TorchBridge:
             return
         for managed in self._modules:
             managed.count_buffer_as_written(address)
+
+    def new_name(self, module: nn.Module) -> None:
+        """Note that something of a new name is put into a module."""
+        if managing_session_of(module) is self:
+            self.registered += 1
 
     def _weight_at(self, address: int) -> tuple[int, int] | None:
         places = (managed.places.weight_at(address) for managed in self._modules)

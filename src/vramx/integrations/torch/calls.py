@@ -23,15 +23,13 @@ class Calls(threading.local):
     Parameters
     ----------
     look : callable
-        Looks for what was changed, given the call and what it is a part of.
+        Looks for what was changed, given what is called.
     begin_long_turn : callable
         Called once in each long turn: before its first pass where the module's last one was long,
         else when it has become so.
     """
 
-    def __init__(
-        self, look: Callable[[object, Any], None], begin_long_turn: Callable[[], None]
-    ) -> None:
+    def __init__(self, look: Callable[[Any], None], begin_long_turn: Callable[[], None]) -> None:
         self._look = look
         self._begin_long_turn = begin_long_turn
         self._root: Callable[[], object] = lambda: None
@@ -44,7 +42,7 @@ class Calls(threading.local):
         if root is not self._root() or id(call) in self._called:
             self._begin_pass(root)
             self._called.clear()
-            self._look(call, root)
+            self._look(root)
         self._called.add(id(call))
 
     def _begin_pass(self, root: object) -> None:

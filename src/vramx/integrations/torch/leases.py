@@ -13,8 +13,7 @@ from vramx.integrations.torch.internals.own_calls import (
     replace_call,
     restore_call,
 )
-from vramx.integrations.torch.tensors import tensors_of
-from vramx.integrations.torch.units import RootCall, Unit, leased_modules
+from vramx.integrations.torch.units import RootCall, Unit, is_leased_with_parts, leased_modules
 from vramx.integrations.torch.wholes import Leased, Whole, most_bytes, whole_modules
 from vramx.seeing.usage import ModuleStats, added, module_stats
 
@@ -25,6 +24,11 @@ if TYPE_CHECKING:
 def _outline(module: nn.Module, leased: list[Leased]) -> list[object]:
     """Tell which modules there are, and how many tensors each of those leased has."""
     return [*map(id, module.modules()), *((id(each), len(own)) for each, own in leased)]
+
+
+def _holders(module: nn.Module) -> list[nn.Module]:
+    """List the modules whose tensors a module's call uses."""
+    return [*module.modules()] if is_leased_with_parts(module) else [module]
 
 
 class Leases:
@@ -55,6 +59,7 @@ class Leases:
         self._always_look = False
         self._contents = _core.Contents([], [])
         self._outdated = False
+        self._registered = 0
         self._past: dict[str, ModuleStats] = {}  # of what was leased before it changed
 
     def make(self, module: nn.Module) -> None:
@@ -66,20 +71,22 @@ class Leases:
         leased = list(leased_modules(module))
         names = {id(each): name for name, each in module.named_modules()}
 
-        def lease(each: nn.Module, tensors: list[torch.Tensor], *, whole: bool) -> Unit | None:
+        def lease(each: nn.Module, parts: list[Leased], *, whole: bool) -> Unit | None:
+            tensors = [tensor for _, own in parts for tensor in own]
             if not self._managed.places.ranges_of(tensors):
                 return None
+            holders = [holder for part, _ in parts for holder in _holders(part)]
             name = ".".join(filter(None, (self._managed.name, names[id(each)])))
-            unit = Unit(self._managed, each, tensors, name, whole=whole)
+            unit = Unit(self._managed, each, tensors, holders, name, whole=whole)
             self._replace_call(each, unit.call)
             return unit
 
-        units = {id(each): lease(each, own, whole=False) for each, own in leased}
+        units = {id(part[0]): lease(part[0], [part], whole=False) for part in leased}
         self.units = [unit for unit in units.values() if unit is not None]
         most = most_bytes(self._core.stats().budget)
         for each, parts in whole_modules(module, leased, most):
             within = [unit for part, _ in parts if (unit := units[id(part)]) is not None]
-            whole = lease(each, [tensor for _, own in parts for tensor in own], whole=True)
+            whole = lease(each, parts, whole=True)
             if whole is not None:
                 self._wholes.append(Whole(whole, within))
         instead = {part.group: each.unit.group for each in self._wholes for part in each.parts}
@@ -106,20 +113,27 @@ class Leases:
         self._always_look = any(unit.always_written for unit in units)
 
     def note_contents(self, module: nn.Module) -> None:
-        """Take what the module holds now for what is leased."""
-        scripted = [isinstance(each, torch.jit.ScriptModule) for each in module.modules()]
+        """Take the modules that there are now for those that are leased.
+
+        What each of them holds, its own call knows.
+        """
         dicts = [
-            held
-            for each, is_script in zip(module.modules(), scripted)
-            if not is_script  # which keeps no dictionaries
-            for held in (each._parameters, each._buffers, each._modules)
+            each._modules
+            for each in module.modules()
+            if not isinstance(each, torch.jit.ScriptModule) and each._modules
         ]
-        self._contents = _core.Contents(dicts, list(tensors_of(module).values()))
+        self._contents = _core.Contents(dicts, [])
+        self._registered = self._managed.bridge.registered
         self._outdated = False
 
     def changed(self) -> bool:
-        """Tell whether the module holds something else than what is leased."""
-        return self._outdated or self._contents.changed()
+        """Tell whether there are other modules than those that are leased."""
+        is_new = self._registered != self._managed.bridge.registered
+        return is_new or self._outdated or self._contents.changed()
+
+    def changed_within(self) -> bool:
+        """Tell whether a module holds something else than what is leased."""
+        return any(unit.call.changed for unit in self.units)
 
     def follow(self, module: nn.Module) -> None:
         """Lease what the module holds now.
@@ -151,7 +165,7 @@ class Leases:
             return
         for each, own in leased:
             if id(each) in units:
-                units[id(each)].lease(own)
+                units[id(each)].lease(own, _holders(each))
         for whole in self._wholes:
             whole.lease()
         self._note_versions()

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from vramx.integrations.torch.loading import Incoming
     from vramx.integrations.torch.units import Unit
 
+#: What is replaced in so many passes in a row is left where it is.
+RESTLESS = 3
+
 _owners: weakref.WeakKeyDictionary[nn.Module, TorchBridge] = weakref.WeakKeyDictionary()
 
 
@@ -126,8 +129,8 @@ class ManagedModule:
     ----------
     places : Places
         Where its bytes lie.
-    running : int
-        How many calls of it are under way.
+    callers : list of int
+        The threads of its calls that are under way.
     left_out : dict of str to str
         By a tensor's name: why it is not in the session's memory.
 
@@ -149,7 +152,7 @@ class ManagedModule:
         self._module = weakref.ref(module)
         self.name = name
         self.bridge = bridge
-        self.running = 0
+        self.callers: list[int] = []
         self.left_out: dict[str, str] = {}
         self.units: weakref.WeakSet[Unit] = weakref.WeakSet()
         self._core = bridge.core
@@ -160,6 +163,8 @@ class ManagedModule:
         self._following = threading.Lock()
         self._known: set[int] = set()  # the tensors as of the last look, by identity
         self._look_again = False
+        self._passes = 0
+        self._looked_in = 0  # the pass in which all was looked at
         refuse(module, name, bridge.device, meta=incoming is not None)
         placement = Placement(module, revocable=incoming is not None)
         try:
@@ -221,30 +226,48 @@ class ManagedModule:
 
     # What the program does to the module meanwhile
 
-    def look(self, *, own_calls: int = 0, again: bool = False) -> None:
-        """See what the module holds now, and take that in.
-
-        Parameters
-        ----------
-        again : bool
-            Whether to try again what could not be taken in.
-        own_calls : int
-            How many of the calls that are under way are this one's. While there are others, what
-            they use stays as it is, and is looked at when the next pass begins.
-        """
+    def begin_pass(self) -> None:
+        """See whether there are other modules now, and take in what they hold."""
+        self._passes += 1
         leases = self._leases()
-        if leases is None or not (leases.changed() or self._is_unfinished(again)):
+        if leases is not None and (self._look_again or leases.changed()):
+            self._look(leases)
+
+    def look_at(self, unit: Unit) -> None:
+        """See what a module holds now that is about to be called, and what the others do.
+
+        All are looked at once in a pass. What changes in each pass is left where it is.
+        """
+        if unit.restless_in != self._passes:
+            follows = unit.restless_in == self._passes - 1
+            unit.restless = unit.restless + 1 if follows else 1
+            unit.restless_in = self._passes
+        leases = self._leases()
+        settles = unit.restless < RESTLESS
+        if leases is not None and settles and self._looked_in != self._passes:
+            self._looked_in = self._passes
+            self._look(leases)
+        if unit.call.changed:
+            self._look_again |= settles
+            with _plainly(), contextlib.suppress(InUseError):
+                unit.lease_again()
+
+    def look(self) -> None:
+        """See what the module holds now, and take that in, also what could not be before."""
+        leases = self._leases()
+        if leases is None:
             return
+        if self._look_again or self.left_out or leases.changed() or leases.changed_within():
+            self._look(leases)
+
+    def _look(self, leases: Leases) -> None:
+        """Follow the module, unless another thread runs it: what that uses stays as it is."""
         with self._following:
             module = self.module
-            is_due = leases.changed() or self._is_unfinished(again)
-            if module is None or not is_due or self.running > own_calls:
+            if module is None or any(each != threading.get_ident() for each in self.callers):
                 return
             with _plainly(), contextlib.suppress(InUseError):
                 self._follow(module, leases)
-
-    def _is_unfinished(self, again: bool) -> bool:
-        return self._look_again or (again and bool(self.left_out))
 
     def _follow(self, module: nn.Module, leases: Leases) -> None:
         tensors = tensors_of(module)
@@ -332,6 +355,7 @@ class ManagedModule:
     def verify(self) -> None:
         """Look for writes that nobody was told of, in checking mode."""
         if self._digests is not None:
+            self.look()  # what lies elsewhere now has no digest
             self._digests.verify()
 
     def forget_digests(self, ranges: list[tuple[int, int]]) -> None:
@@ -354,10 +378,10 @@ class ManagedModule:
         InUseError
             If a call of it is under way.
         """
-        if self.running:
+        if self.callers:
             raise InUseError(
-                f"{self.name} is running: {self.running} calls of it are under way; let them end "
-                "first"
+                f"{self.name} is running: {len(self.callers)} calls of it are under way; let them "
+                "end first"
             )
 
     def put_back(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +39,22 @@ def _uses_children_uncalled(module: nn.Module) -> bool:
     return isinstance(module, (*_USE_CHILDREN_UNCALLED, torch.jit.ScriptModule))
 
 
+def is_leased_with_parts(module: nn.Module) -> bool:
+    """Tell whether a module uses its parts' weights beside their calls."""
+    return _is_compiled(module) or _uses_children_uncalled(module)
+
+
+def _dicts_of(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
+    """List what modules keep tensors in, as far as there is something."""
+    return [
+        held
+        for each in modules
+        if not isinstance(each, torch.jit.ScriptModule)  # which keeps no dictionaries
+        for held in (each._parameters, each._buffers)
+        if held
+    ]
+
+
 def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tensor]]]:
     """Find the modules to lease one by one, in registration order.
 
@@ -61,7 +78,7 @@ def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tens
         if id(module) in seen:
             return
         seen.add(id(module))
-        if _is_compiled(module) or _uses_children_uncalled(module):
+        if is_leased_with_parts(module):
             seen.update(id(each) for each in module.modules())
             if tensors := own_tensors(module, recurse=True):
                 yield module, tensors
@@ -90,6 +107,8 @@ class Unit:
         The module.
     tensors : list of torch.Tensor
         What its call uses.
+    parts : list of torch.nn.Module
+        The modules that hold those.
     name : str
         How reports call it.
     whole : bool
@@ -101,6 +120,7 @@ class Unit:
         managed: ManagedModule,
         module: nn.Module,
         tensors: list[torch.Tensor],
+        parts: list[nn.Module],
         name: str,
         *,
         whole: bool,
@@ -124,24 +144,35 @@ class Unit:
             inner=inner,
             hooks=hooks,
             begin_round=self._begin_round,
+            stale=self._stale,
             replaced=self._replaced,
             least_budget=least_budget(most) if whole else 0,
         )
         self._finalizer = weakref.finalize(self, self._bridge.gone.append, (name, self.group))
         self._finalizer.atexit = False
         managed.units.add(self)
-        self.lease(tensors)
+        self.restless = 0  # passes in a row in which the module held something else than before
+        self.restless_in = 0  # the last of them
+        self._parts: list[weakref.ref[nn.Module]] = []
+        self.lease(tensors, parts)
 
     def end(self) -> None:
         """Lease nothing any more, and give the module its own call again, if it is there still."""
         if (module := self._module()) is not None:
             restore_call(module)
-        self.lease([])
+        self.lease([], [])
         if self._finalizer.detach() is not None:
             self._bridge.core.undefine(self.group)
 
-    def lease(self, tensors: list[torch.Tensor]) -> None:
+    def lease(self, tensors: list[torch.Tensor], parts: list[nn.Module]) -> None:
         """Say what the call uses from now on; what is not in the session's memory is not leased.
+
+        Parameters
+        ----------
+        tensors : list of torch.Tensor
+            All that it uses.
+        parts : list of torch.nn.Module
+            The modules that hold those.
 
         Raises
         ------
@@ -160,12 +191,22 @@ class Unit:
         self.versioned = [t for t in weights if has_version(t)]
         unseen = self._managed.places.written_unseen
         self.always_written = len(self.versioned) < len(weights) or not unseen.isdisjoint(found)
-        self.call.lease(ranges, self.tensors, self.versioned, self.always_written)
+        self._parts = [weakref.ref(each) for each in parts]
+        self.call.lease(ranges, _dicts_of(parts), tensors, self.versioned, self.always_written)
+
+    def lease_again(self) -> None:
+        """Say that the call uses what the module's parts hold now."""
+        parts = [part for ref in self._parts if (part := ref()) is not None]
+        found = (tensor for part in parts for tensor in own_tensors(part, recurse=False))
+        self.lease(list({id(tensor): tensor for tensor in found}.values()), parts)
 
     def note_writes_always(self) -> None:
         """Take what it uses for written at each of its calls, also while one is running."""
         self.always_written = True
         self.call.always_written = True
+
+    def _stale(self) -> None:
+        self._managed.look_at(self)
 
     def _begin_round(self, call: object) -> None:
         self._bridge.calls.begin_round(call, self._managed)
@@ -195,14 +236,14 @@ class RootCall:
         """Call the module and count it."""
         context = self._bridge.context
         outermost = context.enter() == 0
-        self._managed.running += 1
+        self._managed.callers.append(threading.get_ident())
         try:
             if outermost:
                 self._bridge.calls.begin_round(self, self._managed)
             self._managed.verify()
             result = self._inner(*args, **kwargs)
         finally:
-            self._managed.running -= 1
+            self._managed.callers.remove(threading.get_ident())
             context.leave()
         self._bridge.passes += 1
         return result

@@ -67,7 +67,7 @@ class Whole:
 
     def lease(self) -> None:
         """Lease what its parts use now."""
-        self.unit.lease([tensor for part in self.parts for tensor in part.tensors])
+        self.unit.lease_again()
 
 
 class _Contents:

@@ -11,6 +11,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from vramx import _core
@@ -24,6 +30,9 @@ class Watcher(Protocol):
 
     def bytes_taken(self, address: int) -> None:
         """Note that the program may use the weights at an address by that from now on."""
+
+    def new_name(self, module: nn.Module) -> None:
+        """Note that a parameter, a buffer or a part of a new name is put into a module."""
 
     def bytes_written(self, address: int) -> None:
         """Note that the program is about to write to the weights at an address."""
@@ -102,6 +111,12 @@ _replacements = Replacements(
 )
 
 
+def _note_name(module: nn.Module, name: str, _: Any) -> None:
+    if not any(name in held for held in (module._parameters, module._buffers, module._modules)):
+        for watcher in [*_watchers]:
+            watcher.new_name(module)
+
+
 def _note_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Tell of the weights that an optimizer changed: torch does not count those of fused steps."""
     for group in optimizer.param_groups:
@@ -111,14 +126,21 @@ def _note_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                     watcher.bytes_written(address)
 
 
-_steps: list[Any] = []
+_hooks: list[Any] = []
 
 
 def watch(watcher: Watcher) -> None:
     """Tell someone from now on. Twice is fine."""
     if watcher not in _watchers:
         if not _watchers:
-            _steps.append(register_optimizer_step_post_hook(_note_step))
+            _hooks.extend(
+                (
+                    register_optimizer_step_post_hook(_note_step),
+                    register_module_parameter_registration_hook(_note_name),
+                    register_module_buffer_registration_hook(_note_name),
+                    register_module_module_registration_hook(_note_name),
+                )
+            )
         _watchers.append(watcher)
         _replacements.begin()
         graphs_watched.begin()
@@ -130,5 +152,5 @@ def watch_no_more(watcher: Watcher) -> None:
         _watchers.remove(watcher)
         _replacements.end()
         graphs_watched.end()
-        while not _watchers and _steps:
-            _steps.pop().remove()
+        while not _watchers and _hooks:
+            _hooks.pop().remove()
