@@ -37,7 +37,7 @@ HookPlaces::HookPlaces(Names of_module, Names of_all, nb::dict among, nb::object
       traced_(std::move(traced)) {}
 
 bool HookPlaces::none(nb::handle module) const {
-  if (!traced_().is_none()) return false;
+  if (PyObject_IsTrue(traced_().ptr()) != 0) return false;
   const nb::object attributes = owned(PyObject_GenericGetDict(module.ptr(), nullptr));
   return all_empty(of_module_, attributes) && all_empty(of_all_, among_);
 }

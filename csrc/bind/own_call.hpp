@@ -17,7 +17,7 @@ class HookPlaces {
   using Names = std::vector<nanobind::str>;
 
   /// Attributes of each module, entries `among` the framework's own names, and its function that
-  /// returns None where nothing is being traced.
+  /// returns what is true where something is being traced.
   HookPlaces(Names of_module, Names of_all, nanobind::dict among, nanobind::object traced);
 
   /// Whether a call of a module would go to its `forward` and do nothing else.

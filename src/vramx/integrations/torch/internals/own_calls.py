@@ -10,6 +10,9 @@ from torch import nn
 
 from vramx import _core
 
+#: What torch asks whether a module is being traced, the newer first.
+_TRACED = ("_is_tracing", "_get_tracing_state")
+
 
 def hook_places(own_call: Any) -> _core.HookPlaces | None:
     """Tell where a module's call looks for hooks before it calls the module's `forward`.
@@ -27,7 +30,8 @@ def hook_places(own_call: Any) -> _core.HookPlaces | None:
         None where that cannot be told, as where the call was replaced.
     """
     names = getattr(getattr(own_call, "__code__", None), "co_names", ())
-    if not {"_get_tracing_state", "_slow_forward", "forward"} <= set(names):
+    traced = next((name for name in _TRACED if name in names), None)
+    if traced is None or not {"_slow_forward", "forward"} <= set(names):
         return None
     hooks = [name for name in names if name.endswith("_hooks")]
     attributes, shared = vars(nn.Module()), own_call.__globals__
@@ -35,7 +39,7 @@ def hook_places(own_call: Any) -> _core.HookPlaces | None:
     of_all = [name for name in hooks if name in shared]
     if not of_module or not of_all or len(of_module) + len(of_all) < len(hooks):
         return None
-    return _core.HookPlaces(of_module, of_all, shared, torch._C._get_tracing_state)
+    return _core.HookPlaces(of_module, of_all, shared, getattr(torch._C, traced))
 
 
 _OWN_CALL = nn.Module._call_impl
