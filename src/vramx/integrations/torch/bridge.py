@@ -163,7 +163,9 @@ class TorchBridge:
             return [each for each in parts if each is not None]
         if isinstance(x, nn.Module):
             found = (storage_range(each) for each in tensors_of(x).values())
-            return [*dict.fromkeys(each for each in found if each is not None)]
+            ranges = [*dict.fromkeys(each for each in found if each is not None)]
+            # What of a managed module could not be taken in is no concern of a session's.
+            return self.core.owned(ranges) if self.manages(x) else ranges
         if (components := components_of(x)) is not None:
             return [each for part in components.values() for each in self.ranges(part) or []]
         if not isinstance(x, type) and hasattr(type(x), "__dlpack__"):
