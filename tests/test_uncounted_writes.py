@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import dlpack
 from torch.utils.dlpack import from_dlpack
 
 import vramx
@@ -76,6 +77,10 @@ def write_by_dlpack(p: nn.Parameter, by: float) -> None:
     from_dlpack(p.detach()).add_(by)
 
 
+def write_by_a_capsule(p: nn.Parameter, by: float) -> None:
+    from_dlpack(dlpack.to_dlpack(p.detach())).mul_(1 + by)
+
+
 def write_by_swapped_data(p: nn.Parameter, by: float) -> None:
     p.data = p.data + by
 
@@ -97,6 +102,7 @@ WRITES: list[Write] = [
     write_an_address,
     write_a_storage,
     write_by_dlpack,
+    write_by_a_capsule,
     write_by_swapped_data,
     count_it,
 ]

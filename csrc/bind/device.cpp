@@ -90,7 +90,7 @@ void device(nb::module_& module) {
           "__init__",
           [](SimulatedDevice* self, Bytes capacity, double to_card, double to_host, double latency,
              unsigned lanes, Bytes granule, Bytes host_memory, bool reads_over_link,
-             bool host_addresses, bool check_drops) {
+             bool check_drops, bool host_addresses) {
             new (self) SimulatedDevice({.capacity = capacity,
                                         .to_card = to_card,
                                         .to_host = to_host,
@@ -103,7 +103,7 @@ void device(nb::module_& module) {
                                         .check_drops = check_drops});
           },
           "capacity"_a, "to_card"_a, "to_host"_a, "latency"_a, "lanes"_a, "granule"_a,
-          "host_memory"_a, "reads_over_link"_a, "host_addresses"_a, "check_drops"_a)
+          "host_memory"_a, "reads_over_link"_a, "check_drops"_a, "host_addresses"_a = true)
       .def(
           "compute",
           [](SimulatedDevice& d, double seconds, Stream stream) { d.compute(stream, seconds); },

@@ -102,8 +102,8 @@ class SimulatedDevice(Device):
         granule: int,
         host_memory: int,
         reads_over_link: bool,
-        host_addresses: bool,
         check_drops: bool,
+        host_addresses: bool = True,
     ) -> None: ...
     def compute(self, seconds: float, stream: int = 0) -> None: ...
     def launch_fill(self, to: int, content: bytes, stream: int = 0) -> None:

@@ -249,7 +249,7 @@ class ManagedModule:
             self._look(leases)
         if unit.call.changed:
             self._look_again |= settles
-            with _plainly(), contextlib.suppress(InUseError):
+            with self._following, _plainly(), contextlib.suppress(InUseError):
                 unit.lease_again()
 
     def look(self) -> None:

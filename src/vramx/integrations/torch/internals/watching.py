@@ -18,6 +18,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils import dlpack
 
 from vramx import _core
 from vramx.integrations.torch.internals.graphs import graphs_watched
@@ -41,9 +42,7 @@ class Watcher(Protocol):
 _watchers: list[Watcher] = []
 
 _DATA: Any = torch._C.TensorBase.data
-_BASE: Any = torch._C.TensorBase
 _STORAGE: Any = torch._C.StorageBase
-_DLPACK: Any = torch.Tensor.__dlpack__
 
 
 def _data(self: torch.Tensor) -> torch.Tensor:
@@ -56,57 +55,76 @@ def _set_data(self: torch.Tensor, data: torch.Tensor) -> None:
     _DATA.__set__(self, data)
 
 
-def _named_as(way: Callable[..., Any], method: Callable[..., Any]) -> Callable[..., Any]:
-    method.__name__ = method.__qualname__ = getattr(way, "__name__", "method")
-    return method
+def _telling(
+    way: Callable[..., Any], find: Callable[[Any], int], tell: Callable[[Watcher, int], None]
+) -> Callable[..., Any]:
+    """Make what does as `way` does and tells of its first argument's bytes before.
 
+    Parameters
+    ----------
+    way : callable
+        A method or a function of torch's.
+    find : callable
+        Returns where its bytes lie in a session's weights, 0 if there is nothing to tell.
+    tell : callable
+        Tells a watcher of the address.
+    """
 
-def _taking(way: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a method of tensors that tells that a program gets the address of the bytes."""
-
-    def method(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if (address := _core.newly_addressed(_core.data_address(self))) != 0:
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if (address := find(self)) != 0:
             for watcher in [*_watchers]:
-                watcher.bytes_taken(address)
+                tell(watcher, address)
         return way(self, *args, **kwargs)
 
-    return _named_as(way, method)
+    watched.__name__ = watched.__qualname__ = getattr(way, "__name__", "watched")
+    return watched
 
 
-def _taking_storage(way: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the same of storages."""
-
-    def method(self: torch.UntypedStorage, *args: Any, **kwargs: Any) -> Any:
-        if (address := _core.newly_addressed(storage_address(self))) != 0:
-            for watcher in [*_watchers]:
-                watcher.bytes_taken(address)
-        return way(self, *args, **kwargs)
-
-    return _named_as(way, method)
+def _newly_of_tensor(tensor: torch.Tensor) -> int:
+    return _core.newly_addressed(_core.data_address(tensor))
 
 
-def _writing_storage(way: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a method of storages that tells that a program writes to the bytes."""
+def _newly_of_storage(storage: torch.UntypedStorage) -> int:
+    return _core.newly_addressed(storage_address(storage))
 
-    def method(self: torch.UntypedStorage, *args: Any, **kwargs: Any) -> Any:
-        if (address := _core.weight_at(storage_address(self))) != 0:
-            for watcher in [*_watchers]:
-                watcher.bytes_written(address)
-        return way(self, *args, **kwargs)
 
-    return _named_as(way, method)
+def _weights_of_storage(storage: torch.UntypedStorage) -> int:
+    return _core.weight_at(storage_address(storage))
+
+
+def _taken(watcher: Watcher, address: int) -> None:
+    watcher.bytes_taken(address)
+
+
+def _written(watcher: Watcher, address: int) -> None:
+    watcher.bytes_written(address)
 
 
 _replacements = Replacements(
     [
         (torch.Tensor, "data", property(_data, _set_data)),
-        (torch.Tensor, "data_ptr", _taking(_BASE.data_ptr)),
-        (torch.Tensor, "numpy", _taking(_BASE.numpy)),
-        (torch.Tensor, "__dlpack__", _taking(_DLPACK)),
-        (torch.UntypedStorage, "data_ptr", _taking_storage(_STORAGE.data_ptr)),
-        (torch.UntypedStorage, "copy_", _writing_storage(_STORAGE.copy_)),
-        (torch.UntypedStorage, "fill_", _writing_storage(_STORAGE.fill_)),
-        (torch.UntypedStorage, "__setitem__", _writing_storage(_STORAGE.__setitem__)),
+        *(
+            (owner, name, _telling(getattr(base, name), _newly_of_tensor, _taken))
+            for owner, base, name in (
+                (torch.Tensor, torch._C.TensorBase, "data_ptr"),
+                (torch.Tensor, torch._C.TensorBase, "numpy"),
+                (torch.Tensor, torch.Tensor, "__dlpack__"),
+                (dlpack, dlpack, "to_dlpack"),
+            )
+        ),
+        (
+            torch.UntypedStorage,
+            "data_ptr",
+            _telling(_STORAGE.data_ptr, _newly_of_storage, _taken),
+        ),
+        *(
+            (
+                torch.UntypedStorage,
+                name,
+                _telling(getattr(_STORAGE, name), _weights_of_storage, _written),
+            )
+            for name in ("copy_", "fill_", "__setitem__")
+        ),
     ]
 )
 
