@@ -330,6 +330,7 @@ def test_looks_while_another_thread_runs_the_module_change_nothing(
         model[0].weight.data = model[0].weight + 1
         other = model(X)
         session.report()
+        assert session._torch._modules[0].nbytes < live_bytes(model)  # it is where it was made
         go_on.set()
         thread.join()
         assert torch.equal(made[0], expected)

@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils import _pytree
 
 import vramx
-from vramx.integrations.torch.tensors import tensors_of
 
 BLOCK = 64 * 2**10
 OpenSession = Callable[..., vramx.Session]
@@ -63,18 +62,18 @@ class State:
 
 
 class CarryingLinear(nn.Module):
-    """Uses the state of its weight, and another view of the same bytes once it has run."""
+    """Uses the state of its weight, and a view of the same bytes that it keeps once it has run."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = Carrying(codes(), requires_grad=False)
         self.weight.state = State(scales(), State(scales()))
-        self.kept = State(scales())
-        self.view: Any = None
+        self.kept = State(torch.ones(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         state = self.weight.state
-        self.kept.codes = self.weight.data
+        if not hasattr(self.kept, "codes"):
+            self.kept.codes = self.weight.detach()
         weight = self.kept.codes.bfloat16() * state.scales * state.inner.scales
         return nn.functional.linear(x, weight) / 100
 
@@ -105,13 +104,17 @@ def stack(kind: str) -> nn.Sequential:
     return nn.Sequential(*(KINDS[kind]() for _ in range(6)))
 
 
+#: Bytes of a layer: codes, and scales of two bytes once or twice.
+BYTES = {"wrapped": 65536 + 512, "wrapped twice": 65536 + 1024, "carrying": 65536 + 1024}
+
+
 @pytest.mark.parametrize("memory", ["mapped", "managed"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_are_the_same_bits_in_half_of_the_memory(
     open_session: OpenSession, kind: str, memory: str
 ) -> None:
     plain, model = stack(kind), stack(kind)
-    nbytes = sum(each.nbytes for each in tensors_of(model).values())
+    nbytes = 6 * BYTES[kind]
     with torch.no_grad(), open_session(3 * BLOCK, memory=memory) as session:
         session.manage(model)
         assert session._torch._modules[0].nbytes == nbytes
@@ -122,3 +125,17 @@ def test_outputs_are_the_same_bits_in_half_of_the_memory(
         assert session._torch._modules[0].nbytes == nbytes
     assert torch.equal(model(X), plain(X))
     assert [type(p) for p in model.parameters()] == [type(p) for p in plain.parameters()]
+
+
+def test_what_a_layer_keeps_of_its_weight_beside_it_is_managed_with_it(
+    open_session: OpenSession,
+) -> None:
+    plain, model = stack("carrying"), stack("carrying")
+    with torch.no_grad(), open_session(3 * BLOCK) as session:
+        model(X)
+        session.manage(model)
+        for _ in range(3):
+            assert torch.equal(model(X), plain(X))
+        for layer in model:
+            assert layer.kept.codes.data_ptr() == layer.weight.data_ptr()
+        assert session._torch._modules[0].nbytes == 6 * BYTES["carrying"]

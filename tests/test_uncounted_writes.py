@@ -138,6 +138,22 @@ def test_a_write_is_seen_by_the_next_pass_and_after_the_session(
         assert torch.equal(mine, other)
 
 
+def test_a_fused_optimizer_s_step_is_seen(open_session: OpenSession, linears: Linears) -> None:
+    plain, model = linears(6), linears(6)
+    session = open_session(16 * BLOCK)  # without a scope, where a mode would see the operations
+    session.manage(model)
+    for _ in range(3):
+        for each in (plain, model):
+            optimizer = torch.optim.Adam(each.parameters(), lr=0.1, fused=True)
+            each(X).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert torch.equal(model(X), plain(X))
+    session.close()
+    for mine, other in zip(model.parameters(), plain.parameters()):
+        assert torch.equal(mine, other)
+
+
 changes = st.lists(
     st.one_of(
         st.tuples(st.just("write"), st.sampled_from(WRITES), st.integers(0, 5)),
