@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import zlib
@@ -81,6 +82,19 @@ def no_open_session() -> Iterator[None]:
         except vramx.Error:
             return
         session.close()
+
+
+@pytest.fixture
+def open_queue() -> Iterator[Callable[..., vramx.Queue]]:
+    """Open a queue on a simulated card; it is closed after the test, its jobs cancelled."""
+    with vramx.simulate(capacity="64MiB"), contextlib.ExitStack() as opened:
+
+        def open_one(budget: Any = 10 * MIB, **options: Any) -> vramx.Queue:
+            queue = vramx.Queue(budget, backend="simulated", **options)
+            opened.callback(queue.close, cancel=True)
+            return queue
+
+        yield open_one
 
 
 @pytest.fixture

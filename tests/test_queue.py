@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -38,19 +38,6 @@ LIMIT = 60  # seconds that nothing here takes
 
 pytestmark = pytest.mark.usefixtures("no_open_session")
 OpenQueue = Callable[..., vramx.Queue]
-
-
-@pytest.fixture
-def open_queue() -> Iterator[OpenQueue]:
-    """Open a queue on a simulated card; it is closed after the test, its jobs cancelled."""
-    with vramx.simulate(capacity="64MiB"), contextlib.ExitStack() as opened:
-
-        def open_one(budget: Any = BUDGET, **options: Any) -> vramx.Queue:
-            queue = vramx.Queue(budget, backend="simulated", **options)
-            opened.callback(queue.close, cancel=True)
-            return queue
-
-        yield open_one
 
 
 class Gated:
