@@ -3,6 +3,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "bind/bind.hpp"
 
@@ -31,37 +32,24 @@ PyType_Slot slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(traverse)},  // 
 
 }  // namespace
 
-Storages::Storages(std::vector<nb::object> tensors) : tensors_(std::move(tensors)) {
-  storages_.reserve(tensors_.size());
-  for (const nb::object& tensor : tensors_) storages_.push_back(storage_of(tensor));
-}
-
-bool Storages::changed() const {
-  for (std::size_t i = 0; i < tensors_.size(); ++i) {
-    if (storage_of(tensors_[i]) != storages_[i]) return true;
-  }
-  return false;
-}
-
-void Storages::clear() {
-  tensors_.clear();
-  storages_.clear();
-}
-
-Contents::Contents(const std::vector<Named>& dicts, std::vector<nb::object> tensors)
-    : storages_(std::move(tensors)) {
+Contents::Contents(const std::vector<Named>& dicts, std::vector<nb::object> tensors) {
   dicts_.reserve(dicts.size());
   for (const Named& dict : dicts) {
     Dict& made = dicts_.emplace_back(Dict{.dict = dict});
-    for (const auto& [key, value] : dict)
+    for (const auto& [key, value] : dict) {
       made.entries.emplace_back(nb::borrow(key), nb::borrow(value));
+    }
+  }
+  storages_.reserve(tensors.size());
+  for (nb::object& tensor : tensors) {
+    const Word storage = storage_of(tensor);
+    storages_.emplace_back(std::move(tensor), storage);
   }
 }
 
 bool Contents::differs(const Dict& dict) {
-  if (static_cast<std::size_t>(PyDict_GET_SIZE(dict.dict.ptr())) != dict.entries.size())
-    return true;
-  if (dict.entries.empty()) return false;
+  const auto size = static_cast<std::size_t>(PyDict_GET_SIZE(dict.dict.ptr()));
+  if (size != dict.entries.size()) return true;
   Py_ssize_t at = 0;
   PyObject* key = nullptr;
   PyObject* value = nullptr;
@@ -73,7 +61,12 @@ bool Contents::differs(const Dict& dict) {
 }
 
 bool Contents::changed() const {
-  return storages_.changed() || std::ranges::any_of(dicts_, &Contents::differs);
+  return moved() || std::ranges::any_of(dicts_, &Contents::differs);
+}
+
+bool Contents::moved() const {
+  return std::ranges::any_of(
+      storages_, [](const auto& each) { return storage_of(each.first) != each.second; });
 }
 
 void Contents::clear() {

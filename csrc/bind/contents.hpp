@@ -14,21 +14,6 @@
 
 namespace vramx::bind {
 
-/// Tensors and the storages that they had. Under the interpreter's lock.
-class Storages {
- public:
-  explicit Storages(std::vector<nanobind::object> tensors);
-
-  /// Whether one of them has another storage now.
-  bool changed() const;
-  const std::vector<nanobind::object>& tensors() const { return tensors_; }
-  void clear();
-
- private:
-  std::vector<nanobind::object> tensors_;
-  std::vector<Word> storages_;
-};
-
 /// What a module names.
 using Named = nanobind::typed<nanobind::dict, nanobind::str, nanobind::any>;
 
@@ -36,12 +21,12 @@ using Named = nanobind::typed<nanobind::dict, nanobind::str, nanobind::any>;
 class Contents {
  public:
   Contents(const std::vector<Named>& dicts, std::vector<nanobind::object> tensors);
-  Contents() : storages_({}) {}
+  Contents() = default;
 
   /// Whether a dictionary has gained, lost or changed an entry, or a tensor has another storage.
   bool changed() const;
   /// Whether a tensor has another storage.
-  bool moved() const { return storages_.changed(); }
+  bool moved() const;
   template <class Visit>
   int each_object(Visit&& visit) const {
     for (const Dict& dict : dicts_) {
@@ -51,7 +36,7 @@ class Contents {
         if (const int stop = visit(value.ptr())) return stop;
       }
     }
-    for (const nanobind::object& tensor : storages_.tensors()) {
+    for (const auto& [tensor, storage] : storages_) {
       if (const int stop = visit(tensor.ptr())) return stop;
     }
     return 0;
@@ -67,7 +52,7 @@ class Contents {
   static bool differs(const Dict& dict);
 
   std::vector<Dict> dicts_;
-  Storages storages_;
+  std::vector<std::pair<nanobind::object, Word>> storages_;  ///< by tensor
 };
 
 }  // namespace vramx::bind

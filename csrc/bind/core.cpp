@@ -8,6 +8,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+
 #include "abi/vramx.h"
 #include "base/error.hpp"
 #include "bind/bind.hpp"
@@ -223,17 +225,22 @@ void core(nb::module_& module) {
           "address"_a, "Where the card uses the host copy of weights in place, or 0.")
       .def(
           "unpoint",
-          [](Core& core, Address address, Bytes size) { core.pointers().remove({address, size}); },
+          [](Core& core, Address address, Bytes size) { core.pointers().forget({address, size}); },
           "address"_a, "size"_a, "Leaves the storages in a range pointing at the host copy.")
       .def(
           "expose",
           [](Core& core, Address address, Bytes size, bool exposed) {
-            const Pointers::Some found = core.pointers().of({address, size});
-            Pointers::expose(found, exposed);
-            return !found.empty();
+            Pointers::expose(core.pointers().of({address, size}), exposed);
           },
           "address"_a, "size"_a, "exposed"_a,
-          "Says whether the program may write to host copies unseen; returns if there are any.")
+          "Says whether the program may write to the host copies in a range unseen.")
+      .def(
+          "exposed",
+          [](Core& core, Address address) {
+            return std::ranges::any_of(core.pointers().of({address, 1}),
+                                       [](const auto& pointer) { return pointer->exposed; });
+          },
+          "address"_a, "Whether the program may write to the host copy at an address unseen.")
       .def(
           "set_budget",
           [](Core& core, Bytes budget) {

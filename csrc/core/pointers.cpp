@@ -65,11 +65,6 @@ bool Pointers::add(Address object, Range card) {
   return true;
 }
 
-void Pointers::remove(Range card) {
-  for (const auto& pointer : of(card)) pointer->point(pointer->host);
-  forget(card);
-}
-
 void Pointers::forget(Range card) {
   for (const auto& pointer : of(card)) {
     {

@@ -56,9 +56,8 @@ class Pointers {
   /// Returns false, and does nothing, where the host copy has no address. Throws BadConfig where
   /// the object does not show its address.
   bool add(Address object, Range card);
-  /// Lets go of the storages in a range; they point at the host copy from now on.
-  void remove(Range card);
-  /// Lets go of those in a range that are gone themselves.
+  /// Lets go of the storages in a range, which may be gone. Without a lease they point at the host
+  /// copy, and do so from now on.
   void forget(Range card);
   /// Those that hold any byte of a range.
   Some of(Range card) const;

@@ -439,10 +439,13 @@ class Core:
     def unpoint(self, address: int, size: int) -> None:
         """Leaves the storages in a range pointing at the host copy."""
 
-    def expose(self, address: int, size: int, exposed: bool) -> bool:
+    def expose(self, address: int, size: int, exposed: bool) -> None:
         """
-        Says whether the program may write to host copies unseen; returns if there are any.
+        Says whether the program may write to the host copies in a range unseen.
         """
+
+    def exposed(self, address: int) -> bool:
+        """Whether the program may write to the host copy at an address unseen."""
 
     def set_budget(self, budget: int) -> int: ...
     def stats(self) -> Stats: ...

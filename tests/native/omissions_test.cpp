@@ -95,7 +95,7 @@ class Program {
     }
   }
   ~Program() {
-    for (const Weight& weight : all_) core_->pointers().remove(weight.card());
+    for (const Weight& weight : all_) core_->pointers().forget(weight.card());
   }
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;

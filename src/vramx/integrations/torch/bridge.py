@@ -102,7 +102,6 @@ class TorchBridge:
         self.registered = 0
         #: Names and groups of leased modules that are gone.
         self.gone: list[tuple[str, int]] = []
-        self._exposed: set[int] = set()
         self._past_usage: dict[str, ModuleStats] = {}
         self._touches: Touches | None = None
         self._check = check
@@ -323,8 +322,7 @@ class TorchBridge:
         if (found := self._weight_at(address)) is None:
             return
         if not self.core.leased([found]):
-            if self.core.expose(*found, True):
-                self._exposed.add(address)
+            self.core.expose(*found, True)
             return
         for managed in self._modules:
             managed.count_buffer_as_written(address)
@@ -342,12 +340,7 @@ class TorchBridge:
         """Take writes as reported by the program, which reports the next ones too."""
         for address, nbytes in self.core.owned(ranges):
             self.core.expose(address, nbytes, False)
-            self._exposed.discard(address)
         self.forget_digests(ranges)
-
-    def is_exposed(self, address: int) -> bool:
-        """Tell whether the program has the address of weights, as `bytes_taken` noted."""
-        return address in self._exposed
 
     def forget_digests(self, ranges: list[tuple[int, int]]) -> None:
         """Take reported writes out of what checking mode compares."""
@@ -367,8 +360,8 @@ class TorchBridge:
     def describe(self) -> list[str]:
         """Describe the managed modules, a line each, and what of them costs more than it need."""
         lines = [line for managed in self._modules for line in managed.describe()]
-        if self._exposed:
-            nbytes = sum(found[1] for each in self._exposed if (found := self._weight_at(each)))
+        weights = (found for managed in self._modules for found in managed.places.weights())
+        if nbytes := sum(nbytes for start, nbytes in weights if self.core.exposed(start)):
             lines.append(
                 f"{format_size(nbytes)} of weights are copied to the card anew at each use, since "
                 "the program has their addresses: session.written(x) says that it reports writes"

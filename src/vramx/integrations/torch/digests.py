@@ -84,7 +84,7 @@ class Digests:
         for name, weight in self._weights.items():
             known = self._known[name]
             present = self._look(weight)
-            told = known.place is None or self._bridge.is_exposed(known.place[0])
+            told = known.place is None or self._bridge.core.exposed(known.place[0])
             if present.digest != known.digest and present.version == known.version and not told:
                 raise UnreportedWriteError(
                     f"{name} changed and nothing told: call session.written({name}) after "

@@ -52,7 +52,6 @@ class Leases:
         self._core = managed.bridge.core
         self.units: list[Unit] = []
         self._wholes: list[Whole] = []
-        self._called: list[nn.Module] = []
         self._outline: list[object] = []
         self._written = _core.Versions([])
         self._lost = _core.Versions([])
@@ -78,7 +77,7 @@ class Leases:
             holders = [holder for part, _ in parts for holder in _holders(part)]
             name = ".".join(filter(None, (self._managed.name, names[id(each)])))
             unit = Unit(self._managed, each, tensors, holders, name, whole=whole)
-            self._replace_call(each, unit.call)
+            replace_call(each, unit.call)
             return unit
 
         units = {id(part[0]): lease(part[0], [part], whole=False) for part in leased}
@@ -98,11 +97,7 @@ class Leases:
 
     def _call_root(self, module: nn.Module) -> None:
         inner = compiled_call(module) or module._call_impl
-        self._replace_call(module, RootCall(self._managed, self, inner))
-
-    def _replace_call(self, module: nn.Module, call: object) -> None:
-        self._called.append(module)
-        replace_call(module, call)
+        replace_call(module, RootCall(self._managed, self, inner))
 
     def _note_versions(self) -> None:
         units = self.units
@@ -172,11 +167,11 @@ class Leases:
 
     def undo(self) -> None:
         """Give all modules their own calls again."""
-        for module in self._called:
+        if (module := self._managed.module) is not None:
             restore_call(module)
-        for unit in [*self.units, *(whole.unit for whole in self._wholes)]:
+        # All that there are: what was interrupted may have made some that are not known here.
+        for unit in [*self._managed.units]:
             unit.end()
-        self._called.clear()
         self.units.clear()
         self._wholes.clear()
         self._note_versions()

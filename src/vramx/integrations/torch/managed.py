@@ -20,7 +20,7 @@ from vramx.integrations.torch.leases import Leases
 from vramx.integrations.torch.memory import storage_range
 from vramx.integrations.torch.places import Places, rebuild_wrappers
 from vramx.integrations.torch.storages import Placement, storage_key
-from vramx.integrations.torch.tensors import refusal, registered_tensors, tensors_of
+from vramx.integrations.torch.tensors import each_once, refusal, registered_tensors, tensors_of
 from vramx.seeing.usage import ModuleStats
 from vramx.units import format_size
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 #: What is replaced in so many passes in a row is left where it is.
 RESTLESS = 3
+
+#: How many reasons a message gives.
+_LISTED = 5
 
 _owners: weakref.WeakKeyDictionary[nn.Module, TorchBridge] = weakref.WeakKeyDictionary()
 
@@ -65,11 +68,12 @@ def refuse(module: nn.Module, name: str, device: torch.device, *, meta: bool) ->
         if (why := refusal(tensor, device, meta=meta)) is not None
     ]
     if refused:
-        raise ConfigError(
-            f"{name} cannot be managed: "
-            + "; ".join(refused[:5])
-            + (f"; and {len(refused) - 5} more" if len(refused) > 5 else "")
-        )
+        raise ConfigError(f"{name} cannot be managed: {_listed(refused)}")
+
+
+def _listed(reasons: list[str]) -> str:
+    more = len(reasons) - _LISTED
+    return "; ".join(reasons[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _nothing(*_: Any) -> None:
@@ -217,7 +221,7 @@ class ManagedModule:
         module = self.module
         tensors = [] if module is None else list(tensors_of(module).values())
         tensors += [tensor for unit in [*self.units] for tensor in unit.tensors]
-        return list({id(tensor): tensor for tensor in tensors}.values())
+        return each_once(tensors)
 
     def _weights(self, module: nn.Module) -> dict[str, torch.Tensor]:
         return {
@@ -272,7 +276,7 @@ class ManagedModule:
     def _follow(self, module: nn.Module, leases: Leases) -> None:
         tensors = tensors_of(module)
         refused = self._refused(module)
-        shared = Counter(map(storage_key, {id(t): t for t in tensors.values()}.values()))
+        shared = Counter(map(storage_key, each_once(tensors.values())))
         new, left_out, pending = {}, dict(refused), False
         held = set()
         for name, tensor in tensors.items():
@@ -323,10 +327,8 @@ class ManagedModule:
         self.left_out = left_out
         if new:
             warnings.warn(
-                f"vramx does not manage what {self.name} holds now in "
-                + "; ".join(new[:5])
-                + (f"; and {len(new) - 5} more" if len(new) > 5 else "")
-                + ". It is used where it is",
+                f"vramx does not manage what {self.name} holds now in {_listed(new)}. It is used "
+                "where it is",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -404,7 +406,7 @@ class ManagedModule:
             if module is not None and managing_session_of(module) is self.bridge:
                 leases.remember()
             leases.undo()
-        for unit in [*self.units]:
+        for unit in [*self.units]:  # of parts that outlive the module
             unit.end()
         if self._hook is not None:
             self._hook.remove()

@@ -30,6 +30,7 @@ from vramx.integrations.torch.storages import (
     split,
 )
 from vramx.integrations.torch.tensors import (
+    each_once,
     is_wrapper,
     parts_of,
     rebuild,
@@ -108,6 +109,10 @@ class Places:
         """Tell which weights begin at an address: it and their bytes, or None."""
         place = self._places.get(address)
         return place.range if place is not None and place.use is _core.Use.WEIGHTS else None
+
+    def weights(self) -> list[tuple[int, int]]:
+        """List where weights lie: addresses and bytes."""
+        return [place.range for place in self._places.values() if place.use is _core.Use.WEIGHTS]
 
     def is_buffer(self, address: int) -> bool:
         """Tell whether no parameter lies in the place at an address."""
@@ -216,11 +221,10 @@ class Places:
         """
         place = self._places.get(_core.card_address(storage_address(known)))
         storage = tensor.untyped_storage()
-        fits = place is not None and storage.nbytes() == place.nbytes
-        is_alone = COUNTS_USES and tensors_on(storage) == 1 and tensors_on(known) == 0
-        if not fits or not is_alone or place is None:
+        if place is None or storage.nbytes() != place.nbytes:
             return
-        if tensor.device != self._device or not has_version(tensor):
+        is_alone = COUNTS_USES and tensors_on(storage) == 1 and tensors_on(known) == 0
+        if not is_alone or tensor.device != self._device or not has_version(tensor):
             return
         raw: Any = torch.empty(0, dtype=torch.uint8, device=self._device)
         raw.set_(known)
@@ -278,7 +282,7 @@ class Places:
 
 def rebuild_wrappers(module: nn.Module, device: torch.device | None) -> None:
     """Have wrappers say the device of their parts, which is this one if given."""
-    for tensor in {id(t): t for t in registered_tensors(module).values()}.values():
+    for tensor in each_once(registered_tensors(module).values()):
         if not is_wrapper(tensor):
             continue
         there = device or next((part.device for _, part in parts_of(tensor)), tensor.device)

@@ -11,6 +11,7 @@ from torch import nn
 
 from vramx.integrations.torch.internals.layout import has_version
 from vramx.integrations.torch.memory import bytes_of, storage_range, view_like
+from vramx.integrations.torch.tensors import each_once
 
 
 def storage_key(tensor: torch.Tensor) -> Hashable:
@@ -105,7 +106,7 @@ class Storage:
 def shared_storages(tensors: list[torch.Tensor]) -> dict[object, list[torch.Tensor]]:
     """Group tensors by the storage that they lie in, each once; those without bytes by None."""
     found: dict[object, list[torch.Tensor]] = {}
-    for tensor in {id(tensor): tensor for tensor in tensors}.values():
+    for tensor in each_once(tensors):
         found.setdefault(storage_key(tensor), []).append(tensor)
     return found
 

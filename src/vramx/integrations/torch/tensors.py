@@ -7,7 +7,7 @@ them in attributes (bitsandbytes' scales). All that counts for memory is the pla
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,11 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 _DEEPEST = 3
 
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer)
+
+
+def each_once(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """List tensors in their order, those that are there several times once."""
+    return list({id(tensor): tensor for tensor in tensors}.values())
 
 
 def is_wrapper(tensor: torch.Tensor) -> bool:
@@ -141,8 +146,7 @@ def own_tensors(module: nn.Module, *, recurse: bool) -> list[torch.Tensor]:
         Whether those of its parts belong to it too.
     """
     registered = [*module.parameters(recurse=recurse), *module.buffers(recurse=recurse)]
-    found = {id(part): part for tensor in registered for _, part in parts_of(tensor)}
-    return list(found.values())
+    return each_once(part for tensor in registered for _, part in parts_of(tensor))
 
 
 def refusal(tensor: torch.Tensor, device: torch.device, *, meta: bool) -> str | None:

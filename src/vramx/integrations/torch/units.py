@@ -15,7 +15,7 @@ from vramx import _core
 from vramx.integrations.torch.internals.layout import has_version
 from vramx.integrations.torch.internals.own_calls import compiled_before, own_call, restore_call
 from vramx.integrations.torch.memory import storage_range
-from vramx.integrations.torch.tensors import own_tensors
+from vramx.integrations.torch.tensors import each_once, own_tensors
 from vramx.integrations.torch.wholes import least_budget
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ class Unit:
         self.lease([], [])
         if self._finalizer.detach() is not None:
             self._bridge.core.undefine(self.group)
+        self._managed.units.discard(self)
 
     def lease(self, tensors: list[torch.Tensor], parts: list[nn.Module]) -> None:
         """Say what the call uses from now on; what is not in the session's memory is not leased.
@@ -198,7 +199,7 @@ class Unit:
         """Say that the call uses what the module's parts hold now."""
         parts = [part for ref in self._parts if (part := ref()) is not None]
         found = (tensor for part in parts for tensor in own_tensors(part, recurse=False))
-        self.lease(list({id(tensor): tensor for tensor in found}.values()), parts)
+        self.lease(each_once(found), parts)
 
     def note_writes_always(self) -> None:
         """Take what it uses for written at each of its calls, also while one is running."""
