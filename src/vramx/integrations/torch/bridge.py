@@ -205,19 +205,20 @@ class TorchBridge:
         self._check_free(module, name)
         refuse(module, name, self.device, meta=True)
         incoming = incoming_for(module, path, name, strict=strict, dtype=dtype)
-        self._add(ManagedModule(self, module, name, incoming))
+        ManagedModule(self, module, name, incoming)  # which adds itself
 
     def _manage_one(self, module: Any, name: str) -> None:
         self._check_free(module, name)
-        self._add(ManagedModule(self, module, name))
+        ManagedModule(self, module, name)  # which adds itself
 
-    def _add(self, managed: ManagedModule) -> None:
+    def add(self, managed: ManagedModule) -> None:
+        """Know of a module from now on, for as long as it lives."""
         if self.two_copies and not FOUND_LAYOUT and not self._managed:
             warnings.warn(
                 f"torch {torch.__version__} does not keep storages where vramx looks, so weights "
                 "lie in unified memory instead of mapped, which is slower; see vramx doctor",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         self._managed.append(weakref.ref(managed))
         watch(self)

@@ -180,16 +180,17 @@ class ManagedModule:
                 leases = Leases(self)  # which the module's call holds in the end
                 self._leases = weakref.ref(leases)
                 leases.make(module)
+            self._known = {id(each) for each in tensors_of(module).values()}
+            if not isinstance(module, torch.jit.ScriptModule):  # which has no such hooks
+                self._hook = module.register_load_state_dict_pre_hook(_BeforeLoad(self))
+            for each in module.modules():
+                _owners[each] = bridge
+            bridge.add(self)
         except BaseException:
             placement.revoke()
             self.put_back()
             raise
         placement.settle()
-        self._known = {id(each) for each in tensors_of(module).values()}
-        if not isinstance(module, torch.jit.ScriptModule):  # which has no such hooks
-            self._hook = module.register_load_state_dict_pre_hook(_BeforeLoad(self))
-        for each in module.modules():
-            _owners[each] = bridge
 
     @property
     def module(self) -> nn.Module | None:
