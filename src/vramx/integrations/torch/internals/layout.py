@@ -8,6 +8,9 @@ import torch
 
 from vramx import _core
 
+#: A shape of as many axes as a tensor has room for without allocating.
+_MOST_AXES = (1, 1, 1, 1, 4)
+
 
 def has_version(tensor: torch.Tensor) -> bool:
     """Tell whether torch counts a tensor's in-place changes: not so those of inference mode."""
@@ -26,9 +29,10 @@ def find_layout() -> bool:
         Whether it found that.
     """
     with torch.inference_mode(False), torch.no_grad():
-        # A buffer of the program's: of those the storage keeps the address of the bytes once.
-        tensor = torch.frombuffer(bytearray(4), dtype=torch.uint8)
-        return _core.find_layout(tensor, tensor.view(4), tensor.data)
+        # A buffer of the program's: of those the storage keeps the address of the bytes once. With
+        # fewer axes, what a tensor has room for is as earlier objects have left it.
+        tensor = torch.frombuffer(bytearray(4), dtype=torch.uint8).view(_MOST_AXES)
+        return _core.find_layout(tensor, tensor.view(_MOST_AXES), tensor.data)
 
 
 _data_ptr: Any = torch._C.StorageBase.data_ptr  # type: ignore[attr-defined]
