@@ -574,3 +574,28 @@ def test_what_is_used_without_a_call_has_the_right_bits_and_is_counted_where_it_
         assert all(torch.equal(each.weight.clone(), e) for each, e in zip(model, expected))
         touches, moved = session.stats().unleased_touches, session.device.moved_in
         assert touches >= len(model) if memory == "managed" else touches == moved == 0
+
+
+@pytest.mark.parametrize("memory", ["mapped", "managed"])
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda w: w.contiguous(memory_format=torch.channels_last),
+        lambda w: w.mT.reshape(-1),
+        lambda w: w.mT.flatten(),
+        lambda w: w.to(torch.float64),
+        lambda w: w.to(torch.float32, copy=True),
+        lambda w: w.expand(2, *w.shape).contiguous(),
+    ],
+)
+def test_weights_are_read_as_they_are_outside_calls_by_what_copies_at_times(
+    open_session: OpenSession, memory: str, context: Any, read: Callable[..., torch.Tensor]
+) -> None:
+    model = nn.Sequential(*(nn.Conv2d(16, 16, 3) for _ in range(6)))
+    weights = [each.weight.detach().clone() for each in model]
+    with open_session(2 * 8192, block=8192, memory=memory) as session, context():
+        session.manage(model)
+        model(torch.zeros(1, 16, 20, 20))
+        for layer, weight in zip(model, weights):
+            assert torch.equal(read(layer.weight), read(weight))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -34,6 +35,16 @@ def _written(schema: Any, args: Any, kwargs: Any) -> list[Any]:
         for place, argument in enumerate(schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
+
+
+@cache
+def _may_copy(func: Any) -> bool:
+    """Tell whether what counts as a view may copy all the same, as ``contiguous`` does.
+
+    In inference mode torch does not take such operations apart before a mode sees them.
+    """
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+    return bool(func.has_kernel_for_dispatch_key(composite))
 
 
 # What torch notes as a mode is entered and restores as it is left, for the whole process, though
@@ -90,26 +101,32 @@ class Touches(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.is_view:
+        if func.is_view and not _may_copy(func):
             return func(*args, **kwargs)
         # Beneath a mode torch does not count all writes itself.
         written = self._core.owned(_ranges(_written(func._schema, args, kwargs)))
         touched = self._owned((args, kwargs))
         if not touched:
             return self._reported(func(*args, **kwargs), written)
-        if not self._core.leased(touched):
-            self.count += 1
-            if self._warn and any(self._core.host_address(start) for start, _ in touched):
-                warnings.warn(
-                    f"{func} used managed weights outside their modules' calls, which reads them "
-                    "from host memory over the link each time: use them inside "
-                    "`with session.pin(x)`",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+        leased = self._core.leased(touched)
         stream = self._stream()
         self._core.take(touched, stream, True)
         try:
-            return self._reported(func(*args, **kwargs), written)
+            result = func(*args, **kwargs)
         finally:
             self._core.give(touched, stream, True)
+        if not (leased or (func.is_view and _ranges(result) == _ranges(args))):
+            self._note(func, touched)
+        return self._reported(result, written)
+
+    def _note(self, func: Any, touched: list[tuple[int, int]]) -> None:
+        """Count a use outside a lease, and warn of it if asked to."""
+        self.count += 1
+        if self._warn and any(self._core.host_address(start) for start, _ in touched):
+            warnings.warn(
+                f"{func} used managed weights outside their modules' calls, which reads them "
+                "from host memory over the link each time: use them inside "
+                "`with session.pin(x)`",
+                RuntimeWarning,
+                stacklevel=3,
+            )
