@@ -83,7 +83,7 @@ def missed(row: dict[str, Any], budget: int) -> list[str]:
 
 
 def compare(peers: Sequence[str], budget: int, start: Start, report: Report, folder: Path) -> bool:
-    """Run stock torch and vramx, and stock torch in vramx's tiles.
+    """Run stock torch and vramx, and stock torch in vramx's tiles where it takes some.
 
     Parameters
     ----------
@@ -124,7 +124,9 @@ def compare(peers: Sequence[str], budget: int, start: Start, report: Report, fol
             row = row_of(peer, figures, whole, None)
             report.add(row | {"off_whole": difference(output, whole_output)})
             continue
-        if figures["sizes"] != tiled_sizes:
+        if "bands" in figures["sizes"]:
+            tiled_sizes = tiled = None
+        elif figures["sizes"] != tiled_sizes:
             tiled_sizes = figures["sizes"]
             tiled = start("stock-tiled", tiled_sizes, tiled_output)
             if "error" in tiled:
@@ -150,8 +152,13 @@ def line(row: dict[str, Any]) -> str:
     sizes = row["sizes"]
     cut, computed = "whole", "-"
     if sizes is not None:
-        height, width = sizes["tile"]
-        cut = "{tiles} of {}x{}, {overlap} context, {batch} at once".format(width, height, **sizes)
+        if "bands" in sizes:
+            cut = f"bands of {sizes['bands'][0]} rows"
+        else:
+            height, width = sizes["tile"]
+            cut = "{tiles} of {}x{}, {overlap} context, {batch} at once".format(
+                width, height, **sizes
+            )
         computed = format(sizes["pixels"] / 1e6, ".2f") + "M"
     over = "-" if row["over_tiled"] is None else f"{row['over_tiled']:.3f}"
     bits = row.get("off_tiled")

@@ -26,7 +26,8 @@ from processes import NotInstalledError, answer
 from vramx.bench.layers import bytes_of
 from vramx.bench.measuring import host_bytes
 from vramx.pipelines.images import Home, to_planes
-from vramx.pipelines.tiles import Canvas, Grid, cut
+from vramx.pipelines.upscaling.tiles import Canvas, Grid, cut
+from vramx.pipelines.upscaling.ways import InBands
 from vramx_ways import card_for, ways_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -214,15 +215,17 @@ class Vramx(Whole):
 
     def sizes(self) -> dict[str, Any]:
         """Return how a frame is cut."""
-        _, sizes = self.enlarger._ready
-        grid, batch = sizes.plan(self.asked["height"], self.asked["width"])
+        height, width = self.asked["height"], self.asked["width"]
+        way = self.enlarger.forecast(np.zeros((height, width, 3), np.uint8))
+        if isinstance(way, InBands):
+            return {"bands": list(way.order.bands), "pixels": height * width}
         return {
-            "tile": [grid.rows.size, grid.columns.size],
-            "overlap": sizes.overlap,
-            "multiple": sizes.multiple,
-            "batch": min(batch, grid.count),
-            "tiles": grid.count,
-            "pixels": grid.count * grid.area,
+            "tile": [way.grid.rows.size, way.grid.columns.size],
+            "overlap": way.overlap,
+            "multiple": self.enlarger._ready.shape.multiple,
+            "batch": min(way.at_once, way.grid.count),
+            "tiles": way.grid.count,
+            "pixels": way.computed,
         }
 
     def stats(self) -> vramx.Stats:

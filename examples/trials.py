@@ -17,7 +17,7 @@ from tqdm import tqdm
 import vramx
 from restorer import seeded_restorer
 from rrdbnet import SCALE, seeded_upscaler, trained_upscaler
-from vramx.pipelines.tiles import Canvas, Grid, cut, smallest_tile
+from vramx.pipelines.upscaling.tiles import Canvas, Grid, cut, smallest_tile
 
 BLOCK = "2MiB"
 CAPACITY = "8GiB"

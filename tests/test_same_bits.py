@@ -590,7 +590,10 @@ def test_what_is_used_without_a_call_has_the_right_bits_and_is_counted_where_it_
     ],
 )
 def test_weights_are_read_as_they_are_outside_calls_by_what_copies_at_times(
-    open_session: OpenSession, memory: str, context: Any, read: Callable[..., torch.Tensor]
+    open_session: Callable[..., vramx.Session],
+    memory: str,
+    context: Any,
+    read: Callable[..., torch.Tensor],
 ) -> None:
     model = nn.Sequential(*(nn.Conv2d(16, 16, 3) for _ in range(6)))
     weights = [each.weight.detach().clone() for each in model]

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import vramx
-from vramx.pipelines.footprint import peak_bytes
-from vramx.pipelines.sizing import LARGEST_TILE, Sizes
-from vramx.pipelines.tiles import Grid, cut, smallest_tile
+from vramx.pipelines.upscaling.footprint import peak_bytes
+from vramx.pipelines.upscaling.reach import measure_reach
+from vramx.pipelines.upscaling.sizing import Rates, Sizes
+from vramx.pipelines.upscaling.tiles import Grid, cut, smallest_tile, tile_of_count
 
 from .networks import Glare, enlarger, seeded, strided
 
@@ -118,25 +119,54 @@ def test_tiles_cover_a_side_and_count_one_in_sum_and_nothing_near_their_inner_ed
     width=st.integers(1, 3000),
     overlap=st.integers(0, 40),
     multiple=st.sampled_from([1, 2, 8]),
-    pixels=st.integers(1, 2_500_000),
+    pixels=st.integers(2500, 2_500_000),
 )
-def test_chosen_tiles_are_no_larger_than_the_square_and_together_no_more(
+def test_chosen_tiles_fit_and_no_even_grid_of_those_that_fit_computes_less(
     height: int, width: int, overlap: int, multiple: int, pixels: int
 ) -> None:
-    sizes = Sizes(None, None, overlap, multiple, pixels)
-    grid, batch = sizes.plan(height, width)
-    square = Grid(*(cut(side, sizes.side, overlap, multiple) for side in (height, width)))
-    assert grid.area <= max(sizes.side**2, square.area)
-    assert grid.count * grid.area <= square.count * square.area
+    sizes = Sizes(None, None, multiple, pixels)
+    grid, batch = sizes.plan(height, width, overlap, Rates(0, 1))
+    most = sizes.side(overlap) ** 2
+    least = smallest_tile(overlap, multiple)
+    assert grid.area <= max(pixels, least**2)
     assert batch == 1 or batch * grid.area <= pixels
     for one, side in ((grid.rows, height), (grid.columns, width)):
         assert side <= one.padded < side + multiple
+    for down in (1, 2, 3, 5, 8):
+        for across in (1, 2, 3, 5, 8):
+            tall, wide = (
+                tile_of_count(side, count, overlap, multiple)
+                for side, count in ((height, down), (width, across))
+            )
+            if tall * wide <= most:
+                other = Grid(
+                    cut(height, tall, overlap, multiple), cut(width, wide, overlap, multiple)
+                )
+                rounding = 2 * grid.count * multiple * (grid.rows.size + grid.columns.size)
+                assert grid.count * grid.area <= other.count * other.area + rounding
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    size=st.tuples(st.integers(100, 2000), st.integers(100, 2000)),
+    overlap=st.integers(0, 40),
+    pixels=st.integers(10_000, 500_000),
+)
+def test_where_launches_take_the_time_fewer_tiles_are_chosen(
+    size: tuple[int, int], overlap: int, pixels: int
+) -> None:
+    sizes = Sizes(None, 1, 1, pixels)
+    by_pixels, by_tiles = (
+        sizes.plan(*size, overlap, rates)[0] for rates in (Rates(0, 1), Rates(1, 0))
+    )
+    assert by_tiles.count <= by_pixels.count
+    assert by_tiles.count * by_tiles.area >= by_pixels.count * by_pixels.area
 
 
 def test_a_frame_that_fits_goes_through_whole_and_asked_for_tiles_are_kept() -> None:
-    grid, _ = Sizes(None, None, 32, 2, 2_100_000).plan(1080, 1920)
+    grid, _ = Sizes(None, None, 2, 2_100_000).plan(1080, 1920, 32, Rates(0, 1))
     assert (grid.count, grid.area) == (1, 1080 * 1920)
-    grid, _ = Sizes(256, None, 32, 2, 2_100_000).plan(1080, 1920)
+    grid, _ = Sizes(256, None, 2, 2_100_000).plan(1080, 1920, 32, Rates(0, 1))
     assert (grid.rows.size, grid.columns.size) == (256, 256)
 
 
@@ -157,11 +187,13 @@ def test_seams_of_a_network_that_sees_everything_are_measured() -> None:
         assert torch.equal(sr(picture), whole(model, picture, 1))
 
 
-def test_the_overlap_is_found_by_how_far_a_change_is_seen() -> None:
+def test_the_overlap_is_found_by_how_far_a_cut_is_seen() -> None:
     reaches = []
+    picture = torch.rand(3, 300, 280, generator=torch.Generator().manual_seed(1))
     for model in (nn.Upsample(scale_factor=3), nn.AvgPool2d(11, 1, 5), Glare()):
-        with enlarging(model) as sr:
-            reaches.append(sr.overlap)
+        with enlarging(model, batch=2) as sr:
+            made = measure_reach(model, picture, sr._ready.shape, 0.5 / 255)
+            reaches.append(made)
     assert reaches[0] == 0
     assert reaches[1] == 5
     assert reaches[2] > 32
@@ -177,22 +209,19 @@ def test_the_scale_is_found(scale: int) -> None:
 # Budgets
 
 
-def test_the_tile_grows_with_the_budget_and_what_it_takes_fits_beside_the_weights() -> None:
-    model = enlarger(4, features=16)
+def test_a_picture_goes_whole_if_and_only_if_what_it_takes_fits_beside_the_weights() -> None:
+    model = Unseen(enlarger(4, features=16))
     weights = sum(p.nbytes for p in model.parameters())
-    sides = []
     for budget in (4 * 2**20, 16 * 2**20, 64 * 2**20):
-        with enlarging(model, budget) as sr:
-            side = sr.tile
+        with enlarging(model, budget, overlap=6) as sr:
+            side = sr._ready.sizes.side(6)
             with torch.inference_mode():
                 peak, _ = peak_bytes(model, torch.rand(1, 3, side, side))
-            assert peak + weights <= budget
-            if side < LARGEST_TILE:
                 grown, _ = peak_bytes(model, torch.rand(1, 3, 2 * side, 2 * side))
-                assert grown + weights > budget
-            sides.append(side)
+            assert peak + weights <= budget < grown + weights
+            assert sr.forecast(torch.rand(3, side, side)).share == 1
+            assert sr.forecast(torch.rand(3, 2 * side, 2 * side)).share > 1
             assert sr.session.stats().peak_resident <= budget
-    assert sides == sorted(set(sides))
 
 
 def test_what_a_network_takes_is_counted_while_it_lives() -> None:
@@ -206,6 +235,17 @@ def test_what_a_network_takes_is_counted_while_it_lives() -> None:
     assert peak_bytes(chain, x)[0] == 2 * x.nbytes
     assert peak_bytes(lambda x: torch.cat([x + 1, x + 2]).sum(), x)[0] == 4 * x.nbytes
     assert peak_bytes(lambda x: x.view(-1).add_(1), x)[0] == 0
+
+
+class Unseen(nn.Module):
+    """A network that cannot be traced."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) if x.shape[0] else x
 
 
 class Narrow(nn.Module):
@@ -237,7 +277,7 @@ def test_out_of_memory_halves_what_goes_at_once_and_is_remembered(
     with enlarging(model, "256MiB", overlap=6, **sizes) as sr:
         model.most = 5000
         model.calls.clear()
-        with pytest.warns(RuntimeWarning, match="did not fit: going on with"):
+        with pytest.warns(RuntimeWarning, match="did not fit .*: going on in"):
             got = sr(picture)
         assert (got - wanted).abs().max() <= ROUNDING
         refused = [pixels for pixels in model.calls if pixels > 5000]

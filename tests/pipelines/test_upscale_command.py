@@ -78,7 +78,9 @@ def test_a_picture_is_what_the_library_makes_of_it_and_json_tells_what_was_done(
 def test_tiles_and_batches_are_as_asked(small: Path, tmp_path: Path) -> None:
     options = ("--tile", 32, "--overlap", 6, "--batch", 2, "--policy", "lru")
     found = told(upscale(small, tmp_path / "large.png", "--json", *options))
-    assert (found["tile"], found["overlap"]) == (32, 6)
+    made = found["files"][0]
+    assert (made["way"], made["tile"], made["overlap"]) == ("tiles", [32, 32], 6)
+    assert made["share"] > 1
 
 
 def test_weights_from_a_file_are_used(small: Path, tmp_path: Path) -> None:
@@ -272,4 +274,4 @@ def test_a_bar_is_shown_at_a_terminal_only(small: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, shown
     assert json.loads(done.stdout)["files"]
     assert b"small.png" in shown
-    assert b"tile" in shown
+    assert b"px/s, whole]" in shown

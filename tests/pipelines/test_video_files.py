@@ -631,7 +631,10 @@ def test_other_weights_or_tiles_do_not_go_on_with_a_job(
     other = Stopping(3, 3, 1)
     with pytest.raises(vramx.MediaError, match="model: Stopping"):
         enlarge(other, 32)
-    with pytest.raises(vramx.MediaError, match="tile: 32x32, overlap 0 there, 24x24"):
+    with pytest.raises(
+        vramx.MediaError,
+        match="sizes: in tiles of 32 pixels with 0 of context there, in tiles of 24",
+    ):
         enlarge(model, 24)
     enlarge(model, 32)
     assert len(read_clip(folder / "out.mp4").frames) == COUNT

@@ -145,8 +145,6 @@ def _tell(enlarger: SuperResolution, result: FolderResult, seconds: float) -> di
     return {
         "device": enlarger.session.device.name,
         "scale": enlarger.scale,
-        "tile": enlarger.tile,
-        "overlap": enlarger.overlap,
         "files": [
             {
                 "source": str(each.source),
@@ -156,6 +154,7 @@ def _tell(enlarger: SuperResolution, result: FolderResult, seconds: float) -> di
                 "width": each.size[0],
                 "height": each.size[1],
                 "seconds": each.seconds,
+                **({} if each.way is None else each.way.figures()),
             }
             for each in result.made
         ],
@@ -172,8 +171,12 @@ def _tell(enlarger: SuperResolution, result: FolderResult, seconds: float) -> di
 def _write(told: dict[str, Any]) -> None:
     for each in told["files"]:
         frames = f", {each['frames']} frames" if each["kind"] == "video" else ""
+        way = f", {each['way']}" if "way" in each else ""
+        if each.get("share", 1) > 1:
+            way += f" that compute {each['share']:.2f} times its pixels"
         click.echo(
-            f"{each['target']}: {each['width']}x{each['height']}{frames} in {each['seconds']:.1f} s"
+            f"{each['target']}: {each['width']}x{each['height']}{frames}{way} "
+            f"in {each['seconds']:.1f} s"
         )
     for name in told["skipped"]:
         click.echo(f"{name}: was there already")

@@ -1,11 +1,11 @@
-"""Enlarging pictures with one network, tile by tile, in a budget."""
+"""Enlarging pictures with one network in a budget."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,20 +16,26 @@ from torch import nn
 from vramx.errors import SessionClosedError
 from vramx.pipelines.chain import Pipeline, as_count
 from vramx.pipelines.files import check_paths
-from vramx.pipelines.footprint import OUT_OF_MEMORY, Shape, find_shape, measure
 from vramx.pipelines.images import ON_CPU, Home, Planes, is_picture, to_planes
-from vramx.pipelines.networks import device_of, digest, dtype_of, evaluating
-from vramx.pipelines.sizing import Sizes, bytes_beside_tiles, room_for_activations
+from vramx.pipelines.networks import channels_last, device_of, digest, dtype_of, evaluating
 from vramx.pipelines.stage import Stage
-from vramx.pipelines.tiles import Canvas, Grid
 from vramx.pipelines.upscalers import as_network
+from vramx.pipelines.upscaling.engine import Engine
+from vramx.pipelines.upscaling.footprint import bytes_per_pixel, find_shape
+from vramx.pipelines.upscaling.reach import invisible
+from vramx.pipelines.upscaling.sizing import (
+    WHOLE,
+    Sizes,
+    bytes_beside_bands,
+    bytes_beside_tiles,
+    room_for_activations,
+)
+from vramx.pipelines.upscaling.ways import Count, Way
 from vramx.session import Session
 from vramx.units import format_size
 
 #: What pictures may take where nothing is managed and so no budget is known.
 _WITHOUT_BUDGET = 2**30
-#: The side of a tile that no picture is larger than, in strides.
-_WHOLE = 2**20
 
 
 class SuperResolution:
@@ -39,8 +45,6 @@ class SuperResolution:
     ----------
     scale : int
         How much larger pictures become.
-    overlap : int
-        The context in pixels that is thrown away at the inner edges of tiles.
     """
 
     def __init__(
@@ -55,24 +59,22 @@ class SuperResolution:
         session: Session | None,
         options: Mapping[str, Any],
     ) -> None:
-        network = as_network(model)
+        self._network = network = as_network(model)
         self._scale = network.scale if scale is None else as_count(scale, "scale")
         self._multiple = network.multiple if multiple is None else as_count(multiple, "multiple")
         self._tile = None if tile == "auto" else as_count(tile, "tile")
         self._batch = network.batch if batch == "auto" else as_count(batch, "batch")
         self._whole = network.whole and self._tile is None
-        self._overlap = None if overlap == "auto" else overlap
-        if self._overlap != 0 and self._overlap is not None:
-            as_count(self._overlap, "overlap")
+        self._overlap = _as_overlap(overlap)
         self._model = network.module
         self._scope = contextlib.ExitStack()
-        stage = Stage(network.call, () if network.call is network.module else [network.module])
+        self._given = session
+        stage = Stage(_do, [network.module])
         self._chain = Pipeline({"enlarge": stage}, session=session, batch=1, options=options)
-        self._count_tiles: Callable[[int, int], None] = _nothing
+        self._count: Count = _nothing
         self._device = torch.device("cpu")
         self._dtype = torch.float32
-        self._shape: Shape | None = None
-        self._sizes: Sizes | None = None
+        self._engine: Engine | None = None
         self._home = ON_CPU
 
     @property
@@ -83,40 +85,24 @@ class SuperResolution:
     @property
     def scale(self) -> int:
         """How much larger pictures become."""
-        return self._ready[0].scale
+        return self._ready.shape.scale
 
     @property
-    def overlap(self) -> int:
-        """The context in pixels that is thrown away at the inner edges of tiles."""
-        return self._ready[1].overlap
-
-    @property
-    def tile(self) -> int:
-        """The side of tiles now, in pixels of the input; smaller pictures are one tile.
-
-        Where vramx chooses, tiles are rectangles of at most that square's pixels.
-        """
-        return self._ready[1].side
-
-    @property
-    def _ready(self) -> tuple[Shape, Sizes]:
-        if self._shape is None or self._sizes is None:
+    def _ready(self) -> Engine:
+        if self._engine is None:
             raise SessionClosedError("super_resolution works inside its scope: `with … as sr:`")
-        return self._shape, self._sizes
+        return self._engine
 
     def __enter__(self) -> SuperResolution:
-        self._chain.__enter__()
-        try:
-            self._scope.enter_context(evaluating(self._model))
-            self._device = device_of(self._chain.session)
+        with contextlib.ExitStack() as scope:
+            scope.enter_context(evaluating(self._model))
             self._dtype = dtype_of(self._model)
-            self._shape = find_shape(
-                self._chain, self._place, scale=self._scale, multiple=self._multiple
-            )
-            self._sizes = self._choose_sizes(self._shape)
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
+            if self._dtype.itemsize < 4:
+                scope.enter_context(channels_last(self._model, self._given))
+            scope.enter_context(self._chain)
+            self._device = device_of(self._chain.session)
+            self._engine = self._build_engine()
+            self._scope = scope.pop_all()
         return self
 
     def __exit__(
@@ -125,25 +111,39 @@ class SuperResolution:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._shape = self._sizes = None
-        self._scope.close()
-        self._chain.__exit__(kind, error, trace)
+        self._engine = None
+        self._scope.__exit__(kind, error, trace)
 
     def _place(self, x: torch.Tensor) -> torch.Tensor:
-        return x.to(self._device, self._dtype)
+        half = self._device.type == "cuda" and self._dtype.itemsize < 4
+        layout = torch.channels_last if half else torch.contiguous_format
+        return x.to(self._device, self._dtype).contiguous(memory_format=layout)
 
-    def _choose_sizes(self, shape: Shape) -> Sizes:
-        overlap, pixels = self._overlap, 0
+    def _call(self, x: torch.Tensor) -> Any:
+        return self._chain(partial(self._network.call, x))
+
+    def _build_engine(self) -> Engine:
+        shape = find_shape(self._call, self._place, scale=self._scale, multiple=self._multiple)
         budget = self._chain.session.stats().budget or _WITHOUT_BUDGET
         room = room_for_activations(budget, _weight_bytes(self._model))
-        self._home = Home(self._device, room // (2 * bytes_beside_tiles(shape.scale)))
-        if overlap is None or self._tile is None or self._batch is None:
-            footprint = measure(self._chain, self._place, shape)
-            overlap = footprint.reach if overlap is None else overlap
-            pixels = int(room / max(footprint.bytes_per_pixel, 1))
-        assert isinstance(overlap, int)
-        tile = _WHOLE * shape.multiple if self._whole else self._tile
-        return Sizes(tile, self._batch, overlap, shape.multiple, pixels)
+        pixels = 0
+        if self._tile is None or self._batch is None:
+            pixels = int(room / bytes_per_pixel(self._call, self._place, shape))
+        tile = WHOLE * shape.multiple if self._whole else self._tile
+        sizes = Sizes(tile, self._batch, shape.multiple, pixels)
+        engine = Engine(
+            self._network,
+            call=self._call,
+            within=self._chain,
+            place=self._place,
+            shape=shape,
+            sizes=sizes,
+            overlap=self._overlap,
+            room=room,
+        )
+        beside = bytes_beside_tiles if engine.in_tiles else bytes_beside_bands
+        self._home = Home(self._device, room // (2 * beside(shape.scale)))
+        return engine
 
     def __call__(self, x: Any) -> Any:
         """Enlarge a picture, or an iterable of them.
@@ -171,27 +171,38 @@ class SuperResolution:
             return self._stream(x)
         return next(self._stream([x]))
 
-    def _stream(self, pictures: Iterable[Any]) -> Iterator[Any]:
-        for group in self._groups(to_planes(each, self._home) for each in pictures):
-            colours = self._enlarge(torch.cat([each.colour for each in group])).clamp_(0, 1)
+    def _stream(
+        self, pictures: Iterable[Any], ways: dict[torch.Size, Way] | None = None
+    ) -> Iterator[Any]:
+        ways = {} if ways is None else ways
+        planes = (to_planes(each, self._home) for each in pictures)
+        for group in self._groups(planes, ways):
+            made = self._enlarge(group[0], torch.cat([each.colour for each in group]), ways)
             while group:
-                planes = group.pop(0)
-                count = len(planes.colour)
-                yield planes.restore(self._with_alpha(colours[:count], planes.alpha))
-                colours = colours[count:]
+                each = group.pop(0)
+                count = len(each.colour)
+                yield each.restore_steps(self._with_alpha(made[:count], each))
+                made = made[count:]
 
-    def _groups(self, pictures: Iterator[Planes]) -> Iterator[list[Planes]]:
-        """Gather pictures of one size that fit a batch."""
+    def _groups(
+        self, pictures: Iterator[Planes], ways: dict[torch.Size, Way]
+    ) -> Iterator[list[Planes]]:
+        """Gather pictures of one size and kind that go through at once."""
         group: list[Planes] = []
         room = 0
         for planes in pictures:
-            size = planes.colour.shape[1:]
-            if group and (size != group[0].colour.shape[1:] or room < len(planes.colour)):
+            shape = planes.colour.shape[1:]
+            if group and not (
+                shape == group[0].colour.shape[1:]
+                and planes.white == group[0].white
+                and room >= len(planes.colour)
+            ):
                 yield group
                 group = []
             if not group:
-                grid, batch = self._ready[1].plan(*size[1:])
-                room = batch // grid.count
+                if shape not in ways:
+                    ways[shape] = self._way(planes)
+                room = ways[shape].pictures
             group.append(planes)
             room -= len(planes.colour)
             if room <= 0:
@@ -200,63 +211,48 @@ class SuperResolution:
         if group:
             yield group
 
-    def _with_alpha(self, colour: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
+    def _way(self, planes: Planes) -> Way:
+        return self._ready.way(planes.colour, invisible(planes.white))
+
+    def _enlarge(
+        self, kind: Planes, pictures: torch.Tensor, ways: dict[torch.Size, Way]
+    ) -> torch.Tensor:
+        return self._ready.enlarge(
+            pictures,
+            invisible(kind.white),
+            lambda values: kind.steps(values.clamp(0, 1)),
+            self._count,
+            ways,
+        )
+
+    def _with_alpha(self, colour: torch.Tensor, planes: Planes) -> torch.Tensor:
+        alpha = planes.alpha
         if alpha is None:
             return colour
         if self.scale != 1:
             alpha = nn.functional.interpolate(
                 alpha, size=colour.shape[-2:], mode="bicubic", align_corners=False
             ).clamp(0, 1)
-        return torch.cat((colour, alpha), dim=1)
+        return torch.cat((colour, planes.steps(alpha)), dim=1)
 
-    def _enlarge(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Enlarge ``(n, 1 or 3, height, width)``, with less at once when memory runs out."""
-        shape, sizes = self._ready
-        planes = len(pictures) * (pictures.shape[1] if shape.channels == 1 else 1)
-        while True:
-            grid, batch = sizes.plan(*pictures.shape[-2:])
-            batch = min(batch, planes * grid.count)
-            try:
-                return self._enlarge_tiles(pictures, grid, batch)
-            except OUT_OF_MEMORY as error:
-                if not sizes.shrink(grid, batch):
-                    raise
-                why = str(error).splitlines()[0]
-            smaller, fewer = sizes.plan(*pictures.shape[-2:])
-            warnings.warn(
-                f"{batch} tiles of {_size(grid)} at once did not fit: going on with {fewer} of "
-                f"{_size(smaller)} ({why})",
-                RuntimeWarning,
-                stacklevel=4,
-            )
+    def forecast(self, picture: Any) -> Way:
+        """Tell how a picture would go through.
 
-    def _enlarge_tiles(self, pictures: torch.Tensor, grid: Grid, batch: int) -> torch.Tensor:
-        """Enlarge ``(n, 1 or 3, height, width)`` in tiles."""
-        shape, _ = self._ready
-        count, colours = pictures.shape[:2]
-        # A network of one channel sees colours as pictures; one of three sees grey as colours.
-        planes = pictures.flatten(0, 1)[:, None] if shape.channels == 1 else pictures
-        planes = planes.expand(-1, shape.channels, -1, -1)
-        canvas = Canvas(grid, shape.channels, shape.scale, len(planes), pictures.device)
-        tiles = (
-            (number, place, tile)
-            for number, picture in enumerate(planes)
-            for place, tile in enumerate(grid.tiles(picture))
-        )
-        total = len(planes) * grid.count
-        self._count_tiles(0, total)
-        while group := [*itertools.islice(tiles, batch)]:
-            made = self._chain(self._place(torch.stack([tile for _, _, tile in group])))
-            for (number, place, _), tile in zip(group, made):
-                canvas.add(place, tile, number)
-            self._count_tiles(len(group), total)
-        result = canvas.pictures()
-        if shape.channels == 1:
-            return result.view(count, colours, *result.shape[-2:])
-        return result if colours == shape.channels else result.mean(1, keepdim=True)
+        Parameters
+        ----------
+        picture : PIL.Image.Image, numpy.ndarray or torch.Tensor
+            What `vramx.super_resolution` takes.
+
+        Returns
+        -------
+        InTiles or InBands
+            Its ``describe()`` says it in words, its ``share`` how many pixels are computed over the
+            picture's own.
+        """
+        return self._way(to_planes(picture, self._home))
 
     def seam_error(self, picture: Any) -> float:
-        """Measure how much the tiles' edges show in a picture.
+        """Measure how much the edges of tiles or bands show in a picture.
 
         It is enlarged twice, with the seams of one where the other's tiles have their middles.
 
@@ -268,17 +264,22 @@ class SuperResolution:
         Returns
         -------
         float
-            The largest difference of a value, where white is 1. Zero where one tile is enough;
-            about 1e-6, from rounding, where the overlap covers what the network looks at.
+            The largest difference of a value, where white is 1. Zero where the picture goes through
+            whole; from rounding about 1e-6 in float32 and some steps of 255 in half precision where
+            the overlap covers what the network looks at.
         """
-        _, sizes = self._ready
-        colour = to_planes(picture, self._home).colour
-        once = self._enlarge(colour)
-        grid, batch = sizes.plan(*colour.shape[-2:], shifted=True)
-        if grid.count == 1:
-            return 0.0
-        again = self._enlarge_tiles(colour, grid, batch)
-        return (once.clamp(0, 1) - again.clamp(0, 1)).abs().max().item()
+        engine, planes = self._ready, to_planes(picture, self._home)
+        tolerance = invisible(planes.white)
+        made = [
+            engine.run(
+                engine.way(planes.colour, tolerance, shifted=shifted),
+                planes.colour,
+                lambda values: values.clamp(0, 1),
+                _nothing,
+            )
+            for shifted in (False, True)
+        ]
+        return (made[0] - made[1]).abs().max().item()
 
     def enlarge_picture(
         self,
@@ -287,7 +288,7 @@ class SuperResolution:
         *,
         overwrite: bool = False,
         progress: bool = False,
-    ) -> None:
+    ) -> Way:
         """Enlarge a picture in a file.
 
         Parameters
@@ -301,6 +302,11 @@ class SuperResolution:
             Whether the target may exist.
         progress : bool
             Whether to show a bar on standard error.
+
+        Returns
+        -------
+        InTiles or InBands
+            How the picture went through; see `forecast`.
 
         Raises
         ------
@@ -316,29 +322,32 @@ class SuperResolution:
         check_paths(source, target, overwrite=overwrite)
         writable_format(target)
         picture = load_picture(source)
-        with self._tile_bar(progress, source.name):
-            enlarged = self(picture)
+        ways: dict[torch.Size, Way] = {}
+        with self._bar(progress, source.name, ways):
+            enlarged = next(self._stream([picture], ways))
         save_picture(enlarged, target)
+        return next(iter(ways.values()))
 
     @contextlib.contextmanager
-    def _tile_bar(self, shown: bool, name: str) -> Iterator[None]:
+    def _bar(self, shown: bool, name: str, ways: dict[torch.Size, Way]) -> Iterator[None]:
         if not shown:
             yield
             return
         from tqdm import tqdm
 
-        with tqdm(unit="tile", desc=name) as bar:
+        with tqdm(unit="px", unit_scale=True, desc=name) as bar:
 
             def count(done: int, total: int) -> None:
                 if done == 0:
                     bar.reset(total)
+                    bar.set_postfix_str(next(iter(ways.values())).describe())
                 bar.update(done)
 
-            self._count_tiles = count
+            self._count = count
             try:
                 yield
             finally:
-                self._count_tiles = _nothing
+                self._count = _nothing
 
     def enlarge_video(
         self,
@@ -388,14 +397,12 @@ class SuperResolution:
         """
         from vramx.pipelines.video import VideoSource, transform_video
 
-        shape, sizes = self._ready
+        engine = self._ready
         video = VideoSource(Path(source))
-        grid, batch = sizes.plan(video.height, video.width)
         identity = {
             "model": f"{type(self._model).__name__} {digest(self.session, self._model)}",
-            "scale": str(shape.scale),
-            "tile": f"{_size(grid)}, overlap {sizes.overlap}",
-            "batch": str(batch),
+            "scale": str(engine.shape.scale),
+            "sizes": engine.describe(),
             "put together on": self._home.of(video.height * video.width).type,
         }
         return transform_video(
@@ -418,22 +425,25 @@ class SuperResolution:
         str
             The session's report, then the scale and the tiles.
         """
-        shape, sizes = self._ready
-        tiles = f"in tiles of {sizes.side} pixels with {sizes.overlap} of context"
-        if self._whole and not sizes.shrunk:
-            tiles = "pictures whole"
+        engine = self._ready
         return (
-            f"{self._chain.report()}\n  {shape.scale} times as large, {tiles}; weights of "
-            f"{format_size(_weight_bytes(self._model))}"
+            f"{self._chain.report()}\n  {engine.shape.scale} times as large, "
+            f"{engine.describe()}; weights of {format_size(_weight_bytes(self._model))}"
         )
+
+
+def _as_overlap(overlap: int | str) -> int | None:
+    if overlap == "auto":
+        return None
+    return 0 if overlap == 0 and overlap is not False else as_count(overlap, "overlap")
+
+
+def _do(job: Callable[[], Any]) -> Any:
+    return job()
 
 
 def _nothing(done: int, total: int) -> None:
     """Take no notice."""
-
-
-def _size(grid: Grid) -> str:
-    return f"{grid.columns.size}x{grid.rows.size}"
 
 
 def _weight_bytes(model: nn.Module) -> int:

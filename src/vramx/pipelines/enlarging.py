@@ -12,6 +12,7 @@ from vramx.errors import ConfigError, Error, MediaError
 
 if TYPE_CHECKING:
     from vramx.pipelines.enlarger import SuperResolution
+    from vramx.pipelines.upscaling.ways import Way
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Enlarged:
         The target's width and height in pixels.
     seconds : float
         How long it took, decoding and encoding included.
+    way : InTiles or InBands, optional
+        How a picture went through the network.
     """
 
     source: Path
@@ -38,6 +41,7 @@ class Enlarged:
     frames: int
     size: tuple[int, int]
     seconds: float
+    way: Way | None = None
 
 
 @dataclass
@@ -111,8 +115,9 @@ def enlarge_file(
 
     check_paths(source, target, overwrite=overwrite)
     begun = time.perf_counter()
+    way = None
     if is_picture_file(source):
-        enlarger.enlarge_picture(source, target, overwrite=overwrite, progress=progress)
+        way = enlarger.enlarge_picture(source, target, overwrite=overwrite, progress=progress)
         kind, frames, size = "picture", 1, picture_size(target)
     else:
         frames = enlarger.enlarge_video(
@@ -120,7 +125,7 @@ def enlarge_file(
         )
         made = VideoSource(target)
         kind, size = "video", (made.width, made.height)
-    return Enlarged(source, target, kind, frames, size, time.perf_counter() - begun)
+    return Enlarged(source, target, kind, frames, size, time.perf_counter() - begun, way)
 
 
 def enlarge_folder(

@@ -53,13 +53,25 @@ class Planes:
         Of shape ``(n, 1 or 3, height, width)``, from 0 to 1.
     alpha : torch.Tensor or None
         Of shape ``(n, 1, height, width)``.
-    restore : callable
-        Makes what was given from ``(n, channels, height, width)`` on any device, alpha last.
+    white : float
+        What white is in what was given: 255, 65535 or 1.
+    restore_steps : callable
+        Makes what was given from what `steps` gives, ``(n, channels, height, width)``, on any
+        device, alpha last.
     """
 
     colour: torch.Tensor
     alpha: torch.Tensor | None
-    restore: Callable[[torch.Tensor], Any]
+    white: float
+    restore_steps: Callable[[torch.Tensor], Any]
+
+    def steps(self, values: torch.Tensor) -> torch.Tensor:
+        """Return values from 0 to 1 in the steps that it has; bytes where they are bytes."""
+        return _steps(values, self.white)
+
+    def restore(self, values: torch.Tensor) -> Any:
+        """Make what was given from values from 0 to 1, ``(n, channels, height, width)``."""
+        return self.restore_steps(self.steps(values))
 
 
 def is_picture(x: Any) -> bool:
@@ -134,7 +146,7 @@ def _divide(
             )
         planes = planes.clamp(0, 1)
     colours, has_alpha = _COLOURS[channels]
-    return Planes(planes[:, :colours], planes[:, colours:] if has_alpha else None, restore)
+    return Planes(planes[:, :colours], planes[:, colours:] if has_alpha else None, white, restore)
 
 
 def _steps(values: torch.Tensor, white: float) -> torch.Tensor:
@@ -160,7 +172,7 @@ def _from_numpy(x: npt.NDArray[Any], home: Home) -> Planes:
     )
 
     def restore(result: torch.Tensor) -> npt.NDArray[Any]:
-        turned = _steps(result[0], white).permute(1, 2, 0).contiguous().cpu().numpy()
+        turned = result[0].permute(1, 2, 0).contiguous().cpu().numpy()
         return (turned[:, :, 0] if flat else turned).astype(x.dtype, copy=False)
 
     placed = torch.from_numpy(pixels).to(home.of(x.shape[0] * x.shape[1]))
@@ -181,7 +193,7 @@ def _from_torch(x: torch.Tensor, home: Home) -> Planes:
     single = x.ndim == 3
 
     def restore(result: torch.Tensor) -> torch.Tensor:
-        pixels = _steps(result, white).to(x.device).to(x.dtype)
+        pixels = result.to(x.device).to(x.dtype)
         return pixels[0] if single else pixels
 
     pixels = x.detach().to(home.of(x.shape[-2:].numel()))
@@ -208,8 +220,8 @@ def _from_pil(image: Any, home: Home) -> Planes:
     kept = {key: image.info[key] for key in _KEPT if key in image.info}
 
     def restore(result: torch.Tensor) -> Any:
-        made = Image.fromarray(planes.restore(result))
+        made = Image.fromarray(planes.restore_steps(result))
         made.info.update(kept)
         return made
 
-    return Planes(planes.colour, planes.alpha, restore)
+    return Planes(planes.colour, planes.alpha, planes.white, restore)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from vramx.errors import ConfigError
 from vramx.session import Session
 
 
@@ -41,6 +42,63 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextlib.contextmanager
+def channels_last(module: nn.Module, session: Session | None) -> Iterator[None]:
+    """Keep the weights of convolutions with their channels last for a scope.
+
+    So cards compute with them in half precision; otherwise each call turns them anew.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Whose convolutions.
+    session : Session, optional
+        An open session, which may manage the module already; it does so again. A part of what
+        it manages stays as it is.
+
+    Raises
+    ------
+    InUseError
+        If the module is managed and running.
+    """
+    turned = [
+        each.weight
+        for each in module.modules()
+        if isinstance(each, nn.Conv2d)
+        and each.weight.is_contiguous()
+        and not each.weight.is_contiguous(memory_format=torch.channels_last)
+    ]
+    _lay_out(module, session, turned, torch.channels_last)
+    try:
+        yield
+    finally:
+        _lay_out(module, session, turned, torch.contiguous_format)
+
+
+def _lay_out(
+    module: nn.Module,
+    session: Session | None,
+    weights: list[torch.Tensor],
+    layout: torch.memory_format,
+) -> None:
+    if session is None or session.closed or not session.manages(module):
+        _turn(weights, layout)
+        return
+    try:
+        session.unmanage(module)
+    except ConfigError:  # it is a part of what is managed; it stays as it is
+        return
+    try:
+        _turn(weights, layout)
+    finally:
+        session.manage(module)
+
+
+def _turn(weights: list[torch.Tensor], layout: torch.memory_format) -> None:
+    for weight in weights:
+        weight.data = weight.data.contiguous(memory_format=layout)
 
 
 def digest(session: Session, *modules: nn.Module) -> str:

@@ -13,10 +13,10 @@ from torch import nn
 
 from vramx.errors import ConfigError
 from vramx.pipelines.faces import Alignment, align, template
-from vramx.pipelines.footprint import OUT_OF_MEMORY
 from vramx.pipelines.networks import device_of, digest, dtype_of
 from vramx.pipelines.swapping.face_model import FaceModel
 from vramx.pipelines.swapping.found import Embedding, Face, normalised
+from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY
 from vramx.session import Session
 
 Pixels = torch.Tensor  # (3, height, width), RGB, float32 from 0 to 1

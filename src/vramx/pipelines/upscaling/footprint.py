@@ -1,4 +1,4 @@
-"""What a network does to a picture: its channels, scale, stride, reach, and bytes a pixel."""
+"""What a network does to a picture: its channels, scale and stride, and bytes a pixel."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vramx.errors import ConfigError, OutOfMemoryError
-from vramx.pipelines.tiles import round_up
+from vramx.pipelines.upscaling.tiles import round_up
 
 Network = Callable[[torch.Tensor], Any]
 
 #: Sides of the pictures that are tried; the stride is added to see whether it is one.
 _SIDE = 64
 _STRIDES = (1, 2, 4, 8, 16, 32, 64)
-#: A change of half a step of eight bits is not seen.
-_INVISIBLE = 0.5 / 255
 
 OUT_OF_MEMORY = (OutOfMemoryError, torch.OutOfMemoryError)
 
@@ -111,27 +109,10 @@ def _checked(result: Any, picture: torch.Tensor, scale: int | None) -> int:
     return found
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """What a network needs around and for each pixel.
-
-    Attributes
-    ----------
-    reach : int
-        How far, in pixels of the input, a change is still seen: where it moves a value by more than
-        half a step of eight bits. At most 64.
-    bytes_per_pixel : float
-        Peak bytes of activations for each pixel of the input.
-    """
-
-    reach: int
-    bytes_per_pixel: float
-
-
-def measure(
+def bytes_per_pixel(
     network: Network, place: Callable[[torch.Tensor], torch.Tensor], shape: Shape
-) -> Footprint:
-    """Measure a network on two small pictures.
+) -> float:
+    """Measure the peak bytes of a network's activations on two small pictures.
 
     Parameters
     ----------
@@ -144,24 +125,18 @@ def measure(
 
     Returns
     -------
-    Footprint
-        The reach is how far replacing one half of a picture of noise is seen in the other half. The
-        bytes are the more of those a pixel of the larger picture and those that it takes beyond the
-        smaller one.
+    float
+        For each pixel of the input: the more of those a pixel of the larger picture and those that
+        it takes beyond the smaller one.
     """
     side = round_up(_SIDE, shape.multiple)
     noise = torch.rand(
-        2, 1, shape.channels, side, 2 * side, generator=torch.Generator().manual_seed(0)
+        1, shape.channels, side, 2 * side, generator=torch.Generator().manual_seed(0)
     )
-    noise[1, ..., side:] = noise[0, ..., side:]
-    small, _ = peak_bytes(network, place(noise[0, ..., :side]))
-    large, one = peak_bytes(network, place(noise[0]))
-    _, other = peak_bytes(network, place(noise[1]))
-    changed = (one.float() - other.float()).abs()[..., side * shape.scale :].amax((0, 1, 2))
-    seen = (changed > _INVISIBLE).nonzero()
-    reach = 0 if len(seen) == 0 else -(-(int(seen[-1]) + 1) // shape.scale)
+    small, _ = peak_bytes(network, place(noise[..., :side]))
+    large, _ = peak_bytes(network, place(noise))
     pixels = side * side
-    return Footprint(min(reach, _SIDE), max(large / (2 * pixels), (large - small) / pixels))
+    return max(large / (2 * pixels), (large - small) / pixels, 1.0)
 
 
 def peak_bytes(network: Network, picture: torch.Tensor) -> tuple[int, torch.Tensor]:

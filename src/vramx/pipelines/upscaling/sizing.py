@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 
 from vramx.errors import ConfigError
-from vramx.pipelines.tiles import Grid, cut, round_up, smallest_tile, tile_of_count
+from vramx.pipelines.upscaling.tiles import Grid, cut, round_up, smallest_tile, tile_of_count
 
 #: With more pixels in a tile than a frame of 1080p has, enlarged four times in 64 channels, kernels
 #: begin to count beyond 31 bits.
 LARGEST_TILE = 1448
+#: The side of a tile that no picture is larger than, in strides.
+WHOLE = 2**20
 #: More small pictures at once gain little.
 LARGEST_BATCH = 64
 #: The part of the room that is planned with; what was measured was measured on small pictures.
@@ -18,7 +20,7 @@ _PLANNED = 0.9
 
 
 def room_for_activations(budget: int, weights: int) -> int:
-    """Tell what of a budget tiles may take.
+    """Tell what of a budget tiles or bands may take.
 
     Weights that fit half of the budget stay on the card; larger ones stream through that half, for
     a larger tile makes more of each time that they stream.
@@ -53,6 +55,43 @@ def bytes_beside_tiles(scale: int) -> int:
     return 4 * 4 + (3 * 3 * 4 + 2 * 3) * scale**2
 
 
+def bytes_beside_bands(scale: int) -> int:
+    """Tell what a picture takes that goes through whole or in bands, beside those.
+
+    Parameters
+    ----------
+    scale : int
+        How much larger it becomes.
+
+    Returns
+    -------
+    int
+        Bytes for each pixel of the input: its four channels as float32, twice; and of the result
+        three as float32, or as bytes twice and a band of float32.
+    """
+    return 2 * 4 * 4 + 3 * 4 * scale**2
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How long pictures take in a network.
+
+    Attributes
+    ----------
+    least : float
+        Seconds that the smallest takes, for what is launched.
+    pixel : float
+        Seconds a pixel of large ones.
+    """
+
+    least: float
+    pixel: float
+
+    def seconds(self, pixels: int) -> float:
+        """Predict how long so many pixels at once take."""
+        return max(self.least, self.pixel * pixels)
+
+
 @dataclass
 class Sizes:
     """Sizes of tiles and batches, in pixels of the input.
@@ -63,8 +102,8 @@ class Sizes:
         The side asked for; None chooses.
     batch : int or None
         The tiles at once asked for; None chooses.
-    overlap, multiple : int
-        What is thrown away at inner edges; what sides are multiples of.
+    multiple : int
+        What sides are multiples of.
     pixels : int
         The most that may be in the network at once: from a measurement, and from where memory ran
         out.
@@ -74,39 +113,69 @@ class Sizes:
 
     tile: int | None
     batch: int | None
-    overlap: int
     multiple: int
     pixels: int
     shrunk: bool = False
 
-    def __post_init__(self) -> None:
-        if self.tile is None:
-            return
-        least = smallest_tile(self.overlap, self.multiple)
-        if self.tile % self.multiple or self.tile < least:
-            raise ConfigError(
-                f"tile {self.tile} is not a multiple of {self.multiple} from {least}, which an "
-                f"overlap of {self.overlap} needs: give one, or 'auto'"
-            )
+    def side(self, overlap: int) -> int:
+        """Tell the side of a tile; where it was not asked for, of a square of as many pixels.
 
-    @property
-    def side(self) -> int:
-        """The present side of a tile; where it was not asked for, of a square of as many pixels."""
+        Parameters
+        ----------
+        overlap : int
+            What is thrown away at inner edges.
+
+        Returns
+        -------
+        int
+            Pixels.
+
+        Raises
+        ------
+        ConfigError
+            If tiles of the side that was asked for have nothing left to keep.
+        """
+        least = smallest_tile(overlap, self.multiple)
         side = self.tile
         if side is None:
             side = min(LARGEST_TILE, math.isqrt(self.pixels // (self.batch or 1)))
+        elif side % self.multiple or side < least:
+            raise ConfigError(
+                f"tile {side} is not a multiple of {self.multiple} from {least}, which an overlap "
+                f"of {overlap} needs: give one, or 'auto'"
+            )
         if self.shrunk:
             side = min(side, math.isqrt(self.pixels))
         side -= side % self.multiple
-        return max(side, smallest_tile(self.overlap, self.multiple))
+        return max(side, least)
 
-    def plan(self, height: int, width: int, *, shifted: bool = False) -> tuple[Grid, int]:
+    def takes_whole(self, height: int, width: int) -> bool:
+        """Tell whether a picture goes through whole."""
+        grid = self._grid((height, width), (height, width), 0)
+        if self.tile is not None and not self.shrunk:
+            return max(grid.rows.size, grid.columns.size) <= self.tile
+        most = min(LARGEST_TILE**2, self.pixels // (self.batch or 1))
+        return grid.area <= most
+
+    def plan(
+        self,
+        height: int,
+        width: int,
+        overlap: int,
+        rates: Rates,
+        *,
+        shifted: bool = False,
+    ) -> tuple[Grid, int]:
         """Cut pictures of a size.
 
         Parameters
         ----------
         height, width : int
             The size.
+        overlap : int
+            What is thrown away at inner edges.
+        rates : Rates
+            By which the fastest of those that fit is chosen.
         shifted : bool
             Whether to put the seams elsewhere.
 
@@ -117,65 +186,68 @@ class Sizes:
         int
             How many tiles go at once.
         """
-        sides = self._least_work(height, width) if self.tile is None else (self.side, self.side)
-        grid = self._grid((height, width), sides, shifted=shifted)
+        if self.takes_whole(height, width):
+            sides = (height, width)
+        elif self.tile is None:
+            sides = self._fastest(height, width, overlap, rates)
+        else:
+            sides = (self.side(overlap), self.side(overlap))
+        grid = self._grid((height, width), sides, overlap, shifted=shifted)
+        return grid, self._at_once(grid)
+
+    def _at_once(self, grid: Grid) -> int:
         fitting = max(1, self.pixels // grid.area)
         batch = self.batch or min(LARGEST_BATCH, fitting)
-        return grid, min(batch, fitting) if self.shrunk else batch
+        return min(batch, fitting) if self.shrunk else batch
 
-    def _least_work(self, height: int, width: int) -> tuple[int, int]:
-        """Choose the sides of tiles of at most a square's area that together have least pixels.
-
-        Heights from about half the square's side to twice it are tried.
-        """
-        side = self.side
-        smallest = smallest_tile(self.overlap, self.multiple)
-        choices = [(side, side)]
-        fewest = self._count(height, 2 * side)
-        most = self._count(height, (side + smallest) // 2)
-        for count in range(fewest, most + 1):
-            tall = tile_of_count(height, count, self.overlap, self.multiple)
-            longest = side**2 // tall // self.multiple * self.multiple
-            if longest >= min(smallest, round_up(width, self.multiple)):
-                across = self._count(width, longest)
-                wide = tile_of_count(width, across, self.overlap, self.multiple)
+    def _fastest(self, height: int, width: int, overlap: int, rates: Rates) -> tuple[int, int]:
+        """Choose the sides of the tiles that together take least time, of those that fit."""
+        most = self.side(overlap) ** 2
+        choices = []
+        for down in range(1, height + 1):
+            tall = tile_of_count(height, down, overlap, self.multiple)
+            wide = self._widest(width, overlap, most // tall)
+            if wide is not None:
                 choices.append((tall, wide))
+            if tall <= smallest_tile(overlap, self.multiple):
+                break
 
-        def work(sides: tuple[int, int]) -> tuple[int, int]:
-            grid = self._grid((height, width), sides)
-            return grid.count * grid.area, grid.count
+        def seconds(sides: tuple[int, int]) -> tuple[float, int]:
+            grid = self._grid((height, width), sides, overlap)
+            at_once = min(self._at_once(grid), grid.count)
+            passes, rest = divmod(grid.count, at_once)
+            time = passes * rates.seconds(at_once * grid.area)
+            return time + (rates.seconds(rest * grid.area) if rest else 0), grid.count * grid.area
 
-        return min(choices, key=work)
+        side = self.side(overlap)
+        return min(choices, key=seconds, default=(side, side))
+
+    def _widest(self, width: int, overlap: int, most: int) -> int | None:
+        """Tell the width of the fewest tiles across that are no wider than some pixels."""
+        padded = round_up(width, self.multiple)
+        most -= most % self.multiple
+        if most >= padded:
+            return padded
+        if most < smallest_tile(overlap, self.multiple):
+            return None
+        across = len(cut(width, most, overlap, self.multiple).starts)
+        return tile_of_count(width, across, overlap, self.multiple)
 
     def _grid(
-        self, lengths: tuple[int, int], sides: tuple[int, int], *, shifted: bool = False
+        self,
+        lengths: tuple[int, int],
+        sides: tuple[int, int],
+        overlap: int,
+        *,
+        shifted: bool = False,
     ) -> Grid:
         rows, columns = (
-            cut(length, side, self.overlap, self.multiple, shifted=shifted)
+            cut(length, round_up(side, self.multiple), overlap, self.multiple, shifted=shifted)
             for length, side in zip(lengths, sides)
         )
         return Grid(rows, columns)
 
-    def _count(self, length: int, tile: int) -> int:
-        return len(cut(length, tile, self.overlap, self.multiple).starts)
-
-    def shrink(self, grid: Grid, batch: int) -> bool:
-        """Halve what goes at once, after memory ran out.
-
-        Parameters
-        ----------
-        grid : Grid
-            What was tried.
-        batch : int
-            How many tiles were tried at once.
-
-        Returns
-        -------
-        bool
-            Whether there is less to try.
-        """
-        rows, columns = grid.rows, grid.columns
-        self.pixels = batch * grid.area // 2
+    def shrink(self, pixels: int) -> None:
+        """Let half of what was too many pixels go at once from now on."""
+        self.pixels = pixels // 2
         self.shrunk = True
-        smaller, fewer = self.plan(rows.length, columns.length)
-        return fewer * smaller.area < batch * grid.area

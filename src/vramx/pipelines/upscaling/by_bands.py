@@ -1,0 +1,178 @@
+"""Pictures through a network band by band, where its layers look at rows near by alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from vramx.pipelines.upscaling import bands, tracing
+from vramx.pipelines.upscaling.fitting import fitting_bands
+from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape, peak_bytes
+from vramx.pipelines.upscaling.layers import Layer, RowGraph
+from vramx.pipelines.upscaling.schedule import load, order
+from vramx.pipelines.upscaling.tiles import reflect, round_up
+from vramx.pipelines.upscaling.ways import Call, Count, Finish, InBands
+
+#: The height and width of the picture on which it is tried.
+_TRIED = (32, 512)
+#: What operations take beside what they give, at least.
+_SCRATCH = 1.35
+#: Results may differ in the mean by so many times the precision.
+_ALIKE = 8
+
+Put = Callable[[int, torch.Tensor], None]
+
+
+class Bands:
+    """Enlarges pictures band by band, if the network allows that.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network, managed and in evaluation mode.
+    call : callable
+        Calls it: what bands give must equal what this gives.
+    within : callable
+        Calls a function in the way that the network is called.
+    place : callable
+        Puts a tensor where the network computes, in its dtype.
+    shape : Shape
+        What the network takes and gives.
+
+    Attributes
+    ----------
+    refusal : str or None
+        Why the network does not go band by band.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        call: Call,
+        within: Callable[[Callable[[], None]], None],
+        place: Callable[[torch.Tensor], torch.Tensor],
+        shape: Shape,
+    ) -> None:
+        self._module = module
+        self._within = within
+        self._place = place
+        self._shape = shape
+        self._graphs: dict[tuple[int, int], RowGraph] = {}
+        self._element_bytes = 0.0
+        self._known: tuple[object, InBands | None] | None = None
+        self.refusal: str | None = None
+        try:
+            self._try(call)
+        except tracing.NotByRowsError as error:
+            self.refusal = str(error)
+        except OUT_OF_MEMORY:
+            self.refusal = "a small picture does not fit"
+
+    def _try(self, call: Call) -> None:
+        """See whether it gives the same on a small picture, and what that takes."""
+        graph = self._graph(*_TRIED)
+        noise = torch.rand(
+            (1, self._shape.channels, graph.layers[0].height, graph.layers[0].width),
+            generator=torch.Generator().manual_seed(0),
+        )
+        picture = self._place(noise)
+        low = [max(_TRIED[0] // 4, _least(layer)) for layer in graph.layers[:1]]
+        low += [8 * max(map(_least, graph.layers))] * (graph.stages - 1)
+        found: list[torch.Tensor] = []
+
+        def run(picture: torch.Tensor) -> torch.Tensor:
+            self._within(
+                lambda: bands.run(
+                    graph, order(graph, low), picture, lambda _, rows: found.append(rows)
+                )
+            )
+            return torch.cat(found, dim=2)
+
+        wanted = call(picture)
+        taken, made = peak_bytes(run, picture)
+        if made.shape != wanted.shape or not _alike(made, wanted):
+            raise tracing.NotByRowsError("layer by layer it gives something else than at once")
+        beside = 2 * made.numel() * made.element_size()
+        measured = (taken - beside) / load(graph, low).elements
+        self._element_bytes = max(measured, _SCRATCH * made.element_size())
+
+    def _graph(self, height: int, width: int) -> RowGraph:
+        multiple = self._shape.multiple
+        size = round_up(height, multiple), round_up(width, multiple)
+        if size not in self._graphs:
+            self._graphs = {size: tracing.trace(self._module, self._shape.channels, *size)}
+        return self._graphs[size]
+
+    def way(self, height: int, width: int, planes: int, room: int) -> InBands | None:
+        """Choose the bands of pictures of a size.
+
+        Parameters
+        ----------
+        height, width : int
+            The size.
+        planes : int
+            How many times a picture goes through, all of them together.
+        room : int
+            Bytes that its bands may take.
+
+        Returns
+        -------
+        InBands or None
+            None where the network does not go by rows, or nothing fits.
+        """
+        if self.refusal is not None:
+            return None
+        try:
+            graph = self._graph(height, width)
+        except tracing.NotByRowsError as error:
+            self.refusal = str(error)
+            return None
+        asked = (graph, int(room / self._element_bytes / planes))
+        if self._known is None or self._known[0] != asked:
+            chosen = fitting_bands(*asked)
+            way = None if chosen is None else InBands(graph, order(graph, chosen))
+            self._known = (asked, way)
+        return self._known[1]
+
+    def run(
+        self, way: InBands, picture: torch.Tensor, finish: Finish, count: Count, put: Put
+    ) -> None:
+        """Enlarge a picture.
+
+        Parameters
+        ----------
+        way : InBands
+            For pictures of its size.
+        picture : torch.Tensor
+            Of shape ``(planes, channels, height, width)``.
+        finish : callable
+            What becomes of the rows.
+        count : callable
+            Told of the pixels that are done.
+        put : callable
+            Takes the number of the first row, and what rows have become.
+        """
+        height, width = picture.shape[-2:]
+        scale, total = self._shape.scale, height * width
+        given = way.graph.layers[0]
+        placed = self._place(reflect(picture, given.height, given.width))
+        count(0, total)
+
+        def emit(low: int, rows: torch.Tensor) -> None:
+            high = min(low + rows.shape[2], height * scale)
+            if high > low:
+                put(low, finish(rows[:, :, : high - low, : width * scale]))
+            count((high - low) * width // scale, total)
+
+        self._within(lambda: bands.run(way.graph, way.order, placed, emit))
+
+
+def _least(layer: Layer) -> int:
+    return getattr(layer.rows, "factor", 1)
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    off = (one.float().clamp(0, 1) - other.float().clamp(0, 1)).abs().mean().item()
+    return off <= _ALIKE * torch.finfo(one.dtype).eps

@@ -1,0 +1,187 @@
+"""Pictures through a network whole, or in tiles that share context."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape
+from vramx.pipelines.upscaling.reach import measure_reach
+from vramx.pipelines.upscaling.sizing import Rates, Sizes
+from vramx.pipelines.upscaling.tiles import Canvas, round_up
+from vramx.pipelines.upscaling.ways import Call, Count, Finish, InTiles
+
+#: From here on it is told what would bring down what is computed twice.
+WASTEFUL = 1.5
+#: Where what is launched does not count.
+_BY_PIXELS = Rates(0, 1)
+#: The sides of the tiles that are timed.
+_SMALL, _LARGE = 64, 512
+
+
+class Tiles:
+    """Enlarges pictures in tiles.
+
+    Parameters
+    ----------
+    call : callable
+        Calls the network.
+    place : callable
+        Puts a tensor where the network computes, in its dtype.
+    shape : Shape
+        What the network takes and gives.
+    sizes : Sizes
+        How large tiles may be.
+    overlap : int, optional
+        The context that they share; measured unless given.
+
+    Attributes
+    ----------
+    sizes : Sizes
+        How large tiles may be.
+    overlap : int or None
+        As given.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        place: Callable[[torch.Tensor], torch.Tensor],
+        shape: Shape,
+        sizes: Sizes,
+        overlap: int | None,
+    ) -> None:
+        self._call = call
+        self._place = place
+        self._shape = shape
+        self.sizes = sizes
+        self.overlap = overlap
+        self._rates: Rates | None = None
+        sizes.side(overlap or 0)  # what was asked for is looked at before the work
+
+    def whole(self, height: int, width: int) -> InTiles | None:
+        """Tell how pictures of a size go through whole, if they do."""
+        if not self.sizes.takes_whole(height, width):
+            return None
+        return InTiles(*self.sizes.plan(height, width, 0, _BY_PIXELS), overlap=0)
+
+    def way(self, picture: torch.Tensor, tolerance: float, *, shifted: bool = False) -> InTiles:
+        """Choose the tiles of a picture.
+
+        Parameters
+        ----------
+        picture : torch.Tensor
+            Of shape ``(channels, height, width)``; on it the context is measured.
+        tolerance : float
+            What change of a value is not seen.
+        shifted : bool
+            Whether to put the seams elsewhere.
+
+        Returns
+        -------
+        InTiles
+            Of those that fit, the fastest.
+        """
+        overlap = self.overlap
+        if overlap is None:
+            overlap = measure_reach(self._placed_call, picture, self._shape, tolerance)
+        height, width = picture.shape[-2:]
+        rates = self._measured_rates() if self.sizes.tile is None else _BY_PIXELS
+        grid, at_once = self.sizes.plan(height, width, overlap, rates, shifted=shifted)
+        return InTiles(grid, at_once, overlap)
+
+    def _placed_call(self, x: torch.Tensor) -> torch.Tensor:
+        return self._call(self._place(x))
+
+    def _measured_rates(self) -> Rates:
+        if self._rates is None:
+            small = round_up(_SMALL, self._shape.multiple)
+            side = min(_LARGE, int(self.sizes.pixels**0.5))
+            large = max(side // self._shape.multiple * self._shape.multiple, small)
+            least, most = self._seconds(small), None
+            while most is None and large > small:
+                try:
+                    most = self._seconds(large)
+                except OUT_OF_MEMORY:
+                    self.sizes.shrink(large**2)
+                    large = max(large // 2 // self._shape.multiple * self._shape.multiple, small)
+            self._rates = Rates(least, (least if most is None else most) / large**2)
+        return self._rates
+
+    def _seconds(self, side: int) -> float:
+        picture = torch.zeros(1, self._shape.channels, side, side)
+        times = []
+        for _ in range(2):  # the first finds kernels
+            begun = time.perf_counter()
+            self._placed_call(picture).flatten()[:1].cpu()  # which waits for the card
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+    def advice(self, way: InTiles) -> str:
+        """Say what would bring down what is computed twice."""
+        rows, columns = way.grid.rows, way.grid.columns
+        pixels = area = way.at_once * way.grid.area
+        share = way.share
+        while share > WASTEFUL:
+            pixels = int(1.1 * pixels) + 1
+            larger = replace(self.sizes, tile=None, batch=1, pixels=pixels, shrunk=False)
+            grid, _ = larger.plan(rows.length, columns.length, way.overlap, _BY_PIXELS)
+            share = InTiles(grid, 1, way.overlap).share
+        return (
+            f"{pixels / area:.1f} times the room for activations would bring that to {share:.1f}, "
+            f"or an overlap of less than {way.overlap} that still covers what shows"
+        )
+
+    def run(self, way: InTiles, planes: torch.Tensor, finish: Finish, count: Count) -> torch.Tensor:
+        """Enlarge pictures.
+
+        Parameters
+        ----------
+        way : InTiles
+            For pictures of their size.
+        planes : torch.Tensor
+            Of shape ``(n, channels, height, width)``.
+        finish : callable
+            What becomes of what the network gave.
+        count : callable
+            Told of the pixels that are done.
+
+        Returns
+        -------
+        torch.Tensor
+            What `finish` made, where the planes are.
+        """
+        grid, shape = way.grid, self._shape
+        if grid.count == 1:
+            return self._run_whole(way, planes, finish, count)
+        canvas = Canvas(grid, shape.channels, shape.scale, len(planes), planes.device)
+        tiles = (
+            (number, place, tile)
+            for number, picture in enumerate(planes)
+            for place, tile in enumerate(grid.tiles(picture))
+        )
+        total = len(planes) * way.computed
+        count(0, total)
+        while group := [*itertools.islice(tiles, way.at_once)]:
+            made = self._placed_call(torch.stack([tile for _, _, tile in group]))
+            for (number, place, _), tile in zip(group, made):
+                canvas.add(place, tile, number)
+            count(len(group) * grid.area, total)
+        return finish(canvas.pictures())
+
+    def _run_whole(
+        self, way: InTiles, planes: torch.Tensor, finish: Finish, count: Count
+    ) -> torch.Tensor:
+        height, width = (side * self._shape.scale for side in planes.shape[-2:])
+        total = len(planes) * way.computed
+        count(0, total)
+        done = []
+        for group in planes.split(way.at_once):
+            tiles = next(way.grid.tiles(group))
+            done.append(finish(self._placed_call(tiles)[..., :height, :width]))
+            count(len(group) * way.grid.area, total)
+        return torch.cat(done) if len(done) > 1 else done[0]

@@ -1,0 +1,243 @@
+"""Pictures through a network by the way that a budget allows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+
+from vramx.pipelines.upscalers import Network
+from vramx.pipelines.upscaling.by_bands import Bands
+from vramx.pipelines.upscaling.by_tiles import WASTEFUL, Tiles
+from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape
+from vramx.pipelines.upscaling.sizing import WHOLE, Sizes, bytes_beside_bands
+from vramx.pipelines.upscaling.ways import Call, Count, Finish, InBands, InTiles, Way
+
+
+class Engine:
+    """Enlarges pictures whole where they fit, else band by band, else in tiles.
+
+    Parameters
+    ----------
+    network : Network
+        The network, whose module is managed and in evaluation mode.
+    call : callable
+        Calls it.
+    within : callable
+        Calls a function in the way that the network is called.
+    place : callable
+        Puts a tensor where the network computes, in its dtype.
+    shape : Shape
+        What it takes and gives.
+    sizes : Sizes
+        How large tiles may be.
+    overlap : int, optional
+        The context that tiles share; measured unless given. Where it is given, or a tile is,
+        pictures do not go band by band.
+    room : int
+        Bytes that what is computed may take.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        call: Call,
+        within: Callable[[Callable[[], None]], None],
+        place: Callable[[torch.Tensor], torch.Tensor],
+        shape: Shape,
+        sizes: Sizes,
+        overlap: int | None,
+        room: int,
+    ) -> None:
+        self.shape = shape
+        self.sizes = sizes
+        self._room = room
+        self._tiles = Tiles(call, place, shape, sizes, overlap)
+        asked = overlap is not None or sizes.tile is not None
+        self._bands = None if asked else Bands(network.module, call, within, place, shape)
+
+    @property
+    def in_tiles(self) -> bool:
+        """Whether pictures that do not fit go in tiles."""
+        return self._bands is None or self._bands.refusal is not None
+
+    def describe(self) -> str:
+        """Say what pictures go through by, whatever their size."""
+        sizes = self.sizes
+        if sizes.tile is not None and sizes.tile >= WHOLE and not sizes.shrunk:
+            return "pictures whole"
+        if not self.in_tiles:
+            return f"whole up to {sizes.pixels} pixels, else band by band"
+        overlap = "as many as are seen" if self._tiles.overlap is None else self._tiles.overlap
+        tile = f"at most {sizes.pixels}" if sizes.tile is None else sizes.tile
+        return f"in tiles of {tile} pixels with {overlap} of context"
+
+    def _planes(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Turn pictures ``(n, 1 or 3, h, w)`` into as many as the network takes, one by one.
+
+        A network of one channel sees colours as pictures; one of three sees grey as colours.
+        """
+        planes = pictures.flatten(0, 1)[:, None] if self.shape.channels == 1 else pictures
+        return planes.expand(-1, self.shape.channels, -1, -1)
+
+    def way(self, pictures: torch.Tensor, tolerance: float, *, shifted: bool = False) -> Way:
+        """Choose how pictures go through.
+
+        Parameters
+        ----------
+        pictures : torch.Tensor
+            Of shape ``(n, 1 or 3, height, width)``. On the first of them the context is measured
+            that tiles need.
+        tolerance : float
+            What change of a value is not seen.
+        shifted : bool
+            Whether to put the seams elsewhere.
+
+        Returns
+        -------
+        InTiles or InBands
+            The way.
+        """
+        planes = self._planes(pictures[:1])
+        height, width = planes.shape[-2:]
+        whole = self._tiles.whole(height, width)
+        if whole is not None:
+            return whole
+        if self._bands is not None:
+            room = self._room // 2 if shifted else self._room
+            if pictures.is_cuda:  # the card holds what becomes of them, too
+                room -= height * width * bytes_beside_bands(self.shape.scale)
+            banded = self._bands.way(height, width, len(planes), room)
+            if banded is not None:
+                return banded
+        return self._tiles.way(planes[0], tolerance, shifted=shifted)
+
+    def enlarge(
+        self,
+        pictures: torch.Tensor,
+        tolerance: float,
+        finish: Finish,
+        count: Count,
+        ways: dict[torch.Size, Way],
+    ) -> torch.Tensor:
+        """Enlarge pictures, with less at once when memory runs out.
+
+        Parameters
+        ----------
+        pictures : torch.Tensor
+            Of shape ``(n, 1 or 3, height, width)``.
+        tolerance : float
+            What change of a value is not seen.
+        finish : callable
+            Takes values ``(n, 1 or 3, rows, width)`` and returns what becomes of them.
+        count : callable
+            Told of the pixels that are done.
+        ways : dict
+            How pictures of a shape went so far, and what becomes of that.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n, 1 or 3, height * scale, width * scale)``, where the pictures are.
+
+        Raises
+        ------
+        OutOfMemoryError
+            If the least does not fit.
+        """
+        shape = pictures.shape[1:]
+        if shape not in ways:
+            ways[shape] = self.way(pictures, tolerance)
+            self._tell(ways[shape], pictures)
+        while True:
+            try:
+                return self.run(ways[shape], pictures, finish, count)
+            except OUT_OF_MEMORY as error:
+                smaller = self._smaller(ways[shape], pictures, tolerance)
+                if smaller is None:
+                    raise
+                why = str(error).splitlines()[0]
+            warnings.warn(
+                f"a picture did not fit {ways[shape].describe()}: going on {smaller.describe()} "
+                f"({why})",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            ways[shape] = smaller
+
+    def _tell(self, way: Way, pictures: torch.Tensor) -> None:
+        if isinstance(way, InBands) or way.share <= WASTEFUL:
+            return
+        refusal = "" if self._bands is None else f", not band by band: {self._bands.refusal}"
+        height, width = pictures.shape[-2:]
+        warnings.warn(
+            f"{width}x{height} goes {way.describe()}{refusal}. {self._tiles.advice(way)}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+    def _smaller(self, way: Way, pictures: torch.Tensor, tolerance: float) -> Way | None:
+        """Choose a way with half at once, if there is one."""
+        if isinstance(way, InBands):
+            self._room //= 2
+            return self.way(pictures, tolerance)
+        planes = len(self._planes(pictures))
+        at_once = min(way.at_once, planes * way.grid.count)
+        self.sizes.shrink(at_once * way.grid.area)
+        smaller = self.way(pictures, tolerance)
+        is_less = (
+            isinstance(smaller, InBands)
+            or smaller.at_once * smaller.grid.area < at_once * way.grid.area
+        )
+        return smaller if is_less else None
+
+    def run(self, way: Way, pictures: torch.Tensor, finish: Finish, count: Count) -> torch.Tensor:
+        """Enlarge pictures in a way; see `enlarge`."""
+        number, colours = pictures.shape[:2]
+
+        def finish_planes(rows: torch.Tensor) -> torch.Tensor:
+            rows = rows.float()
+            if self.shape.channels == 1:
+                rows = rows.view(-1, colours, *rows.shape[-2:])
+            elif colours != self.shape.channels:
+                rows = rows.mean(1, keepdim=True)
+            return finish(rows)
+
+        if isinstance(way, InTiles):
+            return self._tiles.run(way, self._planes(pictures), finish_planes, count)
+        assert self._bands is not None
+        canvas = _Rows(number, pictures.shape[-2] * self.shape.scale, pictures.device)
+        for place, picture in enumerate(pictures):
+            planes = self._planes(picture[None])
+
+            def put(low: int, rows: torch.Tensor, place: int = place) -> None:
+                canvas.put(place, low, rows)
+
+            self._bands.run(way, planes, finish_planes, count, put)
+        return canvas.pictures
+
+
+class _Rows:
+    """Pictures that grow row by row; their memory is taken when their kind is known."""
+
+    def __init__(self, count: int, height: int, device: torch.device) -> None:
+        self._count = count
+        self._height = height
+        self._device = device
+        self._made: torch.Tensor | None = None
+
+    def put(self, place: int, low: int, rows: torch.Tensor) -> None:
+        if self._made is None:
+            with torch.inference_mode(False):  # the caller may change it
+                self._made = torch.empty(
+                    (self._count, rows.shape[1], self._height, rows.shape[3]),
+                    dtype=rows.dtype,
+                    device=self._device,
+                )
+        self._made[place, :, low : low + rows.shape[2]] = rows[0]
+
+    @property
+    def pictures(self) -> torch.Tensor:
+        assert self._made is not None
+        return self._made
