@@ -67,6 +67,11 @@ def build_enlarger(asked: dict[str, Any]) -> Enlarger:
     return model.to(getattr(torch, asked["dtype"])).eval().requires_grad_(False)
 
 
+def as_floats(frame: Frame) -> torch.Tensor:
+    """Return a frame as float32 (3, h, w) with values from 0 to 1."""
+    return torch.from_numpy(frame).permute(2, 0, 1).float() / 255
+
+
 class Whole:
     """Stock torch with everything resident and each frame whole.
 
@@ -216,7 +221,7 @@ class Vramx(Whole):
     def sizes(self) -> dict[str, Any]:
         """Return how a frame is cut."""
         height, width = self.asked["height"], self.asked["width"]
-        way = self.enlarger.forecast(np.zeros((height, width, 3), np.uint8))
+        way = self.enlarger.forecast(as_floats(make_frames(height, width)[0]))
         if isinstance(way, InBands):
             return {"bands": list(way.order.bands), "pixels": height * width}
         return {
@@ -278,7 +283,7 @@ def measure(asked: dict[str, Any], report: Path) -> None:
     way.prepare()
     wait_for_card(way.device)
     setup = time.perf_counter() - began
-    picture = torch.from_numpy(frames[0]).permute(2, 0, 1).float() / 255
+    picture = as_floats(frames[0])
     np.save(asked["output"], way.values(picture).cpu().numpy())
     figures: dict[str, Any] = {
         "machine": torch.cuda.get_device_name() if on_card else "CPU",
