@@ -24,6 +24,7 @@ from vramx.pipelines.upscaling.engine import Engine
 from vramx.pipelines.upscaling.footprint import bytes_per_pixel, find_shape
 from vramx.pipelines.upscaling.reach import invisible
 from vramx.pipelines.upscaling.sizing import (
+    PICTURES,
     WHOLE,
     Sizes,
     bytes_beside_bands,
@@ -141,8 +142,11 @@ class SuperResolution:
             overlap=self._overlap,
             room=room,
         )
-        beside = bytes_beside_tiles if engine.in_tiles else bytes_beside_bands
-        self._home = Home(self._device, room // (2 * beside(shape.scale)))
+        if engine.in_tiles:
+            most = room // (2 * bytes_beside_tiles(shape.scale))
+        else:
+            most = room // (PICTURES * bytes_beside_bands(shape.scale))
+        self._home = Home(self._device, most)
         return engine
 
     def __call__(self, x: Any) -> Any:

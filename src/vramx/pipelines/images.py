@@ -29,15 +29,16 @@ class Home:
     device : torch.device
         The device.
     most : int
-        The most pixels that a picture may have there.
+        The most pixels that a picture of bytes may have there; of others a quarter of that.
     """
 
     device: torch.device
     most: int
 
-    def of(self, pixels: int) -> torch.device:
+    def of(self, pixels: int, white: float = 255) -> torch.device:
         """Tell where a picture of so many pixels is worked on."""
-        return self.device if pixels <= self.most else torch.device("cpu")
+        takes = pixels if white == 255 else 4 * pixels
+        return self.device if takes <= self.most else torch.device("cpu")
 
 
 ON_CPU = Home(torch.device("cpu"), 0)
@@ -175,7 +176,7 @@ def _from_numpy(x: npt.NDArray[Any], home: Home) -> Planes:
         turned = result[0].permute(1, 2, 0).contiguous().cpu().numpy()
         return (turned[:, :, 0] if flat else turned).astype(x.dtype, copy=False)
 
-    placed = torch.from_numpy(pixels).to(home.of(x.shape[0] * x.shape[1]))
+    placed = torch.from_numpy(pixels).to(home.of(x.shape[0] * x.shape[1], white))
     planes = placed.permute(2, 0, 1).contiguous()  # while it is bytes: a quarter of the work
     return _divide(planes[None], white, restore, given)
 
@@ -193,10 +194,10 @@ def _from_torch(x: torch.Tensor, home: Home) -> Planes:
     single = x.ndim == 3
 
     def restore(result: torch.Tensor) -> torch.Tensor:
-        pixels = result.to(x.device).to(x.dtype)
+        pixels = result.to(x.device).to(x.dtype).contiguous()
         return pixels[0] if single else pixels
 
-    pixels = x.detach().to(home.of(x.shape[-2:].numel()))
+    pixels = x.detach().to(home.of(x.shape[-2:].numel(), white))
     return _divide(pixels[None] if single else pixels, white, restore, given)
 
 

@@ -184,7 +184,7 @@ def run(graph: RowGraph, order: Order, picture: torch.Tensor, emit: Emit) -> Non
     emit : callable
         Given the rows of the result one band after another, from the top.
     """
-    state = _Run(graph, order.tails, picture)
+    state = _Run(graph, order.load.tails, picture)
     for step in order.steps:
         rows = state.take(step)
         if step.layer is graph.output:

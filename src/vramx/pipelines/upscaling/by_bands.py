@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vramx.pipelines.upscaling import bands, tracing
+from vramx.pipelines.upscaling.arena import arena
 from vramx.pipelines.upscaling.fitting import fitting_bands
 from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape, peak_bytes
 from vramx.pipelines.upscaling.layers import Layer, RowGraph
@@ -17,7 +18,7 @@ from vramx.pipelines.upscaling.ways import Call, Count, Finish, InBands
 
 #: The height and width of the picture on which it is tried.
 _TRIED = (32, 512)
-#: What operations take beside what they give, at least.
+#: What operations take beside what they give, and what lies between that, at least.
 _SCRATCH = 1.35
 #: Results may differ in the mean by so many times the precision.
 _ALIKE = 8
@@ -166,7 +167,9 @@ class Bands:
                 put(low, finish(rows[:, :, : high - low, : width * scale]))
             count((high - low) * width // scale, total)
 
-        self._within(lambda: bands.run(way.graph, way.order, placed, emit))
+        elements = len(picture) * way.order.load.elements
+        with arena(placed.device, int(elements * self._element_bytes)):
+            self._within(lambda: bands.run(way.graph, way.order, placed, emit))
 
 
 def _least(layer: Layer) -> int:

@@ -8,11 +8,15 @@ from collections.abc import Callable
 import torch
 
 from vramx.pipelines.upscalers import Network
+from vramx.pipelines.upscaling.arena import outside
 from vramx.pipelines.upscaling.by_bands import Bands
 from vramx.pipelines.upscaling.by_tiles import WASTEFUL, Tiles
 from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape
-from vramx.pipelines.upscaling.sizing import WHOLE, Sizes, bytes_beside_bands
+from vramx.pipelines.upscaling.sizing import PICTURES, WHOLE, Sizes
 from vramx.pipelines.upscaling.ways import Call, Count, Finish, InBands, InTiles, Way
+
+#: What torch takes for a picture that goes through whole, over what it holds at once.
+_UNEVEN = 1.6
 
 
 class Engine:
@@ -102,16 +106,22 @@ class Engine:
         planes = self._planes(pictures[:1])
         height, width = planes.shape[-2:]
         whole = self._tiles.whole(height, width)
-        if whole is not None:
+        if whole is not None and (self.in_tiles or self._fits_well(height, width)):
             return whole
         if self._bands is not None:
             room = self._room // 2 if shifted else self._room
             if pictures.is_cuda:  # the card holds what becomes of them, too
-                room -= height * width * bytes_beside_bands(self.shape.scale)
+                room -= room // PICTURES
             banded = self._bands.way(height, width, len(planes), room)
             if banded is not None:
                 return banded
+        if whole is not None:
+            return whole
         return self._tiles.way(planes[0], tolerance, shifted=shifted)
+
+    def _fits_well(self, height: int, width: int) -> bool:
+        """Tell whether a picture fits whole with what lies unused between what it allocates."""
+        return _UNEVEN * height * width <= self.sizes.pixels
 
     def enlarge(
         self,
@@ -226,18 +236,25 @@ class _Rows:
         self._height = height
         self._device = device
         self._made: torch.Tensor | None = None
+        on_card = device.type == "cuda"
+        self._caller = torch.cuda.current_stream(device) if on_card else None
 
     def put(self, place: int, low: int, rows: torch.Tensor) -> None:
+        """Put rows of a picture where they belong."""
         if self._made is None:
-            with torch.inference_mode(False):  # the caller may change it
+            # Of the caller's memory and not of inference, since the caller keeps and may change it.
+            with outside(self._device, self._caller), torch.inference_mode(False):
                 self._made = torch.empty(
                     (self._count, rows.shape[1], self._height, rows.shape[3]),
                     dtype=rows.dtype,
                     device=self._device,
+                    memory_format=torch.channels_last,  # as pictures in files are
                 )
-        self._made[place, :, low : low + rows.shape[2]] = rows[0]
+        rows = rows.contiguous(memory_format=torch.channels_last)
+        self._made[place : place + 1, :, low : low + rows.shape[2]] = rows
 
     @property
     def pictures(self) -> torch.Tensor:
+        """The pictures, of which all rows have been put."""
         assert self._made is not None
         return self._made

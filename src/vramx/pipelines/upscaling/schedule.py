@@ -147,18 +147,18 @@ class Order:
         Of each stage, how many rows at once.
     steps : tuple of Step
         One after another.
-    tails : mapping of Layer to int
-        As `Load` has them.
+    load : Load
+        What they take.
     """
 
     bands: tuple[int, ...]
     steps: tuple[Step, ...]
-    tails: Mapping[Layer, int]
+    load: Load
 
 
 def order(graph: RowGraph, bands: Sequence[int]) -> Order:
     """Order the steps of some bands; see `steps`."""
-    return Order(tuple(bands), tuple(steps(graph, bands)), load(graph, bands).tails)
+    return Order(tuple(bands), tuple(steps(graph, bands)), load(graph, bands))
 
 
 def is_tail(left: int, rows: int) -> bool:
@@ -201,7 +201,7 @@ def load(graph: RowGraph, bands: Sequence[int]) -> Load:
         if layer.users:
             before = held.get(layer)
             if before is None:
-                held[layer] = _Held(step.low, step.high, step.high - step.low)
+                held[layer] = _Held(step.low, step.high, made // row)
             else:
                 joined = step.high - before.first
                 most = max(most, now + made + joined * row)

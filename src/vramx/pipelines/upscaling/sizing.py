@@ -15,6 +15,9 @@ LARGEST_TILE = 1448
 WHOLE = 2**20
 #: More small pictures at once gain little.
 LARGEST_BATCH = 64
+#: Pictures that go in bands are put together on the card where that takes no more than such a part
+#: of the room, and on the host otherwise: low bands cost more than the way there.
+PICTURES = 8
 #: The part of the room that is planned with; what was measured was measured on small pictures.
 _PLANNED = 0.9
 
@@ -67,9 +70,9 @@ def bytes_beside_bands(scale: int) -> int:
     -------
     int
         Bytes for each pixel of the input: its four channels as float32, twice; and of the result
-        three as float32, or as bytes twice and a band of float32.
+        four as bytes.
     """
-    return 2 * 4 * 4 + 3 * 4 * scale**2
+    return 2 * 4 * 4 + 4 * scale**2
 
 
 @dataclass(frozen=True)
