@@ -3,12 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.ready-for-the-demo
 
 # What to install when the pins have changed, and when only native sources have: the latter builds
 # with what is in the environment already, so that only what has changed is compiled.
 PINS := pyproject.toml constraints.txt
 EVERYTHING := -c constraints.txt -e '.[dev]'
 NATIVE_MODULE := -q --no-deps --no-build-isolation -e .
+WHAT_THE_DEMO_NEEDS := -c constraints.txt -e '.[demo]'
+# Weights alone are read of it: it asks for an old torch.
+MTCNN := --no-deps facenet-pytorch==2.6.0
 
 STUB := src/vramx/_core.pyi
 
@@ -28,7 +32,7 @@ export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 .PHONY: native sanitize sanitize-address sanitize-thread moments state-machine
 
 help:
-	@echo 'make demo      enlarge a photograph in less memory than the models need'
+	@echo 'make demo      enlarge a photograph in less memory than the weights of the network need'
 	@echo 'make test      the tests; those that need a GPU say why they are skipped'
 	@echo 'make lint      style, formatting and spelling; make format mends the formatting'
 	@echo 'make types     mypy, and that the stub of the native module is up to date'
@@ -41,17 +45,32 @@ help:
 	@echo 'make pictures  draw the pictures in docs anew'
 	@echo 'make clean     remove the virtual environment, builds and caches'
 
-# Directories are prerequisites too, so that a removed file counts as a change; the stamp has the
+# Directories are prerequisites too, so that a removed file counts as a change; a stamp has the
 # time of the start, so that a change made meanwhile counts as well.
-$(READY): $(PINS) CMakeLists.txt $(shell find cmake csrc)
+SOURCES := $(PINS) CMakeLists.txt $(shell find cmake csrc)
+
+define begin_environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo '$(PYTHON) is not Python 3.10 or newer; try make PYTHON=python3.12' >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@touch $(VENV)/.started
+endef
+
+$(READY): $(SOURCES)
+	$(begin_environment)
 	$(BIN)/python -m pip install $(if $(filter $(PINS),$?),$(EVERYTHING),$(NATIVE_MODULE))
+	$(BIN)/python -m pip install -q $(MTCNN)
+	@cp -p $(VENV)/.started $(DEMO_READY)
 	@mv $(VENV)/.started $@
 
-demo: $(READY)
+# A part of what all else needs, in the same environment.
+$(DEMO_READY): $(SOURCES)
+	$(begin_environment)
+	@echo 'installing torch, the weights and what else the demo needs; this is done once'
+	$(BIN)/python -m pip install $(WHAT_THE_DEMO_NEEDS)
+	@mv $(VENV)/.started $@
+
+demo: $(DEMO_READY)
 	$(BIN)/python examples/super_resolution.py $(ARGS)
 
 test: native
@@ -110,6 +129,7 @@ bench: $(READY)
 pictures: $(READY)
 	$(BIN)/python examples/residency.py --policy lru --picture docs/pictures/lru.png
 	$(BIN)/python examples/residency.py --picture docs/pictures/plan.png
+	$(BIN)/python examples/super_resolution.py --simulated --output docs/pictures/enlarged.jpg
 
 clean:
 	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache enlarged.png residency.html

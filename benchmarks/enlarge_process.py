@@ -26,12 +26,10 @@ from processes import NotInstalledError, answer
 from vramx.bench.layers import bytes_of
 from vramx.bench.measuring import host_bytes
 from vramx.pipelines.images import Home, to_planes
+from vramx.pipelines.pretrained.rrdbnet import RRDBNet
 from vramx.pipelines.upscaling.tiles import Canvas, Grid, cut
 from vramx.pipelines.upscaling.ways import InBands
 from vramx_ways import card_for, ways_of
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from rrdbnet import RRDBNet
 
 GAIN = 0.02
 

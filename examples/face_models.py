@@ -8,10 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-#: Of scikit-image's astronaut: rows and columns of the face, and eyes, nose, corners of the mouth.
-FACE = (slice(84, 172), slice(182, 266))
-LANDMARKS = ((207.0, 107.0), (241.0, 107.0), (226.0, 128.0), (211.0, 148.0), (240.0, 147.0))
-
 
 def astronaut() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Return scikit-image's photograph of an astronaut, (512, 512, 3)."""
@@ -22,40 +18,6 @@ def astronaut() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 def _grey(pictures: Tensor) -> Tensor:
     return pictures.mean(1, keepdim=True)
-
-
-def _halved(pictures: Tensor) -> Tensor:
-    return nn.functional.avg_pool2d(pictures, 2)
-
-
-class TemplateDetector(nn.Module):
-    """Finds one face that it knows, at one size: where the picture correlates with it most."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        face = torch.from_numpy(astronaut()[FACE].copy()).permute(2, 0, 1)[None].float() / 255
-        template = _halved(_grey(face))
-        template -= template.mean()
-        self.template = nn.Parameter(template / template.norm())
-        corner = torch.tensor([FACE[1].start, FACE[0].start])
-        self.register_buffer("landmarks", torch.tensor(LANDMARKS) - corner)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Give a row for each picture, (n, 1, 15), whose score is the correlation."""
-        height, width = self.template.shape[-2:]
-        grey = _halved(_grey(pictures))
-        mean, power = (
-            nn.functional.avg_pool2d(each, (height, width), stride=1) for each in (grey, grey**2)
-        )
-        spread = ((power - mean**2).clamp(min=1e-6) * height * width).sqrt()
-        score, place = (
-            (nn.functional.conv2d(grey, self.template) / spread).flatten(1).max(1, keepdim=True)
-        )
-        columns = mean.shape[-1]
-        corner = 2 * torch.cat([place % columns, place // columns], 1).to(score.dtype)
-        box = torch.cat([corner, corner + 2 * corner.new_tensor([width, height])], 1)
-        landmarks = (corner[:, None] + self.landmarks).flatten(1)
-        return torch.cat([box, score.clamp(0, 1), landmarks], 1)[:, None]
 
 
 class Touch(nn.Module):
@@ -124,7 +86,7 @@ def save_portrait(path: Path) -> None:
     """Write the astronaut in green, as the face to put in."""
     from PIL import Image
 
-    pixels = astronaut() * np.array([0.35, 1.0, 0.45])
+    pixels = astronaut() * np.array([0.6, 1.0, 0.6])
     Image.fromarray(pixels.round().astype(np.uint8)).save(path)
 
 

@@ -10,12 +10,12 @@ import argparse
 import sys
 
 import torch
+from skimage import data
 from torch import Tensor, nn
 
 import vramx
-from pictures import load_picture
 from restorer import seeded_restorer
-from rrdbnet import seeded_upscaler
+from vramx.pipelines.pretrained.rrdbnet import RRDBNet
 from vramx.units import format_size
 
 has_gpu = torch.cuda.is_available()
@@ -48,6 +48,12 @@ class Describer(nn.Module):
         return seen.mean(1)
 
 
+def seeded_upscaler() -> nn.Module:
+    """Return RRDBNet with random weights, the same every time."""
+    torch.manual_seed(0)
+    return RRDBNet()
+
+
 def seeded_describer() -> nn.Module:
     """Return a describer with random weights, the same every time."""
     torch.manual_seed(2)
@@ -76,12 +82,10 @@ def main() -> int:
     parser.add_argument("--tile", type=int, default=16, help="side of the pictures, in pixels")
     parser.add_argument("--count", type=int, default=4, help="how many pictures")
     arguments = parser.parse_args()
-    photograph, _ = load_picture(None)
     side = arguments.tile
-    tiles = photograph.unfold(2, side, side).unfold(
-        3, side, side
-    )  # 1, 3, rows, columns, side, side
-    pictures = tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, side, side)[: arguments.count]
+    photograph = torch.from_numpy(data.astronaut()).float() / 255
+    tiles = photograph.unfold(0, side, side).unfold(1, side, side)  # rows, columns, 3, side, side
+    pictures = tiles.flatten(0, 1)[: arguments.count].contiguous()
 
     models = {
         "enlarge": (seeded_upscaler().eval(), "40MiB"),  # its weights alone are 64 MiB

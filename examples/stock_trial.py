@@ -1,31 +1,31 @@
-"""Run both models in plain torch under a memory cap and print what became of it, as JSON.
+"""Run a network in plain torch under a cap on memory, and print why it failed, as JSON, or null.
 
-Started by `trials` as a process of its own, since torch's cap lasts as long as the process:
-``stock_trial.py BYTES TILE [WEIGHTS]``.
+Started by `super_resolution.py` as a process of its own, since torch's cap lasts as long as the
+process: ``stock_trial.py MODEL BYTES WIDTH HEIGHT``.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
-from trials import build_models
+from vramx.pipelines import pretrained
 
 
-def run_capped(budget: int, tile: int, weights_file: Path | None) -> str | None:
-    """Run one tile through both models, all on the GPU at once.
+def run_capped(model: str, budget: int, width: int, height: int) -> str | None:
+    """Run one picture through the network, with all weights on the GPU.
 
     Parameters
     ----------
+    model : str
+        The network's name.
     budget : int
         The most bytes that torch may allocate.
-    tile : int
-        The tile's height and width.
-    weights_file : Path or None
-        The upscaler's weights; None takes seeded ones.
+    width, height : int
+        The picture's size.
 
     Returns
     -------
@@ -34,14 +34,12 @@ def run_capped(budget: int, tile: int, weights_file: Path | None) -> str | None:
     """
     card = torch.cuda.get_device_properties(0)
     torch.cuda.set_per_process_memory_fraction(min(budget / card.total_memory, 1.0))
-    models = build_models(weights_file)
+    network = pretrained.build(model)
+    network.load_state_dict(load_file(pretrained.weights(model)))
     try:
-        for model in models:
-            model.to("cuda")
-        picture = torch.rand(1, 3, tile, tile, device="cuda")
+        network.half().to("cuda")
         with torch.inference_mode():
-            for model in models:
-                picture = model(picture)
+            network(torch.rand(1, 3, height, width, dtype=torch.float16, device="cuda"))
         torch.cuda.synchronize()
     except torch.OutOfMemoryError as error:
         return f"{type(error).__name__}: {error}"
@@ -49,5 +47,4 @@ def run_capped(budget: int, tile: int, weights_file: Path | None) -> str | None:
 
 
 if __name__ == "__main__":
-    weights = Path(sys.argv[3]) if len(sys.argv) > 3 else None
-    print(json.dumps({"error": run_capped(int(sys.argv[1]), int(sys.argv[2]), weights)}))
+    print(json.dumps(run_capped(sys.argv[1], *map(int, sys.argv[2:]))))

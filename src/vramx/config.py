@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from vramx.units import parse_size
 
@@ -27,6 +28,8 @@ class Config:
         each user.
     monitored : bool
         Whether `vramx monitor` may look at this process's sessions: not with ``VRAMX_MONITOR=0``.
+    cache_folder : pathlib.Path
+        Where what was made once is kept: ``vramx`` in ``XDG_CACHE_HOME``, or in ``~/.cache``.
     """
 
     managed_limit: int | None = None
@@ -35,6 +38,7 @@ class Config:
     profiled: bool = False
     runtime_dir: str | None = None
     monitored: bool = True
+    cache_folder: Path = Path(os.path.expanduser("~/.cache")) / "vramx"
 
 
 def from_environment() -> Config:
@@ -58,4 +62,11 @@ def from_environment() -> Config:
         profiled=bool(os.environ.get("NVTX_INJECTION64_PATH")),
         runtime_dir=os.environ.get("VRAMX_RUNTIME_DIR") or None,
         monitored=os.environ.get("VRAMX_MONITOR", "") != "0",
+        cache_folder=_cache_home() / "vramx",
     )
+
+
+def _cache_home() -> Path:
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # Relative paths are to be ignored, says the XDG Base Directory Specification.
+    return given if given.is_absolute() else Path(os.path.expanduser("~/.cache"))

@@ -24,10 +24,11 @@ from vramx.cli import main
 torch = pytest.importorskip("torch")
 pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from pipelines import networks, stand_ins  # noqa: E402
 from pipelines.clips import picture, read_clip, write_clip  # noqa: E402
+from vramx.pipelines import pretrained  # noqa: E402
 from vramx.pipelines.video.segments import SegmentWriter  # noqa: E402
 
 #: Factories by their import spec, both with the scale 2.
@@ -105,6 +106,17 @@ def test_a_checkpoint_goes_through_spandrel(
     monkeypatch.setitem(sys.modules, "spandrel", stand_ins.make_module(build))
     torch.save(network.state_dict(), path := tmp_path / "x2.pth")
     assert upscale(small, tmp_path / "a.png", model=path).exit_code == 0
+    pixels = np.asarray(Image.open(tmp_path / "a.png"))
+    assert np.array_equal(pixels, enlarged(network, picture(0)))
+
+
+@pytest.mark.usefixtures("model_cache")
+def test_a_network_with_trained_weights_goes_by_its_name(small: Path, tmp_path: Path) -> None:
+    name = "realesr-animevideov3-x2"
+    found = told(upscale(small, tmp_path / "a.png", "--json", model=name))
+    assert found["scale"] == 2
+    network = pretrained.build(name)
+    network.load_state_dict(load_file(pretrained.weights(name)))
     pixels = np.asarray(Image.open(tmp_path / "a.png"))
     assert np.array_equal(pixels, enlarged(network, picture(0)))
 
@@ -208,6 +220,12 @@ def test_a_bad_picture_does_not_keep_the_others_of_its_folder_and_is_told(tmp_pa
     [
         (["small.png", "large.png", "--model", "no_such_module:x"], 1, "importing no_such_module"),
         (["small.png", "large.png", "--model", "absent.pth"], 1, "there is no file absent.pth"),
+        (["small.png", "large.png", "--model", "realesrgan-x8"], 1, "known are realesrgan-x4plus"),
+        (
+            ["small.png", "a.png", "--model", "realesrgan-x4plus", "--weights", "w.pth"],
+            2,
+            "--weigh",
+        ),
         (["small.png", "small.png", "--overwrite", "--model", NETWORK], 1, "is what is read"),
         (["small.png", "there.png", "--model", NETWORK], 1, "give --overwrite"),
         (["small.png", "large.mp4", "--model", NETWORK], 1, "no picture format"),

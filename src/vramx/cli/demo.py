@@ -19,7 +19,7 @@ from vramx.cli.output import json_option, write_json
 @json_option
 @click.pass_context
 def demo(ctx: click.Context, arguments: tuple[str, ...], as_json: bool) -> None:
-    """Enlarge a photograph in less memory than the models need, on the simulated card if need be.
+    """Enlarge a photograph in less memory than the weights, on the simulated card if need be.
 
     ARGUMENTS are the example's; `vramx demo -- --help` lists them. It is part of vramx's sources,
     not of the installed package. The exit code is the example's.

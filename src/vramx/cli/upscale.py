@@ -32,8 +32,8 @@ def _count(_: click.Context, __: click.Parameter, value: str) -> int | str:
 @click.option(
     "--model",
     required=True,
-    help="A checkpoint (spandrel finds its network), a TorchScript or torch.export file, or "
-    "package.module:factory.",
+    help="A network with trained weights by its name, such as realesrgan-x4plus; a checkpoint "
+    "(spandrel finds its network), a TorchScript or torch.export file, or package.module:factory.",
 )
 @click.option(
     "--weights",
@@ -130,10 +130,14 @@ def _load(session: vramx.Session, model: str, weights: Path | None) -> Any:
     from vramx.checkpoints import is_weights
     from vramx.integrations import spandrel
     from vramx.integrations.torch.modelspec import load_model, program_kind
+    from vramx.pipelines import pretrained
 
     path = Path(model)
-    if weights is not None and path.is_file():
+    is_name = not path.is_file() and not is_weights(path) and ":" not in model
+    if weights is not None and (path.is_file() or is_name):
         raise click.UsageError("--weights are for --model package.module:factory")
+    if is_name:
+        return pretrained.load(session, model)
     if is_weights(path) and not (path.is_file() and program_kind(path)):
         return spandrel.load(path)
     network = load_model(model)
