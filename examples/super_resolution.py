@@ -7,6 +7,7 @@ what bicubic interpolation makes. Trained weights come with the package sr-vulka
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -29,9 +30,9 @@ from vramx.units import format_size, parse_size
 MODEL = "realesrgan-x4plus"
 SCALE = 4
 BLOCK = "2MiB"
-#: The simulated card, and the tiles for it: torch computes in the processor's memory, so that only
-#: weights take room on the card, and the fewest tiles are fastest. The astronaut is one.
+#: The simulated card.
 CAPACITY, LINK = "8GiB", "25GB/s"
+#: The budget is for weights alone here, so the fewest tiles are fastest. The astronaut is one.
 TILES = {"tile": 192, "overlap": 32, "batch": 1}
 
 
@@ -155,12 +156,13 @@ def enlarge(small: Image.Image, budget: int, on_gpu: bool) -> tuple[Image.Image,
     backend = "auto" if on_gpu else "simulated"
     with (
         tempfile.TemporaryDirectory() as folder,
-        vramx.oversubscribe(budget, backend=backend, block=BLOCK) as session,
+        # Not entered as a scope: the budget is for weights, and what is computed is torch's.
+        contextlib.closing(vramx.oversubscribe(budget, backend=backend, block=BLOCK)) as session,
     ):
         source, target = Path(folder) / "photograph.png", Path(folder) / "enlarged.png"
         small.save(source)
         network = pretrained.load(session, MODEL)
-        with vramx.super_resolution(network, session=session, **({} if on_gpu else TILES)) as sr:
+        with vramx.super_resolution(network, session=session, **TILES) as sr:
             say(f"enlarging {small.width}x{small.height} to {SCALE} times the size")
             sr.enlarge_picture(source, target, progress=True)
             with Image.open(target) as made:

@@ -108,6 +108,9 @@ class InactiveSession(Session):
     def pin(self, x: T) -> Iterator[T]:
         yield x
 
+    def empty_cache(self) -> None:
+        pass
+
     def advise(self, x: Any, advice: Advice) -> None:  # noqa: ARG002
         native_advice(advice)
 

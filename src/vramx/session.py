@@ -448,6 +448,17 @@ class Session:
         """
         self._core.evict(self._ranges(x))
 
+    def empty_cache(self) -> None:
+        """Give back what torch keeps of this session's memory for later.
+
+        Torch keeps what the calling thread has freed in its scope, by the sizes that were asked
+        for. Where other sizes come next, that only takes room, which is made by sending something
+        away. As `torch.cuda.empty_cache` does for memory that is torch's own.
+        """
+        self._usable()
+        if self._torch_bridge is not None:
+            self._torch_bridge.cache.empty()
+
     @contextlib.contextmanager
     def pin(self, x: T) -> Iterator[T]:
         """Keep `x` on the card for a scope.

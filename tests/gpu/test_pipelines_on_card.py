@@ -57,7 +57,7 @@ def test_pictures_survive_the_way_to_the_card_and_back(kind: str) -> None:
         picture = torch.from_numpy(picture).permute(2, 0, 1)
     if kind == "PIL":
         picture = pytest.importorskip("PIL.Image").fromarray(picture)
-    planes = to_planes(picture, Home(torch.device("cuda"), 40 * 50))
+    planes = to_planes(picture, Home(torch.device("cuda"), 4 * 40 * 50))
     assert planes.colour.is_cuda
     assert planes.alpha is not None
     back = planes.restore(torch.cat([planes.colour, planes.alpha], 1))
@@ -77,12 +77,42 @@ def test_tiles_that_the_budget_gives_equal_the_whole_picture(backend: str) -> No
     with vramx.super_resolution(
         model, budget="256MiB", block="2MiB", backend=backend, overlap=12
     ) as sr:
-        assert 64 <= sr.tile < 700
+        way = sr.forecast(picture)
+        assert way.describe().startswith("in ")
+        assert 64**2 <= way.grid.area < 700 * 900
         # Kernels for other sizes may multiply in TF32 and add in other orders.
         assert (sr(picture) - wanted).abs().max() < 2e-3
         assert sr.seam_error(picture) < 2e-3
         stats = sr.session.stats()
     assert stats.peak_resident <= 256 * MIB  # torch keeps memory of each size, which may leave
+
+
+@pytest.mark.parametrize("backend", ["managed", "mapped"])
+@pytest.mark.parametrize(
+    ("dtype", "budget", "off"),
+    [("float32", "96MiB", 2e-3), ("float16", "160MiB", 4e-3), ("float16", "48MiB", 4e-3)],
+)
+def test_bands_that_the_budget_gives_equal_the_whole_picture(
+    backend: str, dtype: str, budget: str, off: float
+) -> None:
+    random = np.random.default_rng(3)
+    picture = random.integers(0, 256, (700, 900, 3)).astype("uint8")
+    model = enlarger().to(getattr(torch, dtype))
+    strides = [each.stride() for each in model.parameters()]
+    with torch.inference_mode():
+        x = torch.from_numpy(picture).permute(2, 0, 1)[None].cuda() / 255
+        wanted = model.cuda()(x.to(getattr(torch, dtype)))[0].float().cpu()
+    model.cpu()
+    with vramx.super_resolution(model, budget=budget, block="2MiB", backend=backend) as sr:
+        assert "in bands of" in sr.forecast(picture).describe()
+        for _ in range(3):
+            made = torch.from_numpy(sr(picture)).permute(2, 0, 1) / 255
+            assert (made - wanted).abs().max() <= off + 0.5 / 255
+        stats = sr.session.stats()
+    assert stats.peak_resident <= stats.budget
+    assert stats.moved_out == 0
+    assert stats.over_link == 0
+    assert [each.stride() for each in model.parameters()] == strides
 
 
 def test_pictures_put_together_on_the_card_and_on_the_host_are_the_same_bits() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,6 +58,7 @@ def whole(model: nn.Module, picture: torch.Tensor, scale: int, multiple: int = 1
         return model(extended[None])[0, :, : scale * height, : scale * width]
 
 
+@pytest.mark.filterwarnings("ignore:.*which computes")
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -127,8 +129,7 @@ def test_chosen_tiles_fit_and_no_even_grid_of_those_that_fit_computes_less(
     sizes = Sizes(None, None, multiple, pixels)
     grid, batch = sizes.plan(height, width, overlap, Rates(0, 1))
     most = sizes.side(overlap) ** 2
-    least = smallest_tile(overlap, multiple)
-    assert grid.area <= max(pixels, least**2)
+    assert grid.area <= max(pixels, most)
     assert batch == 1 or batch * grid.area <= pixels
     for one, side in ((grid.rows, height), (grid.columns, width)):
         assert side <= one.padded < side + multiple
@@ -138,7 +139,7 @@ def test_chosen_tiles_fit_and_no_even_grid_of_those_that_fit_computes_less(
                 tile_of_count(side, count, overlap, multiple)
                 for side, count in ((height, down), (width, across))
             )
-            if tall * wide <= most:
+            if tall * wide <= most and min(tall, wide) > smallest_tile(overlap, multiple) + overlap:
                 other = Grid(
                     cut(height, tall, overlap, multiple), cut(width, wide, overlap, multiple)
                 )
@@ -185,6 +186,48 @@ def test_seams_of_a_network_that_sees_everything_are_measured() -> None:
     with enlarging(model, tile=128, overlap=8) as sr:
         assert sr.seam_error(picture) == 0
         assert torch.equal(sr(picture), whole(model, picture, 1))
+
+
+def test_a_network_that_may_see_the_whole_picture_is_told_where_there_are_seams() -> None:
+    with enlarging(Glare(), batch=2, budget="3MiB") as sr:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sr(torch.rand(3, 100, 100))
+        with pytest.warns(RuntimeWarning, match="looks farther than 96 pixels.*seam_error"):
+            sr(torch.rand(3, 400, 500))
+        assert sr.seam_error(torch.rand(3, 400, 500)) > 0
+
+
+def test_what_is_computed_twice_is_told_with_what_would_bring_it_down() -> None:
+    picture = torch.rand(3, 200, 200)
+    with enlarging(Unseen(enlarger(2)), tile=64, overlap=16) as sr:
+        way = sr.forecast(picture)
+        assert way.share == way.grid.count * 64 * 64 / 200**2 > 1.5
+        assert f"computes {way.share:.2f} times its pixels" in way.describe()
+        with pytest.warns(RuntimeWarning, match="not band by band.*|times the room for") as told:
+            sr(picture)
+        factor = float(str(told[0].message).split("times its pixels. ")[1].split(" ")[0])
+    pixels = int(factor * way.at_once * way.grid.area)
+    grid, _ = Sizes(None, 1, 1, int(1.2 * pixels)).plan(200, 200, 16, Rates(0, 1))
+    assert grid.count * grid.area <= 1.5 * 200**2
+
+
+def test_convolutions_of_half_precision_have_their_channels_last_within_the_scope_alone() -> None:
+    model = enlarger(2).half()
+    strides = [each.stride() for each in model.parameters()]
+    picture = torch.rand(3, 20, 20)
+    for kept in (False, True):
+        with vramx.simulate(capacity="1GiB", granule="4KiB", latency=0.0):
+            with vramx.oversubscribe("1MiB", block=BLOCK, backend="simulated") as session:
+                if kept:
+                    session.manage(model)
+                with vramx.super_resolution(model, session=session) as sr:
+                    weights = [each.weight for each in model.modules() if hasattr(each, "weight")]
+                    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+                    assert sr(picture).shape == (3, 40, 40)
+                assert session.manages(model) == kept
+                assert [each.stride() for each in model.parameters()] == strides
+    assert [each.stride() for each in model.parameters()] == strides
 
 
 def test_the_overlap_is_found_by_how_far_a_cut_is_seen() -> None:

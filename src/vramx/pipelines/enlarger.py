@@ -31,7 +31,7 @@ from vramx.pipelines.upscaling.sizing import (
     bytes_beside_tiles,
     room_for_activations,
 )
-from vramx.pipelines.upscaling.ways import Count, Way
+from vramx.pipelines.upscaling.ways import Count, Runner, Way
 from vramx.session import Session
 from vramx.units import format_size
 
@@ -134,9 +134,7 @@ class SuperResolution:
         sizes = Sizes(tile, self._batch, shape.multiple, pixels)
         engine = Engine(
             self._network,
-            call=self._call,
-            within=self._chain,
-            place=self._place,
+            Runner(self._call, self._chain, self._place, self.session.empty_cache),
             shape=shape,
             sizes=sizes,
             overlap=self._overlap,
@@ -147,6 +145,7 @@ class SuperResolution:
         else:
             most = room // (PICTURES * bytes_beside_bands(shape.scale))
         self._home = Home(self._device, most)
+        self.session.empty_cache()  # of what trying has left
         return engine
 
     def __call__(self, x: Any) -> Any:
@@ -206,6 +205,7 @@ class SuperResolution:
             if not group:
                 if shape not in ways:
                     ways[shape] = self._way(planes)
+                    self._ready.tell(ways[shape], planes.colour)
                 room = ways[shape].pictures
             group.append(planes)
             room -= len(planes.colour)

@@ -43,11 +43,15 @@ class Cache:
         if self._core.scratch_bytes >= worth and cached_bytes(self._ordinal) >= worth:
             self.ask_back()
 
+    def empty(self) -> None:
+        """Have torch go on with an empty pool."""
+        renew_pool(self._core)
+
     def ask_back(self) -> None:
         """Have torch go on with an empty pool where not everything fits, and watch for more."""
         stats = self._core.stats()
         if stats.managed > stats.budget:
-            renew_pool(self._core)
+            self.empty()
         self._watch_from(self._core.scratch_bytes + int(stats.budget * _GROWTH))
 
     def _watch_from(self, least: int) -> None:

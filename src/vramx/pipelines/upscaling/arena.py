@@ -30,7 +30,9 @@ def arena(device: torch.device, nbytes: int) -> Iterator[None]:
         yield
         return
     index = torch.cuda.current_device() if device.index is None else device.index
-    stream = _streams.setdefault(index, torch.cuda.Stream(device))
+    if index not in _streams:
+        _streams[index] = torch.cuda.Stream(index)
+    stream = _streams[index]
     caller = torch.cuda.current_stream(device)
     stream.wait_stream(caller)
     try:

@@ -14,7 +14,7 @@ from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape, peak_bytes
 from vramx.pipelines.upscaling.layers import Layer, RowGraph
 from vramx.pipelines.upscaling.schedule import load, order
 from vramx.pipelines.upscaling.tiles import reflect, round_up
-from vramx.pipelines.upscaling.ways import Call, Count, Finish, InBands
+from vramx.pipelines.upscaling.ways import Count, Finish, InBands, Runner
 
 #: The height and width of the picture on which it is tried.
 _TRIED = (32, 512)
@@ -33,12 +33,8 @@ class Bands:
     ----------
     module : torch.nn.Module
         The network, managed and in evaluation mode.
-    call : callable
-        Calls it: what bands give must equal what this gives.
-    within : callable
-        Calls a function in the way that the network is called.
-    place : callable
-        Puts a tensor where the network computes, in its dtype.
+    runner : Runner
+        Runs it: what bands give must equal what its call gives.
     shape : Shape
         What the network takes and gives.
 
@@ -51,47 +47,45 @@ class Bands:
     def __init__(
         self,
         module: nn.Module,
-        call: Call,
-        within: Callable[[Callable[[], None]], None],
-        place: Callable[[torch.Tensor], torch.Tensor],
+        runner: Runner,
         shape: Shape,
     ) -> None:
         self._module = module
-        self._within = within
-        self._place = place
+        self._runner = runner
         self._shape = shape
         self._graphs: dict[tuple[int, int], RowGraph] = {}
         self._element_bytes = 0.0
+        self._arena = 0
         self._known: tuple[object, InBands | None] | None = None
         self.refusal: str | None = None
         try:
-            self._try(call)
+            self._try()
         except tracing.NotByRowsError as error:
             self.refusal = str(error)
         except OUT_OF_MEMORY:
             self.refusal = "a small picture does not fit"
 
-    def _try(self, call: Call) -> None:
+    def _try(self) -> None:
         """See whether it gives the same on a small picture, and what that takes."""
         graph = self._graph(*_TRIED)
         noise = torch.rand(
             (1, self._shape.channels, graph.layers[0].height, graph.layers[0].width),
             generator=torch.Generator().manual_seed(0),
         )
-        picture = self._place(noise)
+        picture = self._runner.place(noise)
         low = [max(_TRIED[0] // 4, _least(layer)) for layer in graph.layers[:1]]
         low += [8 * max(map(_least, graph.layers))] * (graph.stages - 1)
         found: list[torch.Tensor] = []
 
         def run(picture: torch.Tensor) -> torch.Tensor:
-            self._within(
+            self._runner.within(
                 lambda: bands.run(
                     graph, order(graph, low), picture, lambda _, rows: found.append(rows)
                 )
             )
             return torch.cat(found, dim=2)
 
-        wanted = call(picture)
+        wanted = self._runner.call(picture)
         taken, made = peak_bytes(run, picture)
         if made.shape != wanted.shape or not _alike(made, wanted):
             raise tracing.NotByRowsError("layer by layer it gives something else than at once")
@@ -158,7 +152,7 @@ class Bands:
         height, width = picture.shape[-2:]
         scale, total = self._shape.scale, height * width
         given = way.graph.layers[0]
-        placed = self._place(reflect(picture, given.height, given.width))
+        placed = self._runner.place(reflect(picture, given.height, given.width))
         count(0, total)
 
         def emit(low: int, rows: torch.Tensor) -> None:
@@ -167,9 +161,12 @@ class Bands:
                 put(low, finish(rows[:, :, : high - low, : width * scale]))
             count((high - low) * width // scale, total)
 
-        elements = len(picture) * way.order.load.elements
-        with arena(placed.device, int(elements * self._element_bytes)):
-            self._within(lambda: bands.run(way.graph, way.order, placed, emit))
+        nbytes = int(len(picture) * way.order.load.elements * self._element_bytes)
+        if nbytes > self._arena:  # what there was for smaller ones is of no use
+            self._runner.empty_cache()
+            self._arena = nbytes
+        with arena(placed.device, nbytes):
+            self._runner.within(lambda: bands.run(way.graph, way.order, placed, emit))
 
 
 def _least(layer: Layer) -> int:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape
-from vramx.pipelines.upscaling.reach import measure_reach
+from vramx.pipelines.upscaling.reach import FARTHEST, measure_reach
 from vramx.pipelines.upscaling.sizing import Rates, Sizes
 from vramx.pipelines.upscaling.tiles import Canvas, round_up
-from vramx.pipelines.upscaling.ways import Call, Count, Finish, InTiles
+from vramx.pipelines.upscaling.ways import Count, Finish, InTiles, Runner
 
 #: From here on it is told what would bring down what is computed twice.
 WASTEFUL = 1.5
@@ -28,10 +27,8 @@ class Tiles:
 
     Parameters
     ----------
-    call : callable
-        Calls the network.
-    place : callable
-        Puts a tensor where the network computes, in its dtype.
+    runner : Runner
+        Runs the network.
     shape : Shape
         What the network takes and gives.
     sizes : Sizes
@@ -49,14 +46,12 @@ class Tiles:
 
     def __init__(
         self,
-        call: Call,
-        place: Callable[[torch.Tensor], torch.Tensor],
+        runner: Runner,
         shape: Shape,
         sizes: Sizes,
         overlap: int | None,
     ) -> None:
-        self._call = call
-        self._place = place
+        self._call = runner.placed_call
         self._shape = shape
         self.sizes = sizes
         self.overlap = overlap
@@ -86,16 +81,14 @@ class Tiles:
         InTiles
             Of those that fit, the fastest.
         """
-        overlap = self.overlap
+        overlap, farther = self.overlap, False
         if overlap is None:
-            overlap = measure_reach(self._placed_call, picture, self._shape, tolerance)
+            overlap = measure_reach(self._call, picture, self._shape, tolerance)
+            farther = overlap >= FARTHEST
         height, width = picture.shape[-2:]
         rates = self._measured_rates() if self.sizes.tile is None else _BY_PIXELS
         grid, at_once = self.sizes.plan(height, width, overlap, rates, shifted=shifted)
-        return InTiles(grid, at_once, overlap)
-
-    def _placed_call(self, x: torch.Tensor) -> torch.Tensor:
-        return self._call(self._place(x))
+        return InTiles(grid, at_once, overlap, farther)
 
     def _measured_rates(self) -> Rates:
         if self._rates is None:
@@ -117,7 +110,7 @@ class Tiles:
         times = []
         for _ in range(2):  # the first finds kernels
             begun = time.perf_counter()
-            self._placed_call(picture).flatten()[:1].cpu()  # which waits for the card
+            self._call(picture).flatten()[:1].cpu()  # which waits for the card
             times.append(time.perf_counter() - begun)
         return min(times)
 
@@ -125,8 +118,8 @@ class Tiles:
         """Say what would bring down what is computed twice."""
         rows, columns = way.grid.rows, way.grid.columns
         pixels = area = way.at_once * way.grid.area
-        share = way.share
-        while share > WASTEFUL:
+        share, grid = way.share, way.grid
+        while share > WASTEFUL and grid.count > 1:
             pixels = int(1.1 * pixels) + 1
             larger = replace(self.sizes, tile=None, batch=1, pixels=pixels, shrunk=False)
             grid, _ = larger.plan(rows.length, columns.length, way.overlap, _BY_PIXELS)
@@ -167,7 +160,7 @@ class Tiles:
         total = len(planes) * way.computed
         count(0, total)
         while group := [*itertools.islice(tiles, way.at_once)]:
-            made = self._placed_call(torch.stack([tile for _, _, tile in group]))
+            made = self._call(torch.stack([tile for _, _, tile in group]))
             for (number, place, _), tile in zip(group, made):
                 canvas.add(place, tile, number)
             count(len(group) * grid.area, total)
@@ -182,6 +175,6 @@ class Tiles:
         done = []
         for group in planes.split(way.at_once):
             tiles = next(way.grid.tiles(group))
-            done.append(finish(self._placed_call(tiles)[..., :height, :width]))
+            done.append(finish(self._call(tiles)[..., :height, :width]))
             count(len(group) * way.grid.area, total)
         return torch.cat(done) if len(done) > 1 else done[0]

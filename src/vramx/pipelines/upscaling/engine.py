@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 import torch
 
@@ -13,7 +12,7 @@ from vramx.pipelines.upscaling.by_bands import Bands
 from vramx.pipelines.upscaling.by_tiles import WASTEFUL, Tiles
 from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape
 from vramx.pipelines.upscaling.sizing import PICTURES, WHOLE, Sizes
-from vramx.pipelines.upscaling.ways import Call, Count, Finish, InBands, InTiles, Way
+from vramx.pipelines.upscaling.ways import Count, Finish, InBands, InTiles, Runner, Way
 
 #: What torch takes for a picture that goes through whole, over what it holds at once.
 _UNEVEN = 1.6
@@ -26,12 +25,8 @@ class Engine:
     ----------
     network : Network
         The network, whose module is managed and in evaluation mode.
-    call : callable
-        Calls it.
-    within : callable
-        Calls a function in the way that the network is called.
-    place : callable
-        Puts a tensor where the network computes, in its dtype.
+    runner : Runner
+        Runs it.
     shape : Shape
         What it takes and gives.
     sizes : Sizes
@@ -46,9 +41,7 @@ class Engine:
     def __init__(
         self,
         network: Network,
-        call: Call,
-        within: Callable[[Callable[[], None]], None],
-        place: Callable[[torch.Tensor], torch.Tensor],
+        runner: Runner,
         shape: Shape,
         sizes: Sizes,
         overlap: int | None,
@@ -57,9 +50,9 @@ class Engine:
         self.shape = shape
         self.sizes = sizes
         self._room = room
-        self._tiles = Tiles(call, place, shape, sizes, overlap)
+        self._tiles = Tiles(runner, shape, sizes, overlap)
         asked = overlap is not None or sizes.tile is not None
-        self._bands = None if asked else Bands(network.module, call, within, place, shape)
+        self._bands = None if asked else Bands(network.module, runner, shape)
 
     @property
     def in_tiles(self) -> bool:
@@ -144,7 +137,7 @@ class Engine:
         count : callable
             Told of the pixels that are done.
         ways : dict
-            How pictures of a shape went so far, and what becomes of that.
+            How pictures of their shape go, and what becomes of that.
 
         Returns
         -------
@@ -157,9 +150,6 @@ class Engine:
             If the least does not fit.
         """
         shape = pictures.shape[1:]
-        if shape not in ways:
-            ways[shape] = self.way(pictures, tolerance)
-            self._tell(ways[shape], pictures)
         while True:
             try:
                 return self.run(ways[shape], pictures, finish, count)
@@ -176,16 +166,22 @@ class Engine:
             )
             ways[shape] = smaller
 
-    def _tell(self, way: Way, pictures: torch.Tensor) -> None:
-        if isinstance(way, InBands) or way.share <= WASTEFUL:
+    def tell(self, way: Way, pictures: torch.Tensor) -> None:
+        """Warn of what the way of some pictures costs or may show."""
+        if isinstance(way, InBands) or way.grid.count == 1:
             return
-        refusal = "" if self._bands is None else f", not band by band: {self._bands.refusal}"
         height, width = pictures.shape[-2:]
-        warnings.warn(
-            f"{width}x{height} goes {way.describe()}{refusal}. {self._tiles.advice(way)}",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+        refusal = "" if self._bands is None else f", not band by band: {self._bands.refusal}"
+        told = f"{width}x{height} goes {way.describe()}{refusal}"
+        if way.farther:
+            warnings.warn(
+                f"{told}. The network looks farther than {way.overlap} pixels, perhaps at the "
+                "whole picture, so that seams may show: seam_error() measures them",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        if way.share > WASTEFUL:
+            warnings.warn(f"{told}. {self._tiles.advice(way)}", RuntimeWarning, stacklevel=5)
 
     def _smaller(self, way: Way, pictures: torch.Tensor, tolerance: float) -> Way | None:
         """Choose a way with half at once, if there is one."""

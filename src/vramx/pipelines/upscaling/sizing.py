@@ -138,7 +138,7 @@ class Sizes:
         ConfigError
             If tiles of the side that was asked for have nothing left to keep.
         """
-        least = smallest_tile(overlap, self.multiple)
+        least = self._least(overlap)
         side = self.tile
         if side is None:
             side = min(LARGEST_TILE, math.isqrt(self.pixels // (self.batch or 1)))
@@ -151,6 +151,17 @@ class Sizes:
             side = min(side, math.isqrt(self.pixels))
         side -= side % self.multiple
         return max(side, least)
+
+    def _least(self, overlap: int) -> int:
+        """Tell the least side of a tile.
+
+        Chosen ones keep no less than they share with one neighbour, unless nothing else is left:
+        where what fits is all overlap, a picture would be computed thousands of times.
+        """
+        least = smallest_tile(overlap, self.multiple)
+        if self.tile is not None or self.shrunk:
+            return least
+        return least + round_up(overlap, self.multiple)
 
     def takes_whole(self, height: int, width: int) -> bool:
         """Tell whether a picture goes through whole."""
@@ -212,7 +223,7 @@ class Sizes:
             wide = self._widest(width, overlap, most // tall)
             if wide is not None:
                 choices.append((tall, wide))
-            if tall <= smallest_tile(overlap, self.multiple):
+            if tall <= self._least(overlap):
                 break
 
         def seconds(sides: tuple[int, int]) -> tuple[float, int]:
@@ -231,7 +242,7 @@ class Sizes:
         most -= most % self.multiple
         if most >= padded:
             return padded
-        if most < smallest_tile(overlap, self.multiple):
+        if most < self._least(overlap):
             return None
         across = len(cut(width, most, overlap, self.multiple).starts)
         return tile_of_count(width, across, overlap, self.multiple)

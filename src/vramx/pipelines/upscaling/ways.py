@@ -12,12 +12,36 @@ from vramx.pipelines.upscaling.layers import RowGraph
 from vramx.pipelines.upscaling.schedule import Order
 from vramx.pipelines.upscaling.tiles import Grid
 
-#: Calls the network; takes and gives ``(n, channels, height, width)``.
-Call = Callable[[torch.Tensor], torch.Tensor]
 #: Makes of rows ``(n, channels, rows, width)``, as the network gave them, what they become.
 Finish = Callable[[torch.Tensor], torch.Tensor]
 #: Told of pixels of the input that were computed, and how many will be.
 Count = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What runs a network where a session has it.
+
+    Attributes
+    ----------
+    call : callable
+        Calls the network; takes and gives ``(n, channels, height, width)``.
+    within : callable
+        Calls a function of no arguments in the way that the network is called.
+    place : callable
+        Puts a tensor where the network computes, in its dtype.
+    empty_cache : callable
+        Gives back what torch keeps for later.
+    """
+
+    call: Callable[[torch.Tensor], torch.Tensor]
+    within: Callable[[Callable[[], None]], None]
+    place: Callable[[torch.Tensor], torch.Tensor]
+    empty_cache: Callable[[], None]
+
+    def placed_call(self, x: torch.Tensor) -> torch.Tensor:
+        """Call the network with what may lie elsewhere."""
+        return self.call(self.place(x))
 
 
 @dataclass(frozen=True)
@@ -32,11 +56,14 @@ class InTiles:
         How many tiles go through at once, of several pictures too.
     overlap : int
         Pixels of context that are thrown away at inner edges.
+    farther : bool
+        Whether the network looks farther than that, as far as was measured.
     """
 
     grid: Grid
     at_once: int
     overlap: int
+    farther: bool = False
 
     @property
     def computed(self) -> int:
