@@ -134,7 +134,13 @@ class SuperResolution:
         sizes = Sizes(tile, self._batch, shape.multiple, pixels)
         engine = Engine(
             self._network,
-            Runner(self._call, self._chain, self._place, self.session.empty_cache),
+            Runner(
+                call=self._call,
+                within=self._chain,
+                place=self._place,
+                hold=self.session.pin,
+                empty_cache=self.session.empty_cache,
+            ),
             shape=shape,
             sizes=sizes,
             overlap=self._overlap,

@@ -165,7 +165,7 @@ class Bands:
         if nbytes > self._arena:  # what there was for smaller ones is of no use
             self._runner.empty_cache()
             self._arena = nbytes
-        with arena(placed.device, nbytes):
+        with arena(placed.device, nbytes), self._runner.hold(way.graph.constants):
             self._runner.within(lambda: bands.run(way.graph, way.order, placed, emit))
 
 

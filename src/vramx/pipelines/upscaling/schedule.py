@@ -197,7 +197,7 @@ def load(graph: RowGraph, bands: Sequence[int]) -> Load:
         layer, row = step.layer, step.layer.row_elements
         beyond = 2 * getattr(layer.rows, "context", 0) * getattr(layer.rows, "factor", 1)
         made = (step.high - step.low + beyond) * row
-        most = max(most, now + _window_elements(step, held) + made)
+        most = max(most, now + _window_elements(step, held) + layer.copies * made)
         if layer.users:
             before = held.get(layer)
             if before is None:

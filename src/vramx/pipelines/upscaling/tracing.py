@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from vramx.pipelines.upscaling.layers import (
     Layer,
     RowGraph,
     Rows,
+    Run,
     Window,
 )
 
@@ -28,14 +30,11 @@ class NotByRowsError(Exception):
 _POINTWISE_MODULES = (
     nn.BatchNorm2d,
     nn.CELU,
-    nn.Dropout,
-    nn.Dropout2d,
     nn.ELU,
     nn.GELU,
     nn.Hardsigmoid,
     nn.Hardswish,
     nn.Hardtanh,
-    nn.Identity,
     nn.LeakyReLU,
     nn.Mish,
     nn.PReLU,
@@ -47,6 +46,8 @@ _POINTWISE_MODULES = (
     nn.Softplus,
     nn.Tanh,
 )
+#: In evaluation mode.
+_NOTHING = (nn.Dropout, nn.Dropout2d, nn.Identity)
 _IN_PLACE_OPERATORS = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -66,7 +67,7 @@ _POINTWISE_FUNCTIONS = {
     *(functional.relu, functional.relu6, functional.selu, functional.silu, functional.softplus),
     *(functional.sigmoid, functional.tanh),
 }
-_POINTWISE_METHODS = {*_POINTWISE_NAMES, "leaky_relu", "contiguous", "clone"}
+_POINTWISE_METHODS = {*_POINTWISE_NAMES, "leaky_relu", "clone"}
 _METHODS_IN_PLACE = {f"{name}_" for name in _POINTWISE_NAMES}
 _SHAPES = {"size", "dim", "ndimension", "numel"}
 _CONTEXT = {"nearest": 0, "nearest-exact": 0, "bilinear": 1, "bicubic": 2}
@@ -207,9 +208,11 @@ class _Builder:
             raise NotByRowsError(f"{node.target} ({kind.__name__}) takes more than a picture")
         if kind is nn.Conv2d:
             return self._convolution(node, module, x)
+        if module.training and kind in (*_POINTWISE_MODULES, *_NOTHING):
+            raise NotByRowsError(f"{node.target} ({kind.__name__}) is in training mode")
+        if kind in _NOTHING:
+            return x
         if kind in _POINTWISE_MODULES:
-            if module.training:
-                raise NotByRowsError(f"{node.target} ({kind.__name__}) is in training mode")
             in_place = bool(getattr(module, "inplace", False))
             return self._pointwise(node, module, (x,), {}, in_place=in_place)
         if kind is nn.PixelShuffle:
@@ -276,6 +279,8 @@ class _Builder:
         if isinstance(x, Layer):
             if name in _SHAPES:
                 return getattr(torch.empty(self._shape(x), device="meta"), name)(*rest, **kwargs)
+            if name == "contiguous":
+                return x
             if name in ("chunk", "split"):
                 return self._divided(node, name, x, *rest, **kwargs)
             in_place = name in _METHODS_IN_PLACE
@@ -440,6 +445,7 @@ class _Builder:
         if output is self._picture or id(self._picture) not in used:
             raise NotByRowsError("what it returns does not depend on the picture")
         layers = [each for each in self._layers if id(each) in used]
+        layers, output = _joined(layers, output)
         for layer in layers:
             if layer.run is not None or layer is output:
                 for source in layer.sources:
@@ -447,6 +453,28 @@ class _Builder:
                         if layer not in holder.users:
                             holder.users.append(layer)
         return RowGraph(layers, output, self._constants)
+
+
+def _joined(layers: list[Layer], output: Layer) -> tuple[list[Layer], Layer]:
+    """Do what works on each value by itself together with what it alone reads."""
+    readers = Counter(source for layer in layers for source in layer.sources)
+    became: dict[Layer, Layer] = {}
+    for layer in layers:
+        layer.sources = [became.get(source, source) for source in layer.sources]
+        if layer.run is None or type(layer.rows) is not Rows or len(layer.sources) != 1:
+            continue
+        (before,) = layer.sources
+        if before.run is not None and readers[before] == 1 and before is not output:
+            before.run = _one_after_another(before.run, layer.run)
+            before.copies = max(before.copies, 1 if layer.in_place else 2)
+            before.channels = layer.channels
+            readers[before] = readers[layer]
+            became[layer] = before
+    return [each for each in layers if each not in became], became.get(output, output)
+
+
+def _one_after_another(one: Run, other: Run) -> Run:
+    return lambda given: other([one(given)])
 
 
 class _Place:

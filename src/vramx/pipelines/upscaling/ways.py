@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,6 +31,8 @@ class Runner:
         Calls a function of no arguments in the way that the network is called.
     place : callable
         Puts a tensor where the network computes, in its dtype.
+    hold : callable
+        Keeps tensors of the network on the card for a scope.
     empty_cache : callable
         Gives back what torch keeps for later.
     """
@@ -37,6 +40,7 @@ class Runner:
     call: Callable[[torch.Tensor], torch.Tensor]
     within: Callable[[Callable[[], None]], None]
     place: Callable[[torch.Tensor], torch.Tensor]
+    hold: Callable[[list[torch.Tensor]], AbstractContextManager[object]]
     empty_cache: Callable[[], None]
 
     def placed_call(self, x: torch.Tensor) -> torch.Tensor:
