@@ -185,9 +185,10 @@ def super_resolution(
 ) -> SuperResolution:
     """Enlarge pictures and frames of any size with a network, within a budget.
 
-    The network is managed, and pictures go through it in tiles that fit beside its weights. Tiles
-    share context that is thrown away, and are blended, so that no seams show. Where memory runs out
-    all the same, less goes through at once from then on, with a warning.
+    The network is managed, and pictures go through it whole where they fit beside its weights. Else
+    they go band by band, each row of each layer computed once, where the network's layers look at
+    rows near by alone; or in tiles, which share context that is thrown away, and are blended. Where
+    memory runs out all the same, less goes through at once from then on, with a warning.
 
     Parameters
     ----------
@@ -200,13 +201,14 @@ def super_resolution(
     scale : int, optional
         How much larger pictures become; found by trying a small one unless given.
     tile : int or "auto"
-        The side of tiles in pixels of the input. Auto takes the largest that fit the budget beside
-        the weights, by what a small picture was measured to need, up to a whole frame of 1080p, in
-        the shape by which a picture's tiles share least.
+        The side of tiles in pixels of the input. Auto chooses the way; where it is by tiles, they
+        are the rectangles that take the least time of those that fit the budget beside the weights,
+        by what small pictures were measured to need.
     overlap : int or "auto"
         Pixels of context that are thrown away at a tile's inner edges; half as many again are
-        blended. Auto measures how far a change is seen (by half a step of eight bits), up to 64;
-        `SuperResolution.seam_error` tells what is left on a picture.
+        blended. A number asks for tiles. Auto measures on the picture how far from a cut a change
+        is seen, by half a step of 8 or 16 bits, up to 96; `SuperResolution.seam_error` tells what
+        is left.
     batch : int or "auto"
         How many tiles, or frames smaller than a tile, go through at once; for a descriptor one.
     multiple : int, optional
