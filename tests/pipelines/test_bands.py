@@ -104,6 +104,20 @@ class Strided(nn.Module):
         return self.last(torch.cat([self.up(torch.tanh(self.down(x))), x], 1))
 
 
+class InPlace(nn.Module):
+    """Changes values that a convolution read before, whose rows come later than the change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 3, 3, padding=1)
+        self.b = nn.Conv2d(3, 3, 5, padding=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = self.a(x)
+        before = self.b(made)
+        return before + functional.relu(made, inplace=True) + made
+
+
 NETWORKS: dict[str, tuple[Any, int]] = {
     "esrgan": (Upscaler, 1),
     "pixel shuffle": (lambda: enlarger(2), 1),
@@ -112,6 +126,8 @@ NETWORKS: dict[str, tuple[Any, int]] = {
     "bicubic base": (lambda: Compact("bicubic"), 1),
     "folding": (Folding, 2),
     "strided": (Strided, 2),
+    "in place": (InPlace, 1),
+    "tanh": (lambda: nn.Sequential(nn.Conv2d(3, 32, 1), nn.Tanh(), nn.Conv2d(32, 3, 1)), 1),
     "upsampling alone": (lambda: nn.Upsample(scale_factor=3), 1),
 }
 SIZES = st.tuples(st.integers(1, 24), st.integers(1, 12), st.integers(1, 2))
@@ -176,7 +192,7 @@ def test_bands_of_any_height_give_what_the_network_gives_and_compute_each_value_
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    name=st.sampled_from(["esrgan", "nearest base", "folding", "strided"]),
+    name=st.sampled_from(["esrgan", "nearest base", "folding", "strided", "tanh"]),
     height=st.integers(4, 60),
     heights=HEIGHTS,
 )
@@ -196,6 +212,15 @@ def test_what_bands_take_is_what_was_told(name: str, height: int, heights: list[
     taken, _ = peak_bytes(run, picture)
     most = 4 * load(graph, chosen).elements
     assert 0.5 * most <= taken <= 1.1 * most
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_low_bands_take_a_part_of_what_the_whole_takes_at_once(name: str) -> None:
+    make, multiple = NETWORKS[name]
+    graph = trace(seeded(make()), 3, 150 * multiple, 40 * multiple)
+    least = max(getattr(layer.rows, "factor", 1) for layer in graph.layers)
+    low = load(graph, [2 * least] * graph.stages).elements
+    assert low <= 0.25 * load(graph, [10**6] * graph.stages).elements
 
 
 def test_less_memory_gives_lower_bands_and_no_band_takes_more_than_there_is() -> None:
@@ -247,6 +272,49 @@ def test_hooks_and_what_looks_at_values_do_not_go_by_rows() -> None:
     hooked[0].register_forward_hook(lambda *_: None)
     with pytest.raises(NotByRowsError, match="hooks"):
         trace(hooked, 3, 8, 8)
+
+
+class Turns(nn.Module):
+    """Does something else each time, which tracing cannot see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.turn = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.turn += 1
+        return self.conv(x) * (self.turn % 7)
+
+
+def test_a_network_whose_layers_give_something_else_than_it_does_not_go_by_bands() -> None:
+    with vramx.simulate(capacity="1GiB", granule="4KiB", latency=0.0):
+        with vramx.super_resolution(
+            seeded(Turns()), multiple=1, budget="512KiB", block="4KiB", backend="simulated"
+        ) as sr:
+            assert sr.forecast(torch.rand(3, 600, 600)).figures()["way"] == "tiles"
+
+
+@settings(max_examples=10, deadline=None)
+@given(height=st.integers(150, 170), width=st.integers(20, 40), colours=st.sampled_from([1, 3]))
+def test_sides_that_are_no_multiples_and_grey_pictures_go_by_bands_too(
+    height: int, width: int, colours: int
+) -> None:
+    network = seeded(Folding())
+    picture = torch.rand(colours, height, width)
+    extension = (0, -width % 2, 0, -height % 2)
+    extended = functional.pad(picture.expand(3, -1, -1)[None], extension, mode="reflect")
+    wanted = network(extended)[0, :, :height, :width]
+    if colours == 1:
+        wanted = wanted.mean(0, keepdim=True)
+    with vramx.simulate(capacity="1GiB", granule="4KiB", latency=0.0):
+        with vramx.super_resolution(
+            network, multiple=2, budget="48KiB", block="4KiB", backend="simulated"
+        ) as sr:
+            assert "in bands of" in sr.forecast(picture).describe()
+            made = sr(picture)
+    assert made.shape == wanted.shape
+    assert (made - wanted.clamp(0, 1)).abs().max() <= ROUNDING
 
 
 def test_a_picture_beyond_the_budget_goes_band_by_band_while_weights_stream() -> None:

@@ -164,6 +164,20 @@ def test_where_launches_take_the_time_fewer_tiles_are_chosen(
     assert by_tiles.count * by_tiles.area >= by_pixels.count * by_pixels.area
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
+    overlap=st.integers(0, 96),
+    pixels=st.integers(1, 100_000),
+)
+def test_whatever_little_fits_no_picture_is_computed_many_times(
+    size: tuple[int, int], overlap: int, pixels: int
+) -> None:
+    grid, _ = Sizes(None, None, 1, pixels).plan(*size, overlap, Rates(0, 1))
+    side = smallest_tile(overlap, 1) + overlap
+    assert grid.count * grid.area <= 16 * (size[0] + side) * (size[1] + side)
+
+
 def test_a_frame_that_fits_goes_through_whole_and_asked_for_tiles_are_kept() -> None:
     grid, _ = Sizes(None, None, 2, 2_100_000).plan(1080, 1920, 32, Rates(0, 1))
     assert (grid.count, grid.area) == (1, 1080 * 1920)
