@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from vramx.pipelines.upscaling.layers import Layer, RowGraph
+from vramx.pipelines.upscaling.layers import Layer, Resized, RowGraph
 from vramx.pipelines.upscaling.schedule import Order, Step, is_tail
 
 #: Takes the first row's number and rows ``(n, channels, rows, width)`` of what the network gives.
@@ -163,10 +163,9 @@ class _Run:
 
 def _cut(layer: Layer, made: torch.Tensor, low: int, high: int, first: int) -> torch.Tensor:
     """Cut off what was made of context alone."""
-    factor = getattr(layer.rows, "factor", 1)
-    extra = low - first * factor
-    if getattr(layer.rows, "context", 0) == 0:
+    if not isinstance(layer.rows, Resized) or layer.rows.context == 0:
         return made
+    extra = low - layer.rows.made_of(first)
     return made[:, :, extra : extra + high - low]
 
 

@@ -80,34 +80,39 @@ class Window(Rows):
 
 
 @dataclass(frozen=True)
-class Enlarged(Rows):
+class Resized(Rows):
     """Rows of an interpolation or a pixel shuffle.
 
     Attributes
     ----------
-    factor : int
-        How many rows are made of one.
+    factor, of : int
+        How many rows are made of how many, again and again.
     context : int
-        How many rows on each side bear upon them.
+        How many rows on each side bear upon them, a multiple of `of`.
     """
 
     factor: int
+    of: int = 1
     context: int = 0
 
     def needed(self, low: int, high: int) -> tuple[int, int]:
         """See `Rows.needed`."""
-        first = low // self.factor - self.context
-        return max(0, first), min(self.given, -(-high // self.factor) + self.context)
+        first = low // self.factor * self.of - self.context
+        return max(0, first), min(self.given, -(-high // self.factor) * self.of + self.context)
 
     def possible(self, given: int) -> int:
         """See `Rows.possible`."""
         if given == self.given:
             return self.made
-        return max(0, given - self.context) * self.factor
+        return max(0, given - self.context) // self.of * self.factor
 
     def whole(self, limit: int) -> int:
-        """See `Rows.whole`; those of one row come together."""
+        """See `Rows.whole`; those that are made of the same rows come together."""
         return limit - limit % self.factor
+
+    def made_of(self, first: int) -> int:
+        """Tell the number of the first row that is made of rows from a number on."""
+        return first // self.of * self.factor
 
 
 @dataclass(frozen=True)

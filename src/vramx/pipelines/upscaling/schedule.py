@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vramx.pipelines.upscaling.layers import Layer, RowGraph
+from vramx.pipelines.upscaling.layers import Layer, Resized, RowGraph
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,8 @@ def load(graph: RowGraph, bands: Sequence[int]) -> Load:
     now = most = 0
     for step in steps(graph, bands):
         layer, row = step.layer, step.layer.row_elements
-        beyond = 2 * getattr(layer.rows, "context", 0) * getattr(layer.rows, "factor", 1)
+        rows = layer.rows
+        beyond = 2 * rows.made_of(rows.context) if isinstance(rows, Resized) else 0
         made = (step.high - step.low + beyond) * row
         most = max(most, now + _window_elements(step, held) + layer.copies * made)
         if layer.users:

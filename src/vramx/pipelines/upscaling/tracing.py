@@ -6,6 +6,7 @@ import operator
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from torch import fx, nn
 from torch.nn import functional
 
 from vramx.pipelines.upscaling.layers import (
-    Enlarged,
     Folded,
     Layer,
+    Resized,
     RowGraph,
     Rows,
     Run,
@@ -70,6 +71,8 @@ _POINTWISE_FUNCTIONS = {
 _POINTWISE_METHODS = {*_POINTWISE_NAMES, "leaky_relu", "clone"}
 _METHODS_IN_PLACE = {f"{name}_" for name in _POINTWISE_NAMES}
 _SHAPES = {"size", "dim", "ndimension", "numel"}
+#: Sizes change by fractions of small whole numbers.
+_LARGEST_DIVISOR = 16
 _CONTEXT = {"nearest": 0, "nearest-exact": 0, "bilinear": 1, "bicubic": 2}
 
 
@@ -195,7 +198,7 @@ class _Builder:
 
     def _add(self, node: fx.Node, rows: Rows, sources: list[Layer], **told: Any) -> Layer:
         told = {"channels": sources[0].channels, "width": sources[0].width, **told}
-        changes = isinstance(rows, (Enlarged, Folded))
+        changes = isinstance(rows, (Resized, Folded))
         stage = max(each.stage for each in sources) + changes
         layer = Layer(node.name, rows, sources, stage=stage, **told)
         self._layers.append(layer)
@@ -334,7 +337,7 @@ class _Builder:
 
     def _shuffle(self, node: fx.Node, x: Layer, upscale_factor: int) -> Layer:
         factor = upscale_factor
-        rows = Enlarged(x.height, x.height * factor, factor)
+        rows = Resized(x.height, x.height * factor, factor)
         return self._add(
             node,
             rows,
@@ -375,11 +378,16 @@ class _Builder:
             factors = {
                 *(scale_factor if isinstance(scale_factor, (tuple, list)) else [scale_factor])
             }
-        factor = factors.pop()
-        if factors or factor < 1 or int(factor) != factor or antialias or align_corners:
-            raise NotByRowsError(f"{node.name} interpolates to another size than a multiple")
+        factor = Fraction(factors.pop()).limit_denominator(_LARGEST_DIVISOR)
+        if factors or antialias or align_corners:
+            raise NotByRowsError(f"{node.name} interpolates in another way than rows allow")
         if mode not in _CONTEXT:
             raise NotByRowsError(f"{node.name} interpolates by {mode}")
+        height, width = x.height * factor, x.width * factor
+        if height.denominator != 1 or width.denominator != 1 or not height:
+            raise NotByRowsError(
+                f"{node.name} interpolates {x.width}x{x.height} to {float(factor):g} of that"
+            )
         corners = {"align_corners": False} if _CONTEXT[mode] else {}
 
         def run(given: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -387,9 +395,10 @@ class _Builder:
                 given[0], scale_factor=float(factor), mode=mode, **corners
             )
 
-        times = int(factor)
-        rows = Enlarged(x.height, x.height * times, times, _CONTEXT[mode])
-        return self._add(node, rows, [x], width=x.width * times, run=run)
+        times, of = factor.numerator, factor.denominator
+        context = -(-_CONTEXT[mode] // of) * of
+        rows = Resized(x.height, int(height), times, of, context)
+        return self._add(node, rows, [x], width=int(width), run=run)
 
     def _pointwise(
         self, node: fx.Node, call: Callable[..., Any], args: Any, kwargs: Any, *, in_place: bool
