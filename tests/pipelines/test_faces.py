@@ -187,11 +187,34 @@ def test_a_mask_is_symmetric_and_falls_smoothly_from_the_middle_to_the_edges(
         (LANDMARKS[:4], 112, r"shape \(4, 2\)"),
         (LANDMARKS * np.nan, 112, "finite"),
         (np.full((5, 2), 7.0), 112, "all in one place"),
+        (LANDMARKS[[1, 0, 2, 4, 3]], 112, "as no face's do.*order is left eye, right eye"),
+        (LANDMARKS[[0, 1, 2, 4, 3]], 112, "as no face's do"),
+        (LANDMARKS[[2, 0, 1, 3, 4]], 112, "as no face's do"),
+        (LANDMARKS[:, ::-1], 112, "as no face's do"),
     ],
 )
 def test_landmarks_that_are_no_face_are_refused(landmarks: Any, size: int, message: str) -> None:
     with pytest.raises(vramx.ConfigError, match=message):
         align(landmarks, size)
+
+
+@given(
+    aside=st.floats(-75, 75),
+    nods=st.floats(-30, 30),
+    tilts=st.floats(-180, 180),
+    scale=st.floats(0.2, 20),
+)
+def test_landmarks_of_heads_that_look_aside_are_a_face(
+    aside: float, nods: float, tilts: float, scale: float
+) -> None:
+    head = np.array([[-30, -20, 0], [30, -20, 0], [0, 10, 28], [-24, 40, 4], [24, 40, 4]], float)
+    turns = [(0, 2, aside), (1, 2, nods), (0, 1, tilts)]
+    for one, other, degrees in turns:
+        turn = np.eye(3)
+        cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+        turn[one, one], turn[one, other], turn[other, one], turn[other, other] = cos, -sin, sin, cos
+        head = head @ turn.T
+    assert align(scale * head[:, :2] + 300, 112).size == 112
 
 
 def test_a_face_of_another_shape_or_dtype_is_not_pasted() -> None:

@@ -159,7 +159,9 @@ def _model(role: str, name: str | None, details: dict[str, Details]) -> Any:
 
 
 def _summary(out: Path, result: SwapResult) -> str:
+    unfit = f"; {result.unfit} passed by, which are no faces by their landmarks"
     return (
         f"{out}: {result.frames} frames, {result.faces} faces found, {result.swapped} swapped; "
         f"no face in {result.without_face} frames, {result.unchanged} unchanged"
+        + (unfit if result.unfit else "")
     )

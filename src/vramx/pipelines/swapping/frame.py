@@ -29,6 +29,8 @@ class SwapResult:
         Frames in which no face was found.
     unchanged : int
         Frames in which none was swapped, those without a face included.
+    unfit : int
+        What was taken for faces, but has landmarks that lie as no face's do.
     """
 
     frames: int = 0
@@ -36,6 +38,7 @@ class SwapResult:
     swapped: int = 0
     without_face: int = 0
     unchanged: int = 0
+    unfit: int = 0
 
 
 @dataclass
@@ -52,6 +55,8 @@ class Frame:
         The embedding of the face to put in; None only finds faces.
     faces, chosen : list of Face
         Those in it, the largest first, and those of them that are to be swapped.
+    unfit : int
+        How many others the detector took for faces, whose landmarks lie as no face's do.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Frame:
     source: Embedding | None
     faces: list[Face] = field(default_factory=list)
     chosen: list[Face] = field(default_factory=list)
+    unfit: int = 0
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -69,6 +75,7 @@ class Frame:
             "swapped": len(self.chosen),
             "without_face": int(not self.faces),
             "unchanged": int(not self.chosen),
+            "unfit": self.unfit,
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -71,6 +72,7 @@ class FaceStages:
         self._score = score
         self._on_no_face = on_no_face
         self._feather = feather
+        self._told = False
         self._detector = Detector(detector, batch)
         self._recognizer = Recognizer(recognizer, batch)
         self._swapper = Swapper(swapper, batch)
@@ -103,9 +105,27 @@ class FaceStages:
 
     def _detect(self, frames: list[Frame]) -> list[Frame]:
         for frame, faces in zip(frames, self._detector([frame.pixels for frame in frames])):
-            sure = (face for face in faces if face.score >= self._score)
-            frame.faces = sorted(sure, key=lambda face: face.area, reverse=True)
+            sure = [face for face in faces if face.score >= self._score]
+            fit = [face for face in sure if self._fits(frame, face)]
+            frame.faces = sorted(fit, key=lambda face: face.area, reverse=True)
+            frame.unfit = len(sure) - len(fit)
         return frames
+
+    def _fits(self, frame: Frame, face: Face) -> bool:
+        """Tell whether landmarks lie as a face's do; warn of the first that do not."""
+        try:
+            self._recognizer.aligned(face)
+        except ConfigError as error:
+            if not self._told:
+                self._told = True
+                warnings.warn(
+                    f"{frame.name}: what the detector took for a face is passed by, and so are "
+                    f"others like it, which are counted: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            return False
+        return True
 
     def _recognize(self, frames: list[Frame]) -> list[Frame]:
         todo = [(frame, face) for frame in frames for face in frame.faces]
@@ -147,8 +167,11 @@ class FaceStages:
         network: FaceNetwork,
         change: Callable[[list[Pixels], list[Embedding]], list[Masked]],
     ) -> list[Frame]:
-        """Cut the chosen faces out of pictures as they are now, and put them back changed."""
-        todo = [(frame, frame.pixels, face) for frame in frames for face in frame.chosen]
+        """Cut the chosen faces out of pictures as they are now, and put them back changed.
+
+        Of those whose crops overlap one is put back before the next is cut out, lest it takes what
+        was there before.
+        """
 
         def run(
             part: Iterable[tuple[Frame, Pixels, Face]],
@@ -159,9 +182,26 @@ class FaceStages:
             made = change(crops, [frame.source for frame in frames])
             return [*zip(frames, places, made)]
 
-        for frame, place, (crop, mask) in network.over(todo, run):
-            frame.pixels = place.paste(frame.pixels, crop, feather=self._feather, mask=mask)
+        for turn in _turns(frames, network):
+            todo = [(frame, frame.pixels, face) for frame, face in turn]
+            for frame, place, (crop, mask) in network.over(todo, run):
+                frame.pixels = place.paste(frame.pixels, crop, feather=self._feather, mask=mask)
         return frames
+
+
+def _turns(frames: list[Frame], network: FaceNetwork) -> list[list[tuple[Frame, Face]]]:
+    """Divide the chosen faces into turns, so that in none the crops of two overlap."""
+    turns: list[list[tuple[Frame, Face]]] = []
+    for frame in frames:
+        before: list[tuple[int, Alignment]] = []
+        for face in frame.chosen:
+            place = network.aligned(face)
+            turn = max((n + 1 for n, other in before if place.overlaps(other)), default=0)
+            before.append((turn, place))
+            if turn == len(turns):
+                turns.append([])
+            turns[turn].append((frame, face))
+    return turns
 
 
 def _is_changed(frame: Frame) -> bool:
