@@ -604,37 +604,51 @@ def test_a_video_is_enlarged_within_the_budget(
     assert_same_pictures(read_clip(folder / "out.mp4"))
 
 
+class Stopping(nn.Conv2d):
+    """Is interrupted after so many calls."""
+
+    left = 10**9
+
+    def forward(self, x: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().forward(x)
+
+
+def enlarge_clip(folder: Path, model: nn.Module, budget: str = "32MiB", **sizes: Any) -> None:
+    with vramx.simulate(capacity="64MiB", granule="4KiB"):
+        options = {"budget": budget, "block": 2**16, "backend": "simulated"}
+        with vramx.super_resolution(model, **sizes, **options) as sr:
+            sr.enlarge_video(folder / "in.mp4", folder / "out.mp4", segment=6)
+
+
 def test_other_weights_or_tiles_do_not_go_on_with_a_job(
     folder: Path,
     one_thread: None,  # noqa: ARG001
 ) -> None:
-    def enlarge(model: nn.Module, tile: int) -> None:
-        with vramx.simulate(capacity="64MiB", granule="4KiB"):
-            options = {"budget": "32MiB", "block": 2**16, "backend": "simulated", "batch": 1}
-            with vramx.super_resolution(model, tile=tile, overlap=0, **options) as sr:
-                sr.enlarge_video(folder / "in.mp4", folder / "out.mp4", segment=6)
-
-    class Stopping(nn.Conv2d):
-        left = 10**9
-
-        def forward(self, x: Any) -> Any:
-            self.left -= 1
-            if self.left < 0:
-                raise KeyboardInterrupt
-            return super().forward(x)
-
+    sizes = {"tile": 32, "overlap": 0, "batch": 1}
     model = Stopping(3, 3, 1)
     model.left = 10 * 4
     with pytest.raises(KeyboardInterrupt):
-        enlarge(model, 32)
+        enlarge_clip(folder, model, **sizes)
     model.left = 10**9
-    other = Stopping(3, 3, 1)
     with pytest.raises(vramx.MediaError, match="model: Stopping"):
-        enlarge(other, 32)
-    with pytest.raises(
-        vramx.MediaError,
-        match=r"in tiles of 32 .* there, in tiles of 24 pixels",
-    ):
-        enlarge(model, 24)
-    enlarge(model, 32)
+        enlarge_clip(folder, Stopping(3, 3, 1), **sizes)
+    with pytest.raises(vramx.MediaError, match="tile: 32 there, 24"):
+        enlarge_clip(folder, model, **{**sizes, "tile": 24})
+    enlarge_clip(folder, model, **sizes)
+    assert len(read_clip(folder / "out.mp4").frames) == COUNT
+
+
+def test_a_job_goes_on_in_another_budget_with_sizes_of_its_own(
+    folder: Path,
+    one_thread: None,  # noqa: ARG001
+) -> None:
+    model = Stopping(3, 3, 1)
+    model.left = 20
+    with pytest.raises(KeyboardInterrupt):
+        enlarge_clip(folder, model, "32MiB")
+    model.left = 10**9
+    enlarge_clip(folder, model, "128KiB")
     assert len(read_clip(folder / "out.mp4").frames) == COUNT

@@ -405,15 +405,14 @@ class SuperResolution:
         ConfigError
             If there is no such codec.
         """
-        from vramx.pipelines.video import VideoSource, transform_video
+        from vramx.pipelines.video import transform_video
 
-        engine = self._ready
-        video = VideoSource(Path(source))
+        # What is chosen by the memory that happens to be free is no part of it.
         identity = {
             "model": f"{type(self._model).__name__} {digest(self.session, self._model)}",
-            "scale": str(engine.shape.scale),
-            "sizes": engine.describe(),
-            "put together on": self._home.of(video.height * video.width).type,
+            "scale": str(self.scale),
+            "tile": self._asked(self._tile),
+            "overlap": self._asked(self._overlap),
         }
         return transform_video(
             source,
@@ -426,6 +425,10 @@ class SuperResolution:
             overwrite=overwrite,
             progress=progress,
         ).frames
+
+    @staticmethod
+    def _asked(size: int | None) -> str:
+        return "auto" if size is None else str(size)
 
     def report(self) -> str:
         """Describe the session and the sizes for people.

@@ -311,13 +311,11 @@ class FaceSwap:
         NoFaceError, OutOfMemoryError
             As when calling. Finished segments stay.
         """
-        from vramx.pipelines.video import Counted, VideoSource, transform_video
+        from vramx.pipelines.video import Counted, transform_video
 
         target, out = Path(target), Path(out)
         _check_out(source, target, out, overwrite=overwrite)
         face = self._someone(source, "the source")
-        video = VideoSource(target)
-        home = self._home.of(video.height * video.width)
 
         def swap(frames: SegmentFrames) -> Iterator[Counted]:
             def name(number: int) -> str:
@@ -330,7 +328,7 @@ class FaceSwap:
             target,
             out,
             swap,
-            identity={**self._identity(face), "cut out on": home.type},
+            identity=self._identity(face),
             codec=codec,
             options=options,
             segment=segment,
