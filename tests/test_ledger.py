@@ -6,17 +6,21 @@ Members in one process stand for several: their locks are as strange to each oth
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
@@ -227,6 +231,160 @@ def test_a_ledger_that_cannot_be_read_says_so_and_claims_nothing(tmp_path: Path)
     with pytest.raises(vramx.Error, match="VRAMX_RUNTIME_DIR"):
         ledger.claim(0, Claim(4, "one"), BUDGET)
     assert (ledger.held, ledger.waits) == (0, False)
+
+
+# What others may have put there
+
+
+def locked(path: Path, text: bytes) -> int:
+    """Write a file and hold its lock, as a living member does."""
+    path.write_bytes(text)
+    file = os.open(path, os.O_RDONLY)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+
+PLAIN = {"pid": 1, "running": [{"nbytes": 3, "name": "a"}], "waiting": None, "ticket": 0, "kept": 0}
+NUMBERS = st.integers() | st.floats() | st.none() | st.text(max_size=3) | st.booleans()
+JSON = st.recursive(
+    NUMBERS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=8,
+)
+CHANGED = st.fixed_dictionaries(
+    {
+        "pid": st.just(1) | NUMBERS,
+        "running": st.lists(st.fixed_dictionaries({"nbytes": NUMBERS, "name": st.just("x")}))
+        | JSON,
+        "waiting": st.none() | st.fixed_dictionaries({"nbytes": NUMBERS, "name": st.just("x")}),
+        "ticket": st.just(0) | NUMBERS,
+        "kept": st.just(0) | NUMBERS,
+    }
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.binary(max_size=200) | (JSON | CHANGED).map(lambda x: json.dumps(x).encode()))
+def test_whatever_a_member_s_file_says_claims_are_within_the_budget_or_refused(
+    text: bytes,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = locked(Path(folder) / "1-a.claims", text)
+        ledger, other = Ledger(Path(folder)), Ledger(Path(folder))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            had = ledger.claim(0, Claim(BUDGET, "mine"), BUDGET)
+            assert not other.claim(0, Claim(1, "more"), BUDGET)
+            members = [each for each in other.others() if each.pid != os.getpid()]
+        if had:
+            assert sum(each.held for each in members) == 0
+        else:
+            assert members[0].held > 0 or members[0].waiting is not None
+        ledger.close(), other.close()
+        os.close(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"", "no JSON"),
+        (b"[" * 200_000, "no JSON"),
+        (b"[]", "no member's"),
+        (json.dumps({**PLAIN, "pid": 0}).encode(), "its process is 0"),
+        (json.dumps({**PLAIN, "ticket": 1e308}).encode(), r"its ticket is 1e\+308"),
+        (json.dumps({**PLAIN, "kept": -1}).encode(), "its number of bytes is -1"),
+        (
+            json.dumps({**PLAIN, "running": [{"nbytes": 2**70, "name": "x"}]}).encode(),
+            "bytes is 11",
+        ),
+        (json.dumps({**PLAIN, "running": [{"nbytes": 1}]}).encode(), "has no name"),
+        (b" " * (2**20 + 1), "more than 1048576 bytes"),
+    ],
+)
+def test_what_is_no_claim_is_named_once_and_counts_for_nothing(
+    tmp_path: Path, text: bytes, why: str
+) -> None:
+    file = locked(tmp_path / "1-a.claims", text)
+    ledger = Ledger(tmp_path)
+    with pytest.warns(RuntimeWarning, match=f"1-a.claims counts for nothing.*{why}") as told:
+        assert ledger.claim(0, Claim(BUDGET, "mine"), BUDGET)
+        assert ledger.others() == []
+    assert len(told) == 1
+    ledger.close()
+    os.close(file)
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a link", "a link to itself"])
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "1-a.claims"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path if kind == "a link to itself" else tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").write_text("kept")
+    ledger = Ledger(tmp_path)
+    with pytest.warns(RuntimeWarning, match="1-a.claims counts for nothing"):
+        assert ledger.claim(0, Claim(BUDGET, "mine"), BUDGET)
+    assert not (tmp_path / "elsewhere").exists() or (tmp_path / "elsewhere").read_text() == "kept"
+    ledger.close()
+
+
+@pytest.mark.parametrize("kind", ["held", "a pipe", "a folder"])
+def test_a_lock_that_cannot_be_had_is_an_error_in_bounded_time(tmp_path: Path, kind: str) -> None:
+    file = -1
+    if kind == "held":
+        file = locked(tmp_path / "lock", b"")
+    elif kind == "a pipe":
+        os.mkfifo(tmp_path / "lock")
+    else:
+        (tmp_path / "lock").mkdir()
+    ledger = Ledger(tmp_path, patience=0.01)
+    message = "has held .*lock locked for 0.01 s" if kind == "held" else "no plain file"
+    with pytest.raises(vramx.Error, match=message):
+        ledger.claim(0, Claim(1, "mine"), BUDGET)
+    assert (ledger.held, ledger.waits) == (0, False)
+    ledger.close()
+    if file >= 0:
+        os.close(file)
+        assert ledger.claim(0, Claim(1, "mine"), BUDGET)
+        ledger.close()
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_a_full_disk_leaves_the_claims_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    ledger, other, new = Ledger(tmp_path), Ledger(tmp_path), Ledger(tmp_path)
+    assert ledger.claim(0, Claim(6, "one"), BUDGET)
+
+    def full(_: int, text: bytes) -> int:
+        if short:
+            return len(text) // 2
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for each in (ledger, new):
+            with pytest.raises(vramx.Error, match="No space left"):
+                each.claim(1, Claim(1, "two"), BUDGET)
+        with pytest.raises(vramx.Error, match="No space left"):
+            ledger.release(0)
+    assert [each.held for each in other.others()] == [6]
+    assert len([*tmp_path.iterdir()]) == 2  # the lock and the one claim
+    assert new.claim(1, Claim(4, "two"), BUDGET)
+    assert [each.held for each in new.others()] == [6]
+    for each in (ledger, new):
+        each.close()
+
+
+def test_what_a_process_left_that_was_killed_as_it_wrote_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "77-a.new").write_text("half of")
+    ledger = Ledger(tmp_path)
+    assert ledger.claim(0, Claim(1, "mine"), BUDGET)
+    assert not (tmp_path / "77-a.new").exists()
+    ledger.close()
 
 
 # The folder

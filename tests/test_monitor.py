@@ -8,9 +8,11 @@ import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +31,7 @@ from vramx.doctor.machine import Card
 from vramx.monitor import look
 from vramx.monitor.snapshot import rates_between
 from vramx.nvml import CardMemory
-from vramx.publishing import describe_process
+from vramx.publishing import address_of, describe_process
 
 MIB = 2**20
 OpenSession = Callable[..., vramx.Session]
@@ -168,6 +170,40 @@ def test_a_process_that_cannot_answer_is_named_and_hides_no_other(
         snapshot = look(patience=0.1)
         assert list(snapshot.silent) == [other.pid]
         assert [each.pid for each in snapshot.processes] == [os.getpid()]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"", "Expecting value"),
+        (b"[" * 100_000, "none of vramx's"),
+        (b"[]", "none of vramx's"),
+        (b'{"pid": 1, "command": "x", "sessions": [5]}', "none of vramx's"),
+        (b'{"pid": "1", "command": "x", "sessions": []}', "pid is '1'"),
+        (b'{"pid": 1, "command": "x", "sessions": [{"stats": {}, "card": 1}]}', "none of vramx's"),
+        (b" " * (2**24 + 2), "more than 16777216 bytes"),
+    ],
+)
+def test_an_answer_that_is_none_is_told_and_hides_no_other(
+    folder: Path, open_session: OpenSession, answer: bytes, why: str
+) -> None:
+    open_session("256KiB")
+    for name in ("12345-x.socket", "no number.socket"):
+        with address_of(folder / "sessions" / name) as address:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener.bind(address)
+            listener.listen()
+
+        def answers(listener: socket.socket = listener) -> None:
+            asker, _ = listener.accept()
+            with asker, contextlib.suppress(OSError):
+                asker.sendall(answer)
+
+        threading.Thread(target=answers, daemon=True).start()
+    snapshot = look(patience=30)
+    assert len(snapshot.processes) == 1
+    assert list(snapshot.silent) == [12345]
+    assert why in snapshot.silent[12345]
 
 
 def test_a_process_that_does_not_want_to_be_seen_is_not(

@@ -6,6 +6,7 @@ import fcntl
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 
 from vramx import config
@@ -14,6 +15,9 @@ from vramx.errors import ConfigError
 # A forked child shares its parent's locks and sockets, and would keep them when the parent ends.
 _inherited: set[int] = set()
 _opening = threading.Lock()
+
+#: Seconds between tries to lock a file: at first, and at most.
+_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
 
 
 def runtime_folder() -> Path:
@@ -109,7 +113,34 @@ def open_file(path: Path, flags: int) -> int:
         return forget_in_children(os.open(path, flags, 0o666))
 
 
-def lock_file(path: Path) -> int:
+def open_plain(path: Path, flags: int) -> int:
+    """Open a file that others may have put there; see `open_file`.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    flags : int
+        As of `os.open`.
+
+    Returns
+    -------
+    int
+        Its descriptor, for `close`.
+
+    Raises
+    ------
+    OSError
+        If it is a link, or no file but a folder, a pipe or a device; a pipe is not waited for.
+    """
+    descriptor = open_file(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        close(descriptor)
+        raise OSError(f"{path} is no plain file")
+    return descriptor
+
+
+def lock_file(path: Path, patience: float) -> int:
     """Open a file and wait until nobody else has it locked.
 
     The lock is the kernel's, so that a process that is killed leaves none behind.
@@ -118,21 +149,41 @@ def lock_file(path: Path) -> int:
     ----------
     path : pathlib.Path
         The file, made if need be.
+    patience : float
+        Seconds to wait.
 
     Returns
     -------
     int
         Its descriptor, for `unlock_file`.
+
+    Raises
+    ------
+    TimeoutError
+        If it is locked all the time, as by a process that was stopped.
+    OSError
+        If it is no plain file.
     """
+    deadline = time.monotonic() + patience
+    pause = _PAUSE
     while True:
         try:
-            descriptor = open_file(path, os.O_RDONLY)  # it may be another user's
+            descriptor = open_plain(path, os.O_RDONLY)  # it may be another user's
         except FileNotFoundError:
-            descriptor = open_file(path, os.O_RDONLY | os.O_CREAT)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if is_at(descriptor, path):
-            return descriptor
-        close(descriptor)  # someone tidied the folder meanwhile
+            descriptor = open_plain(path, os.O_RDONLY | os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_at(descriptor, path):
+                return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                close(descriptor)
+                raise TimeoutError(
+                    f"another process has held {path} locked for {patience:g} s"
+                ) from None
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        close(descriptor)  # or someone tidied the folder meanwhile
 
 
 def unlock_file(descriptor: int) -> None:

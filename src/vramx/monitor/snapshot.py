@@ -156,7 +156,7 @@ def look(previous: Snapshot | None = None, *, patience: float = 1.0) -> Snapshot
             _process(answer, previous, now) for answer in answers if answer["sessions"]
         ),
         silent=silent,
-        queues={card: tuple(members) for card, members in ask_queues().items()},
+        queues={card: tuple(members) for card, members in ask_queues(patience).items()},
     )
 
 

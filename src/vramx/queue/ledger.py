@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import secrets
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vramx.errors import Error
-from vramx.runtime import close, is_at, lock_file, open_file, unlock_file
+from vramx.runtime import close, is_at, lock_file, open_plain, unlock_file
+
+#: What no number that is meant goes beyond, and what no member writes more than.
+_MOST, _LONGEST = 2**62, 2**20
+#: Seconds to wait for another process that reads or writes claims, which takes it microseconds.
+_PATIENCE = 4.0
 
 
 @dataclass(frozen=True)
@@ -64,14 +71,42 @@ class Member:
         }
 
 
-def _member(data: dict[str, Any]) -> Member:
-    waiting = data["waiting"]
+def _whole(value: object, what: str, least: int = 0) -> int:
+    """Take a number that another process wrote, if it is one that could be meant."""
+    if type(value) is not int or not least <= value <= _MOST:
+        raise ValueError(f"its {what} is {repr(value)[:40]}")
+    return value
+
+
+def _claim(data: Any) -> Claim:
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        raise ValueError("a claim has no name")
+    return Claim(_whole(data.get("nbytes"), "number of bytes"), data["name"])
+
+
+def _member(text: bytes) -> Member:
+    """Read what another process wrote.
+
+    Raises
+    ------
+    ValueError
+        If it is not what a member writes; the message says in what.
+    """
+    if len(text) > _LONGEST:
+        raise ValueError(f"it has more than {_LONGEST} bytes")
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is no JSON: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("running"), list):
+        raise ValueError("it is no member's")
+    waiting = data.get("waiting")
     return Member(
-        pid=data["pid"],
-        running=tuple(Claim(**each) for each in data["running"]),
-        waiting=None if waiting is None else Claim(**waiting),
-        ticket=data["ticket"],
-        kept=data["kept"],
+        pid=_whole(data.get("pid"), "process", 1),
+        running=tuple(map(_claim, data["running"])),
+        waiting=None if waiting is None else _claim(waiting),
+        ticket=_whole(data.get("ticket"), "ticket", -_MOST),
+        kept=_whole(data.get("kept", 0), "number of bytes"),
     )
 
 
@@ -81,16 +116,21 @@ class Ledger:
     Each member writes what it has to a file of its own, on which it holds a lock of the operating
     system. The kernel drops the lock when the process ends, however it ends: a file whose lock is
     free counts for nothing and is removed by whoever sees it. Files are read and written under one
-    more lock, so that no live one is seen half written. Not for several threads at once.
+    more lock, and put there at once, so that none is seen half written. What is no claim counts for
+    nothing and is told. Not for several threads at once.
 
     Parameters
     ----------
     folder : pathlib.Path
         The card's folder, on a local disk.
+    patience : float
+        Seconds to wait for others that read or write claims.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patience: float = _PATIENCE) -> None:
         self._folder = folder
+        self._patience = patience
+        self._told: set[str] = set()
         self._path = folder
         self._file = -1
         self._running: dict[int, Claim] = {}
@@ -227,9 +267,13 @@ class Ledger:
     def close(self) -> None:
         """Give up all claims, and be no member. Twice is fine."""
         if self._file >= 0:
-            with self._alone():
-                if is_at(self._file, self._path):
-                    self._path.unlink()
+            try:
+                with self._alone():
+                    if is_at(self._file, self._path):
+                        self._path.unlink()
+            except Error:
+                pass  # without its lock the file counts for nothing
+            finally:
                 unlock_file(self._file)
                 self._file = -1
         self._running, self._waiting, self._ticket, self._kept = {}, None, 0, 0
@@ -237,12 +281,12 @@ class Ledger:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         try:
-            lock = lock_file(self._folder / "lock")
+            lock = lock_file(self._folder / "lock", self._patience)
             try:
                 yield
             finally:
                 unlock_file(lock)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
             raise Error(
                 f"the claims on the card in {self._folder} cannot be read or written "
                 f"({type(error).__name__}: {error}): set VRAMX_RUNTIME_DIR to a folder on a local "
@@ -250,15 +294,27 @@ class Ledger:
             ) from error
 
     def _others(self) -> list[Member]:
+        for path in self._folder.glob("*.new"):  # of a process that was killed as it wrote
+            with contextlib.suppress(OSError):
+                path.unlink()
         found = []
         for path in self._folder.glob("*.claims"):
             if path == self._path:
                 continue
-            file = open_file(path, os.O_RDONLY)
+            try:
+                file = open_plain(path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._pass_by(path, str(error))
+                continue
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                found.append(_member(json.loads(path.read_bytes())))
+                try:
+                    found.append(_member(os.pread(file, _LONGEST + 1, 0)))
+                except (ValueError, OSError) as error:
+                    self._pass_by(path, str(error))
             else:
                 with contextlib.suppress(PermissionError):  # another user's: it counts for nothing
                     path.unlink()
@@ -266,20 +322,40 @@ class Ledger:
                 close(file)
         return found
 
+    def _pass_by(self, path: Path, why: str) -> None:
+        """Warn once of what looks like a claim and is none."""
+        if path.name not in self._told:
+            self._told.add(path.name)
+            warnings.warn(
+                f"{path} counts for nothing among the claims on a card: {why}; remove it, or end "
+                "the process that has it open",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
     def _write(
         self, running: dict[int, Claim], waiting: Claim | None, ticket: int, kept: int = 0
     ) -> None:
-        if self._file < 0 or not is_at(self._file, self._path):
-            if self._file >= 0:
-                close(self._file)
-                self._file = -1
+        """Write all anew and put it there at once: what was there stands until then."""
+        path = self._path
+        if self._file < 0 or not is_at(self._file, path):
             path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}.claims"
-            file = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._file, self._path = file, path
         member = Member(os.getpid(), tuple(running.values()), waiting, ticket, kept)
         text = json.dumps(member.as_dict()).encode()
-        os.pwrite(self._file, text, 0)
-        os.ftruncate(self._file, len(text))
+        unready = path.with_suffix(".new")
+        file = open_plain(unready, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.write(file, text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            unready.replace(path)
+        except BaseException:
+            close(file)
+            with contextlib.suppress(OSError):
+                unready.unlink()
+            raise
+        if self._file >= 0:
+            close(self._file)
+        self._file, self._path = file, path
         self._running, self._waiting, self._ticket = running, waiting, ticket
         self._kept = kept
