@@ -18,8 +18,9 @@ import vramx
 from vramx.pipelines.upscaling import bands
 from vramx.pipelines.upscaling.fitting import fitting_bands
 from vramx.pipelines.upscaling.footprint import peak_bytes
+from vramx.pipelines.upscaling.layers import NotByRowsError
 from vramx.pipelines.upscaling.schedule import load, order
-from vramx.pipelines.upscaling.tracing import NotByRowsError, trace
+from vramx.pipelines.upscaling.tracing import trace
 
 from .networks import Dense, Glare, enlarger, seeded
 

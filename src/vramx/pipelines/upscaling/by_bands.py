@@ -11,7 +11,7 @@ from vramx.pipelines.upscaling import bands, tracing
 from vramx.pipelines.upscaling.arena import arena
 from vramx.pipelines.upscaling.fitting import fitting_bands
 from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape, peak_bytes
-from vramx.pipelines.upscaling.layers import Layer, RowGraph
+from vramx.pipelines.upscaling.layers import Layer, NotByRowsError, RowGraph
 from vramx.pipelines.upscaling.schedule import load, order
 from vramx.pipelines.upscaling.tiles import reflect, round_up
 from vramx.pipelines.upscaling.ways import Count, Finish, InBands, Runner
@@ -60,7 +60,7 @@ class Bands:
         self.refusal: str | None = None
         try:
             self._try()
-        except tracing.NotByRowsError as error:
+        except NotByRowsError as error:
             self.refusal = str(error)
         except OUT_OF_MEMORY:
             self.refusal = "a small picture does not fit"
@@ -88,7 +88,7 @@ class Bands:
         wanted = self._runner.call(picture)
         taken, made = peak_bytes(run, picture)
         if made.shape != wanted.shape or not _alike(made, wanted):
-            raise tracing.NotByRowsError("layer by layer it gives something else than at once")
+            raise NotByRowsError("layer by layer it gives something else than at once")
         beside = 2 * made.numel() * made.element_size()
         measured = (taken - beside) / load(graph, low).elements
         self._element_bytes = max(measured, _SCRATCH * made.element_size())
@@ -121,7 +121,7 @@ class Bands:
             return None
         try:
             graph = self._graph(height, width)
-        except tracing.NotByRowsError as error:
+        except NotByRowsError as error:
             self.refusal = str(error)
             return None
         asked = (graph, int(room / self._element_bytes / planes))

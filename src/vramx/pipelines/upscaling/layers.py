@@ -14,6 +14,10 @@ from torch import nn
 Run = Callable[[Sequence[torch.Tensor]], torch.Tensor]
 
 
+class NotByRowsError(Exception):
+    """A network does something that does not go row by row; the message says what."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """Which rows of its sources a layer needs: those of the same numbers.
