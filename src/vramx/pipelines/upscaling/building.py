@@ -356,6 +356,9 @@ class Builder:
             run=run,
             in_place=in_place,
         )
+        numbers = [x for x in args if isinstance(x, (int, float))]
+        if call in (operator.mul, torch.mul) and len(sources) == len(numbers) == 1 and not kwargs:
+            layer.on_own = lambda given: given[0].mul_(numbers[0])
         if in_place:  # what reads it later, reads what has become of it
             for known, value in self._values.items():
                 if value is args[0]:
@@ -384,7 +387,7 @@ class Builder:
 
 
 def _joined(layers: list[Layer], output: Layer) -> tuple[list[Layer], Layer]:
-    """Do what works on each value by itself together with what it alone reads."""
+    """Do what changes values in place together with what it alone reads."""
     readers = Counter(source for layer in layers for source in layer.sources)
     became: dict[Layer, Layer] = {}
     for layer in layers:
@@ -392,10 +395,10 @@ def _joined(layers: list[Layer], output: Layer) -> tuple[list[Layer], Layer]:
         if layer.run is None or type(layer.rows) is not Rows or len(layer.sources) != 1:
             continue
         (before,) = layer.sources
-        if before.run is not None and readers[before] == 1 and before is not output:
-            before.run = _one_after_another(before.run, layer.run)
-            before.copies = max(before.copies, 1 if layer.in_place else 2)
-            before.channels = layer.channels
+        then = layer.run if layer.in_place else layer.on_own
+        alone = readers[before] == 1 and before is not output
+        if before.run is not None and then is not None and alone:
+            before.run = _one_after_another(before.run, then)
             readers[before] = readers[layer]
             became[layer] = before
     return [each for each in layers if each not in became], became.get(output, output)

@@ -163,8 +163,8 @@ class Layer:
         Which channels of its source it is.
     in_place : bool
         Whether it changes what it is given.
-    copies : int
-        How many times its rows are there at once while it runs.
+    on_own : callable, optional
+        As `run`, but may change what it is given.
     stage : int
         How many changes of the size come before it.
     users : list of Layer
@@ -180,7 +180,7 @@ class Layer:
     module: nn.Conv2d | None = None
     part: tuple[int, int] | None = None
     in_place: bool = False
-    copies: int = 1
+    on_own: Run | None = None
     stage: int = 0
     users: list[Layer] = field(default_factory=list)
 

@@ -131,10 +131,13 @@ class Load:
         The most values that are held at once, beside the picture and what is passed on.
     tails : mapping of Layer to int
         How many of a layer's last rows are kept from band to band, at most, where those are few.
+    steps : int
+        How many steps there are.
     """
 
     elements: int
     tails: Mapping[Layer, int]
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -192,13 +195,14 @@ def load(graph: RowGraph, bands: Sequence[int]) -> Load:
     picture = graph.layers[0]
     held: dict[Layer, _Held] = {}
     tails: dict[Layer, int] = {}
-    now = most = 0
+    now = most = count = 0
     for step in steps(graph, bands):
+        count += 1
         layer, row = step.layer, step.layer.row_elements
         rows = layer.rows
         beyond = 2 * rows.made_of(rows.context) if isinstance(rows, Resized) else 0
         made = (step.high - step.low + beyond) * row
-        most = max(most, now + _window_elements(step, held) + layer.copies * made)
+        most = max(most, now + _window_elements(step, held) + made)
         if layer.users:
             before = held.get(layer)
             if before is None:
@@ -223,7 +227,7 @@ def load(graph: RowGraph, bands: Sequence[int]) -> Load:
             if left == 0:
                 del held[holder]
     kept = sum(rows * layer.row_elements for layer, rows in tails.items())
-    return Load(most + kept, {layer: rows for layer, rows in tails.items() if rows})
+    return Load(most + kept, {layer: rows for layer, rows in tails.items() if rows}, count)
 
 
 def _window_elements(step: Step, held: Mapping[Layer, _Held]) -> int:
