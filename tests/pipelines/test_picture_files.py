@@ -16,6 +16,7 @@ import vramx
 
 Image = pytest.importorskip("PIL.Image")
 skimage_data = pytest.importorskip("skimage.data")
+from vramx.pipelines.enlarging import enlarge_file, enlarge_folder  # noqa: E402
 
 
 @pytest.fixture
@@ -140,3 +141,77 @@ def test_a_target_may_be_overwritten_if_so_told(sr: Any, tmp_path: Path) -> None
     sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.png", overwrite=True)
     with Image.open(tmp_path / "out.png") as made:
         assert made.size == (60, 80)
+
+
+def several(path: Path, kind: str, *more: Any) -> None:
+    with path.open("wb") as file:
+        cat().save(file, kind, save_all=True, append_images=list(more))
+
+
+def test_of_a_photograph_with_more_inside_the_first_picture_is_taken(
+    sr: Any, tmp_path: Path
+) -> None:
+    several(tmp_path / "in.jpg", "MPO", cat().resize((9, 7)).convert("L"), cat().rotate(90))
+    with Image.open(tmp_path / "in.jpg") as photograph:
+        assert (photograph.format, photograph.n_frames) == ("MPO", 3)
+        wanted = doubled(photograph)
+    sr.enlarge_picture(tmp_path / "in.jpg", tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as made:
+        assert np.array_equal(np.asarray(made), wanted)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_limit_of_pixels_holds_for_what_is_read_and_not_for_results(
+    sr: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, exif = cat(), Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "in.png")
+    picture.save(tmp_path / "turned.png", exif=exif)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30 * 2 // 3)  # twice that is an error
+    for name, size in (("in", (60, 80)), ("turned", (80, 60))):
+        made = enlarge_file(sr, tmp_path / f"{name}.png", tmp_path / f"{name}-large.png")
+        assert made.size == size
+    with pytest.raises(vramx.MediaError, match="MAX_IMAGE_PIXELS"):
+        sr.enlarge_picture(tmp_path / "in-large.png", tmp_path / "out.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    for name, size in (("in", (60, 80)), ("turned", (80, 60))):
+        with Image.open(tmp_path / f"{name}-large.png") as image:
+            assert image.size == size
+
+
+def test_whatever_one_file_of_a_folder_brings_the_others_are_made_and_it_is_named(
+    sr: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source := tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png", "c.png", "e.png"):
+        cat().save(source / name)
+    write_truncated(source / "b.png")
+    write_noise(source / "d.jpg")
+    write_nothing(source / "empty.png")
+    (source / "notes.txt").write_text("no picture")
+    (source / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (source / "inner").mkdir()
+    (source / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    enlarge = sr.enlarge_picture
+
+    def failing_at_c(source: Path, *rest: Any, **options: Any) -> Any:
+        if source.name == "c.png":
+            raise ZeroDivisionError("nobody expects it")
+        return enlarge(source, *rest, **options)
+
+    monkeypatch.setattr(sr, "enlarge_picture", failing_at_c)
+    done = enlarge_folder(sr, source, tmp_path / "out")
+    assert [each.target.name for each in done.made] == ["a.png", "e.png"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "e.png"}
+    failed = {path.name: why for path, why in done.failed}
+    assert list(failed) == ["b.png", "c.png", "d.jpg", "empty.png"]
+    assert failed["c.png"] == "ZeroDivisionError: nobody expects it"
+    assert all("cannot be read" in failed[name] for name in ("b.png", "d.jpg", "empty.png"))
+    passed_by = {path.name: why for path, why in done.passed_by}
+    assert passed_by == {
+        "gone.png": "is no file",
+        "inner": "is a folder",
+        "notes.txt": "is no picture that Pillow knows",
+        "script.eps": "is no picture that Pillow knows",
+    }

@@ -164,6 +164,7 @@ def _tell(enlarger: SuperResolution, result: FolderResult, seconds: float) -> di
         ],
         "skipped": [str(path) for path in result.skipped],
         "failed": [{"source": str(path), "error": why} for path, why in result.failed],
+        "passed_by": [{"source": str(path), "why": why} for path, why in result.passed_by],
         "seconds": seconds,
         "budget": stats.budget,
         "peak_resident": stats.peak_resident,
@@ -184,6 +185,8 @@ def _write(told: dict[str, Any]) -> None:
         )
     for name in told["skipped"]:
         click.echo(f"{name}: was there already")
+    for each in told["passed_by"]:
+        click.echo(f"{each['source']} was passed by: it {each['why']}")
     click.echo(
         f"{told['scale']} times as large on {told['device']}: at most "
         f"{format_size(told['peak_resident'])} of {format_size(told['budget'])} on the card, "

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from vramx.errors import MediaError
+from vramx.errors import Error, MediaError
 from vramx.pipelines.files import written_whole
 
 _BITS_PER_SAMPLE = 258  # a TIFF tag
+_ORIENTATION = 274  # an EXIF tag
+#: Its values of pictures that lie on their side.
+_LYING = (5, 6, 7, 8)
+#: Formats whose further frames are no pictures of a sequence.
+_FIRST_IS_SHOWN = ("MPO", "PSD")
+#: What Pillow knows of but has no pixels of by itself: data, videos, and programs for a printer.
+_NOT_READ = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG")
 
 
 def writable_format(path: Path) -> str:
@@ -40,19 +50,41 @@ def writable_format(path: Path) -> str:
 def is_picture_file(path: Path) -> bool:
     """Tell by its first bytes whether a file is a picture that Pillow knows."""
     try:
-        with Image.open(path):
+        with _identified(path):
             return True
     except Image.DecompressionBombError:
         return True
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+    except Exception:  # whatever Pillow's readers meet in other kinds of files
         return False
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Tell the width and height of a picture in a file."""
-    with Image.open(path) as image:
-        size: tuple[int, int] = image.size
-        return size
+def is_named_as_picture(path: Path) -> bool:
+    """Tell whether a file's suffix promises a picture that can be read."""
+    return Image.registered_extensions().get(path.suffix.lower()) in _readable()
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Tell how wide and high a picture in a file is shown.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    (int, int)
+        Width and height, turned as EXIF says.
+
+    Raises
+    ------
+    MediaError
+        If it cannot be read as a picture.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        lies = image.getexif().get(_ORIENTATION) in _LYING
+    return (height, width) if lies else (width, height)
 
 
 def load_picture(path: Path) -> Image.Image:
@@ -61,7 +93,8 @@ def load_picture(path: Path) -> Image.Image:
     Parameters
     ----------
     path : Path
-        The file.
+        The file. Of several pictures in one file of which viewers show the first, such as a phone's
+        photograph with its depth map (MPO) or the layers of a drawing (PSD), it is that one.
 
     Returns
     -------
@@ -71,27 +104,56 @@ def load_picture(path: Path) -> Image.Image:
     Raises
     ------
     MediaError
-        If it is no picture, is truncated, has several frames, or has more than 8 bits a colour,
-        which Pillow would cut off.
+        If it is no picture, is truncated, has several frames, has more than 8 bits a colour, which
+        Pillow would cut off, or is larger than Pillow's limit allows.
     """
+    with _opened(path) as image:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format not in _FIRST_IS_SHOWN:
+            raise MediaError(f"{path} has {frames} frames; only single ones can be read")
+        if _cuts_bits(image):
+            raise MediaError(
+                f"{path} has 16 bits for each of several channels, which Pillow reads as 8: "
+                "read it as an array of uint16 with another library"
+            )
+        image.load()
+        picture: Image.Image = image.copy()
+        return picture
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture for a scope in which whatever Pillow raises is a `MediaError`."""
     try:
-        with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1:
-                raise MediaError(
-                    f"{path} has {image.n_frames} frames; only single ones can be read"
-                )
-            if _cuts_bits(image):
-                raise MediaError(
-                    f"{path} has 16 bits for each of several channels, which Pillow reads as 8: "
-                    "read it as an array of uint16 with another library"
-                )
-            image.load()
-            picture: Image.Image = image.copy()
-            return picture
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        with _identified(path) as image:
+            yield image
+    except Error:
+        raise
+    except Image.DecompressionBombError as error:
+        raise MediaError(
+            f"{path} cannot be read as a picture: {error} If you trust it, raise "
+            "PIL.Image.MAX_IMAGE_PIXELS"
+        ) from error
+    except UnidentifiedImageError as error:
         raise MediaError(f"{path} cannot be read as a picture: {error}") from error
     except OSError as error:
         raise MediaError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # whatever Pillow's readers meet in a damaged file
+        raise MediaError(
+            f"{path} cannot be read as a picture: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _identified(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        # What is too large is an error; a warning about half of that helps nobody.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path, formats=_readable())
+
+
+def _readable() -> list[str]:
+    Image.init()
+    return [name for name in Image.ID if name not in _NOT_READ]
 
 
 def _cuts_bits(image: Image.Image) -> bool:
