@@ -16,7 +16,10 @@ import vramx
 
 Image = pytest.importorskip("PIL.Image")
 skimage_data = pytest.importorskip("skimage.data")
+from PIL import JpegImagePlugin  # noqa: E402
+
 from vramx.pipelines.enlarging import enlarge_file, enlarge_folder  # noqa: E402
+from vramx.pipelines.pictures import save_picture  # noqa: E402
 
 
 @pytest.fixture
@@ -215,3 +218,59 @@ def test_whatever_one_file_of_a_folder_brings_the_others_are_made_and_it_is_name
         "notes.txt": "is no picture that Pillow knows",
         "script.eps": "is no picture that Pillow knows",
     }
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><title>a cat</title></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("source", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("target", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_xmp_and_resolution_are_kept_from_format_to_format(
+    sr: Any, tmp_path: Path, source: str, target: str
+) -> None:
+    picture = cat()
+    picture.info.update(xmp=XMP, dpi=(300, 300))
+    save_picture(picture, tmp_path / f"in.{source}")
+    sr.enlarge_picture(tmp_path / f"in.{source}", tmp_path / f"out.{target}")
+    with Image.open(tmp_path / f"out.{target}") as made:
+        assert made.info["xmp"] == XMP
+        if "WEBP" not in (source, target):
+            assert [round(float(each)) for each in made.info["dpi"]] == [300, 300]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("quality", [60, 95, 99])
+def test_a_jpeg_file_is_coded_no_coarser_than_what_it_is_made_from(
+    sr: Any, tmp_path: Path, quality: int, mode: str
+) -> None:
+    cat().convert(mode).save(tmp_path / "in.jpg", quality=quality, subsampling=0)
+    sr.enlarge_picture(tmp_path / "in.jpg", tmp_path / "out.jpg")
+    with Image.open(tmp_path / "in.jpg") as read, Image.open(tmp_path / "out.jpg") as made:
+        assert (made.mode, made.layers) == (mode, read.layers)
+        for place, table in made.quantization.items():
+            if place in read.quantization:
+                assert all(map(int.__le__, table, read.quantization[place]))
+        assert JpegImagePlugin.get_sampling(made) in (0, -1)
+        assert np.abs(np.asarray(made).astype(int) - doubled(read)).mean() < 2
+
+
+def test_a_format_that_loses_something_loses_little(sr: Any, tmp_path: Path) -> None:
+    cat().save(tmp_path / "in.png")
+    for suffix in (".jpg", ".webp"):
+        sr.enlarge_picture(tmp_path / "in.png", path := tmp_path / f"out{suffix}")
+        with Image.open(path) as made:
+            assert np.abs(np.asarray(made).astype(int) - doubled(cat())).mean() < 2
+
+
+def test_data_that_have_no_room_beside_the_pixels_are_left_out_and_told(
+    sr: Any, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 70_000
+    picture = cat()
+    picture.save(tmp_path / "in.png", exif=exif, dpi=(300, 300))
+    with pytest.warns(RuntimeWarning, match="EXIF data are .* left out"):
+        sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.jpg")
+    with Image.open(tmp_path / "out.jpg") as made:
+        assert made.size == (60, 80)
+        assert "exif" not in made.info

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
 from vramx.errors import Error, MediaError
 from vramx.pipelines.files import written_whole
+from vramx.pipelines.images import JPEG_TABLES
 
 _BITS_PER_SAMPLE = 258  # a TIFF tag
+_XMP_TAG = 700  # another one
 _ORIENTATION = 274  # an EXIF tag
 #: Its values of pictures that lie on their side.
 _LYING = (5, 6, 7, 8)
+#: Where formats lose something; Pillow's own are 75 to 80.
+_QUALITY = {"quality": 95}
+#: The most bytes of EXIF or XMP data in a JPEG file, and the largest resolution that is believed.
+_SEGMENT, _MOST_DPI = 65_500, 65_536
 #: Formats whose further frames are no pictures of a sequence.
 _FIRST_IS_SHOWN = ("MPO", "PSD")
 #: What Pillow knows of but has no pixels of by itself: data, videos, and programs for a printer.
@@ -118,6 +126,8 @@ def load_picture(path: Path) -> Image.Image:
             )
         image.load()
         picture: Image.Image = image.copy()
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            picture.info[JPEG_TABLES] = image.quantization
         return picture
 
 
@@ -166,7 +176,11 @@ def _cuts_bits(image: Image.Image) -> bool:
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a picture with its ICC profile and EXIF data, whole or not at all.
+    """Write a picture with what belongs to it, whole or not at all.
+
+    Its ICC profile, EXIF and XMP data and resolution are kept where the format has a place for
+    them. JPEG files have quality 95, and what was coded finer in the file that the picture was read
+    from is as fine.
 
     Parameters
     ----------
@@ -179,13 +193,61 @@ def save_picture(image: Image.Image, path: Path) -> None:
     ------
     MediaError
         If the format does not take such a picture, or the file cannot be written.
+
+    Warns
+    -----
+    RuntimeWarning
+        If data beside the pixels are left out, as they are more than JPEG takes.
     """
     name = writable_format(path)
-    kept = {key: image.info[key] for key in ("icc_profile", "exif") if image.info.get(key)}
     try:
         with written_whole(path) as file:
-            image.save(file, name, **kept)
-    except (OSError, ValueError) as error:
+            image.save(file, name, **_coding(image, name), **_beside(image, name, path))
+    except Exception as error:  # whatever Pillow's writers meet in data beside the pixels
         raise MediaError(
             f"{path} cannot be written as {name} with mode {image.mode}: {error}"
         ) from error
+
+
+def _coding(image: Image.Image, name: str) -> dict[str, Any]:
+    """Return how a picture is coded, as arguments for Pillow's writer of a format."""
+    if name != "JPEG":
+        return _QUALITY if name in ("AVIF", "WEBP") else {}
+    source = image.info.get(JPEG_TABLES)
+    if not source:
+        return {**_QUALITY, "subsampling": 0}
+    usual = _usual_tables()
+    tables = [source.get(place, source[min(source)]) for place in usual]
+    finer = [[*map(min, *each)] for each in zip(tables, usual.values(), strict=True)]
+    return {"qtables": finer, "subsampling": 0}
+
+
+@functools.cache
+def _usual_tables() -> dict[int, list[int]]:
+    Image.new("RGB", (8, 8)).save(file := io.BytesIO(), "JPEG", **_QUALITY)
+    with Image.open(file) as image:
+        tables: dict[int, list[int]] = image.quantization
+        return tables
+
+
+def _beside(image: Image.Image, name: str, path: Path) -> dict[str, Any]:
+    """Return what is kept beside the pixels, as arguments for Pillow's writer of a format."""
+    kept = {key: image.info[key] for key in ("icc_profile", "exif", "xmp") if image.info.get(key)}
+    if name == "JPEG":
+        for key in ("exif", "xmp"):
+            if len(kept.get(key, b"")) > _SEGMENT:
+                warnings.warn(
+                    f"{path}: its {key.upper()} data are {len(kept.pop(key))} bytes, more than "
+                    "JPEG takes, and are left out",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+    if "xmp" in kept and name == "TIFF":
+        kept["tiffinfo"] = {_XMP_TAG: kept.pop("xmp")}
+    elif "xmp" in kept and name == "PNG":
+        kept["pnginfo"] = chunks = PngImagePlugin.PngInfo()
+        chunks.add_itxt("XML:com.adobe.xmp", kept.pop("xmp").decode("utf-8", "replace"))
+    dpi = image.info.get("dpi")
+    if dpi is not None and all(0 < each < _MOST_DPI for each in dpi):
+        kept["dpi"] = tuple(map(float, dpi))
+    return kept
