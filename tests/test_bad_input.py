@@ -561,3 +561,15 @@ def test_no_granule_crashes_the_process(granule: int) -> None:
             assert "granule" in str(error), error
     """
     run_child(code)
+
+
+def test_numbers_that_python_does_not_write_are_refused_as_others_are(
+    open_session: OpenSession,
+) -> None:
+    number = 10**5000
+    with open_session() as session:
+        for call in (session.set_budget, vramx.simulate):
+            with pytest.raises(vramx.ConfigError, match="bits is not a size"):
+                call(number)
+        with pytest.raises(vramx.OutOfMemoryError, match="of 16610 bits"):
+            session.empty((2, number))

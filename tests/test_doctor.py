@@ -525,4 +525,4 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
 
 def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:
     (path := tmp_path / "model.xyz").write_bytes(b"data")
-    assert "no known kind" in model_findings(path)[0].what
+    assert "neither safetensors nor a torch checkpoint" in model_findings(path)[0].what

@@ -10,7 +10,7 @@ from typing import Any
 
 from vramx import _core
 from vramx.errors import ConfigError, OutOfMemoryError
-from vramx.units import LARGEST
+from vramx.units import LARGEST, shown
 
 
 def checked_shape(shape: int | Iterable[int]) -> tuple[int, ...]:
@@ -63,7 +63,10 @@ def checked_bytes(shape: tuple[int, ...], itemsize: int) -> int:
     """
     nbytes = math.prod(shape) * itemsize
     if nbytes > LARGEST:
-        raise OutOfMemoryError(f"an array of shape {shape} and {nbytes} bytes is asked for")
+        sides = ", ".join(map(shown, shape))
+        raise OutOfMemoryError(
+            f"an array of shape ({sides}) is asked for, which is more than 8 EiB"
+        )
     return nbytes
 
 

@@ -29,6 +29,13 @@ _SIZE = re.compile(r"\s*(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>[a-z]*)\s*", 
 _EXAMPLES = 'bytes as a number above zero, or text such as "8GiB" or "750MB"'
 
 
+def shown(value: object) -> str:
+    """Write what was given as a message can hold it: Python writes no numbers of any length."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"of {value.bit_length()} bits"
+    return repr(value)
+
+
 def parse_size(value: Size, name: str) -> int:
     """Turn a size into bytes.
 
@@ -61,7 +68,7 @@ def parse_size(value: Size, name: str) -> int:
         raise ConfigError(f"{name} {value!r} is not a size: give {_EXAMPLES}")
     if not 1 <= number <= LARGEST:
         raise ConfigError(
-            f"{name} {value!r} is not a size above zero and up to 8 EiB: give {_EXAMPLES}"
+            f"{name} {shown(value)} is not a size above zero and up to 8 EiB: give {_EXAMPLES}"
         )
     return round(number)
 

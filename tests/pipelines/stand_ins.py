@@ -6,7 +6,6 @@ import enum
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,14 +72,19 @@ def make_module(build: Callable[[dict[str, Any]], ImageModelDescriptor]) -> type
         def __init__(self, device: Any = None) -> None:
             self.device = torch.device(device or "cpu")
 
-        def load_from_file(self, path: str | Path) -> ImageModelDescriptor:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+        def load_from_state_dict(self, state: dict[str, Any]) -> ImageModelDescriptor:
             try:
                 return build(state)
             except (KeyError, RuntimeError) as error:
                 raise UnsupportedModelError("no architecture fits") from error
 
+    def canonicalize_state_dict(state: dict[str, Any]) -> dict[str, Any]:
+        if all(name.startswith("module.") for name in state):
+            return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        return state
+
     module.ModelLoader = ModelLoader
+    module.canonicalize_state_dict = canonicalize_state_dict
     module.ImageModelDescriptor = ImageModelDescriptor
     module.ModelTiling = ModelTiling
     module.UnsupportedModelError = UnsupportedModelError

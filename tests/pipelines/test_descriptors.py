@@ -122,7 +122,7 @@ def test_without_spandrel_the_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    torch.save({}, path := tmp_path / "a.pth")
+    torch.save({"a": torch.ones(1)}, path := tmp_path / "a.pth")
     with pytest.raises(vramx.ConfigError, match=r"vramx\[upscalers\]"):
         door.load(path)
 

@@ -183,7 +183,10 @@ def test_a_folders_pictures_are_enlarged_and_those_that_are_there_are_left(tmp_p
         Image.fromarray(picture(number)).save(source / f"{number}.png")
     (source / "notes.txt").write_text("no picture")
     (source / "inner").mkdir()
-    assert upscale(source, tmp_path / "large").exit_code == 0
+    done = upscale(source, tmp_path / "large")
+    assert done.exit_code == 0
+    for name in ("notes.txt", "inner"):
+        assert f"{source / name} was passed by" in done.stdout
     assert sorted(path.name for path in (tmp_path / "large").iterdir()) == [
         "0.png",
         "1.png",
@@ -196,6 +199,7 @@ def test_a_folders_pictures_are_enlarged_and_those_that_are_there_are_left(tmp_p
     found = told(upscale(source, tmp_path / "large", "--json"))
     assert [Path(each["target"]).name for each in found["files"]] == ["1.png"]
     assert [Path(each).name for each in found["skipped"]] == ["0.png", "2.png"]
+    assert {Path(each["source"]).name for each in found["passed_by"]} == {"notes.txt", "inner"}
     found = told(upscale(source, tmp_path / "large", "--json", "--overwrite"))
     assert len(found["files"]) == 3
 

@@ -127,19 +127,19 @@ def upscale(
 
 def _load(session: vramx.Session, model: str, weights: Path | None) -> Any:
     """Load the model that the command line names."""
-    from vramx.checkpoints import is_weights
+    from vramx.checkpoints import is_named_as_weights
     from vramx.integrations import spandrel
     from vramx.integrations.torch.modelspec import load_model, program_kind
     from vramx.pipelines import pretrained
 
     path = Path(model)
-    is_name = not path.is_file() and not is_weights(path) and ":" not in model
-    if weights is not None and (path.is_file() or is_name):
+    is_file = path.is_file() or is_named_as_weights(path)
+    if weights is not None and (is_file or ":" not in model):
         raise click.UsageError("--weights are for --model package.module:factory")
-    if is_name:
-        return pretrained.load(session, model)
-    if is_weights(path) and not (path.is_file() and program_kind(path)):
+    if is_file and program_kind(path) is None:
         return spandrel.load(path)
+    if not is_file and ":" not in model:
+        return pretrained.load(session, model)
     network = load_model(model)
     return network if weights is None else session.load(network, weights)
 
@@ -164,6 +164,7 @@ def _tell(enlarger: SuperResolution, result: FolderResult, seconds: float) -> di
         ],
         "skipped": [str(path) for path in result.skipped],
         "failed": [{"source": str(path), "error": why} for path, why in result.failed],
+        "passed_by": [{"source": str(path), "why": why} for path, why in result.passed_by],
         "seconds": seconds,
         "budget": stats.budget,
         "peak_resident": stats.peak_resident,
@@ -184,6 +185,8 @@ def _write(told: dict[str, Any]) -> None:
         )
     for name in told["skipped"]:
         click.echo(f"{name}: was there already")
+    for each in told["passed_by"]:
+        click.echo(f"{each['source']} was passed by: it {each['why']}")
     click.echo(
         f"{told['scale']} times as large on {told['device']}: at most "
         f"{format_size(told['peak_resident'])} of {format_size(told['budget'])} on the card, "

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vramx.errors import ConfigError
+from vramx.integrations.torch.loading import map_weights
+from vramx.integrations.torch.naming import unwrapped
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -20,7 +22,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     Parameters
     ----------
     path : str or path
-        A ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file.
+        A safetensors file or a torch checkpoint, under whatever name.
 
     Returns
     -------
@@ -35,8 +37,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         it knows.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}")
+    weights = map_weights(path)
     try:
         import spandrel
     except ImportError as error:
@@ -46,8 +47,10 @@ def load(path: str | os.PathLike[str]) -> Any:
             "package.module:factory and give the file as its weights"
         ) from error
     try:
-        return spandrel.ModelLoader(device="cpu").load_from_file(path)
-    except Exception as error:  # whatever a reader meets in a damaged file
+        named = {unwrapped(name): tensor for name, tensor in weights.items()}
+        state = spandrel.canonicalize_state_dict(named)
+        return spandrel.ModelLoader(device="cpu").load_from_state_dict(state)
+    except Exception as error:  # whatever it meets in weights of another network
         reason = str(error).strip().splitlines()
         raise ConfigError(
             f"{path} is not a checkpoint that spandrel can read: {type(error).__name__}"

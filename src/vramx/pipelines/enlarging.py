@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,11 +56,14 @@ class FolderResult:
         Targets that were there already.
     failed : list of (Path, str)
         Those that could not be enlarged, and why.
+    passed_by : list of (Path, str)
+        What is in the folder beside its pictures, and why it is none.
     """
 
     made: list[Enlarged] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    passed_by: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def require_media_libraries() -> None:
@@ -110,22 +113,31 @@ def enlarge_file(
         If a file cannot be read or written.
     """
     from vramx.pipelines.files import check_paths
-    from vramx.pipelines.pictures import is_picture_file, picture_size
+    from vramx.pipelines.pictures import is_picture_file
     from vramx.pipelines.video import VideoSource
 
     check_paths(source, target, overwrite=overwrite)
-    begun = time.perf_counter()
-    way = None
     if is_picture_file(source):
-        way = enlarger.enlarge_picture(source, target, overwrite=overwrite, progress=progress)
-        kind, frames, size = "picture", 1, picture_size(target)
-    else:
-        frames = enlarger.enlarge_video(
-            source, target, overwrite=overwrite, progress=progress, **(video or {})
-        )
-        made = VideoSource(target)
-        kind, size = "video", (made.width, made.height)
-    return Enlarged(source, target, kind, frames, size, time.perf_counter() - begun, way)
+        return _enlarge_picture(enlarger, source, target, overwrite=overwrite, progress=progress)
+    begun = time.perf_counter()
+    frames = enlarger.enlarge_video(
+        source, target, overwrite=overwrite, progress=progress, **(video or {})
+    )
+    made = VideoSource(target)
+    size = (made.width, made.height)
+    return Enlarged(source, target, "video", frames, size, time.perf_counter() - begun)
+
+
+def _enlarge_picture(
+    enlarger: SuperResolution, source: Path, target: Path, *, overwrite: bool, progress: bool
+) -> Enlarged:
+    from vramx.pipelines.pictures import upright_size
+
+    begun = time.perf_counter()
+    width, height = (enlarger.scale * side for side in upright_size(source))
+    way = enlarger.enlarge_picture(source, target, overwrite=overwrite, progress=progress)
+    seconds = time.perf_counter() - begun
+    return Enlarged(source, target, "picture", 1, (width, height), seconds, way)
 
 
 def enlarge_folder(
@@ -138,8 +150,8 @@ def enlarge_folder(
 ) -> FolderResult:
     """Enlarge the pictures of a folder, by the order of their names, into another folder.
 
-    Files that are no pictures, and folders inside, are passed by. One picture that cannot be
-    enlarged does not keep the others from it.
+    Files that are neither pictures nor named like ones, and folders inside, are passed by. One
+    picture that cannot be enlarged does not keep the others from it.
 
     Parameters
     ----------
@@ -165,32 +177,51 @@ def enlarge_folder(
     """
     from tqdm import tqdm
 
-    from vramx.pipelines.pictures import is_picture_file
-
     if target.exists() and (not target.is_dir() or target.samefile(source)):
         raise MediaError(f"{target} must be another folder than {source}, or not exist yet")
-    pictures = sorted(path for path in _files(source) if is_picture_file(path))
+    result = FolderResult()
+    pictures = []
+    for path in _inside(source):
+        if (why := _why_no_picture(path)) is None:
+            pictures.append(path)
+        else:
+            result.passed_by.append((path, why))
     if not pictures:
         raise MediaError(f"{source} holds no pictures")
     try:
         target.mkdir(exist_ok=True)
     except OSError as error:
         raise MediaError(f"{target} cannot be made: {error}") from error
-    result = FolderResult()
     for picture in tqdm(pictures, unit="picture", desc=source.name, disable=not progress):
         place = target / picture.name
         if place.exists() and not overwrite:
             result.skipped.append(place)
             continue
         try:
-            result.made.append(enlarge_file(enlarger, picture, place, overwrite=overwrite))
+            made = _enlarge_picture(enlarger, picture, place, overwrite=overwrite, progress=False)
         except Error as error:
             result.failed.append((picture, str(error)))
+        except Exception as error:  # whatever one picture brings, the others are made
+            result.failed.append((picture, f"{type(error).__name__}: {error}"))
+        else:
+            result.made.append(made)
     return result
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _inside(folder: Path) -> list[Path]:
     try:
-        yield from (path for path in folder.iterdir() if path.is_file())
+        return sorted(folder.iterdir())
     except OSError as error:
         raise MediaError(f"{folder} cannot be read: {error}") from error
+
+
+def _why_no_picture(path: Path) -> str | None:
+    from vramx.pipelines.pictures import is_named_as_picture, is_picture_file
+
+    if path.is_dir():
+        return "is a folder"
+    if not path.is_file():
+        return "is no file"
+    if is_picture_file(path) or is_named_as_picture(path):
+        return None
+    return "is no picture that Pillow knows"

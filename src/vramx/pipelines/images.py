@@ -17,7 +17,9 @@ from vramx.errors import ConfigError
 _SLACK = 1e-3
 _COLOURS = {1: (1, False), 2: (1, True), 3: (3, False), 4: (3, True)}
 _PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
-_KEPT = ("icc_profile", "exif")
+#: Where a picture that was read from a JPEG file keeps the quantisation tables of that.
+JPEG_TABLES = "vramx jpeg tables"
+_KEPT = ("icc_profile", "exif", "xmp", "dpi", JPEG_TABLES)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from vramx.checkpoints import checked_shards, is_torch_checkpoint, opened, unpickle
 from vramx.errors import ConfigError
+from vramx.integrations.torch.naming import named_as_in, state_dict_in
 from vramx.integrations.torch.storages import (
     FilledStorage,
     Placement,
@@ -25,8 +26,6 @@ from vramx.integrations.torch.storages import (
 )
 from vramx.integrations.torch.tensors import tensors_of
 
-#: Under which names programs save a state dict inside a checkpoint, the better ones first.
-_WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
 #: How many names an error lists of a kind.
 _LISTED = 5
 
@@ -38,8 +37,7 @@ def map_weights(path: Path) -> Mapping[str, Any]:
     ----------
     path : Path
         A safetensors file, a torch checkpoint, or the index of several. Of a checkpoint that holds
-        other things beside, the entry ``params_ema``, ``params``, ``state_dict``,
-        ``model_state_dict`` or ``model``.
+        other things beside, the state dict in it; see `state_dict_in`.
 
     Returns
     -------
@@ -63,7 +61,7 @@ def map_weights(path: Path) -> Mapping[str, Any]:
 
 def _map_one(file: Path) -> Mapping[str, Any]:
     if is_torch_checkpoint(file):
-        return _state_dict_in(unpickle(file, "cpu"), file)
+        return state_dict_in(unpickle(file, "cpu"), file)
     from safetensors import SafetensorError
 
     with opened(file, "pt") as content:
@@ -71,22 +69,6 @@ def _map_one(file: Path) -> Mapping[str, Any]:
             return {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ConfigError(f"{file} holds what torch cannot: {error}") from error
-
-
-def _state_dict_in(content: Any, file: Path) -> Mapping[str, Any]:
-    if isinstance(content, Mapping):
-        if any(isinstance(each, torch.Tensor) for each in content.values()):
-            return content
-        for name in _WRAPPERS:
-            if isinstance(content.get(name), Mapping):
-                return _state_dict_in(content[name], file)
-        held = f"entries {', '.join(map(repr, list(content)[:_LISTED]))}"
-    else:
-        held = f"a {type(content).__name__}"
-    raise ConfigError(
-        f"{file} holds {held}, and no named tensors; those are looked for at the top and in "
-        f"{', '.join(_WRAPPERS)}: save the state dict alone"
-    )
 
 
 class _Copies(TorchFunctionMode):
@@ -133,7 +115,7 @@ class Incoming:
         self._keep_dtype = keep_dtype
         self._tensors = tensors_of(module)
         self._refuse_unsaved(name)
-        weights = map_weights(path)
+        weights = named_as_in(self._saved(), map_weights(path))
         keys = {storage_key(tensor) for tensor in self._tensors.values()} - {None}
         self._copies, faults = _load(module, weights, keys)
         self._covered = {
@@ -164,12 +146,20 @@ class Incoming:
                 + "; ".join(filter(None, found))
             )
 
+    def _unsaved(self) -> Iterator[str]:
+        for prefix, owner in self.module.named_modules():
+            for key in owner._non_persistent_buffers_set:
+                yield f"{prefix}.{key}" if prefix else key
+
+    def _saved(self) -> list[str]:
+        unsaved = set(self._unsaved())
+        return [name for name in self._tensors if name not in unsaved]
+
     def _refuse_unsaved(self, name: str) -> None:
         unsaved = [
-            f"{prefix}.{key}" if prefix else key
-            for prefix, owner in self.module.named_modules()
-            for key, buffer in owner._buffers.items()
-            if key in owner._non_persistent_buffers_set and buffer is not None and buffer.is_meta
+            key
+            for key in self._unsaved()
+            if (buffer := self._tensors.get(key)) is not None and buffer.is_meta
         ]
         if unsaved:
             raise ConfigError(

@@ -34,8 +34,11 @@ def program_kind(path: Path) -> str | None:
     """
     if not zipfile.is_zipfile(path):
         return None
-    with zipfile.ZipFile(path) as archive:
-        inside = [name.partition("/")[2] or name for name in archive.namelist()]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = [name.partition("/")[2] or name for name in archive.namelist()]
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeError, ValueError):
+        return None  # its reader says what is wrong with it
     if any(name.startswith("code/") for name in inside):
         return "torchscript"
     # Before torch 2.8 an exported program was one JSON file of this name.
