@@ -367,6 +367,7 @@ class SuperResolution:
         codec: str = "libx264",
         options: Mapping[str, str] | None = None,
         segment: int = 240,
+        deinterlace: str = "auto",
         overwrite: bool = False,
         progress: bool = False,
     ) -> int:
@@ -387,6 +388,10 @@ class SuperResolution:
             The encoder's options, such as ``{"crf": "18"}``.
         segment : int
             Frames a segment: the most that a stop loses.
+        deinterlace : str
+            What becomes of interlaced frames, whose two fields are of different moments: ``"auto"``
+            makes each one picture with FFmpeg's bwdif, ``"off"`` leaves both fields in it. A
+            warning tells of a video that is interlaced.
         overwrite : bool
             Whether the target may exist.
         progress : bool
@@ -403,7 +408,7 @@ class SuperResolution:
             If a file cannot be read or written, is truncated or has no video, or the work folder
             holds another job. Finished segments stay.
         ConfigError
-            If there is no such codec.
+            If there is no such codec, or `deinterlace` is neither.
         """
         from vramx.pipelines.video import VideoSource, transform_video
 
@@ -423,6 +428,7 @@ class SuperResolution:
             codec=codec,
             options=options,
             segment=segment,
+            deinterlace=deinterlace,
             overwrite=overwrite,
             progress=progress,
         ).frames

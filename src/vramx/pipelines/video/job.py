@@ -23,9 +23,10 @@ from vramx.errors import MediaError
 from vramx.pipelines.chain import as_count
 from vramx.pipelines.files import check_paths
 from vramx.pipelines.video.channel import Channel
+from vramx.pipelines.video.clock import FrameTime
 from vramx.pipelines.video.joining import check_container, join
 from vramx.pipelines.video.segments import Encoding, SegmentWriter, WorkFolder
-from vramx.pipelines.video.source import FrameTime, Pixels, VideoSource
+from vramx.pipelines.video.source import Pixels, VideoSource
 
 Frame = tuple[FrameTime, Pixels]
 
@@ -95,6 +96,7 @@ def transform_video(
     codec: str = "libx264",
     options: Mapping[str, str] | None = None,
     segment: int = 240,
+    deinterlace: str = "auto",
     overwrite: bool = False,
     progress: bool = False,
 ) -> VideoResult:
@@ -115,7 +117,7 @@ def transform_video(
         segment.
     identity : mapping of str to str
         What the function's results depend on; a job goes on only where that is the same.
-    codec, options, segment, overwrite, progress
+    codec, options, segment, deinterlace, overwrite, progress
         As `SuperResolution.enlarge_video`.
 
     Returns
@@ -128,11 +130,11 @@ def transform_video(
     MediaError
         If a file cannot be read or written. Finished segments stay.
     ConfigError
-        If there is no such codec.
+        If there is no such codec, or `deinterlace` is neither.
     """
     source, target = Path(source), Path(target)
     check_paths(source, target, overwrite=overwrite)
-    video = VideoSource(source)
+    video = VideoSource(source, deinterlace)
     encoding = Encoding(codec, dict(options or {}), video)
     check_container(target, encoding)
     job = {
@@ -141,6 +143,7 @@ def transform_video(
         "codec": codec,
         "options": str(sorted((options or {}).items())),
         "segment": str(as_count(segment, "segment")),
+        "deinterlace": deinterlace,
     }
     with WorkFolder(target.with_name(target.name + ".parts"), job) as work:
         if not work.complete:

@@ -13,6 +13,7 @@ import av.error
 
 from vramx.errors import MediaError
 from vramx.pipelines.files import VIDEO_FORMATS, written_whole
+from vramx.pipelines.video.opening import open_video
 from vramx.pipelines.video.segments import Encoding, WorkFolder, read_packets
 from vramx.pipelines.video.source import VideoSource
 
@@ -101,13 +102,15 @@ def join(work: WorkFolder, source: VideoSource, target: Path) -> None:
 def _join(work: WorkFolder, source: VideoSource, file: BinaryIO, name: str) -> None:
     first = work.path / work.segments[0].file
     with (
-        av.open(str(first)) as template,
+        open_video(first) as template,
         source.opened() as original,
         av.open(file, "w", format=name) as container,
     ):
         container.metadata.update(source.metadata)
-        video = container.add_stream_from_template(template.streams.video[0])
+        # The template's decoder is taken, since not each codec's encoder has its name.
+        video = container.add_stream_from_template(template.streams.video[0], opaque=True)
         video.time_base = source.time_base
+        video.codec_context.framerate = source.rate
         audio = {
             stream.index: container.add_stream_from_template(stream)
             for stream in original.streams.audio

@@ -21,7 +21,9 @@ from av.video.reformatter import ColorRange
 
 from vramx.errors import ConfigError, MediaError
 from vramx.pipelines.files import written_whole
-from vramx.pipelines.video.source import EXACT, FrameTime, Pixels, VideoSource
+from vramx.pipelines.video.clock import FrameTime
+from vramx.pipelines.video.opening import open_video
+from vramx.pipelines.video.source import EXACT, Pixels, VideoSource
 
 #: An encoder's output depends on how many threads it has.
 _THREADS = 4
@@ -313,7 +315,7 @@ def read_packets(work: WorkFolder, time_base: Fraction) -> Any:
     for segment in work.segments:
         path = work.path / segment.file
         count = 0
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             stream = container.streams.video[0]
             header = header if header is not None else stream.codec_context.extradata
             if stream.codec_context.extradata != header:
