@@ -125,7 +125,9 @@ def test_the_last_frame_is_shown_as_long_as_before(folder: Path) -> None:
     [
         ("out.webm", "libvpx-vp9", {"crf": "10", "deadline": "realtime", "cpu-used": "8"}),
         ("out.mp4", "mpeg4", {"qmin": "1", "qmax": "1"}),
-        ("out.mkv", "libx265", {"x265-params": "crf=10:log-level=none:bframes=0"}),
+        ("out.mkv", "libx265", {"x265-params": "crf=10:log-level=none"}),
+        ("out.mp4", "libsvtav1", {"crf": "10", "preset": "10"}),
+        ("out.mov", "prores_ks", {}),
     ],
 )
 def test_other_codecs_are_written(

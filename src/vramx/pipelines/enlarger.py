@@ -373,8 +373,8 @@ class SuperResolution:
     ) -> int:
         """Enlarge a video in a file; see `vramx.pipelines.video.transform_video`.
 
-        Times of frames are kept and audio is copied; subtitles and chapters are not. When the job
-        is stopped, by an interrupt or a full disk, the same call goes on with what is finished, and
+        Times of frames are kept; sound, subtitles and chapters are copied. When the job is stopped,
+        by an interrupt or a full disk, the same call goes on with what is finished, and
         the result is the same as without the stop.
 
         Parameters
@@ -408,7 +408,7 @@ class SuperResolution:
             If a file cannot be read or written, is truncated or has no video, or the work folder
             holds another job. Finished segments stay.
         ConfigError
-            If there is no such codec, or `deinterlace` is neither.
+            If there is no such codec or option, or `deinterlace` is neither.
         """
         from vramx.pipelines.video import VideoSource, transform_video
 

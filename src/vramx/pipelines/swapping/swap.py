@@ -274,8 +274,8 @@ class FaceSwap:
     ) -> SwapResult:
         """Put a face into a video in a file; see `vramx.pipelines.video.transform_video`.
 
-        Times of frames are kept and audio is copied; subtitles and chapters are not. When the job
-        is stopped, by an interrupt or a full disk, the same call goes on with what is finished, and
+        Times of frames are kept; sound, subtitles and chapters are copied. When the job is stopped,
+        by an interrupt or a full disk, the same call goes on with what is finished, and
         the result is the same as without the stop. What a callable does is not known: give another
         `out` after changing one.
 
@@ -312,7 +312,8 @@ class FaceSwap:
             If a file cannot be read or written, is truncated or has no video, or the work folder
             holds another job. Finished segments stay.
         ConfigError
-            If there is no such codec, `deinterlace` is neither, or a model gives what it must not.
+            If there is no such codec or option, `deinterlace` is neither, or a model gives what it
+            must not.
         NoFaceError, OutOfMemoryError
             As when calling. Finished segments stay.
         """

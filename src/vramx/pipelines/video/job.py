@@ -24,7 +24,8 @@ from vramx.pipelines.chain import as_count
 from vramx.pipelines.files import check_paths
 from vramx.pipelines.video.channel import Channel
 from vramx.pipelines.video.clock import FrameTime
-from vramx.pipelines.video.joining import check_container, join
+from vramx.pipelines.video.joining import join
+from vramx.pipelines.video.rehearsal import rehearse
 from vramx.pipelines.video.segments import Encoding, SegmentWriter, WorkFolder
 from vramx.pipelines.video.source import Pixels, VideoSource
 
@@ -103,9 +104,9 @@ def transform_video(
     """Run a video's frames through a function into another file.
 
     Frames are decoded and encoded on threads of their own while the calling thread computes; a few
-    wait in between, so that memory does not grow with the video's length. Times of frames are kept,
-    and audio is copied. Encoded segments gather in ``TARGET.parts`` and are joined at the end. When
-    the job is stopped, the same call goes on with what is there.
+    wait in between, so that memory does not grow with the video's length. Times of frames are kept;
+    sound, subtitles and chapters are copied. Encoded segments gather in ``TARGET.parts`` and are
+    joined at the end. When the job is stopped, the same call goes on with what is there.
 
     Parameters
     ----------
@@ -130,13 +131,13 @@ def transform_video(
     MediaError
         If a file cannot be read or written. Finished segments stay.
     ConfigError
-        If there is no such codec, or `deinterlace` is neither.
+        If there is no such codec or option, or `deinterlace` is neither.
     """
     source, target = Path(source), Path(target)
     check_paths(source, target, overwrite=overwrite)
     video = VideoSource(source, deinterlace)
     encoding = Encoding(codec, dict(options or {}), video)
-    check_container(target, encoding)
+    rehearse(target, encoding)
     job = {
         **identity,
         "source": video.identity(),
