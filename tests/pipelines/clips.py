@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,29 +36,41 @@ def write_clip(
     format: str = "yuv420p",  # noqa: A002
     first: int = 0,
     codec: str = "libx264",
+    options: Mapping[str, str] | None = None,
+    times: Sequence[int] | None = None,
+    units: int = UNITS,
+    aspect: Fraction | None = None,
+    sound_codec: str = "aac",
+    tail: float = 0,
     draw: Callable[[int], np.ndarray[Any, Any]] = picture,
 ) -> list[int]:
-    """Write a clip with frames at moving times and a tone beside them; give the times back."""
+    """Write a clip with frames at moving times and a tone beside them; give the times back.
+
+    The tone lasts `tail` seconds longer than the last frame's start.
+    """
     import av
 
-    times = [first + time for time in moving_times(count)]
-    with av.open(str(path), "w") as container:
-        options = {"crf": "12"} if codec == "libx264" else {}
-        video = container.add_stream(codec, rate=25, options=options)
+    times = [first + time for time in times or moving_times(count)]
+    scale = {"video_track_timescale": str(units)} if path.suffix in (".mp4", ".mov") else {}
+    with av.open(str(path), "w", container_options=scale) as container:
+        quality = {"crf": "12"} if codec == "libx264" else {}
+        video = container.add_stream(codec, rate=25, options={**quality, **(options or {})})
         video.height, video.width = draw(0).shape[:2]
         video.pix_fmt = format
-        video.time_base = video.codec_context.time_base = Fraction(1, UNITS)
+        video.codec_context.thread_count = 1  # with more, bytes differ now and then
+        video.time_base = video.codec_context.time_base = Fraction(1, units)
+        video.codec_context.sample_aspect_ratio = aspect or Fraction(0, 1)
         if rotation:
             video.set_display_rotation(rotation)
-        sound = container.add_stream("aac", rate=16000, layout="mono") if audio else None
+        sound = container.add_stream(sound_codec, rate=16000, layout="mono") if audio else None
         for number, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(draw(number), format="rgb24")
             frame = frame.reformat(format=format)
-            frame.pts, frame.time_base = time, Fraction(1, UNITS)
+            frame.pts, frame.time_base = time, Fraction(1, units)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         if sound is not None:
-            length = int(16000 * times[-1] / UNITS)
+            length = int(16000 * (times[-1] / units + tail))
             for start in range(0, length, 1024):
                 wave = np.sin(np.arange(start, start + 1024) * 0.1).astype(np.float32)
                 frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")

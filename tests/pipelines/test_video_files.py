@@ -125,7 +125,9 @@ def test_the_last_frame_is_shown_as_long_as_before(folder: Path) -> None:
     [
         ("out.webm", "libvpx-vp9", {"crf": "10", "deadline": "realtime", "cpu-used": "8"}),
         ("out.mp4", "mpeg4", {"qmin": "1", "qmax": "1"}),
-        ("out.mkv", "libx265", {"x265-params": "crf=10:log-level=none:bframes=0"}),
+        ("out.mkv", "libx265", {"x265-params": "crf=10:log-level=none"}),
+        ("out.mp4", "libsvtav1", {"crf": "10", "preset": "10"}),
+        ("out.mov", "prores_ks", {}),
     ],
 )
 def test_other_codecs_are_written(
@@ -172,6 +174,166 @@ def test_a_turned_video_comes_out_upright(tmp_path: Path, turns: int) -> None:
         upright = np.rot90(picture(number), rotation // 90)
         assert frame.shape == (2 * upright.shape[0], 2 * upright.shape[1], 3)
         assert np.abs(frame[::2, ::2].astype(float) - upright).mean() < LOSS
+
+
+@pytest.mark.skipif(
+    not hasattr(av.VideoStream, "set_display_rotation"), reason="PyAV is older than 18"
+)
+@pytest.mark.parametrize("turns", range(4))
+def test_oblong_pixels_are_shown_in_the_same_shape_also_when_turned(
+    tmp_path: Path, turns: int
+) -> None:
+    write_clip(tmp_path / "in.mp4", 3, rotation=90 * turns, aspect=Fraction(4, 3))
+    run(tmp_path)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        video = container.streams.video[0]
+        shown = Fraction(video.width, video.height) * video.sample_aspect_ratio
+    source = Fraction(64, 48) * Fraction(4, 3)
+    assert shown == (1 / source if turns % 2 else source)
+
+
+# Times that containers tell, or do not
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"bf": "3", "x264-params": "b-adapt=0"}),
+        ("libx264", {"bf": "2", "x264-params": "b-adapt=0:b-pyramid=none"}),
+        ("mpeg4", {"bf": "2", "qmin": "1", "qmax": "2"}),
+    ],
+)
+def test_frames_that_refer_to_later_ones_come_in_order_from_a_container_without_times(
+    tmp_path: Path, codec: str, options: dict[str, str]
+) -> None:
+    steady = [512 * number for number in range(COUNT)]
+    write_clip(
+        tmp_path / "in.avi", COUNT, codec=codec, options=options, times=steady, units=12800,
+        audio=False,
+    )  # fmt: skip
+    run(tmp_path, source="in.avi")
+    after = read_clip(tmp_path / "out.mp4")
+    assert_same_pictures(after)
+    assert after.times == [Fraction(time, 12800) for time in steady]
+
+
+@pytest.mark.parametrize("units", [600, 1000, 12800, 90000])
+@pytest.mark.parametrize("target", ["out.mkv", "out.mp4"])
+def test_a_target_tells_the_sources_frame_rate_whatever_the_clock(
+    tmp_path: Path, units: int, target: str
+) -> None:
+    write_clip(
+        tmp_path / "in.mov", COUNT, audio=False, units=units,
+        times=[number * units // 25 for number in range(COUNT)],
+    )  # fmt: skip
+    run(tmp_path, source="in.mov", target=target)
+    with av.open(str(tmp_path / target)) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == stream.guessed_rate == 25
+        assert container.duration == pytest.approx(av.time_base * COUNT / 25, abs=2000)
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "sound"),
+    [
+        ("in.mkv", "libx264", "aac"),
+        ("in.webm", "libvpx-vp9", "libopus"),
+        ("in.mp4", "libx264", "aac"),
+    ],
+)
+@pytest.mark.parametrize("first", [0, 5 * 12800])
+def test_sound_that_outlasts_the_picture_and_a_late_start_are_no_truncation(
+    tmp_path: Path, source: str, codec: str, sound: str, first: int
+) -> None:
+    write_clip(tmp_path / source, COUNT, codec=codec, sound_codec=sound, tail=2, first=first)
+    assert run(tmp_path, source=source, target="out.mkv") == COUNT
+    before, after = read_clip(tmp_path / source), read_clip(tmp_path / "out.mkv")
+    assert [data for _, data in after.audio] == [data for _, data in before.audio]
+
+
+# Interlaced video
+
+
+def woven(number: int) -> np.ndarray[Any, Any]:
+    """A bar that moves, whose odd rows are half a frame later."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    for field in range(2):
+        left = 3 * (2 * number + field) % 56
+        picture[field::2, left : left + 8] = 255
+    return picture
+
+
+def combs(clip: Clip) -> int:
+    """Count where rows of one field differ much from their neighbours in the other."""
+    frames = [frame[:: frame.shape[0] // 48].astype(int) for frame in clip.frames]
+    return sum(int((abs(frame[::2] - frame[1::2]) > 100).sum()) for frame in frames)
+
+
+@pytest.mark.parametrize(("deinterlace", "left"), [("auto", 0), ("off", 1)])
+def test_interlaced_frames_become_one_picture_each_and_it_is_told(
+    tmp_path: Path, deinterlace: str, left: int
+) -> None:
+    options = {"flags": "+ildct+ilme"}
+    write_clip(tmp_path / "in.mp4", COUNT, options=options, draw=woven)
+    with pytest.warns(RuntimeWarning, match=r"in\.mp4 is interlaced: "):
+        assert run(tmp_path, deinterlace=deinterlace) == COUNT
+    before, after = read_clip(tmp_path / "in.mp4"), read_clip(tmp_path / "out.mp4")
+    assert after.times == before.times
+    assert combs(after) / (2 * combs(before)) == pytest.approx(left, abs=0.02)
+
+
+def test_an_interlaced_job_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", COUNT, options={"flags": "+ildct+ilme"}, draw=woven)
+    with pytest.warns(RuntimeWarning, match="is interlaced"):
+        run(tmp_path, target="wanted.mp4")
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, StopAfter(13, KeyboardInterrupt()))
+        assert finished(tmp_path) > 0
+        with pytest.raises(vramx.MediaError, match="deinterlace: auto there, off now"):
+            run(tmp_path, deinterlace="off")
+        run(tmp_path)
+    wanted, got = read_clip(tmp_path / "wanted.mp4"), read_clip(tmp_path / "out.mp4")
+    assert all(np.array_equal(a, b) for a, b in zip(got.frames, wanted.frames, strict=True))
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["12:30", "data:x", "http:x", "concat:a", "subfile,,start,0,end,0,,:in", "-i", "a\nb", "%04d"],
+)
+def test_a_name_is_only_a_name(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(folder)
+    source, target = Path(f"{name}.mp4"), Path(f"{name} out.mp4")
+    source.write_bytes((folder / "in.mp4").read_bytes())
+    with pytest.raises(KeyboardInterrupt):
+        run(Path(), StopAfter(13, KeyboardInterrupt()), source=str(source), target=str(target))
+    assert run(Path(), source=str(source), target=str(target)) == COUNT
+    assert_same_pictures(read_clip(folder / target))
+
+
+@pytest.mark.parametrize("name", ["in.mp4", "in.m3u8", "in.txt", "in.mpd"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile {}\n",
+        "<MPD xmlns='urn:mpeg:dash:schema:mpd:2011' type='static'><Period><AdaptationSet "
+        "mimeType='video/mp4'><Representation id='1' bandwidth='1'><BaseURL>{}</BaseURL>"
+        "</Representation></AdaptationSet></Period></MPD>",
+    ],
+)
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_list_of_videos_is_not_taken_for_one(
+    tmp_path: Path, name: str, text: str, absolute: bool
+) -> None:
+    named = tmp_path / "other.mp4"
+    write_clip(named, 3)
+    (tmp_path / name).write_text(text.format(named if absolute else named.name))
+    with pytest.raises(vramx.MediaError, match="cannot be read as a video"):
+        run(tmp_path, source=name)
+    assert {path.name for path in tmp_path.iterdir()} == {"other.mp4", name}
 
 
 # Stopping and going on
@@ -537,9 +699,10 @@ def test_a_source_that_is_no_video_is_refused_and_nothing_is_made(
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
-def test_a_truncated_video_is_told_and_what_was_there_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("audio", [False, True])
+def test_a_truncated_video_is_told_and_what_was_there_is_kept(tmp_path: Path, audio: bool) -> None:
     path = tmp_path / "in.mkv"
-    write_clip(path, 40, audio=False)
+    write_clip(path, 40, audio=audio, tail=1)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     with pytest.raises(vramx.MediaError, match=r"truncated|cannot be decoded"):
         run(tmp_path, source="in.mkv")
@@ -557,6 +720,7 @@ def test_a_truncated_video_is_told_and_what_was_there_is_kept(tmp_path: Path) ->
         ("absent/out.mp4", {}, vramx.MediaError, "no folder"),
         ("out.mp4", {"codec": "no_codec"}, vramx.ConfigError, "codec 'no_codec'"),
         ("out.mp4", {"segment": 0}, vramx.ConfigError, "segment 0"),
+        ("out.mp4", {"deinterlace": "yes"}, vramx.ConfigError, "'yes' is not one of 'auto', 'off'"),
     ],
 )
 def test_a_target_that_cannot_be_is_refused_before_any_work(

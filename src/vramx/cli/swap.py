@@ -84,6 +84,7 @@ def swap(
     codec: str,
     codec_options: dict[str, str],
     segment: int,
+    deinterlace: str,
     reference: Path | None,
     no_face: str,
     size: Details,
@@ -117,6 +118,7 @@ def swap(
                     codec=codec,
                     options=codec_options,
                     segment=segment,
+                    deinterlace=deinterlace,
                     overwrite=overwrite,
                     progress=sys.stderr.isatty(),
                 )

@@ -78,6 +78,7 @@ def upscale(
     codec: str,
     codec_options: dict[str, str],
     segment: int,
+    deinterlace: str,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -110,7 +111,12 @@ def upscale(
                     enlarger, source, target, overwrite=overwrite, progress=progress
                 )
             else:
-                video = {"codec": codec, "options": codec_options, "segment": segment}
+                video = {
+                    "codec": codec,
+                    "options": codec_options,
+                    "segment": segment,
+                    "deinterlace": deinterlace,
+                }
                 made = enlarge_file(
                     enlarger, source, target, overwrite=overwrite, progress=progress, video=video
                 )

@@ -36,12 +36,19 @@ _OPTIONS = (
         show_default=True,
         help="Frames that a stop may lose.",
     ),
+    click.option(
+        "--deinterlace",
+        type=click.Choice(["auto", "off"]),
+        default="auto",
+        show_default=True,
+        help="Whether interlaced frames, of two moments each, become one picture.",
+    ),
     click.option("--overwrite", is_flag=True, help="Write OUT anew if it exists."),
 )
 
 
 def video_options(command: F) -> F:
-    """Add ``--codec``, ``--codec-option``, ``--segment`` and ``--overwrite``."""
+    """Add ``--codec``, ``--codec-option``, ``--segment``, ``--deinterlace``, ``--overwrite``."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

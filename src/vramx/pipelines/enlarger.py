@@ -367,13 +367,14 @@ class SuperResolution:
         codec: str = "libx264",
         options: Mapping[str, str] | None = None,
         segment: int = 240,
+        deinterlace: str = "auto",
         overwrite: bool = False,
         progress: bool = False,
     ) -> int:
         """Enlarge a video in a file; see `vramx.pipelines.video.transform_video`.
 
-        Times of frames are kept and audio is copied; subtitles and chapters are not. When the job
-        is stopped, by an interrupt or a full disk, the same call goes on with what is finished, and
+        Times of frames are kept; sound, subtitles and chapters are copied. When the job is stopped,
+        by an interrupt or a full disk, the same call goes on with what is finished, and
         the result is the same as without the stop.
 
         Parameters
@@ -387,6 +388,10 @@ class SuperResolution:
             The encoder's options, such as ``{"crf": "18"}``.
         segment : int
             Frames a segment: the most that a stop loses.
+        deinterlace : str
+            What becomes of interlaced frames, whose two fields are of different moments: ``"auto"``
+            makes each one picture with FFmpeg's bwdif, ``"off"`` leaves both fields in it. A
+            warning tells of a video that is interlaced.
         overwrite : bool
             Whether the target may exist.
         progress : bool
@@ -403,7 +408,7 @@ class SuperResolution:
             If a file cannot be read or written, is truncated or has no video, or the work folder
             holds another job. Finished segments stay.
         ConfigError
-            If there is no such codec.
+            If there is no such codec or option, or `deinterlace` is neither.
         """
         from vramx.pipelines.video import transform_video
 
@@ -422,6 +427,7 @@ class SuperResolution:
             codec=codec,
             options=options,
             segment=segment,
+            deinterlace=deinterlace,
             overwrite=overwrite,
             progress=progress,
         ).frames

@@ -268,13 +268,14 @@ class FaceSwap:
         codec: str = "libx264",
         options: Mapping[str, str] | None = None,
         segment: int = 240,
+        deinterlace: str = "auto",
         overwrite: bool = False,
         progress: bool = False,
     ) -> SwapResult:
         """Put a face into a video in a file; see `vramx.pipelines.video.transform_video`.
 
-        Times of frames are kept and audio is copied; subtitles and chapters are not. When the job
-        is stopped, by an interrupt or a full disk, the same call goes on with what is finished, and
+        Times of frames are kept; sound, subtitles and chapters are copied. When the job is stopped,
+        by an interrupt or a full disk, the same call goes on with what is finished, and
         the result is the same as without the stop. What a callable does is not known: give another
         `out` after changing one.
 
@@ -291,6 +292,10 @@ class FaceSwap:
             The encoder's options, such as ``{"crf": "18"}``.
         segment : int
             Frames a segment: the most that a stop loses.
+        deinterlace : str
+            What becomes of interlaced frames, whose two fields are of different moments: ``"auto"``
+            makes each one picture with FFmpeg's bwdif, ``"off"`` leaves both fields in it. A
+            warning tells of a video that is interlaced.
         overwrite : bool
             Whether `out` may exist.
         progress : bool
@@ -307,7 +312,8 @@ class FaceSwap:
             If a file cannot be read or written, is truncated or has no video, or the work folder
             holds another job. Finished segments stay.
         ConfigError
-            If there is no such codec, or a model gives what it must not.
+            If there is no such codec or option, `deinterlace` is neither, or a model gives what it
+            must not.
         NoFaceError, OutOfMemoryError
             As when calling. Finished segments stay.
         """
@@ -332,6 +338,7 @@ class FaceSwap:
             codec=codec,
             options=options,
             segment=segment,
+            deinterlace=deinterlace,
             overwrite=overwrite,
             progress=progress,
         )

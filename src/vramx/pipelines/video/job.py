@@ -23,9 +23,11 @@ from vramx.errors import MediaError
 from vramx.pipelines.chain import as_count
 from vramx.pipelines.files import check_paths
 from vramx.pipelines.video.channel import Channel
-from vramx.pipelines.video.joining import check_container, join
+from vramx.pipelines.video.clock import FrameTime
+from vramx.pipelines.video.joining import join
+from vramx.pipelines.video.rehearsal import rehearse
 from vramx.pipelines.video.segments import Encoding, SegmentWriter, WorkFolder
-from vramx.pipelines.video.source import FrameTime, Pixels, VideoSource
+from vramx.pipelines.video.source import Pixels, VideoSource
 
 Frame = tuple[FrameTime, Pixels]
 
@@ -95,15 +97,16 @@ def transform_video(
     codec: str = "libx264",
     options: Mapping[str, str] | None = None,
     segment: int = 240,
+    deinterlace: str = "auto",
     overwrite: bool = False,
     progress: bool = False,
 ) -> VideoResult:
     """Run a video's frames through a function into another file.
 
     Frames are decoded and encoded on threads of their own while the calling thread computes; a few
-    wait in between, so that memory does not grow with the video's length. Times of frames are kept,
-    and audio is copied. Encoded segments gather in ``TARGET.parts`` and are joined at the end. When
-    the job is stopped, the same call goes on with what is there.
+    wait in between, so that memory does not grow with the video's length. Times of frames are kept;
+    sound, subtitles and chapters are copied. Encoded segments gather in ``TARGET.parts`` and are
+    joined at the end. When the job is stopped, the same call goes on with what is there.
 
     Parameters
     ----------
@@ -115,7 +118,7 @@ def transform_video(
         segment.
     identity : mapping of str to str
         What the function's results depend on; a job goes on only where that is the same.
-    codec, options, segment, overwrite, progress
+    codec, options, segment, deinterlace, overwrite, progress
         As `SuperResolution.enlarge_video`.
 
     Returns
@@ -128,19 +131,20 @@ def transform_video(
     MediaError
         If a file cannot be read or written. Finished segments stay.
     ConfigError
-        If there is no such codec.
+        If there is no such codec or option, or `deinterlace` is neither.
     """
     source, target = Path(source), Path(target)
     check_paths(source, target, overwrite=overwrite)
-    video = VideoSource(source)
+    video = VideoSource(source, deinterlace)
     encoding = Encoding(codec, dict(options or {}), video)
-    check_container(target, encoding)
+    rehearse(target, encoding)
     job = {
         **identity,
         "source": video.identity(),
         "codec": codec,
         "options": str(sorted((options or {}).items())),
         "segment": str(as_count(segment, "segment")),
+        "deinterlace": deinterlace,
     }
     with WorkFolder(target.with_name(target.name + ".parts"), job) as work:
         if not work.complete:

@@ -1,20 +1,24 @@
-"""Joining segments and the source's audio to one file, without encoding anything again."""
+"""Joining segments and what the source has beside its pictures to one file, as they are."""
 
 from __future__ import annotations
 
 import heapq
-import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import av.error
 
 from vramx.errors import MediaError
 from vramx.pipelines.files import VIDEO_FORMATS, written_whole
-from vramx.pipelines.video.segments import Encoding, WorkFolder, read_packets
+from vramx.pipelines.video.beside import add_beside, packets_beside
+from vramx.pipelines.video.opening import ffmpeg_name, open_video
+from vramx.pipelines.video.segments import WorkFolder, read_packets
 from vramx.pipelines.video.source import VideoSource
+
+#: Containers whose streams' kinds are told by tags.
+_TAGS = ("mp4", "mov")
 
 
 def container_format(target: Path) -> str:
@@ -42,44 +46,41 @@ def container_format(target: Path) -> str:
         raise MediaError(f"{target}: {target.suffix!r} is not one of {known}") from None
 
 
-def check_container(target: Path, encoding: Encoding) -> None:
-    """See that a target's format takes the video and the source's audio, before any work.
+def add_pictures(template: Any, source: VideoSource, container: Any) -> Any:
+    """Add a stream for encoded pictures.
 
     Parameters
     ----------
-    target : Path
-        The file; it is not touched.
-    encoding : Encoding
-        How the video will be encoded.
+    template : av.container.InputContainer
+        A segment.
+    source : VideoSource
+        Whose times and rate it has.
+    container : av.container.OutputContainer
+        Nothing is written to it yet.
 
-    Raises
-    ------
-    MediaError
-        If it does not.
+    Returns
+    -------
+    av.VideoStream
+        The stream.
     """
-    name = container_format(target)
-    with encoding.source.opened() as source:
-        audio = source.streams.audio
-        try:
-            with av.open(io.BytesIO(), "w", format=name) as container:
-                encoding.add_stream(container, 64, 64)
-                for stream in audio:
-                    container.add_stream_from_template(stream)
-                container.start_encoding()
-        except (av.error.FFmpegError, ValueError) as error:
-            kinds = ", ".join([encoding.codec, *(each.codec_context.name for each in audio)])
-            raise MediaError(f"{target} cannot hold {kinds} ({error}): try .mkv") from error
+    # The decoder's name is taken, since not each codec has an encoder of that name.
+    video = container.add_stream_from_template(template.streams.video[0], opaque=True)
+    video.time_base = source.time_base
+    video.codec_context.framerate = source.rate
+    if container.format.name in _TAGS and template.streams.video[0].codec_context.name == "hevc":
+        video.codec_context.codec_tag = "hvc1"  # Apple's players take no other
+    return video
 
 
 def join(work: WorkFolder, source: VideoSource, target: Path) -> None:
-    """Put the segments behind each other and the source's audio beside them.
+    """Put the segments behind each other and the source's sound and subtitles beside them.
 
     Parameters
     ----------
     work : WorkFolder
         The segments, all there.
     source : VideoSource
-        Where the audio and the times' unit come from.
+        Where sound, subtitles, chapters and the times' unit come from.
     target : Path
         The file; it is there whole or not at all.
 
@@ -90,7 +91,7 @@ def join(work: WorkFolder, source: VideoSource, target: Path) -> None:
     """
     try:
         with written_whole(target) as file:
-            _join(work, source, file, container_format(target))
+            _join(work, source, Path(file.name), container_format(target))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise MediaError(
             f"{target} cannot be written: {error}. All frames are kept in {work.path}; run again "
@@ -98,23 +99,21 @@ def join(work: WorkFolder, source: VideoSource, target: Path) -> None:
         ) from error
 
 
-def _join(work: WorkFolder, source: VideoSource, file: BinaryIO, name: str) -> None:
+def _join(work: WorkFolder, source: VideoSource, file: Path, name: str) -> None:
     first = work.path / work.segments[0].file
+    front = {"movflags": "+faststart"} if name in _TAGS else {}
     with (
-        av.open(str(first)) as template,
+        open_video(first) as template,
         source.opened() as original,
-        av.open(file, "w", format=name) as container,
+        # By its name, since FFmpeg reads it again to put the index in front.
+        av.open(ffmpeg_name(file), "w", format=name, container_options=front) as container,
     ):
         container.metadata.update(source.metadata)
-        video = container.add_stream_from_template(template.streams.video[0])
-        video.time_base = source.time_base
-        audio = {
-            stream.index: container.add_stream_from_template(stream)
-            for stream in original.streams.audio
-        }
+        video = add_pictures(template, source, container)
+        streams, _ = add_beside(original, container)
         pictures = _to(video, read_packets(work, source.time_base))
-        sounds = _sounds(original, audio)
-        for packet in heapq.merge(pictures, sounds, key=_seconds):
+        beside = packets_beside(original, streams)
+        for packet in heapq.merge(pictures, beside, key=_seconds):
             container.mux(packet)
 
 
@@ -122,15 +121,6 @@ def _to(stream: Any, packets: Iterator[Any]) -> Iterator[Any]:
     for packet in packets:
         packet.stream = stream
         yield packet
-
-
-def _sounds(original: Any, streams: dict[int, Any]) -> Iterator[Any]:
-    if not streams:
-        return
-    for packet in original.demux(*original.streams.audio):
-        if packet.dts is not None:
-            packet.stream = streams[packet.stream_index]
-            yield packet
 
 
 def _seconds(packet: Any) -> float:

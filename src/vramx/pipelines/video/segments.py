@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import shutil
 from collections import Counter
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +23,9 @@ from av.video.reformatter import ColorRange
 
 from vramx.errors import ConfigError, MediaError
 from vramx.pipelines.files import written_whole
-from vramx.pipelines.video.source import EXACT, FrameTime, Pixels, VideoSource
+from vramx.pipelines.video.clock import FrameTime
+from vramx.pipelines.video.opening import open_video
+from vramx.pipelines.video.source import EXACT, Pixels, VideoSource
 
 #: An encoder's output depends on how many threads it has.
 _THREADS = 4
@@ -188,6 +192,23 @@ class Encoding:
         if kind != "video":
             raise ConfigError(f"codec {self.codec!r} is no video encoder here; one is 'libx264'")
 
+    @property
+    def segment_format(self) -> str:
+        """The container of segments: MP4, or QuickTime for what that has no place for."""
+        return "mp4" if self.codec in _codecs_of("mp4") else "mov"
+
+    def _pixel_format(self, wanted: str) -> str:
+        """Return a format, or the first that the encoder has in its place."""
+        known = av.Codec(self.codec, "w").video_formats
+        if not known:
+            return wanted
+        usable = [each.name for each in known if len(each.components) == 3 and not each.is_rgb]
+        if not usable:
+            raise ConfigError(
+                f"codec {self.codec!r} takes no YUV frames; one that does is 'libx264'"
+            )
+        return wanted if wanted in usable else usable[0]
+
     def add_stream(self, container: Any, height: int, width: int) -> Any:
         """Add a stream for frames of a size.
 
@@ -198,7 +219,7 @@ class Encoding:
         stream = container.add_stream(self.codec, rate=source.rate, options=dict(self.options))
         context = stream.codec_context
         stream.width, stream.height = width, height
-        stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
+        stream.pix_fmt = self._pixel_format("yuv444p" if width % 2 or height % 2 else "yuv420p")
         stream.time_base = context.time_base = source.time_base
         context.max_b_frames = 0
         context.thread_count = _THREADS
@@ -220,6 +241,12 @@ class Encoding:
         )
 
 
+@cache
+def _codecs_of(name: str) -> frozenset[str]:
+    with av.open(io.BytesIO(), "w", format=name) as container:
+        return frozenset(container.supported_codecs)
+
+
 class SegmentWriter:
     """Encodes one segment; its file is there once `finish` has returned.
 
@@ -236,7 +263,7 @@ class SegmentWriter:
     def __init__(self, work: WorkFolder, encoding: Encoding, height: int, width: int) -> None:
         self._work = work
         self._encoding = encoding
-        self._name = f"{len(work.segments):06}.mp4"
+        self._name = f"{len(work.segments):06}.{encoding.segment_format}"
         self._size = (height, width, 3)
         self._times: list[FrameTime] = []
         self._durations: dict[int, int] = {}
@@ -244,7 +271,7 @@ class SegmentWriter:
         with ExitStack() as scope:
             file = scope.enter_context(written_whole(work.path / self._name))
             self._container = scope.enter_context(
-                av.open(file, "w", format="mp4", container_options=scale)
+                av.open(file, "w", format=encoding.segment_format, container_options=scale)
             )
             self._stream = encoding.add_stream(self._container, height, width)
             self._scope = scope.pop_all()
@@ -313,7 +340,7 @@ def read_packets(work: WorkFolder, time_base: Fraction) -> Any:
     for segment in work.segments:
         path = work.path / segment.file
         count = 0
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             stream = container.streams.video[0]
             header = header if header is not None else stream.codec_context.extradata
             if stream.codec_context.extradata != header:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, get_args
 
 import av
 import av.error
@@ -15,7 +15,10 @@ import numpy.typing as npt
 from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace
 
-from vramx.errors import MediaError
+from vramx.errors import ConfigError, MediaError
+from vramx.pipelines.video.clock import Clock, FrameTime, Timed, frame_rate
+from vramx.pipelines.video.interlacing import Deinterlacer
+from vramx.pipelines.video.opening import open_video, reason
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -27,15 +30,8 @@ EXACT = 0x4 | 0x40000 | 0x2000 | 0x4000
 #: Frame heights from which colours are those of high definition where a file does not say.
 _HIGH_DEFINITION = 720
 _UNSPECIFIED = 2
-#: The part of a video's length, and the seconds, that its last frames may lack.
-_MISSING_PART, _MISSING_SECONDS = 0.02, 0.25
 
-
-class FrameTime(NamedTuple):
-    """When a frame is shown, and for how long, in units of the stream's time base."""
-
-    pts: int
-    duration: int
+Deinterlace = Literal["auto", "off"]
 
 
 class VideoSource:
@@ -45,6 +41,9 @@ class VideoSource:
     ----------
     path : Path
         The file.
+    deinterlace : str
+        What becomes of frames that are marked as interlaced: ``"auto"`` makes each one picture,
+        ``"off"`` leaves both fields in it.
 
     Attributes
     ----------
@@ -56,6 +55,8 @@ class VideoSource:
         Before frames are turned upright.
     frame_count : int or None
         About how many frames there are, where the file says.
+    aspect : Fraction or None
+        A pixel's width by its height, once frames are upright.
     colorspace : int
         The matrix between its colours and RGB.
 
@@ -63,10 +64,15 @@ class VideoSource:
     ------
     MediaError
         If it cannot be read, has no video, or one with alpha or more than 8 bits a colour.
+    ConfigError
+        If `deinterlace` is neither.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, deinterlace: str = "auto") -> None:
+        if deinterlace not in get_args(Deinterlace):
+            raise ConfigError(f"deinterlace {deinterlace!r} is not one of 'auto', 'off'")
         self.path = path
+        self.deinterlace = deinterlace
         with self.opened() as container:
             stream = self._stream(container)
             context = stream.codec_context
@@ -74,14 +80,10 @@ class VideoSource:
             if stream.time_base is None:
                 raise MediaError(f"{path} does not say in what unit its frames' times are")
             self.time_base = stream.time_base
-            self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+            self.rate = frame_rate(stream)
             self.height, self.width = context.height, context.width
-            self.start = stream.start_time or 0
-            self.duration = stream.duration or self._from_container(container)
-            self.frame_count = stream.frames or (
-                round(self.duration * self.time_base * self.rate) if self.duration else None
-            )
-            self.aspect = stream.sample_aspect_ratio
+            length = Clock(path, container, stream).length
+            self.frame_count = stream.frames or (round(length * self.rate) if length else None)
             high = context.height >= _HIGH_DEFINITION
             self.colorspace = (
                 int(Colorspace.ITU709 if high else Colorspace.SMPTE170M)
@@ -90,18 +92,22 @@ class VideoSource:
             )
             self.color_primaries, self.color_trc = context.color_primaries, context.color_trc
             self.metadata = dict(container.metadata)
+            self._turns = round(self._first_frame(container, stream).rotation / 90) % 4
+            aspect = stream.sample_aspect_ratio
+            self.aspect = 1 / aspect if aspect and self._turns % 2 else aspect
 
-    def _from_container(self, container: Any) -> int | None:
-        if container.duration is None:
-            return None
-        return int(Fraction(container.duration, av.time_base) / self.time_base)
+    def _first_frame(self, container: Any, stream: Any) -> Any:
+        try:
+            first = next(container.decode(stream), None)
+        except (av.error.FFmpegError, OSError) as error:
+            raise MediaError(f"{self.path} cannot be decoded: {reason(error)}") from error
+        if first is None:
+            raise MediaError(f"{self.path} has no frame that can be decoded")
+        return first
 
     def opened(self) -> Any:
         """Open the file once more; a context manager."""
-        try:
-            return av.open(str(self.path))
-        except (av.error.FFmpegError, OSError) as error:
-            raise MediaError(f"{self.path} cannot be read as a video: {_reason(error)}") from error
+        return open_video(self.path)
 
     def _stream(self, container: Any) -> Any:
         for stream in container.streams.video:
@@ -149,42 +155,45 @@ class VideoSource:
             If it cannot be decoded, ends early, or its times do not increase. What was yielded is
             good.
         """
-        usual = max(1, round(1 / (self.rate * self.time_base)))
-        last: FrameTime | None = None
-        count = 0
         with self.opened() as container:
             stream = self._stream(container)
             stream.thread_type = "AUTO"
+            clock = Clock(self.path, container, stream)
+            count = 0
             try:
-                for frame in container.decode(stream):
-                    pts = frame.pts
-                    if pts is None:
-                        pts = self.start if last is None else last.pts + last.duration
-                    if last is not None and pts <= last.pts:
-                        raise MediaError(
-                            f"{self.path}: frame {count} is shown at {pts}, not after {last.pts}; "
-                            "remux the file first"
-                        )
-                    last = FrameTime(pts, frame.duration or usual)
-                    yield last, self._upright(frame)
+                for frame, time in self._whole(clock.frames()):
+                    yield time, self._upright(frame)
                     count += 1
             except (av.error.FFmpegError, OSError) as error:
                 raise MediaError(
-                    f"{self.path} cannot be decoded after {count} frames: {_reason(error)}"
+                    f"{self.path} cannot be decoded after {count} frames: {reason(error)}"
                 ) from error
-        if last is None:
-            raise MediaError(f"{self.path} has no frame that can be decoded")
-        self._check_end(last, count)
+            clock.check_end()
 
-    def _check_end(self, last: FrameTime, count: int) -> None:
-        if not self.duration:
-            return
-        missing = float((self.start + self.duration - last.pts - last.duration) * self.time_base)
-        if missing > max(_MISSING_SECONDS, _MISSING_PART * float(self.duration * self.time_base)):
-            raise MediaError(
-                f"{self.path} ends after {count} frames, {missing:.2f} seconds before its length: "
-                "it is truncated"
-            )
+    def _whole(self, frames: Iterator[Timed]) -> Iterator[Timed]:
+        """Deinterlace from the first frame on that asks for it."""
+        filters: Deinterlacer[FrameTime] | None = None
+        told = False
+        for frame, time in frames:
+            if frame.interlaced_frame and not told:
+                told = True
+                self._tell_interlaced()
+                if self.deinterlace == "auto":
+                    filters = Deinterlacer(frame)
+            if filters is None:
+                yield frame, time
+            else:
+                yield from filters.put(frame, time)
+        if filters is not None:
+            yield from filters.end()
+
+    def _tell_interlaced(self) -> None:
+        done = (
+            "each frame becomes one picture of its moment (deinterlace='off' leaves it as it is)"
+            if self.deinterlace == "auto"
+            else "moving edges stay combs, since deinterlace='off'"
+        )
+        warnings.warn(f"{self.path} is interlaced: {done}", RuntimeWarning, stacklevel=2)
 
     def _upright(self, frame: Any) -> Pixels:
         full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
@@ -194,9 +203,4 @@ class VideoSource:
             src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
             interpolation=EXACT,
         )
-        turns = round(frame.rotation / 90) % 4
-        return np.rot90(pixels, turns) if turns else pixels
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error)
+        return np.rot90(pixels, self._turns) if self._turns else pixels

@@ -1,0 +1,112 @@
+"""Trying an encoder and a target's container on a few frames, before any work."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import av.logging
+import numpy as np
+
+from vramx.errors import ConfigError, MediaError
+from vramx.pipelines.video.beside import add_beside, kind_of
+from vramx.pipelines.video.joining import add_pictures, container_format
+from vramx.pipelines.video.segments import Encoding
+
+#: Enough that an encoder that stores frames in another order does so.
+_FRAMES, _SIZE = 12, 256
+#: What encoders say, by the way, of options inside ``x264-params`` and its like.
+_PASSED_OVER = re.compile(r"error parsing option|unknown option|invalid (value|argument)", re.I)
+
+
+def rehearse(target: Path, encoding: Encoding) -> None:
+    """See that the encoder takes its options and the target's format what it will hold.
+
+    What subtitles the format has no place for is told by a warning.
+
+    Parameters
+    ----------
+    target : Path
+        The file; it is not touched.
+    encoding : Encoding
+        How the video will be encoded.
+
+    Raises
+    ------
+    ConfigError
+        If the encoder cannot be used here, or passes over an option.
+    MediaError
+        If the format cannot hold the video or the source's audio.
+    """
+    name = container_format(target)
+    segment = io.BytesIO()
+    _encode(segment, encoding)
+    segment.seek(0)
+    with encoding.source.opened() as source, av.open(segment) as template:
+        try:
+            with av.open(io.BytesIO(), "w", format=name) as container:
+                add_pictures(template, encoding.source, container)
+                _, left = add_beside(source, container)
+                container.start_encoding()
+        except (av.error.FFmpegError, ValueError) as error:
+            sounds = [kind_of(each) for each in source.streams.audio]
+            raise MediaError(
+                f"{target} cannot hold {', '.join([encoding.codec, *sounds])} ({error}): try .mkv"
+            ) from error
+    if left:
+        warnings.warn(
+            f"{target} has no subtitles, since {name} cannot hold {', '.join(left)}: try .mkv",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _encode(file: io.BytesIO, encoding: Encoding) -> None:
+    codec = encoding.codec
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.WARNING)
+    try:
+        with av.logging.Capture(local=False) as said:
+            shown, left = _encode_frames(file, encoding)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise ConfigError(f"codec {codec!r} cannot be used here as asked: {error}") from error
+    finally:
+        av.logging.set_level(level)
+    if left:
+        raise ConfigError(
+            f"codec {codec!r} has no option {', '.join(left)}; "
+            f"`ffmpeg -h encoder={codec}` lists those that it has"
+        )
+    passed_over = [text.strip() for _, _, text in said if _PASSED_OVER.search(text)]
+    if passed_over:
+        raise ConfigError(f"codec {codec!r} passes over an option: {'; '.join(passed_over)}")
+    if shown != sorted(shown) or len(shown) != _FRAMES:
+        raise ConfigError(
+            f"codec {codec!r} with these options stores frames in another order than they are "
+            "shown, so that segments cannot be joined: leave out options such as bf and bframes"
+        )
+
+
+def _encode_frames(file: io.BytesIO, encoding: Encoding) -> tuple[list[int], list[str]]:
+    """Return the times of frames in their order, and names of options that were not used."""
+    source = encoding.source
+    step = max(1, round(1 / (source.rate * source.time_base)))
+    packets: list[Any] = []
+    with av.open(file, "w", format=encoding.segment_format) as container:
+        stream = encoding.add_stream(container, _SIZE, _SIZE)
+        container.start_encoding()
+        left = sorted(stream.codec_context.options)
+        for number in range(_FRAMES):
+            pixels = np.full((_SIZE, _SIZE, 3), 10 * number, np.uint8)
+            frame = encoding.frame(pixels, stream)
+            frame.pts, frame.time_base = number * step, source.time_base
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        shown = [packet.pts for packet in packets]
+        container.mux(packets)
+    return shown, left
