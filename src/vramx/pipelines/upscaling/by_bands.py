@@ -11,8 +11,8 @@ from vramx.pipelines.upscaling import bands, tracing
 from vramx.pipelines.upscaling.arena import arena
 from vramx.pipelines.upscaling.fitting import fitting_bands
 from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape, peak_bytes
-from vramx.pipelines.upscaling.layers import Layer, NotByRowsError, RowGraph
-from vramx.pipelines.upscaling.schedule import load, order
+from vramx.pipelines.upscaling.layers import NotByRowsError, RowGraph
+from vramx.pipelines.upscaling.schedule import order
 from vramx.pipelines.upscaling.tiles import reflect, round_up
 from vramx.pipelines.upscaling.ways import Count, Finish, InBands, Runner
 
@@ -73,15 +73,13 @@ class Bands:
             generator=torch.Generator().manual_seed(0),
         )
         picture = self._runner.place(noise)
-        low = [max(_TRIED[0] // 4, _least(layer)) for layer in graph.layers[:1]]
-        low += [8 * max(map(_least, graph.layers))] * (graph.stages - 1)
+        later = 8 * max(layer.least for layer in graph.layers)
+        low = order(graph, [_TRIED[0] // 4] + [later] * (graph.stages - 1))
         found: list[torch.Tensor] = []
 
         def run(picture: torch.Tensor) -> torch.Tensor:
             self._runner.within(
-                lambda: bands.run(
-                    graph, order(graph, low), picture, lambda _, rows: found.append(rows)
-                )
+                lambda: bands.run(graph, low, picture, lambda _, rows: found.append(rows))
             )
             return torch.cat(found, dim=2)
 
@@ -90,7 +88,7 @@ class Bands:
         if made.shape != wanted.shape or not _alike(made, wanted):
             raise NotByRowsError("layer by layer it gives something else than at once")
         beside = 2 * made.numel() * made.element_size()
-        measured = (taken - beside) / load(graph, low).elements
+        measured = (taken - beside) / low.load.elements
         self._element_bytes = max(measured, _SCRATCH * made.element_size())
 
     def _graph(self, height: int, width: int) -> RowGraph:
@@ -167,10 +165,6 @@ class Bands:
             self._arena = nbytes
         with arena(placed.device, nbytes), self._runner.hold(way.graph.constants):
             self._runner.within(lambda: bands.run(way.graph, way.order, placed, emit))
-
-
-def _least(layer: Layer) -> int:
-    return getattr(layer.rows, "factor", 1)
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:

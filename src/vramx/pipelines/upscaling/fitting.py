@@ -39,7 +39,7 @@ def fitting_bands(graph: RowGraph, elements: int) -> tuple[int, ...] | None:
         Of each stage, how many rows at once; None where nothing fits.
     """
     stages = [[each for each in graph.layers if each.stage == k] for k in range(graph.stages)]
-    least = [max(getattr(each.rows, "factor", 1) for each in stage) for stage in stages]
+    least = [max(each.least for each in stage) for stage in stages]
     height = stages[0][0].height
     full = _FULL
     found: list[list[int]] = []

@@ -189,6 +189,12 @@ class Layer:
         """How many rows it has."""
         return self.rows.made
 
+    @property
+    def least(self) -> int:
+        """How few of its rows are made at once."""
+        factor: int = getattr(self.rows, "factor", 1)
+        return factor
+
     def holders(self) -> list[Layer]:
         """List the layers whose memory its own rows lie in."""
         if self.run is not None or not self.sources:

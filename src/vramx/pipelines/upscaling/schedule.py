@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vramx.pipelines.upscaling.layers import Layer, Resized, RowGraph
@@ -161,7 +161,8 @@ class Order:
 
 def order(graph: RowGraph, bands: Sequence[int]) -> Order:
     """Order the steps of some bands; see `steps`."""
-    return Order(tuple(bands), tuple(steps(graph, bands)), load(graph, bands))
+    taken = tuple(steps(graph, bands))
+    return Order(tuple(bands), taken, _load(graph, taken))
 
 
 def is_tail(left: int, rows: int) -> bool:
@@ -192,11 +193,15 @@ def load(graph: RowGraph, bands: Sequence[int]) -> Load:
     Load
         Without scratch space inside an operation.
     """
+    return _load(graph, steps(graph, bands))
+
+
+def _load(graph: RowGraph, taken: Iterable[Step]) -> Load:
     picture = graph.layers[0]
     held: dict[Layer, _Held] = {}
     tails: dict[Layer, int] = {}
     now = most = count = 0
-    for step in steps(graph, bands):
+    for step in taken:
         count += 1
         layer, row = step.layer, step.layer.row_elements
         rows = layer.rows
