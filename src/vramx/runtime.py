@@ -98,28 +98,7 @@ def open_file(path: Path, flags: int) -> int:
     Parameters
     ----------
     path : pathlib.Path
-        The file.
-    flags : int
-        As of `os.open`.
-
-    Returns
-    -------
-    int
-        Its descriptor, for `close`.
-    """
-    if flags & os.O_CREAT:
-        make_folder(path.parent)
-    with _opening:  # no fork between the two
-        return forget_in_children(os.open(path, flags, 0o666))
-
-
-def open_plain(path: Path, flags: int) -> int:
-    """Open a file that others may have put there; see `open_file`.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
+        The file; others may have put something else there.
     flags : int
         As of `os.open`.
 
@@ -133,7 +112,11 @@ def open_plain(path: Path, flags: int) -> int:
     OSError
         If it is a link, or no file but a folder, a pipe or a device; a pipe is not waited for.
     """
-    descriptor = open_file(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if flags & os.O_CREAT:
+        make_folder(path.parent)
+    with _opening:  # no fork between the two
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        forget_in_children(descriptor)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         close(descriptor)
         raise OSError(f"{path} is no plain file")
@@ -168,9 +151,9 @@ def lock_file(path: Path, patience: float) -> int:
     pause = _PAUSE
     while True:
         try:
-            descriptor = open_plain(path, os.O_RDONLY)  # it may be another user's
+            descriptor = open_file(path, os.O_RDONLY)  # it may be another user's
         except FileNotFoundError:
-            descriptor = open_plain(path, os.O_RDONLY | os.O_CREAT)
+            descriptor = open_file(path, os.O_RDONLY | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if is_at(descriptor, path):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vramx.errors import Error
-from vramx.runtime import close, is_at, lock_file, open_plain, unlock_file
+from vramx.runtime import close, is_at, lock_file, open_file, unlock_file
 
 #: What no number that is meant goes beyond, and what no member writes more than.
 _MOST, _LONGEST = 2**62, 2**20
@@ -302,7 +302,7 @@ class Ledger:
             if path == self._path:
                 continue
             try:
-                file = open_plain(path, os.O_RDONLY)
+                file = open_file(path, os.O_RDONLY)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -343,7 +343,7 @@ class Ledger:
         member = Member(os.getpid(), tuple(running.values()), waiting, ticket, kept)
         text = json.dumps(member.as_dict()).encode()
         unready = path.with_suffix(".new")
-        file = open_plain(unready, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        file = open_file(unready, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.write(file, text) != len(text):

@@ -174,24 +174,23 @@ class FaceStages:
         """
 
         def run(
-            part: Iterable[tuple[Frame, Pixels, Face]],
+            part: Iterable[tuple[Frame, Pixels, Alignment]],
         ) -> list[tuple[Frame, Alignment, Masked]]:
-            frames, pictures, faces = zip(*part)
-            places = [network.aligned(face) for face in faces]
+            frames, pictures, places = zip(*part)
             crops = [place.crop(picture) for place, picture in zip(places, pictures)]
             made = change(crops, [frame.source for frame in frames])
             return [*zip(frames, places, made)]
 
         for turn in _turns(frames, network):
-            todo = [(frame, frame.pixels, face) for frame, face in turn]
+            todo = [(frame, frame.pixels, place) for frame, place in turn]
             for frame, place, (crop, mask) in network.over(todo, run):
                 frame.pixels = place.paste(frame.pixels, crop, feather=self._feather, mask=mask)
         return frames
 
 
-def _turns(frames: list[Frame], network: FaceNetwork) -> list[list[tuple[Frame, Face]]]:
-    """Divide the chosen faces into turns, so that in none the crops of two overlap."""
-    turns: list[list[tuple[Frame, Face]]] = []
+def _turns(frames: list[Frame], network: FaceNetwork) -> list[list[tuple[Frame, Alignment]]]:
+    """Divide where the chosen faces lie into turns, so that in none the crops of two overlap."""
+    turns: list[list[tuple[Frame, Alignment]]] = []
     for frame in frames:
         before: list[tuple[int, Alignment]] = []
         for face in frame.chosen:
@@ -200,7 +199,7 @@ def _turns(frames: list[Frame], network: FaceNetwork) -> list[list[tuple[Frame, 
             before.append((turn, place))
             if turn == len(turns):
                 turns.append([])
-            turns[turn].append((frame, face))
+            turns[turn].append((frame, place))
     return turns
 
 
