@@ -225,7 +225,7 @@ class Vramx(Whole):
         return {
             "tile": [way.grid.rows.size, way.grid.columns.size],
             "overlap": way.overlap,
-            "multiple": self.enlarger._ready.shape.multiple,
+            "multiple": self.enlarger._ready.engine.shape.multiple,
             "batch": min(way.at_once, way.grid.count),
             "tiles": way.grid.count,
             "pixels": way.computed,

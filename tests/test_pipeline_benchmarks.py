@@ -17,6 +17,7 @@ import vramx  # noqa: E402
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 chain_models = importlib.import_module("chain_models")
+clips = importlib.import_module("clips")
 chain_process = importlib.import_module("chain_process")
 enlarge = importlib.import_module("enlarge")
 enlarge_process = importlib.import_module("enlarge_process")
@@ -340,3 +341,27 @@ def test_a_forecast_that_is_off_says_by_how_much(
     time_ratio: float, bytes_ratio: float | None, missed: list[str]
 ) -> None:
     assert forecast.missed(time_ratio, bytes_ratio) == missed
+
+
+# Clips
+
+
+def test_a_clip_through_plain_torch_has_all_frames_in_order(tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture, source, target = (tmp_path / name for name in ("a.png", "in.mp4", "out.mp4"))
+    smooth = np.add.outer(np.arange(48), 2 * np.arange(64)).astype(np.uint8)
+    Image.fromarray(np.stack([smooth, smooth // 2, 255 - smooth], axis=2)).save(picture)
+    shown = [*clips.pan(picture, 64, 48, 6)]
+    assert not any(np.array_equal(a, b) for a, b in zip(shown, shown[1:]))
+    lossless = {"qp": "0"}
+    assert clips.write(shown, source, lossless) == 6
+    read = [*clips.read(source)]
+    assert all(np.abs(a.astype(int) - b).mean() < 3 for a, b in zip(read, shown, strict=True))
+
+    def doubled(frame: Any) -> Any:
+        return frame.repeat(2, axis=0).repeat(2, axis=1)
+
+    assert clips.stock_clip(doubled, source, target, lossless) == 6
+    for made, frame in zip(clips.read(target), read, strict=True):
+        assert np.abs(made.astype(int) - doubled(frame)).mean() < 3

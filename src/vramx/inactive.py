@@ -111,6 +111,10 @@ class InactiveSession(Session):
     def empty_cache(self) -> None:
         pass
 
+    @contextlib.contextmanager
+    def keep_cache(self) -> Iterator[None]:
+        yield
+
     def advise(self, x: Any, advice: Advice) -> None:  # noqa: ARG002
         native_advice(advice)
 

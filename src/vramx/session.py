@@ -460,6 +460,21 @@ class Session:
             self._torch_bridge.cache.empty()
 
     @contextlib.contextmanager
+    def keep_cache(self) -> Iterator[None]:
+        """Let torch keep for later what it has of this session's memory, for a scope.
+
+        Where not everything fits, a session asks torch's cache back once it is much of the budget.
+        For a program that has chosen how much it works in, that is of no use: it takes the same
+        again.
+        """
+        self._usable()
+        if self._torch_bridge is None:
+            yield
+            return
+        with self._torch_bridge.cache.keep():
+            yield
+
+    @contextlib.contextmanager
     def pin(self, x: T) -> Iterator[T]:
         """Keep `x` on the card for a scope.
 

@@ -119,8 +119,8 @@ def test_pictures_put_together_on_the_card_and_on_the_host_are_the_same_bits() -
     picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype("uint8")
     with vramx.super_resolution(enlarger(), budget="1GiB", tile=128, overlap=12) as sr:
         on_card = sr(picture)
-        assert sr._home.of(300 * 400).type == "cuda"
-        sr._home = ON_CPU
+        assert sr._pictures.home.of(300 * 400).type == "cuda"
+        sr._pictures.home = ON_CPU
         assert np.array_equal(sr(picture), on_card)
 
 

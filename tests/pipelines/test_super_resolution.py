@@ -249,7 +249,7 @@ def test_the_overlap_is_found_by_how_far_a_cut_is_seen() -> None:
     picture = torch.rand(3, 300, 280, generator=torch.Generator().manual_seed(1))
     for model in (nn.Upsample(scale_factor=3), nn.AvgPool2d(11, 1, 5), Glare()):
         with enlarging(model, batch=2) as sr:
-            made = measure_reach(model, picture, sr._ready.shape, 0.5 / 255)
+            made = measure_reach(model, picture, sr._ready.engine.shape, 0.5 / 255)
             reaches.append(made)
     assert reaches[0] == 0
     assert reaches[1] == 5
@@ -271,7 +271,7 @@ def test_a_picture_goes_whole_if_and_only_if_what_it_takes_fits_beside_the_weigh
     weights = sum(p.nbytes for p in model.parameters())
     for budget in (4 * 2**20, 16 * 2**20, 64 * 2**20):
         with enlarging(model, budget, overlap=6) as sr:
-            side = sr._ready.sizes.side(6)
+            side = sr._ready.engine.sizes.side(6)
             with torch.inference_mode():
                 peak, _ = peak_bytes(model, torch.rand(1, 3, side, side))
                 grown, _ = peak_bytes(model, torch.rand(1, 3, 2 * side, 2 * side))
@@ -485,12 +485,27 @@ def test_frames_come_out_lazily_in_order_and_several_go_at_once() -> None:
         stream = sr(frames())
         assert not read
         next(stream)
-        assert len(read) == 3
+        assert len(read) == 6  # two groups: one is computed while another is restored
         rest = [*stream]
     assert calls == [3, 2, 2]
     for got, wanted in zip(rest, one_by_one[1:], strict=True):
         assert got.shape == wanted.shape
         assert np.abs(got.astype(int) - wanted).max() <= 1
+
+
+def test_what_was_made_before_a_failure_comes_before_it() -> None:
+    def frames() -> Iterator[np.ndarray[Any, Any]]:
+        for number in range(4):
+            yield np.full((20, 24, 3), number * 30, np.uint8)
+        raise OSError("no more")
+
+    made = []
+    with enlarging(enlarger(2), batch=1, overlap=6, tile=64) as sr:
+        stream = sr(frames())
+        with pytest.raises(OSError, match="no more"):
+            for each in stream:
+                made.append(each.shape)
+    assert made == 4 * [(40, 48, 3)]
 
 
 # The scope

@@ -16,22 +16,32 @@ from torch import nn
 from vramx.errors import SessionClosedError
 from vramx.pipelines.chain import Pipeline, as_count
 from vramx.pipelines.files import check_paths
-from vramx.pipelines.images import ON_CPU, Home, Planes, is_picture, to_planes
-from vramx.pipelines.networks import channels_last, device_of, digest, dtype_of, evaluating
+from vramx.pipelines.images import Home, is_picture, to_planes
+from vramx.pipelines.networks import (
+    channels_last,
+    device_of,
+    digest,
+    dtype_of,
+    evaluating,
+    has_tensor_cores_for,
+)
 from vramx.pipelines.stage import Stage
 from vramx.pipelines.upscalers import as_network
+from vramx.pipelines.upscaling.arena import Arena
 from vramx.pipelines.upscaling.engine import Engine
 from vramx.pipelines.upscaling.footprint import bytes_per_pixel, find_shape
 from vramx.pipelines.upscaling.reach import invisible
 from vramx.pipelines.upscaling.sizing import (
     PICTURES,
+    UNEVEN,
     WHOLE,
     Sizes,
     bytes_beside_bands,
     bytes_beside_tiles,
     room_for_activations,
 )
-from vramx.pipelines.upscaling.ways import Count, Runner, Way
+from vramx.pipelines.upscaling.streaming import NOT_OPEN, PictureStream, nothing
+from vramx.pipelines.upscaling.ways import Runner, Way
 from vramx.session import Session
 from vramx.units import format_size
 
@@ -70,13 +80,13 @@ class SuperResolution:
         self._model = network.module
         self._scope = contextlib.ExitStack()
         self._given = session
+        self._backend = options.get("backend")
         stage = Stage(_do, [network.module])
         self._chain = Pipeline({"enlarge": stage}, session=session, batch=1, options=options)
-        self._count: Count = _nothing
         self._device = torch.device("cpu")
         self._dtype = torch.float32
-        self._engine: Engine | None = None
-        self._home = ON_CPU
+        self._channels_last = False
+        self._pictures: PictureStream | None = None
 
     @property
     def session(self) -> Session:
@@ -86,23 +96,26 @@ class SuperResolution:
     @property
     def scale(self) -> int:
         """How much larger pictures become."""
-        return self._ready.shape.scale
+        return self._ready.engine.shape.scale
 
     @property
-    def _ready(self) -> Engine:
-        if self._engine is None:
-            raise SessionClosedError("super_resolution works inside its scope: `with … as sr:`")
-        return self._engine
+    def _ready(self) -> PictureStream:
+        if self._pictures is None:
+            raise SessionClosedError(NOT_OPEN)
+        return self._pictures
 
     def __enter__(self) -> SuperResolution:
         with contextlib.ExitStack() as scope:
             scope.enter_context(evaluating(self._model))
             self._dtype = dtype_of(self._model)
-            if self._dtype.itemsize < 4:
+            self._channels_last = self._dtype.itemsize < 4 or (
+                self._will_be_on_card() and has_tensor_cores_for(self._dtype)
+            )
+            if self._channels_last:
                 scope.enter_context(channels_last(self._model, self._given))
             scope.enter_context(self._chain)
             self._device = device_of(self._chain.session)
-            self._engine = self._build_engine()
+            self._pictures = self._build()
             self._scope = scope.pop_all()
         return self
 
@@ -112,24 +125,32 @@ class SuperResolution:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._engine = None
+        if self._pictures is not None:
+            self._pictures.close()
+            self._pictures = None
         self._scope.__exit__(kind, error, trace)
 
+    def _will_be_on_card(self) -> bool:
+        if self._given is not None:
+            return device_of(self._given).type == "cuda"
+        return torch.cuda.is_available() and self._backend != "simulated"
+
     def _place(self, x: torch.Tensor) -> torch.Tensor:
-        half = self._device.type == "cuda" and self._dtype.itemsize < 4
-        layout = torch.channels_last if half else torch.contiguous_format
+        turned = self._channels_last and self._device.type == "cuda"
+        layout = torch.channels_last if turned else torch.contiguous_format
         return x.to(self._device, self._dtype).contiguous(memory_format=layout)
 
     def _call(self, x: torch.Tensor) -> Any:
         return self._chain(partial(self._network.call, x))
 
-    def _build_engine(self) -> Engine:
+    def _build(self) -> PictureStream:
         shape = find_shape(self._call, self._place, scale=self._scale, multiple=self._multiple)
         budget = self._chain.session.stats().budget or _WITHOUT_BUDGET
         room = room_for_activations(budget, _weight_bytes(self._model))
-        pixels = 0
+        pixels, pixel_bytes = 0, 0.0
         if self._tile is None or self._batch is None:
-            pixels = int(room / bytes_per_pixel(self._call, self._place, shape))
+            pixel_bytes = UNEVEN * bytes_per_pixel(self._call, self._place, shape)
+            pixels = int(room / pixel_bytes)
         tile = WHOLE * shape.multiple if self._whole else self._tile
         sizes = Sizes(tile, self._batch, shape.multiple, pixels)
         engine = Engine(
@@ -139,20 +160,20 @@ class SuperResolution:
                 within=self._chain,
                 place=self._place,
                 hold=self.session.pin,
-                empty_cache=self.session.empty_cache,
+                arena=Arena(self._device, self.session),
             ),
             shape=shape,
             sizes=sizes,
             overlap=self._overlap,
             room=room,
+            pixel_bytes=pixel_bytes,
         )
         if engine.in_tiles:
             most = room // (2 * bytes_beside_tiles(shape.scale))
         else:
             most = room // (PICTURES * bytes_beside_bands(shape.scale))
-        self._home = Home(self._device, most)
         self.session.empty_cache()  # of what trying has left
-        return engine
+        return PictureStream(engine, Home(self._device, most))
 
     def __call__(self, x: Any) -> Any:
         """Enlarge a picture, or an iterable of them.
@@ -165,8 +186,8 @@ class SuperResolution:
         Returns
         -------
         same type, or iterator
-            What is given an iterable is an iterator that reads as it is read, at most a batch
-            ahead.
+            What is given an iterable is an iterator that reads as it is read, at most two batches
+            ahead: one is computed while another is taken off the card.
 
         Raises
         ------
@@ -175,75 +196,10 @@ class SuperResolution:
         OutOfMemoryError
             If the smallest tile does not fit.
         """
-        self._ready  # noqa: B018 - outside the scope it raises
+        ready = self._ready
         if not is_picture(x) and isinstance(x, Iterable) and not isinstance(x, (str, bytes)):
-            return self._stream(x)
-        return next(self._stream([x]))
-
-    def _stream(
-        self, pictures: Iterable[Any], ways: dict[torch.Size, Way] | None = None
-    ) -> Iterator[Any]:
-        ways = {} if ways is None else ways
-        planes = (to_planes(each, self._home) for each in pictures)
-        for group in self._groups(planes, ways):
-            made = self._enlarge(group[0], torch.cat([each.colour for each in group]), ways)
-            while group:
-                each = group.pop(0)
-                count = len(each.colour)
-                yield each.restore_steps(self._with_alpha(made[:count], each))
-                made = made[count:]
-
-    def _groups(
-        self, pictures: Iterator[Planes], ways: dict[torch.Size, Way]
-    ) -> Iterator[list[Planes]]:
-        """Gather pictures of one size and kind that go through at once."""
-        group: list[Planes] = []
-        room = 0
-        for planes in pictures:
-            shape = planes.colour.shape[1:]
-            if group and not (
-                shape == group[0].colour.shape[1:]
-                and planes.white == group[0].white
-                and room >= len(planes.colour)
-            ):
-                yield group
-                group = []
-            if not group:
-                if shape not in ways:
-                    ways[shape] = self._way(planes)
-                    self._ready.tell(ways[shape], planes.colour)
-                room = ways[shape].pictures
-            group.append(planes)
-            room -= len(planes.colour)
-            if room <= 0:
-                yield group
-                group = []
-        if group:
-            yield group
-
-    def _way(self, planes: Planes) -> Way:
-        return self._ready.way(planes.colour, invisible(planes.white))
-
-    def _enlarge(
-        self, kind: Planes, pictures: torch.Tensor, ways: dict[torch.Size, Way]
-    ) -> torch.Tensor:
-        return self._ready.enlarge(
-            pictures,
-            invisible(kind.white),
-            lambda values: kind.steps(values.clamp(0, 1)),
-            self._count,
-            ways,
-        )
-
-    def _with_alpha(self, colour: torch.Tensor, planes: Planes) -> torch.Tensor:
-        alpha = planes.alpha
-        if alpha is None:
-            return colour
-        if self.scale != 1:
-            alpha = nn.functional.interpolate(
-                alpha, size=colour.shape[-2:], mode="bicubic", align_corners=False
-            ).clamp(0, 1)
-        return torch.cat((colour, planes.steps(alpha)), dim=1)
+            return ready.run(x)
+        return next(ready.run([x]))
 
     def forecast(self, picture: Any) -> Way:
         """Tell how a picture would go through.
@@ -259,7 +215,7 @@ class SuperResolution:
             Its ``describe()`` says it in words, its ``share`` how many pixels are computed over the
             picture's own.
         """
-        return self._way(to_planes(picture, self._home))
+        return self._ready.way(to_planes(picture, self._ready.home))
 
     def seam_error(self, picture: Any) -> float:
         """Measure how much the edges of tiles or bands show in a picture.
@@ -278,14 +234,14 @@ class SuperResolution:
             whole; from rounding about 1e-6 in float32 and some steps of 255 in half precision where
             the overlap covers what the network looks at.
         """
-        engine, planes = self._ready, to_planes(picture, self._home)
+        engine, planes = self._ready.engine, to_planes(picture, self._ready.home)
         tolerance = invisible(planes.white)
         made = [
             engine.run(
                 engine.way(planes.colour, tolerance, shifted=shifted),
                 planes.colour,
                 lambda values: values.clamp(0, 1),
-                _nothing,
+                nothing,
             )
             for shifted in (False, True)
         ]
@@ -334,7 +290,7 @@ class SuperResolution:
         picture = load_picture(source)
         ways: dict[torch.Size, Way] = {}
         with self._bar(progress, source.name, ways):
-            enlarged = next(self._stream([picture], ways))
+            enlarged = next(self._ready.run([picture], ways))
         save_picture(enlarged, target)
         return next(iter(ways.values()))
 
@@ -353,11 +309,11 @@ class SuperResolution:
                     bar.set_postfix_str(next(iter(ways.values())).describe())
                 bar.update(done)
 
-            self._count = count
+            self._ready.count = count
             try:
                 yield
             finally:
-                self._count = _nothing
+                self._ready.count = nothing
 
     def enlarge_video(
         self,
@@ -422,7 +378,7 @@ class SuperResolution:
         return transform_video(
             source,
             target,
-            self._stream,
+            self._ready.run,
             identity=identity,
             codec=codec,
             options=options,
@@ -444,7 +400,7 @@ class SuperResolution:
         str
             The session's report, then the scale and the tiles.
         """
-        engine = self._ready
+        engine = self._ready.engine
         return (
             f"{self._chain.report()}\n  {engine.shape.scale} times as large, "
             f"{engine.describe()}; weights of {format_size(_weight_bytes(self._model))}"
@@ -459,10 +415,6 @@ def _as_overlap(overlap: int | str) -> int | None:
 
 def _do(job: Callable[[], Any]) -> Any:
     return job()
-
-
-def _nothing(done: int, total: int) -> None:
-    """Take no notice."""
 
 
 def _weight_bytes(model: nn.Module) -> int:

@@ -61,12 +61,15 @@ class Planes:
     restore_steps : callable
         Makes what was given from what `steps` gives, ``(n, channels, height, width)``, on any
         device, alpha last.
+    device : torch.device
+        Where what was given lies.
     """
 
     colour: torch.Tensor
     alpha: torch.Tensor | None
     white: float
     restore_steps: Callable[[torch.Tensor], Any]
+    device: torch.device
 
     def steps(self, values: torch.Tensor) -> torch.Tensor:
         """Return values from 0 to 1 in the steps that it has; bytes where they are bytes."""
@@ -127,7 +130,11 @@ def _largest(dtype: object) -> float | None:
 
 
 def _divide(
-    pixels: torch.Tensor, white: float, restore: Callable[[torch.Tensor], Any], given: str
+    pixels: torch.Tensor,
+    white: float,
+    restore: Callable[[torch.Tensor], Any],
+    given: str,
+    device: torch.device = ON_CPU.device,
 ) -> Planes:
     """Divide ``(n, channels, height, width)`` into planes."""
     count, channels, height, width = pixels.shape
@@ -149,7 +156,8 @@ def _divide(
             )
         planes = planes.clamp(0, 1)
     colours, has_alpha = _COLOURS[channels]
-    return Planes(planes[:, :colours], planes[:, colours:] if has_alpha else None, white, restore)
+    alpha = planes[:, colours:] if has_alpha else None
+    return Planes(planes[:, :colours], alpha, white, restore, device)
 
 
 def _steps(values: torch.Tensor, white: float) -> torch.Tensor:
@@ -200,7 +208,7 @@ def _from_torch(x: torch.Tensor, home: Home) -> Planes:
         return pixels[0] if single else pixels
 
     pixels = x.detach().to(home.of(x.shape[-2:].numel(), white))
-    return _divide(pixels[None] if single else pixels, white, restore, given)
+    return _divide(pixels[None] if single else pixels, white, restore, given, x.device)
 
 
 def _from_pil(image: Any, home: Home) -> Planes:
@@ -227,4 +235,4 @@ def _from_pil(image: Any, home: Home) -> Planes:
         made.info.update(kept)
         return made
 
-    return Planes(planes.colour, planes.alpha, planes.white, restore)
+    return Planes(planes.colour, planes.alpha, planes.white, restore, planes.device)

@@ -44,11 +44,22 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def has_tensor_cores_for(dtype: torch.dtype) -> bool:
+    """Tell whether the present card convolves a dtype in kernels that want channels last.
+
+    Halves everywhere; float32 from Ampere on, where torch may round its products to TF32.
+    """
+    if dtype.itemsize < 4:
+        return True
+    is_single = dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    return is_single and torch.cuda.get_device_capability() >= (8, 0)
+
+
 @contextlib.contextmanager
 def channels_last(module: nn.Module, session: Session | None) -> Iterator[None]:
     """Keep the weights of convolutions with their channels last for a scope.
 
-    So cards compute with them in half precision; otherwise each call turns them anew.
+    So tensor cores compute with them; otherwise each call turns weights and pictures anew.
 
     Parameters
     ----------

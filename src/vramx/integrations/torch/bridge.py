@@ -94,7 +94,7 @@ class TorchBridge:
             core=core,
             stream=self.stream,
             activations=partial(_owned_tensors, core),
-            scratch_grew=self.cache.ask_back,
+            scratch_grew=self.cache.scratch_grew,
             wrote=_weakly(self.wrote),
         )
         self.passes = 0

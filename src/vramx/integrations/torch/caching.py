@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from vramx import _core
 from vramx.integrations.torch.allocator import cached_bytes, renew_pool
 
@@ -32,6 +35,7 @@ class Cache:
     def __init__(self, core: _core.Core, ordinal: int) -> None:
         self._core = core
         self._ordinal = ordinal
+        self._kept = 0
 
     def watch(self) -> None:
         """Have leased calls tell when frameworks hold too much of the present budget."""
@@ -39,20 +43,47 @@ class Cache:
 
     def begin_long_turn(self) -> None:
         """Note that one managed module is called many times in a row."""
-        worth = self._core.stats().budget * _WORTH
-        if self._core.scratch_bytes >= worth and cached_bytes(self._ordinal) >= worth:
+        if self._is_worth_it():
             self.ask_back()
+
+    def _is_worth_it(self) -> bool:
+        worth = self._core.stats().budget * _WORTH
+        return (
+            self._kept == 0
+            and self._core.scratch_bytes >= worth
+            and cached_bytes(self._ordinal) >= worth
+        )
 
     def empty(self) -> None:
         """Have torch go on with an empty pool."""
         renew_pool(self._core)
+
+    @contextlib.contextmanager
+    def keep(self) -> Iterator[None]:
+        """Leave torch what it holds for a scope, whether it is in use or kept for later."""
+        self._kept += 1
+        try:
+            yield
+        finally:
+            self._kept -= 1
+
+    def scratch_grew(self) -> None:
+        """Have torch go on with an empty pool where it holds much for later, and watch for more."""
+        if self._is_worth_it():
+            self.ask_back()
+        else:
+            self._watch_on()
 
     def ask_back(self) -> None:
         """Have torch go on with an empty pool where not everything fits, and watch for more."""
         stats = self._core.stats()
         if stats.managed > stats.budget:
             self.empty()
-        self._watch_from(self._core.scratch_bytes + int(stats.budget * _GROWTH))
+        self._watch_on()
+
+    def _watch_on(self) -> None:
+        growth = int(self._core.stats().budget * _GROWTH)
+        self._watch_from(self._core.scratch_bytes + growth)
 
     def _watch_from(self, least: int) -> None:
         self._core.watch_scratch(max(int(self._core.stats().budget * _MOST), least))

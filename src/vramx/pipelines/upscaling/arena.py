@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
-_streams: dict[int, torch.cuda.Stream] = {}
+if TYPE_CHECKING:
+    from vramx.session import Session
 
 
-@contextlib.contextmanager
-def arena(device: torch.device, nbytes: int) -> Iterator[None]:
-    """Have what is allocated in a scope lie in one piece, on a stream of its own.
+class Arena:
+    """Has what is allocated in a scope lie in one piece, on a stream of its own.
 
     Torch keeps what was freed in the pieces in which it came from the card, and those do not join:
     where pieces of many sizes come and go, half as much again is taken as is held at once. What is
@@ -23,40 +24,52 @@ def arena(device: torch.device, nbytes: int) -> Iterator[None]:
     ----------
     device : torch.device
         Where; elsewhere than on a card nothing is done.
-    nbytes : int
-        How much at once. More is allocated as usual.
+    session : Session
+        Whose memory it is.
     """
-    if device.type != "cuda":
-        yield
-        return
-    index = torch.cuda.current_device() if device.index is None else device.index
-    if index not in _streams:
-        _streams[index] = torch.cuda.Stream(index)
-    stream = _streams[index]
-    caller = torch.cuda.current_stream(device)
-    stream.wait_stream(caller)
-    try:
-        with torch.cuda.stream(stream):
-            torch.empty(nbytes, dtype=torch.uint8, device=device)
+
+    def __init__(self, device: torch.device, session: Session) -> None:
+        self._device = device
+        self._session = session
+        self._stream: torch.cuda.Stream | None = None
+        self._caller: torch.cuda.Stream | None = None
+        self._largest = 0
+
+    @contextlib.contextmanager
+    def holding(self, nbytes: int) -> Iterator[None]:
+        """Allocate in the arena for a scope.
+
+        Parameters
+        ----------
+        nbytes : int
+            How much at once. More is allocated as usual.
+        """
+        if self._device.type != "cuda":
             yield
-    finally:
-        caller.wait_stream(stream)
+            return
+        if nbytes > self._largest:  # what there was for smaller ones is of no use
+            self._session.empty_cache()
+            self._largest = nbytes
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)
+        stream, caller = self._stream, torch.cuda.current_stream(self._device)
+        stream.wait_stream(caller)
+        try:
+            with self._session.keep_cache(), torch.cuda.stream(stream):
+                torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+                self._caller = caller
+                yield
+        finally:
+            self._caller = None
+            caller.wait_stream(stream)
 
-
-@contextlib.contextmanager
-def outside(device: torch.device, caller: torch.cuda.Stream | None) -> Iterator[None]:
-    """Allocate for the caller of an arena, within one.
-
-    Parameters
-    ----------
-    device : torch.device
-        The arena's.
-    caller : torch.cuda.Stream or None
-        The stream of the caller; None where there is no arena.
-    """
-    if caller is None:
-        yield
-        return
-    with torch.cuda.stream(caller):
-        yield
-    torch.cuda.current_stream(device).wait_stream(caller)
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        """Allocate for the caller, within the arena."""
+        if self._caller is None:
+            yield
+            return
+        with torch.cuda.stream(self._caller):
+            yield
+        assert self._stream is not None
+        self._stream.wait_stream(self._caller)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
 from vramx.pipelines.upscaling import bands, tracing
-from vramx.pipelines.upscaling.arena import arena
 from vramx.pipelines.upscaling.fitting import fitting_bands
 from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape, peak_bytes
 from vramx.pipelines.upscaling.layers import NotByRowsError, RowGraph
 from vramx.pipelines.upscaling.schedule import order
 from vramx.pipelines.upscaling.tiles import reflect, round_up
-from vramx.pipelines.upscaling.ways import Count, Finish, InBands, Runner
+from vramx.pipelines.upscaling.ways import Count, Finish, InBands, Put, Runner
 
 #: The height and width of the picture on which it is tried.
 _TRIED = (32, 512)
@@ -22,8 +19,6 @@ _TRIED = (32, 512)
 _SCRATCH = 1.35
 #: Results may differ in the mean by so many times the precision.
 _ALIKE = 8
-
-Put = Callable[[int, torch.Tensor], None]
 
 
 class Bands:
@@ -55,7 +50,6 @@ class Bands:
         self._shape = shape
         self._graphs: dict[tuple[int, int], RowGraph] = {}
         self._element_bytes = 0.0
-        self._arena = 0
         self._known: tuple[object, InBands | None] | None = None
         self.refusal: str | None = None
         try:
@@ -122,7 +116,7 @@ class Bands:
         except NotByRowsError as error:
             self.refusal = str(error)
             return None
-        asked = (graph, int(room / self._element_bytes / planes))
+        asked = (graph, int(room / self._element_bytes / planes) - _picture_elements(graph))
         if self._known is None or self._known[0] != asked:
             chosen = fitting_bands(*asked)
             way = None if chosen is None else InBands(graph, order(graph, chosen))
@@ -130,7 +124,7 @@ class Bands:
         return self._known[1]
 
     def run(
-        self, way: InBands, picture: torch.Tensor, finish: Finish, count: Count, put: Put
+        self, way: InBands, pictures: torch.Tensor, finish: Finish, count: Count, put: Put
     ) -> None:
         """Enlarge a picture.
 
@@ -138,35 +132,44 @@ class Bands:
         ----------
         way : InBands
             For pictures of its size.
-        picture : torch.Tensor
+        pictures : torch.Tensor
             Of shape ``(planes, channels, height, width)``.
         finish : callable
             What becomes of the rows.
         count : callable
             Told of the pixels that are done.
         put : callable
-            Takes the number of the first row, and what rows have become.
+            Takes what rows have become.
         """
-        height, width = picture.shape[-2:]
+        height, width = pictures.shape[-2:]
         scale, total = self._shape.scale, height * width
         given = way.graph.layers[0]
-        placed = self._runner.place(reflect(picture, given.height, given.width))
+        padded = reflect(pictures, given.height, given.width)
         count(0, total)
 
         def emit(low: int, rows: torch.Tensor) -> None:
             high = min(low + rows.shape[2], height * scale)
             if high > low:
-                put(low, finish(rows[:, :, : high - low, : width * scale]))
+                put(0, low, finish(rows[:, :, : high - low, : width * scale]))
             count((high - low) * width // scale, total)
 
-        nbytes = int(len(picture) * way.order.load.elements * self._element_bytes)
-        if nbytes > self._arena:  # what there was for smaller ones is of no use
-            self._runner.empty_cache()
-            self._arena = nbytes
-        with arena(placed.device, nbytes), self._runner.hold(way.graph.constants):
+        elements = _picture_elements(way.graph) + way.order.load.elements
+        nbytes = int(len(pictures) * elements * self._element_bytes)
+        with self._runner.arena.holding(nbytes), self._runner.hold(way.graph.constants):
+            placed = self._runner.place(padded)
             self._runner.within(lambda: bands.run(way.graph, way.order, placed, emit))
+
+
+def _picture_elements(graph: RowGraph) -> int:
+    given = graph.layers[0]
+    return given.height * given.row_elements
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
     off = (one.float().clamp(0, 1) - other.float().clamp(0, 1)).abs().mean().item()
-    return off <= _ALIKE * torch.finfo(one.dtype).eps
+    return off <= _ALIKE * _precision(one)
+
+
+def _precision(x: torch.Tensor) -> float:
+    in_tf32 = x.is_cuda and x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    return torch.finfo(torch.float16 if in_tf32 else x.dtype).eps  # with as many bits

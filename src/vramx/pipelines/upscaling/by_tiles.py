@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,7 @@ from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape
 from vramx.pipelines.upscaling.reach import FARTHEST, measure_reach
 from vramx.pipelines.upscaling.sizing import Rates, Sizes
 from vramx.pipelines.upscaling.tiles import Canvas, round_up
-from vramx.pipelines.upscaling.ways import Count, Finish, InTiles, Runner
+from vramx.pipelines.upscaling.ways import Count, Finish, InTiles, Put, Runner
 
 #: From here on it is told what would bring down what is computed twice.
 WASTEFUL = 1.5
@@ -35,6 +36,8 @@ class Tiles:
         How large tiles may be.
     overlap : int, optional
         The context that they share; measured unless given.
+    pixel_bytes : float
+        What a pixel takes in the network.
 
     Attributes
     ----------
@@ -50,8 +53,11 @@ class Tiles:
         shape: Shape,
         sizes: Sizes,
         overlap: int | None,
+        pixel_bytes: float,
     ) -> None:
         self._call = runner.placed_call
+        self._arena = runner.arena
+        self._pixel_bytes = pixel_bytes
         self._shape = shape
         self.sizes = sizes
         self.overlap = overlap
@@ -82,13 +88,19 @@ class Tiles:
             Of those that fit, the fastest.
         """
         overlap, farther = self.overlap, False
-        if overlap is None:
-            overlap = measure_reach(self._call, picture, self._shape, tolerance)
-            farther = overlap >= FARTHEST
+        rates = _BY_PIXELS
+        with self._holding(self.sizes.pixels):
+            if overlap is None:
+                overlap = measure_reach(self._call, picture, self._shape, tolerance)
+                farther = overlap >= FARTHEST
+            if self.sizes.tile is None:
+                rates = self._measured_rates()
         height, width = picture.shape[-2:]
-        rates = self._measured_rates() if self.sizes.tile is None else _BY_PIXELS
         grid, at_once = self.sizes.plan(height, width, overlap, rates, shifted=shifted)
         return InTiles(grid, at_once, overlap, farther)
+
+    def _holding(self, pixels: int) -> AbstractContextManager[None]:
+        return self._arena.holding(int(min(pixels, self.sizes.pixels) * self._pixel_bytes))
 
     def _measured_rates(self) -> Rates:
         if self._rates is None:
@@ -129,7 +141,16 @@ class Tiles:
             f"or an overlap of less than {way.overlap} that still covers what shows"
         )
 
-    def run(self, way: InTiles, planes: torch.Tensor, finish: Finish, count: Count) -> torch.Tensor:
+    def run(
+        self,
+        way: InTiles,
+        planes: torch.Tensor,
+        finish: Finish,
+        count: Count,
+        put: Put,
+        *,
+        together: int,
+    ) -> None:
         """Enlarge pictures.
 
         Parameters
@@ -142,15 +163,15 @@ class Tiles:
             What becomes of what the network gave.
         count : callable
             Told of the pixels that are done.
-
-        Returns
-        -------
-        torch.Tensor
-            What `finish` made, where the planes are.
+        put : callable
+            Takes what the pictures have become.
+        together : int
+            How many planes make a picture.
         """
         grid, shape = way.grid, self._shape
         if grid.count == 1:
-            return self._run_whole(way, planes, finish, count)
+            self._run_whole(way, planes, finish, count, put, together)
+            return
         canvas = Canvas(grid, shape.channels, shape.scale, len(planes), planes.device)
         tiles = (
             (number, place, tile)
@@ -159,22 +180,31 @@ class Tiles:
         )
         total = len(planes) * way.computed
         count(0, total)
-        while group := [*itertools.islice(tiles, way.at_once)]:
-            made = self._call(torch.stack([tile for _, _, tile in group]))
-            for (number, place, _), tile in zip(group, made):
-                canvas.add(place, tile, number)
-            count(len(group) * grid.area, total)
-        return finish(canvas.pictures())
+        with self._holding(way.at_once * grid.area):
+            while group := [*itertools.islice(tiles, way.at_once)]:
+                made = self._call(torch.stack([tile for _, _, tile in group]))
+                for (number, place, _), tile in zip(group, made):
+                    canvas.add(place, tile, number)
+                count(len(group) * grid.area, total)
+        put(0, 0, finish(canvas.pictures()))
 
     def _run_whole(
-        self, way: InTiles, planes: torch.Tensor, finish: Finish, count: Count
-    ) -> torch.Tensor:
+        self,
+        way: InTiles,
+        planes: torch.Tensor,
+        finish: Finish,
+        count: Count,
+        put: Put,
+        together: int,
+    ) -> None:
         height, width = (side * self._shape.scale for side in planes.shape[-2:])
         total = len(planes) * way.computed
         count(0, total)
-        done = []
-        for group in planes.split(way.at_once):
-            tiles = next(way.grid.tiles(group))
-            done.append(finish(self._call(tiles)[..., :height, :width]))
-            count(len(group) * way.grid.area, total)
-        return torch.cat(done) if len(done) > 1 else done[0]
+        size = max(way.at_once // together, 1) * together
+        with self._holding(min(way.at_once, len(planes)) * way.grid.area):
+            for first in range(0, len(planes), size):
+                group = next(way.grid.tiles(planes[first : first + size]))
+                made = [self._call(each) for each in group.split(way.at_once)]
+                joined = torch.cat(made) if len(made) > 1 else made[0]
+                put(first // together, 0, finish(joined[..., :height, :width]))
+                count(len(group) * way.grid.area, total)

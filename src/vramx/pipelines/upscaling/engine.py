@@ -7,15 +7,12 @@ import warnings
 import torch
 
 from vramx.pipelines.upscalers import Network
-from vramx.pipelines.upscaling.arena import outside
+from vramx.pipelines.upscaling.arena import Arena
 from vramx.pipelines.upscaling.by_bands import Bands
 from vramx.pipelines.upscaling.by_tiles import WASTEFUL, Tiles
 from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape
 from vramx.pipelines.upscaling.sizing import PICTURES, WHOLE, Sizes
 from vramx.pipelines.upscaling.ways import Count, Finish, InBands, InTiles, Runner, Way
-
-#: What torch takes for a picture that goes through whole, over what it holds at once.
-_UNEVEN = 1.6
 
 
 class Engine:
@@ -36,6 +33,8 @@ class Engine:
         pictures do not go band by band.
     room : int
         Bytes that what is computed may take.
+    pixel_bytes : float
+        What a pixel takes in the network.
     """
 
     def __init__(
@@ -46,11 +45,13 @@ class Engine:
         sizes: Sizes,
         overlap: int | None,
         room: int,
+        pixel_bytes: float,
     ) -> None:
+        self._arena = runner.arena
         self.shape = shape
         self.sizes = sizes
         self._room = room
-        self._tiles = Tiles(runner, shape, sizes, overlap)
+        self._tiles = Tiles(runner, shape, sizes, overlap, pixel_bytes)
         asked = overlap is not None or sizes.tile is not None
         self._bands = None if asked else Bands(network.module, runner, shape)
 
@@ -99,7 +100,7 @@ class Engine:
         planes = self._planes(pictures[:1])
         height, width = planes.shape[-2:]
         whole = self._tiles.whole(height, width)
-        if whole is not None and (self.in_tiles or self._fits_well(height, width)):
+        if whole is not None:
             return whole
         if self._bands is not None:
             room = self._room // 2 if shifted else self._room
@@ -108,13 +109,7 @@ class Engine:
             banded = self._bands.way(height, width, len(planes), room)
             if banded is not None:
                 return banded
-        if whole is not None:
-            return whole
         return self._tiles.way(planes[0], tolerance, shifted=shifted)
-
-    def _fits_well(self, height: int, width: int) -> bool:
-        """Tell whether a picture fits whole with what lies unused between what it allocates."""
-        return _UNEVEN * height * width <= self.sizes.pixels
 
     def enlarge(
         self,
@@ -210,36 +205,39 @@ class Engine:
                 rows = rows.mean(1, keepdim=True)
             return finish(rows)
 
+        height = pictures.shape[-2] * self.shape.scale
+        canvas = _Canvas(number, height, pictures.device, self._arena)
         if isinstance(way, InTiles):
-            return self._tiles.run(way, self._planes(pictures), finish_planes, count)
+            together = colours if self.shape.channels == 1 else 1
+            planes = self._planes(pictures)
+            self._tiles.run(way, planes, finish_planes, count, canvas.put, together=together)
+            return canvas.pictures
         assert self._bands is not None
-        canvas = _Rows(number, pictures.shape[-2] * self.shape.scale, pictures.device)
         for place, picture in enumerate(pictures):
             planes = self._planes(picture[None])
 
-            def put(low: int, rows: torch.Tensor, place: int = place) -> None:
+            def put(_: int, low: int, rows: torch.Tensor, place: int = place) -> None:
                 canvas.put(place, low, rows)
 
             self._bands.run(way, planes, finish_planes, count, put)
         return canvas.pictures
 
 
-class _Rows:
+class _Canvas:
     """Pictures that grow row by row; their memory is taken when their kind is known."""
 
-    def __init__(self, count: int, height: int, device: torch.device) -> None:
+    def __init__(self, count: int, height: int, device: torch.device, arena: Arena) -> None:
         self._count = count
         self._height = height
         self._device = device
+        self._arena = arena
         self._made: torch.Tensor | None = None
-        on_card = device.type == "cuda"
-        self._caller = torch.cuda.current_stream(device) if on_card else None
 
-    def put(self, place: int, low: int, rows: torch.Tensor) -> None:
-        """Put rows of a picture where they belong."""
+    def put(self, first: int, low: int, rows: torch.Tensor) -> None:
+        """Put rows of pictures, from a number on, where they belong."""
         if self._made is None:
             # Of the caller's memory and not of inference, since the caller keeps and may change it.
-            with outside(self._device, self._caller), torch.inference_mode(False):
+            with self._arena.outside(), torch.inference_mode(False):
                 self._made = torch.empty(
                     (self._count, rows.shape[1], self._height, rows.shape[3]),
                     dtype=rows.dtype,
@@ -247,7 +245,7 @@ class _Rows:
                     memory_format=torch.channels_last,  # as pictures in files are
                 )
         rows = rows.contiguous(memory_format=torch.channels_last)
-        self._made[place : place + 1, :, low : low + rows.shape[2]] = rows
+        self._made[first : first + len(rows), :, low : low + rows.shape[2]] = rows
 
     @property
     def pictures(self) -> torch.Tensor:

@@ -18,6 +18,8 @@ LARGEST_BATCH = 64
 #: Pictures that go in bands are put together on the card where that takes no more than such a part
 #: of the room, and on the host otherwise: low bands cost more than the way there.
 PICTURES = 8
+#: What torch takes for a picture that goes through whole, over the most that it holds at once.
+UNEVEN = 1.6
 #: The part of the room that is planned with; what was measured was measured on small pictures.
 _PLANNED = 0.9
 

@@ -9,12 +9,15 @@ from typing import Any, ClassVar
 
 import torch
 
+from vramx.pipelines.upscaling.arena import Arena
 from vramx.pipelines.upscaling.layers import RowGraph
 from vramx.pipelines.upscaling.schedule import Order
 from vramx.pipelines.upscaling.tiles import Grid
 
 #: Makes of rows ``(n, channels, rows, width)``, as the network gave them, what they become.
 Finish = Callable[[torch.Tensor], torch.Tensor]
+#: Takes the number of the first picture and row, and what rows of them have become.
+Put = Callable[[int, int, torch.Tensor], None]
 #: Told of pixels of the input that were computed, and how many will be.
 Count = Callable[[int, int], None]
 
@@ -33,15 +36,15 @@ class Runner:
         Puts a tensor where the network computes, in its dtype.
     hold : callable
         Keeps tensors of the network on the card for a scope.
-    empty_cache : callable
-        Gives back what torch keeps for later.
+    arena : Arena
+        Where what is computed lies.
     """
 
     call: Callable[[torch.Tensor], torch.Tensor]
     within: Callable[[Callable[[], None]], None]
     place: Callable[[torch.Tensor], torch.Tensor]
     hold: Callable[[list[torch.Tensor]], AbstractContextManager[object]]
-    empty_cache: Callable[[], None]
+    arena: Arena
 
     def placed_call(self, x: torch.Tensor) -> torch.Tensor:
         """Call the network with what may lie elsewhere."""

@@ -19,7 +19,7 @@ from typing import Any
 import av
 import av.error
 import numpy as np
-from av.video.reformatter import ColorRange
+from av.video.reformatter import ColorRange, VideoReformatter
 
 from vramx.errors import ConfigError, MediaError
 from vramx.pipelines.files import written_whole
@@ -27,8 +27,9 @@ from vramx.pipelines.video.clock import FrameTime
 from vramx.pipelines.video.opening import open_video
 from vramx.pipelines.video.source import EXACT, Pixels, VideoSource
 
-#: An encoder's output depends on how many threads it has.
-_THREADS = 4
+#: An encoder's output depends on how many threads it has: as many for frames of a height, whatever
+#: the machine.
+_FEWEST_THREADS, _MOST_THREADS, _ROWS_A_THREAD = 4, 24, 90
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,9 @@ class Encoding:
     codec: str
     options: Mapping[str, str]
     source: VideoSource
+    _reformatter: VideoReformatter = field(
+        default_factory=VideoReformatter, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         try:
@@ -222,7 +226,8 @@ class Encoding:
         stream.pix_fmt = self._pixel_format("yuv444p" if width % 2 or height % 2 else "yuv420p")
         stream.time_base = context.time_base = source.time_base
         context.max_b_frames = 0
-        context.thread_count = _THREADS
+        wanted = height // _ROWS_A_THREAD
+        context.thread_count = min(max(wanted, _FEWEST_THREADS), _MOST_THREADS)
         context.colorspace, context.color_range = source.colorspace, ColorRange.MPEG
         context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
         if source.aspect:
@@ -231,8 +236,9 @@ class Encoding:
 
     def frame(self, pixels: Pixels, stream: Any) -> Any:
         """Make a frame of RGB of shape ``(height, width, 3)``."""
-        made = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        return made.reformat(
+        given = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), format="rgb24")
+        return self._reformatter.reformat(
+            given,
             format=stream.pix_fmt,
             dst_colorspace=self.source.colorspace,
             src_color_range=ColorRange.JPEG,

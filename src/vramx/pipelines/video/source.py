@@ -13,7 +13,7 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 from av.stream import Disposition
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from vramx.errors import ConfigError, MediaError
 from vramx.pipelines.video.clock import Clock, FrameTime, Timed, frame_rate
@@ -159,10 +159,11 @@ class VideoSource:
             stream = self._stream(container)
             stream.thread_type = "AUTO"
             clock = Clock(self.path, container, stream)
+            reformatter = VideoReformatter()
             count = 0
             try:
                 for frame, time in self._whole(clock.frames()):
-                    yield time, self._upright(frame)
+                    yield time, self._upright(frame, reformatter)
                     count += 1
             except (av.error.FFmpegError, OSError) as error:
                 raise MediaError(
@@ -195,12 +196,14 @@ class VideoSource:
         )
         warnings.warn(f"{self.path} is interlaced: {done}", RuntimeWarning, stacklevel=2)
 
-    def _upright(self, frame: Any) -> Pixels:
+    def _upright(self, frame: Any, reformatter: VideoReformatter) -> Pixels:
         full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-        pixels: Pixels = frame.to_ndarray(
+        converted: Any = reformatter.reformat(
+            frame,
             format="rgb24",
             src_colorspace=self.colorspace,
             src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
             interpolation=EXACT,
         )
+        pixels: Pixels = converted.to_ndarray()
         return np.rot90(pixels, self._turns) if self._turns else pixels

@@ -1,0 +1,175 @@
+"""Pictures of any common type through an engine, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from vramx.errors import SessionClosedError
+from vramx.pipelines.downloads import Downloads
+from vramx.pipelines.images import Home, Planes, to_planes
+from vramx.pipelines.upscaling.engine import Engine
+from vramx.pipelines.upscaling.reach import invisible
+from vramx.pipelines.upscaling.ways import Count, Way
+
+NOT_OPEN = "super_resolution works inside its scope: `with … as sr:`"
+
+
+class PictureStream:
+    """Enlarges pictures while others are taken off the card.
+
+    Parameters
+    ----------
+    engine : Engine
+        What enlarges them.
+    home : Home
+        Where they are put together.
+
+    Attributes
+    ----------
+    home : Home
+        As given.
+    count : callable
+        Told of pixels that are done.
+    """
+
+    def __init__(self, engine: Engine, home: Home) -> None:
+        self.home = home
+        self.count: Count = nothing
+        self._engine: Engine | None = engine
+        self._downloads = Downloads()
+
+    @property
+    def engine(self) -> Engine:
+        """What enlarges them.
+
+        Raises
+        ------
+        SessionClosedError
+            If it is closed.
+        """
+        if self._engine is None:
+            raise SessionClosedError(NOT_OPEN)
+        return self._engine
+
+    def close(self) -> None:
+        """Enlarge nothing more, in streams that are under way either."""
+        self._engine = None
+
+    def run(
+        self, pictures: Iterable[Any], ways: dict[torch.Size, Way] | None = None
+    ) -> Iterator[Any]:
+        """Enlarge pictures.
+
+        Parameters
+        ----------
+        pictures : iterable of PIL.Image.Image, numpy.ndarray or torch.Tensor
+            Read at most two batches ahead: one is computed while another is taken off the card.
+        ways : dict, optional
+            By the shape of their colours, how pictures go through; filled.
+
+        Yields
+        ------
+        same type
+            In order.
+        """
+        ways = {} if ways is None else ways
+        planes = (to_planes(each, self.home) for each in pictures)
+        groups = self._groups(planes, ways)
+        before: list[Callable[[], Any]] = []
+        failure: Exception | None = None
+        while failure is None:
+            now: list[Callable[[], Any]] = []
+            try:
+                if (group := next(groups, None)) is not None:
+                    now = self._begin(group, ways)
+            except Exception as error:  # it comes after what was made before it
+                failure = error
+            while before:  # once the card has the next to do
+                yield before.pop(0)()
+            if not now and failure is None:
+                return
+            before = now
+        raise failure
+
+    def _begin(self, group: list[Planes], ways: dict[torch.Size, Way]) -> list[Callable[[], Any]]:
+        """Have a group computed; return what waits for each of it."""
+        made = self._enlarge(group[0], torch.cat([each.colour for each in group]), ways)
+        waiting: list[Callable[[], Any]] = []
+        for each in group:
+            count = len(each.colour)
+            steps = self._with_alpha(made[:count], each)
+            on_host = each.device.type == "cpu"
+            bring = self._downloads.begin(steps) if on_host else partial(_same, steps)
+            waiting.append(partial(_restored, each, bring))
+            made = made[count:]
+        return waiting
+
+    def _groups(
+        self, pictures: Iterator[Planes], ways: dict[torch.Size, Way]
+    ) -> Iterator[list[Planes]]:
+        """Gather pictures of one size and kind that go through at once."""
+        group: list[Planes] = []
+        room = 0
+        for planes in pictures:
+            shape = planes.colour.shape[1:]
+            if group and not (
+                shape == group[0].colour.shape[1:]
+                and planes.white == group[0].white
+                and room >= len(planes.colour)
+            ):
+                yield group
+                group = []
+            if not group:
+                if shape not in ways:
+                    ways[shape] = self.way(planes)
+                    self.engine.tell(ways[shape], planes.colour)
+                room = ways[shape].pictures
+            group.append(planes)
+            room -= len(planes.colour)
+            if room <= 0:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def way(self, planes: Planes) -> Way:
+        """Choose how a picture goes through."""
+        return self.engine.way(planes.colour, invisible(planes.white))
+
+    def _enlarge(
+        self, kind: Planes, pictures: torch.Tensor, ways: dict[torch.Size, Way]
+    ) -> torch.Tensor:
+        return self.engine.enlarge(
+            pictures,
+            invisible(kind.white),
+            lambda values: kind.steps(values.clamp(0, 1)),
+            self.count,
+            ways,
+        )
+
+    def _with_alpha(self, colour: torch.Tensor, planes: Planes) -> torch.Tensor:
+        alpha = planes.alpha
+        if alpha is None:
+            return colour
+        if self.engine.shape.scale != 1:
+            alpha = functional.interpolate(
+                alpha, size=colour.shape[-2:], mode="bicubic", align_corners=False
+            ).clamp(0, 1)
+        return torch.cat((colour, planes.steps(alpha)), dim=1)
+
+
+def nothing(done: int, total: int) -> None:
+    """Take no notice."""
+
+
+def _same(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def _restored(planes: Planes, bring: Callable[[], torch.Tensor]) -> Any:
+    return planes.restore_steps(bring())
