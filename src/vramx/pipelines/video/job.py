@@ -24,10 +24,12 @@ from vramx.pipelines.chain import as_count
 from vramx.pipelines.files import check_paths
 from vramx.pipelines.video.channel import Channel
 from vramx.pipelines.video.clock import FrameTime
+from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.joining import join
 from vramx.pipelines.video.rehearsal import rehearse
-from vramx.pipelines.video.segments import Encoding, SegmentWriter, WorkFolder
+from vramx.pipelines.video.segments import SegmentWriter
 from vramx.pipelines.video.source import Pixels, VideoSource
+from vramx.pipelines.video.work_folder import WorkFolder
 
 Frame = tuple[FrameTime, Pixels]
 

@@ -14,8 +14,9 @@ from vramx.errors import MediaError
 from vramx.pipelines.files import VIDEO_FORMATS, written_whole
 from vramx.pipelines.video.beside import add_beside, packets_beside
 from vramx.pipelines.video.opening import ffmpeg_name, open_video
-from vramx.pipelines.video.segments import WorkFolder, read_packets
+from vramx.pipelines.video.segments import read_packets
 from vramx.pipelines.video.source import VideoSource
+from vramx.pipelines.video.work_folder import WorkFolder
 
 #: Containers whose streams' kinds are told by tags.
 _TAGS = ("mp4", "mov")

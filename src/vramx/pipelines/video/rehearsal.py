@@ -15,8 +15,8 @@ import numpy as np
 
 from vramx.errors import ConfigError, MediaError
 from vramx.pipelines.video.beside import add_beside, kind_of
+from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.joining import add_pictures, container_format
-from vramx.pipelines.video.segments import Encoding
 
 #: Enough that an encoder that stores frames in another order does so.
 _FRAMES, _SIZE = 12, 256
