@@ -669,8 +669,9 @@ def sound_alone(path: Path) -> None:
     path.with_suffix(".all.mp4").unlink()
 
 
-def ten_bits(path: Path) -> None:
-    write_clip(path, 3, format="yuv420p10le")
+def alpha(path: Path) -> None:
+    write_clip(path.with_suffix(".mkv"), 3, format="yuva420p", codec="ffv1", audio=False)
+    path.with_suffix(".mkv").rename(path)
 
 
 def half(path: Path) -> None:
@@ -684,7 +685,7 @@ def half(path: Path) -> None:
         (random_bytes, "cannot be read as a video"),
         (empty, "cannot be read as a video"),
         (sound_alone, "has no video stream, but audio"),
-        (ten_bits, "yuv420p10le, with more than 8 bits"),
+        (alpha, "is in yuva420p, with alpha or a palette: convert it"),
         (half, "cannot be read as a video"),
         (lambda _: None, "is not a file"),
     ],

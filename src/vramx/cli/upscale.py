@@ -77,6 +77,7 @@ def upscale(
     batch: int | str,
     codec: str,
     codec_options: dict[str, str],
+    pix_fmt: str | None,
     segment: int,
     deinterlace: str,
     overwrite: bool,
@@ -114,6 +115,7 @@ def upscale(
                 video = {
                     "codec": codec,
                     "options": codec_options,
+                    "pix_fmt": pix_fmt,
                     "segment": segment,
                     "deinterlace": deinterlace,
                 }

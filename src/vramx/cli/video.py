@@ -30,6 +30,11 @@ _OPTIONS = (
         help="An option of the encoder, such as crf=16; may be repeated.",
     ),
     click.option(
+        "--pix-fmt",
+        metavar="NAME",
+        help="The pixel format, such as yuv420p for 8 bits; else the source's or a finer one.",
+    ),
+    click.option(
         "--segment",
         type=click.IntRange(min=1),
         default=240,
@@ -48,7 +53,7 @@ _OPTIONS = (
 
 
 def video_options(command: F) -> F:
-    """Add ``--codec``, ``--codec-option``, ``--segment``, ``--deinterlace``, ``--overwrite``."""
+    """Add ``--codec`` and the others that are about videos, and ``--overwrite``."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -322,6 +322,7 @@ class SuperResolution:
         *,
         codec: str = "libx264",
         options: Mapping[str, str] | None = None,
+        pix_fmt: str | None = None,
         segment: int = 240,
         deinterlace: str = "auto",
         overwrite: bool = False,
@@ -342,6 +343,9 @@ class SuperResolution:
             FFmpeg's name of the encoder.
         options : mapping of str to str, optional
             The encoder's options, such as ``{"crf": "18"}``.
+        pix_fmt : str, optional
+            The target's pixel format, such as ``"yuv420p"`` for 8 bits. Otherwise the source's, or
+            the nearest that the encoder takes and that loses nothing of it.
         segment : int
             Frames a segment: the most that a stop loses.
         deinterlace : str
@@ -364,7 +368,7 @@ class SuperResolution:
             If a file cannot be read or written, is truncated or has no video, or the work folder
             holds another job. Finished segments stay.
         ConfigError
-            If there is no such codec or option, or `deinterlace` is neither.
+            If there is no such codec, option or pixel format, or `deinterlace` is neither.
         """
         from vramx.pipelines.video import transform_video
 
@@ -382,6 +386,7 @@ class SuperResolution:
             identity=identity,
             codec=codec,
             options=options,
+            pix_fmt=pix_fmt,
             segment=segment,
             deinterlace=deinterlace,
             overwrite=overwrite,

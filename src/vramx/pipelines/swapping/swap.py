@@ -267,6 +267,7 @@ class FaceSwap:
         *,
         codec: str = "libx264",
         options: Mapping[str, str] | None = None,
+        pix_fmt: str | None = None,
         segment: int = 240,
         deinterlace: str = "auto",
         overwrite: bool = False,
@@ -290,6 +291,9 @@ class FaceSwap:
             FFmpeg's name of the encoder.
         options : mapping of str to str, optional
             The encoder's options, such as ``{"crf": "18"}``.
+        pix_fmt : str, optional
+            The target's pixel format, such as ``"yuv420p"`` for 8 bits. Otherwise the source's, or
+            the nearest that the encoder takes and that loses nothing of it.
         segment : int
             Frames a segment: the most that a stop loses.
         deinterlace : str
@@ -312,8 +316,8 @@ class FaceSwap:
             If a file cannot be read or written, is truncated or has no video, or the work folder
             holds another job. Finished segments stay.
         ConfigError
-            If there is no such codec or option, `deinterlace` is neither, or a model gives what it
-            must not.
+            If there is no such codec, option or pixel format, `deinterlace` is neither, or a model
+            gives what it must not.
         NoFaceError, OutOfMemoryError
             As when calling. Finished segments stay.
         """
@@ -337,6 +341,7 @@ class FaceSwap:
             identity=self._identity(face),
             codec=codec,
             options=options,
+            pix_fmt=pix_fmt,
             segment=segment,
             deinterlace=deinterlace,
             overwrite=overwrite,

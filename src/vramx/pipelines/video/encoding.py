@@ -9,11 +9,12 @@ from functools import cache
 from typing import Any
 
 import av
-import numpy as np
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from vramx.errors import ConfigError
-from vramx.pipelines.video.source import EXACT, Pixels, VideoSource
+from vramx.pipelines.video.colours import Pixels, from_rgb
+from vramx.pipelines.video.pixel_formats import PixelFormat, choose, describe, named
+from vramx.pipelines.video.source import VideoSource
 
 #: An encoder's output depends on how many threads it has: as many for frames of a height, whatever
 #: the machine.
@@ -31,12 +32,18 @@ class Encoding:
     options : mapping of str to str
         Its options.
     source : VideoSource
-        Whose time base, rate, colours and aspect are kept.
+        Whose time base, rate, colours, their depth and aspect are kept.
+    pix_fmt : str, optional
+        The pixel format of the target; else the source's, or the nearest that loses nothing.
+    keeps_range : bool
+        Whether the full range of a source stays full.
     """
 
     codec: str
     options: Mapping[str, str]
     source: VideoSource
+    pix_fmt: str | None = None
+    keeps_range: bool = True
     _reformatter: VideoReformatter = field(
         default_factory=VideoReformatter, init=False, repr=False, compare=False
     )
@@ -54,17 +61,22 @@ class Encoding:
         """The container of segments: MP4, or QuickTime for what that has no place for."""
         return "mp4" if self.codec in _codecs_of("mp4") else "mov"
 
-    def _pixel_format(self, wanted: str) -> str:
-        """Return a format, or the first that the encoder has in its place."""
-        known = av.Codec(self.codec, "w").video_formats
-        if not known:
-            return wanted
-        usable = [each.name for each in known if len(each.components) == 3 and not each.is_rgb]
-        if not usable:
-            raise ConfigError(
-                f"codec {self.codec!r} takes no YUV frames; one that does is 'libx264'"
-            )
-        return wanted if wanted in usable else usable[0]
+    def pixel_format(self, height: int, width: int) -> PixelFormat:
+        """Return the format of frames of a size.
+
+        Raises
+        ------
+        ConfigError
+            If the encoder does not take the one that was asked for, or has none that loses nothing.
+        """
+        if self.pix_fmt is not None:
+            return named(self.codec, self.pix_fmt, height, width)
+        return choose(self.codec, self.source.pixels, height, width)
+
+    def color_range(self, pixels: PixelFormat) -> ColorRange:
+        """Return the range of frames in a format."""
+        full = self.keeps_range and self.source.full_range and not pixels.rgb
+        return ColorRange.JPEG if full or pixels.name.startswith("yuvj") else ColorRange.MPEG
 
     def add_stream(self, container: Any, height: int, width: int) -> Any:
         """Add a stream for frames of a size.
@@ -73,31 +85,32 @@ class Encoding:
         that segments can be put behind each other whatever the times are.
         """
         source = self.source
-        stream = container.add_stream(self.codec, rate=source.rate, options=dict(self.options))
+        options = source.light.options(self.codec, self.options)
+        pixels = self.pixel_format(height, width)
+        stream = container.add_stream(self.codec, rate=source.rate, options=options)
         context = stream.codec_context
         stream.width, stream.height = width, height
-        stream.pix_fmt = self._pixel_format("yuv444p" if width % 2 or height % 2 else "yuv420p")
+        stream.pix_fmt = pixels.name
         stream.time_base = context.time_base = source.time_base
         context.max_b_frames = 0
         wanted = height // _ROWS_A_THREAD
         context.thread_count = min(max(wanted, _FEWEST_THREADS), _MOST_THREADS)
-        context.colorspace, context.color_range = source.colorspace, ColorRange.MPEG
+        context.colorspace = 0 if pixels.rgb else source.colorspace
+        context.color_range = self.color_range(pixels)
         context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
         if source.aspect:
             context.sample_aspect_ratio = source.aspect
         return stream
 
-    def frame(self, pixels: Pixels, stream: Any) -> Any:
+    def frame(self, rgb: Pixels, stream: Any) -> Any:
         """Make a frame of RGB of shape ``(height, width, 3)``."""
-        given = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), format="rgb24")
-        return self._reformatter.reformat(
-            given,
-            format=stream.pix_fmt,
-            dst_colorspace=self.source.colorspace,
-            src_color_range=ColorRange.JPEG,
-            dst_color_range=ColorRange.MPEG,
-            interpolation=EXACT,
-        )
+        source = self.source
+        pixels = describe(stream.format)
+        full = self.color_range(pixels) == ColorRange.JPEG
+        frame = from_rgb(rgb, pixels, source.colorspace, full, self._reformatter)
+        # Some encoders write what frames say, and not what the stream says.
+        frame.color_primaries, frame.color_trc = source.color_primaries, source.color_trc
+        return frame
 
 
 @cache

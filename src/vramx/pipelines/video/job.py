@@ -24,11 +24,12 @@ from vramx.pipelines.chain import as_count
 from vramx.pipelines.files import check_paths
 from vramx.pipelines.video.channel import Channel
 from vramx.pipelines.video.clock import FrameTime
+from vramx.pipelines.video.colours import Pixels
 from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.joining import join
 from vramx.pipelines.video.rehearsal import rehearse
 from vramx.pipelines.video.segments import SegmentWriter
-from vramx.pipelines.video.source import Pixels, VideoSource
+from vramx.pipelines.video.source import VideoSource
 from vramx.pipelines.video.work_folder import WorkFolder
 
 Frame = tuple[FrameTime, Pixels]
@@ -98,6 +99,7 @@ def transform_video(
     identity: Mapping[str, str],
     codec: str = "libx264",
     options: Mapping[str, str] | None = None,
+    pix_fmt: str | None = None,
     segment: int = 240,
     deinterlace: str = "auto",
     overwrite: bool = False,
@@ -115,12 +117,12 @@ def transform_video(
     source, target : str or Path
         What to read, and what to write: .mp4, .m4v, .mov, .mkv or .webm.
     transform : callable
-        Takes an iterator of RGB frames of dtype uint8, ``(height, width, 3)``, and yields one for
-        each, in order, all of one size, as they are or `Counted`. It is called anew for each
-        segment.
+        Takes an iterator of RGB frames, ``(height, width, 3)``, of dtype uint8, or of uint16 with
+        white at 65535 where the source has more than 8 bits a colour, and yields one for each, in
+        order, all of one size, as they are or `Counted`. It is called anew for each segment.
     identity : mapping of str to str
         What the function's results depend on; a job goes on only where that is the same.
-    codec, options, segment, deinterlace, overwrite, progress
+    codec, options, pix_fmt, segment, deinterlace, overwrite, progress
         As `SuperResolution.enlarge_video`.
 
     Returns
@@ -133,18 +135,19 @@ def transform_video(
     MediaError
         If a file cannot be read or written. Finished segments stay.
     ConfigError
-        If there is no such codec or option, or `deinterlace` is neither.
+        If there is no such codec, option or pixel format, or `deinterlace` is neither.
     """
     source, target = Path(source), Path(target)
     check_paths(source, target, overwrite=overwrite)
     video = VideoSource(source, deinterlace)
-    encoding = Encoding(codec, dict(options or {}), video)
-    rehearse(target, encoding)
+    encoding = Encoding(codec, dict(options or {}), video, pix_fmt)
+    encoding = rehearse(target, encoding)
     job = {
         **identity,
         "source": video.identity(),
         "codec": codec,
         "options": str(sorted((options or {}).items())),
+        "pix_fmt": pix_fmt or "the source's",
         "segment": str(as_count(segment, "segment")),
         "deinterlace": deinterlace,
     }
@@ -153,7 +156,7 @@ def transform_video(
             with _progress_bar(progress, video, work.frames) as count:
                 _Run(work, encoding, segment, count).through(transform)
             work.finish()
-        join(work, video, target)
+        join(work, encoding, target)
         result = VideoResult(work.frames, work.counts)
         work.remove()
     return result

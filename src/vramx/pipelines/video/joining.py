@@ -13,9 +13,10 @@ import av.error
 from vramx.errors import MediaError
 from vramx.pipelines.files import VIDEO_FORMATS, written_whole
 from vramx.pipelines.video.beside import add_beside, packets_beside
+from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.opening import ffmpeg_name, open_video
+from vramx.pipelines.video.pixel_formats import describe
 from vramx.pipelines.video.segments import read_packets
-from vramx.pipelines.video.source import VideoSource
 from vramx.pipelines.video.work_folder import WorkFolder
 
 #: Containers whose streams' kinds are told by tags.
@@ -47,15 +48,15 @@ def container_format(target: Path) -> str:
         raise MediaError(f"{target}: {target.suffix!r} is not one of {known}") from None
 
 
-def add_pictures(template: Any, source: VideoSource, container: Any) -> Any:
+def add_pictures(template: Any, encoding: Encoding, container: Any) -> Any:
     """Add a stream for encoded pictures.
 
     Parameters
     ----------
     template : av.container.InputContainer
         A segment.
-    source : VideoSource
-        Whose times and rate it has.
+    encoding : Encoding
+        How they were encoded.
     container : av.container.OutputContainer
         Nothing is written to it yet.
 
@@ -66,22 +67,28 @@ def add_pictures(template: Any, source: VideoSource, container: Any) -> Any:
     """
     # The decoder's name is taken, since not each codec has an encoder of that name.
     video = container.add_stream_from_template(template.streams.video[0], opaque=True)
+    context, source = video.codec_context, encoding.source
     video.time_base = source.time_base
-    video.codec_context.framerate = source.rate
+    context.framerate = source.rate
+    # Said of the file, since not each codec says it of itself, and segments may have no place.
+    pixels = describe(context.format)
+    context.color_range = encoding.color_range(pixels)
+    context.colorspace = 0 if pixels.rgb else source.colorspace
+    context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
     if container.format.name in _TAGS and template.streams.video[0].codec_context.name == "hevc":
-        video.codec_context.codec_tag = "hvc1"  # Apple's players take no other
+        context.codec_tag = "hvc1"  # Apple's players take no other
     return video
 
 
-def join(work: WorkFolder, source: VideoSource, target: Path) -> None:
+def join(work: WorkFolder, encoding: Encoding, target: Path) -> None:
     """Put the segments behind each other and the source's sound and subtitles beside them.
 
     Parameters
     ----------
     work : WorkFolder
         The segments, all there.
-    source : VideoSource
-        Where sound, subtitles, chapters and the times' unit come from.
+    encoding : Encoding
+        How they were encoded, and from what sound, subtitles and chapters come.
     target : Path
         The file; it is there whole or not at all.
 
@@ -92,7 +99,7 @@ def join(work: WorkFolder, source: VideoSource, target: Path) -> None:
     """
     try:
         with written_whole(target) as file:
-            _join(work, source, Path(file.name), container_format(target))
+            _join(work, encoding, Path(file.name), container_format(target))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise MediaError(
             f"{target} cannot be written: {error}. All frames are kept in {work.path}; run again "
@@ -100,7 +107,8 @@ def join(work: WorkFolder, source: VideoSource, target: Path) -> None:
         ) from error
 
 
-def _join(work: WorkFolder, source: VideoSource, file: Path, name: str) -> None:
+def _join(work: WorkFolder, encoding: Encoding, file: Path, name: str) -> None:
+    source = encoding.source
     first = work.path / work.segments[0].file
     front = {"movflags": "+faststart"} if name in _TAGS else {}
     with (
@@ -110,7 +118,7 @@ def _join(work: WorkFolder, source: VideoSource, file: Path, name: str) -> None:
         av.open(ffmpeg_name(file), "w", format=name, container_options=front) as container,
     ):
         container.metadata.update(source.metadata)
-        video = add_pictures(template, source, container)
+        video = add_pictures(template, encoding, container)
         streams, _ = add_beside(original, container)
         pictures = _to(video, read_packets(work, source.time_base))
         beside = packets_beside(original, streams)

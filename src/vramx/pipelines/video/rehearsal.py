@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,23 @@ import numpy as np
 
 from vramx.errors import ConfigError, MediaError
 from vramx.pipelines.video.beside import add_beside, kind_of
+from vramx.pipelines.video.colours import is_full
 from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.joining import add_pictures, container_format
+from vramx.pipelines.video.light import light_of
 
 #: Enough that an encoder that stores frames in another order does so.
 _FRAMES, _SIZE = 12, 256
+#: FFmpeg's numbers of no colours in particular.
+_SAYS_NOTHING = (0, 2, 3)
 #: What encoders say, by the way, of options inside ``x264-params`` and its like.
 _PASSED_OVER = re.compile(r"error parsing option|unknown option|invalid (value|argument)", re.I)
 
 
-def rehearse(target: Path, encoding: Encoding) -> None:
+def rehearse(target: Path, encoding: Encoding) -> Encoding:
     """See that the encoder takes its options and the target's format what it will hold.
 
-    What subtitles the format has no place for is told by a warning.
+    What subtitles, and what of the source's colours and light, have no place is told by a warning.
 
     Parameters
     ----------
@@ -35,6 +40,11 @@ def rehearse(target: Path, encoding: Encoding) -> None:
         The file; it is not touched.
     encoding : Encoding
         How the video will be encoded.
+
+    Returns
+    -------
+    Encoding
+        The same; in limited range where the target cannot say that it is full.
 
     Raises
     ------
@@ -50,7 +60,7 @@ def rehearse(target: Path, encoding: Encoding) -> None:
     with encoding.source.opened() as source, av.open(segment) as template:
         try:
             with av.open(io.BytesIO(), "w", format=name) as container:
-                add_pictures(template, encoding.source, container)
+                add_pictures(template, encoding, container)
                 _, left = add_beside(source, container)
                 container.start_encoding()
         except (av.error.FFmpegError, ValueError) as error:
@@ -59,11 +69,48 @@ def rehearse(target: Path, encoding: Encoding) -> None:
                 f"{target} cannot hold {', '.join([encoding.codec, *sounds])} ({error}): try .mkv"
             ) from error
     if left:
-        warnings.warn(
-            f"{target} has no subtitles, since {name} cannot hold {', '.join(left)}: try .mkv",
-            RuntimeWarning,
-            stacklevel=4,
+        _warn(f"{target} has no subtitles, since {name} cannot hold {', '.join(left)}: try .mkv")
+    frame = _made(segment, name, encoding)
+    lost = _lost(frame, encoding)
+    if encoding.source.full_range and not (is_full(frame) or frame.format.is_rgb):
+        encoding = replace(encoding, keeps_range=False)
+        lost.append("its full range, which becomes limited")
+    if lost:
+        _warn(
+            f"{target} does not say what {encoding.source.path} says, since {encoding.codec} in "
+            f"{name} has no place for it: {', '.join(lost)}; 'libx265' has for most"
         )
+    return encoding
+
+
+def _made(segment: io.BytesIO, name: str, encoding: Encoding) -> Any:
+    """Return a frame as it will be read from the target."""
+    segment.seek(0)
+    made = io.BytesIO()
+    with av.open(segment) as template, av.open(made, "w", format=name) as container:
+        stream = add_pictures(template, encoding, container)
+        for packet in template.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    made.seek(0)
+    with av.open(made) as container:
+        return next(container.decode(video=0))
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=5)
+
+
+def _lost(frame: Any, encoding: Encoding) -> list[str]:
+    """Tell what of the source's colours and light encoded frames do not say."""
+    source = encoding.source
+    lost = source.light.lacks(light_of(frame)) + source.beside_frames
+    if source.color_primaries not in (frame.color_primaries, *_SAYS_NOTHING):
+        lost.append("its primaries")
+    if source.color_trc not in (frame.color_trc, *_SAYS_NOTHING):
+        lost.append("its transfer")
+    return lost
 
 
 def _encode(file: io.BytesIO, encoding: Encoding) -> None:
@@ -102,7 +149,7 @@ def _encode_frames(file: io.BytesIO, encoding: Encoding) -> tuple[list[int], lis
         container.start_encoding()
         left = sorted(stream.codec_context.options)
         for number in range(_FRAMES):
-            pixels = np.full((_SIZE, _SIZE, 3), 10 * number, np.uint8)
+            pixels = np.full((_SIZE, _SIZE, 3), 10 * number, source.dtype)
             frame = encoding.frame(pixels, stream)
             frame.pts, frame.time_base = number * step, source.time_base
             packets += stream.encode(frame)

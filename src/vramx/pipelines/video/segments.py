@@ -14,9 +14,9 @@ import numpy as np
 from vramx.errors import MediaError
 from vramx.pipelines.files import written_whole
 from vramx.pipelines.video.clock import FrameTime
+from vramx.pipelines.video.colours import Pixels
 from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.opening import open_video
-from vramx.pipelines.video.source import Pixels
 from vramx.pipelines.video.work_folder import Segment, WorkFolder
 
 
@@ -56,9 +56,10 @@ class SegmentWriter:
 
     def add(self, time: FrameTime, pixels: Pixels) -> None:
         """Encode a frame."""
-        if pixels.shape != self._size or pixels.dtype != np.uint8:
+        if pixels.shape != self._size or pixels.dtype not in (np.uint8, np.uint16):
             raise MediaError(
-                f"a frame became {pixels.dtype} of shape {pixels.shape} among {self._size} of uint8"
+                f"a frame became {pixels.dtype} of shape {pixels.shape} among {self._size} of "
+                "uint8 or uint16"
             )
         frame = self._encoding.frame(pixels, self._stream)
         frame.time_base = self._encoding.source.time_base

@@ -11,25 +11,24 @@ from typing import Any, Literal, get_args
 import av
 import av.error
 import numpy as np
-import numpy.typing as npt
 from av.stream import Disposition
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 
 from vramx.errors import ConfigError, MediaError
 from vramx.pipelines.video.clock import Clock, FrameTime, Timed, frame_rate
+from vramx.pipelines.video.colours import Pixels, is_full, to_rgb
 from vramx.pipelines.video.interlacing import Deinterlacer
+from vramx.pipelines.video.light import left_of, light_of
 from vramx.pipelines.video.opening import open_video, reason
-
-Pixels = npt.NDArray[np.uint8]
+from vramx.pipelines.video.pixel_formats import readable
 
 #: What is hashed at each end of a file to know it again.
 _SAMPLE = 2**20
-#: Conversions between RGB and what codecs take round; otherwise each darkens a little.
-#: swscale's flags bicubic, accurate rounding, full chroma both ways; PyAV names them since 17.
-EXACT = 0x4 | 0x40000 | 0x2000 | 0x4000
 #: Frame heights from which colours are those of high definition where a file does not say.
 _HIGH_DEFINITION = 720
-_UNSPECIFIED = 2
+#: FFmpeg's numbers of what says nothing, and of the matrices that swscale knows.
+_UNSPECIFIED, _RESERVED = 2, 3
+_MATRICES = (1, 4, 5, 6, 7, 9)
 
 Deinterlace = Literal["auto", "off"]
 
@@ -57,13 +56,22 @@ class VideoSource:
         About how many frames there are, where the file says.
     aspect : Fraction or None
         A pixel's width by its height, once frames are upright.
+    pixels : PixelFormat
+        What its frames are stored in.
     colorspace : int
         The matrix between its colours and RGB.
+    full_range : bool
+        Whether black and white are the least and the largest value.
+    light : Light
+        HDR10's static metadata.
+    beside_frames : list of str
+        What goes with its first frame and is not kept, in words.
 
     Raises
     ------
     MediaError
-        If it cannot be read, has no video, or one with alpha or more than 8 bits a colour.
+        If it cannot be read, has no video, or one with alpha, a palette or colours that cannot be
+        converted.
     ConfigError
         If `deinterlace` is neither.
     """
@@ -76,7 +84,7 @@ class VideoSource:
         with self.opened() as container:
             stream = self._stream(container)
             context = stream.codec_context
-            self._check_format(context.format)
+            self.pixels = readable(path, context.format)
             if stream.time_base is None:
                 raise MediaError(f"{path} does not say in what unit its frames' times are")
             self.time_base = stream.time_base
@@ -84,17 +92,20 @@ class VideoSource:
             self.height, self.width = context.height, context.width
             length = Clock(path, container, stream).length
             self.frame_count = stream.frames or (round(length * self.rate) if length else None)
-            high = context.height >= _HIGH_DEFINITION
-            self.colorspace = (
-                int(Colorspace.ITU709 if high else Colorspace.SMPTE170M)
-                if context.colorspace in (0, _UNSPECIFIED)
-                else context.colorspace
-            )
+            self.colorspace = self._matrix(context)
             self.color_primaries, self.color_trc = context.color_primaries, context.color_trc
             self.metadata = dict(container.metadata)
-            self._turns = round(self._first_frame(container, stream).rotation / 90) % 4
+            first = self._first_frame(container, stream)
+            self.full_range = is_full(first)
+            self.light, self.beside_frames = light_of(first), left_of(first)
+            self._turns = round(first.rotation / 90) % 4
             aspect = stream.sample_aspect_ratio
             self.aspect = 1 / aspect if aspect and self._turns % 2 else aspect
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger[Any]]:
+        """The type of its frames as arrays."""
+        return np.uint16 if self.pixels.depth > 8 else np.uint8
 
     def _first_frame(self, container: Any, stream: Any) -> Any:
         try:
@@ -116,18 +127,18 @@ class VideoSource:
         kinds = sorted({stream.type for stream in container.streams})
         raise MediaError(f"{self.path} has no video stream, but {', '.join(kinds) or 'nothing'}")
 
-    def _check_format(self, pixels: Any) -> None:
-        if pixels is None:
-            raise MediaError(f"{self.path}: its video is damaged or of an unknown kind")
-        if any(each.is_alpha for each in pixels.components) or pixels.has_palette:
+    def _matrix(self, context: Any) -> int:
+        """Return the matrix that it names, or that of its size where it names none."""
+        if self.pixels.rgb or context.colorspace in (0, _UNSPECIFIED, _RESERVED):
+            high = context.height >= _HIGH_DEFINITION
+            return int(Colorspace.ITU709 if high else Colorspace.SMPTE170M)
+        if context.colorspace not in _MATRICES:
             raise MediaError(
-                f"{self.path} is in {pixels.name}, with alpha or a palette: convert it"
+                f"{self.path} has colours in FFmpeg's matrix {context.colorspace}, which cannot be "
+                "converted: convert it to BT.709 or BT.2020 first"
             )
-        if any(each.bits > 8 for each in pixels.components):
-            raise MediaError(
-                f"{self.path} is in {pixels.name}, with more than 8 bits a colour, which would be "
-                "lost: convert it to 8 bits first"
-            )
+        matrix: int = context.colorspace
+        return matrix
 
     def identity(self) -> str:
         """Return what tells this file from others: its size, and a hash of both its ends."""
@@ -147,7 +158,8 @@ class VideoSource:
         FrameTime
             When the frame is shown.
         numpy.ndarray
-            RGB of shape ``(height, width, 3)``, upright.
+            RGB of shape ``(height, width, 3)``, upright; uint8, or uint16 with white at 65535 where
+            the file has more than 8 bits a colour.
 
         Raises
         ------
@@ -197,13 +209,5 @@ class VideoSource:
         warnings.warn(f"{self.path} is interlaced: {done}", RuntimeWarning, stacklevel=2)
 
     def _upright(self, frame: Any, reformatter: VideoReformatter) -> Pixels:
-        full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-        converted: Any = reformatter.reformat(
-            frame,
-            format="rgb24",
-            src_colorspace=self.colorspace,
-            src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
-            interpolation=EXACT,
-        )
-        pixels: Pixels = converted.to_ndarray()
-        return np.rot90(pixels, self._turns) if self._turns else pixels
+        rgb = to_rgb(frame, self.pixels, self.colorspace, reformatter)
+        return np.rot90(rgb, self._turns) if self._turns else rgb
