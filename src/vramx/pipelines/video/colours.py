@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,7 @@ Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 #: Conversions between RGB and what codecs take round; otherwise each darkens a little.
 #: swscale's flags bicubic, accurate rounding, full chroma both ways; PyAV names them since 17.
 _EXACT = 0x4 | 0x40000 | 0x2000 | 0x4000
+_GREY = re.compile(r"gray(\d+le)?")
 
 
 def is_full(frame: Any) -> bool:
@@ -48,6 +50,8 @@ def to_rgb(
     """
     full = is_full(frame)
     deep = pixels.depth > 8
+    if _GREY.fullmatch(frame.format.name):
+        return _grey(frame, pixels.depth, limited=frame.color_range == ColorRange.MPEG)
     converted: Any = reformatter.reformat(
         frame,
         format="rgb48le" if deep else "rgb24",
@@ -62,6 +66,21 @@ def to_rgb(
     bits = pixels.depth if full else 8
     np.minimum(rgb, 2**16 - 2 ** (16 - bits), out=rgb)
     return rgb + (rgb >> bits)
+
+
+def _grey(frame: Any, depth: int, *, limited: bool) -> Pixels:
+    """Convert a frame of one plane, for which swscale passes over the range."""
+    white = 65535 if depth > 8 else 255
+    values = _samples(frame.planes[0], np.uint16 if depth > 8 else np.uint8).astype(np.float32)
+    step = 2.0 ** (depth - 8)
+    parts = (values / step - 16) / 219 if limited else values / (2**depth - 1)
+    grey = np.rint(parts.clip(0, 1) * white).astype(np.uint16 if depth > 8 else np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _samples(plane: Any, dtype: Any) -> npt.NDArray[Any]:
+    rows = np.frombuffer(plane, dtype)
+    return rows.reshape(plane.height, -1)[:, : plane.width]
 
 
 def from_rgb(
@@ -112,7 +131,7 @@ def _subsampling(pixels: PixelFormat) -> str:
 def _widened(frame: Any, pixels: PixelFormat) -> Any:
     made = av.VideoFrame(frame.width, frame.height, pixels.name)
     for number, (before, after) in enumerate(zip(frame.planes, made.planes, strict=True)):
-        samples = np.frombuffer(before, np.uint16).reshape(before.height, -1)[:, : before.width]
+        samples = _samples(before, np.uint16)
         table = _full_range(pixels.depth, number > 0)
         rows = np.zeros((after.height, after.line_size // table.itemsize), table.dtype)
         rows[:, : after.width] = table[samples]

@@ -43,6 +43,10 @@ class PixelFormat(NamedTuple):
         finer = self.across <= other.across and self.down <= other.down
         return self.depth >= other.depth and finer
 
+    def turned(self) -> PixelFormat:
+        """Return it with its chroma samples on their side."""
+        return self._replace(across=self.down, down=self.across)
+
     def fits(self, height: int, width: int) -> bool:
         """Tell whether frames of a size are whole numbers of chroma samples."""
         return width % self.across == 0 and height % self.down == 0

@@ -57,7 +57,7 @@ class VideoSource:
     aspect : Fraction or None
         A pixel's width by its height, once frames are upright.
     pixels : PixelFormat
-        What its frames are stored in.
+        What its frames are stored in, once they are upright.
     colorspace : int
         The matrix between its colours and RGB.
     full_range : bool
@@ -99,6 +99,8 @@ class VideoSource:
             self.full_range = is_full(first)
             self.light, self.beside_frames = light_of(first), left_of(first)
             self._turns = round(first.rotation / 90) % 4
+            if self._turns % 2:
+                self.pixels = self.pixels.turned()
             aspect = stream.sample_aspect_ratio
             self.aspect = 1 / aspect if aspect and self._turns % 2 else aspect
 
