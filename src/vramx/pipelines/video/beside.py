@@ -2,46 +2,130 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+import av
+import av.error
+from av.stream import Disposition
+
+from vramx.pipelines.video.source import VideoSource
+
+#: The container whose files hold others.
+_HOLDS_FILES = "matroska"
+#: Containers that show a picture for the file.
+_HOLDS_COVERS = ("mp4",)
 
 
-def add_beside(original: Any, container: Any) -> tuple[dict[int, Any], list[str]]:
-    """Add streams for a source's sound and subtitles, and its chapters.
+class Beside(NamedTuple):
+    """What was added to a target.
+
+    Attributes
+    ----------
+    streams : dict of int to av.stream.Stream
+        The added streams, by the index of the source's.
+    subtitles_left, left : list of str
+        The subtitles that the container cannot hold, and what else, in words.
+    """
+
+    streams: dict[int, Any]
+    subtitles_left: list[str]
+    left: list[str]
+
+
+def add_beside(source: VideoSource, original: Any, container: Any) -> Beside:
+    """Add all that a source has beside its pictures, as far as a container can hold it.
 
     Parameters
     ----------
-    original : av.container.InputContainer
+    source : VideoSource
         The source.
+    original : av.container.InputContainer
+        The same, opened.
     container : av.container.OutputContainer
         Nothing is written to it yet.
 
     Returns
     -------
-    dict of int to av.stream.Stream
-        The added streams, by the index of the source's.
-    list of str
-        The subtitles that the container cannot hold, in words.
+    Beside
+        What was added, and what could not be.
 
     Raises
     ------
     ValueError
         If it cannot hold the sound.
     """
-    added = {each.index: _add(each, container) for each in original.streams.audio}
-    left = []
+    streams = {each.index: _add(each, container) for each in original.streams.audio}
+    subtitles_left = []
     for each in original.streams.subtitles:
         try:
-            added[each.index] = _add(each, container)
+            streams[each.index] = _add(each, container)
         except ValueError:
             kind = kind_of(each)
-            left.append(f"{each.language} in {kind}" if each.language else kind)
+            subtitles_left.append(f"{each.language} in {kind}" if each.language else kind)
+    left = []
+    for each in original.streams:
+        if each.type in ("audio", "subtitle") or each.index == source.index:
+            continue
+        name = container.format.name
+        if is_timecode(each):
+            continue  # it is written from what the pictures' stream says
+        if each.type == "attachment" and name == _HOLDS_FILES:
+            container.add_attachment(each.name or "file", each.mimetype or "", each.data or b"")
+        elif is_cover(each) and name == _HOLDS_FILES:
+            _attach_cover(source, each, container)
+        elif (is_cover(each) and name in _HOLDS_COVERS) or (
+            each.type == "data" and _takes(name, each)
+        ):
+            streams[each.index] = _add(each, container)
+        else:
+            left.append(_described(each))
     container.set_chapters(original.chapters())
-    return added, left
+    return Beside(streams, subtitles_left, left)
+
+
+def is_cover(stream: Any) -> bool:
+    """Tell whether a stream is a picture that stands for the file."""
+    return bool(stream.type == "video" and stream.disposition & Disposition.attached_pic)
+
+
+def is_timecode(stream: Any) -> bool:
+    """Tell whether a stream is the timecode that the pictures' stream says too."""
+    return stream.type == "data" and "timecode" in stream.metadata
+
+
+def _takes(name: str, stream: Any) -> bool:
+    """Tell whether a container takes a stream of data, which it says as its header is written."""
+    try:
+        with av.open(io.BytesIO(), "w", format=name) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _attach_cover(source: VideoSource, stream: Any, container: Any) -> None:
+    with source.opened() as again:
+        picture = bytes(next(again.demux(again.streams[stream.index])))
+    kind = kind_of(stream).replace("mjpeg", "jpeg")
+    name = stream.metadata.get("filename", f"cover.{kind.replace('jpeg', 'jpg')}")
+    container.add_attachment(name, stream.metadata.get("mimetype", f"image/{kind}"), picture)
+
+
+def _described(stream: Any) -> str:
+    if stream.type == "attachment":
+        return f"the attachment {stream.name}"
+    if is_cover(stream):
+        return "a cover picture"
+    said = stream.metadata.get("handler_name") or stream.metadata.get("title")
+    which = f"stream {stream.index} of {stream.type or 'an unknown kind'}"
+    return f"{which} ({said})" if said else which
 
 
 def _add(template: Any, container: Any) -> Any:
-    stream = container.add_stream_from_template(template)
+    stream = container.add_stream_from_template(template, opaque=True)
     stream.metadata.update(template.metadata)
     stream.disposition = template.disposition
     return stream
@@ -70,6 +154,8 @@ def packets_beside(original: Any, streams: dict[int, Any]) -> Iterator[Any]:
     if not streams:
         return
     for packet in original.demux(*(original.streams[index] for index in streams)):
+        if is_cover(packet.stream) and packet.size:
+            packet.pts = packet.dts = 0
         if packet.dts is not None:
             packet.stream = streams[packet.stream_index]
             yield packet

@@ -31,8 +31,9 @@ Timed = tuple[Any, FrameTime]
 
 
 def frame_rate(stream: Any) -> Fraction:
-    """Return a video stream's frames a second, on average."""
-    return Fraction(stream.average_rate or stream.guessed_rate or 25)
+    """Return a video stream's frames a second, on average; no more than its clock can tell."""
+    rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+    return min(rate, 1 / stream.time_base) if stream.time_base else rate
 
 
 class Clock:

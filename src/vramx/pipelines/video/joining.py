@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import av.error
@@ -48,6 +48,29 @@ def container_format(target: Path) -> str:
         raise MediaError(f"{target}: {target.suffix!r} is not one of {known}") from None
 
 
+def open_target(file: Path | BinaryIO, name: str) -> Any:
+    """Open a target; a context manager.
+
+    Parameters
+    ----------
+    file : Path or file
+        What it is, or where it is written for a trial.
+    name : str
+        FFmpeg's name of the format.
+
+    Returns
+    -------
+    av.container.OutputContainer
+        A file has its index in front, and a track of time codes if its pictures' stream says one.
+    """
+    options = {"write_tmcd": "1"} if name in _TAGS else {}
+    if not isinstance(file, Path):
+        return av.open(file, "w", format=name, container_options=options)
+    if name in _TAGS:  # by the file's name, since FFmpeg reads it again to put the index in front
+        options["movflags"] = "+faststart"
+    return av.open(ffmpeg_name(file), "w", format=name, container_options=options)
+
+
 def add_pictures(template: Any, encoding: Encoding, container: Any) -> Any:
     """Add a stream for encoded pictures.
 
@@ -75,6 +98,8 @@ def add_pictures(template: Any, encoding: Encoding, container: Any) -> Any:
     context.color_range = encoding.color_range(pixels)
     context.colorspace = 0 if pixels.rgb else source.colorspace
     context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
+    video.metadata.update(source.said)
+    video.disposition = source.disposition
     if container.format.name in _TAGS and template.streams.video[0].codec_context.name == "hevc":
         context.codec_tag = "hvc1"  # Apple's players take no other
     return video
@@ -110,16 +135,14 @@ def join(work: WorkFolder, encoding: Encoding, target: Path) -> None:
 def _join(work: WorkFolder, encoding: Encoding, file: Path, name: str) -> None:
     source = encoding.source
     first = work.path / work.segments[0].file
-    front = {"movflags": "+faststart"} if name in _TAGS else {}
     with (
         open_video(first) as template,
         source.opened() as original,
-        # By its name, since FFmpeg reads it again to put the index in front.
-        av.open(ffmpeg_name(file), "w", format=name, container_options=front) as container,
+        open_target(file, name) as container,
     ):
         container.metadata.update(source.metadata)
         video = add_pictures(template, encoding, container)
-        streams, _ = add_beside(original, container)
+        streams = add_beside(source, original, container).streams
         pictures = _to(video, read_packets(work, source.time_base))
         beside = packets_beside(original, streams)
         for packet in heapq.merge(pictures, beside, key=_seconds):

@@ -18,7 +18,7 @@ from vramx.errors import ConfigError, MediaError
 from vramx.pipelines.video.beside import add_beside, kind_of
 from vramx.pipelines.video.colours import is_full
 from vramx.pipelines.video.encoding import Encoding
-from vramx.pipelines.video.joining import add_pictures, container_format
+from vramx.pipelines.video.joining import add_pictures, container_format, open_target
 from vramx.pipelines.video.light import light_of
 
 #: Enough that an encoder that stores frames in another order does so.
@@ -59,17 +59,20 @@ def rehearse(target: Path, encoding: Encoding) -> Encoding:
     segment.seek(0)
     with encoding.source.opened() as source, av.open(segment) as template:
         try:
-            with av.open(io.BytesIO(), "w", format=name) as container:
+            with open_target(io.BytesIO(), name) as container:
                 add_pictures(template, encoding, container)
-                _, left = add_beside(source, container)
+                beside = add_beside(encoding.source, source, container)
                 container.start_encoding()
         except (av.error.FFmpegError, ValueError) as error:
             sounds = [kind_of(each) for each in source.streams.audio]
             raise MediaError(
                 f"{target} cannot hold {', '.join([encoding.codec, *sounds])} ({error}): try .mkv"
             ) from error
-    if left:
-        _warn(f"{target} has no subtitles, since {name} cannot hold {', '.join(left)}: try .mkv")
+    if beside.subtitles_left:
+        kinds = ", ".join(beside.subtitles_left)
+        _warn(f"{target} has no subtitles, since {name} cannot hold {kinds}: try .mkv")
+    if beside.left:
+        _warn(f"{target} is without {', '.join(beside.left)}, which {name} cannot hold")
     frame = _made(segment, name, encoding)
     lost = _lost(frame, encoding)
     if encoding.source.full_range and not (is_full(frame) or frame.format.is_rgb):
@@ -87,7 +90,7 @@ def _made(segment: io.BytesIO, name: str, encoding: Encoding) -> Any:
     """Return a frame as it will be read from the target."""
     segment.seek(0)
     made = io.BytesIO()
-    with av.open(segment) as template, av.open(made, "w", format=name) as container:
+    with av.open(segment) as template, open_target(made, name) as container:
         stream = add_pictures(template, encoding, container)
         for packet in template.demux(video=0):
             if packet.dts is not None:

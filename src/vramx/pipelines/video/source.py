@@ -30,6 +30,9 @@ _HIGH_DEFINITION = 720
 _UNSPECIFIED, _RESERVED = 2, 3
 _MATRICES = (1, 4, 5, 6, 7, 9)
 
+#: What a stream says of its pictures, whatever its container.
+_SAID = ("language", "title", "timecode")
+
 Deinterlace = Literal["auto", "off"]
 
 
@@ -95,6 +98,8 @@ class VideoSource:
             self.colorspace = self._matrix(context)
             self.color_primaries, self.color_trc = context.color_primaries, context.color_trc
             self.metadata = dict(container.metadata)
+            self.index, self.disposition = stream.index, stream.disposition
+            self.said = {key: stream.metadata[key] for key in _SAID if key in stream.metadata}
             first = self._first_frame(container, stream)
             self.full_range = is_full(first)
             self.light, self.beside_frames = light_of(first), left_of(first)
