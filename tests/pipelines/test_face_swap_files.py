@@ -37,7 +37,7 @@ SEGMENT = 6
 #: Frames of the clip: without a face, and with two.
 EMPTY, DOUBLE = range(5, 9), range(14, 16)
 WANTED = {"frames": 20, "faces": 18, "swapped": 18, "without_face": 4, "unchanged": 4}
-WANTED["unfit"] = 0
+WANTED |= {"unfit": 0, "lost": 0}
 #: What lossy coding changes on average, of 255.
 LOSS = 4.0
 

@@ -210,3 +210,14 @@ def test_an_interrupted_job_says_how_to_go_on_and_ends_as_one_that_was_not(folde
     run(folder, "in.mp4", "wanted.mp4", "--segment", 6, "--batch", 1)
     got, wanted = read_clip(folder / "out.mp4"), read_clip(folder / "wanted.mp4")
     assert all(np.array_equal(a, b) for a, b in zip(got.frames, wanted.frames, strict=True))
+
+
+def test_a_preview_is_one_frame_with_its_faces_swapped(folder: Path) -> None:
+    done = run(folder, "in.mp4", "frame.png", "--preview", "--start", "0.01", "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["frames"], told["faces"], told["swapped"]) == (1, 1, 1)
+    frame = read_clip(folder / "in.mp4").frames[1]
+    made = np.asarray(PIL_Image.open(folder / "frame.png"))
+    assert made.shape == frame.shape
+    assert np.abs(made.astype(float) - frame).max() > 50

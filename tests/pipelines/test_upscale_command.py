@@ -22,7 +22,7 @@ import vramx
 from vramx.cli import main
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("av")
+av = pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
@@ -297,3 +297,52 @@ def test_a_bar_is_shown_at_a_terminal_only(small: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["files"]
     assert b"small.png" in shown
     assert b"px/s, whole]" in shown
+
+
+# Parts and previews of videos
+
+
+@pytest.mark.parametrize(("start", "number"), [("0.2", 5), ("00:00:00.65", 17), (None, 9)])
+@pytest.mark.parametrize("source", ["in.mp4", "in.mkv", "in.avi"])
+def test_a_preview_is_the_frame_at_its_start_or_one_from_the_middle(
+    tmp_path: Path, source: str, start: str | None, number: int
+) -> None:
+    steady = [512 * n for n in range(20)]
+    write_clip(tmp_path / source, audio=False, times=steady, options={"g": "6"})
+    given = [] if start is None else ["--start", start]
+    target = tmp_path / "frame.png"
+    found = told(upscale(tmp_path / source, target, "--preview", *given, "--json"))
+    assert [(each["kind"], each["width"]) for each in found["files"]] == [("picture", 128)]
+    made = np.asarray(Image.open(target)).astype(float)
+    near = range(number - 1, number + 2)
+    errors = [np.abs(made - enlarged(networks.enlarger(), picture(n))).mean() for n in near]
+    assert min(errors) < 4
+    assert np.argmin(errors) in ((1,) if start else (1, 2))  # a middle is between two
+    assert {path.name for path in tmp_path.iterdir()} == {source, "frame.png"}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--preview", "--end", "1"], 2, "leave out --end"),
+        (["--preview", "--start", "9"], 1, "start 9.0 s is not in"),
+        (["--preview", "--start", "soon"], 1, "start 'soon' is no time"),
+    ],
+)
+def test_a_preview_that_cannot_be_is_refused(
+    tmp_path: Path, options: list[str], code: int, message: str
+) -> None:
+    write_clip(tmp_path / "in.mp4", 5, audio=False)
+    done = upscale(tmp_path / "in.mp4", tmp_path / "frame.png", *options)
+    assert (done.exit_code, message in done.stderr) == (code, True)
+    assert not (tmp_path / "frame.png").exists()
+
+
+def test_options_of_videos_reach_the_library(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", audio=False, format="yuv422p10le")
+    options = ["--start", "0.1", "--end", "0.5", "--pix-fmt", "yuv420p", "--on-corrupt", "skip"]
+    assert upscale(tmp_path / "in.mp4", tmp_path / "o.mp4", *options).exit_code == 0
+    times = read_clip(tmp_path / "in.mp4").times
+    assert len(read_clip(tmp_path / "o.mp4").times) == sum(0.1 <= time < 0.5 for time in times)
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"

@@ -13,7 +13,7 @@ import click
 import vramx
 from vramx.cli.output import json_option, write_json
 from vramx.cli.session import session_options
-from vramx.cli.video import stoppable, video_options
+from vramx.cli.video import check_preview, stoppable, video_options
 
 if TYPE_CHECKING:
     from vramx.pipelines.swapping.frame import SwapResult
@@ -86,6 +86,10 @@ def swap(
     pix_fmt: str | None,
     segment: int,
     deinterlace: str,
+    on_corrupt: str,
+    start: str | None,
+    end: str | None,
+    preview: bool,
     reference: Path | None,
     no_face: str,
     size: Details,
@@ -104,6 +108,7 @@ def swap(
     A video's job that is stopped goes on when the same command is given again. Frames without a
     face to swap are passed on unchanged, and counted, unless --no-face error.
     """
+    check_preview(preview, end)
     details = {"size": size, "template": template, "value_range": black_white, "order": order}
     try:
         from vramx.pipelines.files import is_video
@@ -111,7 +116,11 @@ def swap(
         models = {role: _model(role, options.pop(role), details) for role in _ROLES}
         options.update(models, reference=reference, on_no_face=no_face)
         with stoppable(ctx), vramx.face_swap(**options) as fs:
-            if is_video(out):
+            if preview:
+                result = fs.preview_video(
+                    source, target, out, start=start, deinterlace=deinterlace, overwrite=overwrite
+                )
+            elif is_video(out):
                 result = fs.swap_video(
                     source,
                     target,
@@ -121,6 +130,9 @@ def swap(
                     pix_fmt=pix_fmt,
                     segment=segment,
                     deinterlace=deinterlace,
+                    on_corrupt=on_corrupt,
+                    start=start,
+                    end=end,
                     overwrite=overwrite,
                     progress=sys.stderr.isatty(),
                 )

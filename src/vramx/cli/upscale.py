@@ -12,7 +12,7 @@ import click
 import vramx
 from vramx.cli.output import json_option, write_json
 from vramx.cli.session import session_options
-from vramx.cli.video import stoppable, video_options
+from vramx.cli.video import check_preview, stoppable, video_options
 from vramx.units import format_size
 
 if TYPE_CHECKING:
@@ -80,6 +80,10 @@ def upscale(
     pix_fmt: str | None,
     segment: int,
     deinterlace: str,
+    on_corrupt: str,
+    start: str | None,
+    end: str | None,
+    preview: bool,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -94,10 +98,14 @@ def upscale(
         FolderResult,
         enlarge_file,
         enlarge_folder,
+        preview_file,
         require_media_libraries,
     )
 
     require_media_libraries()
+    check_preview(preview, end)
+    if preview and source.is_dir():
+        raise click.UsageError("--preview is of a video, and IN is a folder")
     if source.is_file() and target.is_file() and not overwrite:
         raise vramx.MediaError(f"{target} exists: name another file, or give --overwrite")
     begun = time.perf_counter()
@@ -111,6 +119,16 @@ def upscale(
                 result = enlarge_folder(
                     enlarger, source, target, overwrite=overwrite, progress=progress
                 )
+            elif preview:
+                made = preview_file(
+                    enlarger,
+                    source,
+                    target,
+                    start=start,
+                    deinterlace=deinterlace,
+                    overwrite=overwrite,
+                )
+                result = FolderResult([made])
             else:
                 video = {
                     "codec": codec,
@@ -118,6 +136,9 @@ def upscale(
                     "pix_fmt": pix_fmt,
                     "segment": segment,
                     "deinterlace": deinterlace,
+                    "on_corrupt": on_corrupt,
+                    "start": start,
+                    "end": end,
                 }
                 made = enlarge_file(
                     enlarger, source, target, overwrite=overwrite, progress=progress, video=video

@@ -48,6 +48,20 @@ _OPTIONS = (
         show_default=True,
         help="Whether interlaced frames, of two moments each, become one picture.",
     ),
+    click.option(
+        "--on-corrupt",
+        type=click.Choice(["error", "skip"]),
+        default="error",
+        show_default=True,
+        help="Whether damaged frames of a video end it, or are left out and told.",
+    ),
+    click.option("--start", metavar="TIME", help="Take a video from there: seconds or HH:MM:SS."),
+    click.option("--end", metavar="TIME", help="Take a video up to there."),
+    click.option(
+        "--preview",
+        is_flag=True,
+        help="Write one frame of a video as a picture: that at --start, or one from the middle.",
+    ),
     click.option("--overwrite", is_flag=True, help="Write OUT anew if it exists."),
 )
 
@@ -57,6 +71,12 @@ def video_options(command: F) -> F:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def check_preview(preview: bool, end: str | None) -> None:
+    """Refuse options that a preview has no use for."""
+    if preview and end is not None:
+        raise click.UsageError("--preview is of one frame, that at --start: leave out --end")
 
 
 @contextlib.contextmanager

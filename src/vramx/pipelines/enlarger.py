@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -325,6 +326,9 @@ class SuperResolution:
         pix_fmt: str | None = None,
         segment: int = 240,
         deinterlace: str = "auto",
+        on_corrupt: str = "error",
+        start: float | Fraction | str | None = None,
+        end: float | Fraction | str | None = None,
         overwrite: bool = False,
         progress: bool = False,
     ) -> int:
@@ -352,6 +356,13 @@ class SuperResolution:
             What becomes of interlaced frames, whose two fields are of different moments: ``"auto"``
             makes each one picture with FFmpeg's bwdif, ``"off"`` leaves both fields in it. A
             warning tells of a video that is interlaced.
+        on_corrupt : str
+            What becomes of frames that cannot be decoded: ``"error"`` ends with the frame's time,
+            ``"skip"`` leaves them out, which a warning tells; the others keep their times.
+        start, end : float, Fraction or str, optional
+            Which part is taken: frames that are shown at `start` or after it and before `end`, in
+            seconds from where the file begins or as ``"HH:MM:SS.mmm"``. In the target the first is
+            shown at zero, and sound is cut to it in whole packets.
         overwrite : bool
             Whether the target may exist.
         progress : bool
@@ -389,9 +400,57 @@ class SuperResolution:
             pix_fmt=pix_fmt,
             segment=segment,
             deinterlace=deinterlace,
+            on_corrupt=on_corrupt,
+            start=start,
+            end=end,
             overwrite=overwrite,
             progress=progress,
         ).frames
+
+    def preview_video(
+        self,
+        source: str | Path,
+        target: str | Path,
+        *,
+        start: float | Fraction | str | None = None,
+        deinterlace: str = "auto",
+        overwrite: bool = False,
+    ) -> Way:
+        """Enlarge one frame of a video, to a picture of 8 bits a colour.
+
+        Parameters
+        ----------
+        source : str or Path
+            The video.
+        target : str or Path
+            The picture; the suffix chooses the format.
+        start, deinterlace
+            As `enlarge_video`; without `start` it is a frame from the middle.
+        overwrite : bool
+            Whether the target may exist.
+
+        Returns
+        -------
+        InTiles or InBands
+            How the frame went through; see `forecast`.
+
+        Raises
+        ------
+        MediaError
+            If a file cannot be read or written.
+        ConfigError
+            If the video does not last so long, or `deinterlace` is neither.
+        """
+        from vramx.pipelines.pictures import save_picture, writable_format
+        from vramx.pipelines.video.preview import as_image, read_frame
+
+        source, target = Path(source), Path(target)
+        check_paths(source, target, overwrite=overwrite)
+        writable_format(target)
+        frame = read_frame(source, start, deinterlace)
+        ways: dict[torch.Size, Way] = {}
+        save_picture(as_image(next(self._ready.run([frame], ways))), target)
+        return next(iter(ways.values()))
 
     @staticmethod
     def _asked(size: int | None) -> str:

@@ -128,6 +128,26 @@ def enlarge_file(
     return Enlarged(source, target, "video", frames, size, time.perf_counter() - begun)
 
 
+def preview_file(
+    enlarger: SuperResolution,
+    source: Path,
+    target: Path,
+    *,
+    start: str | None,
+    deinterlace: str,
+    overwrite: bool,
+) -> Enlarged:
+    """Enlarge one frame of a video to a picture; see `SuperResolution.preview_video`."""
+    from vramx.pipelines.pictures import upright_size
+
+    begun = time.perf_counter()
+    way = enlarger.preview_video(
+        source, target, start=start, deinterlace=deinterlace, overwrite=overwrite
+    )
+    seconds = time.perf_counter() - begun
+    return Enlarged(source, target, "picture", 1, upright_size(target), seconds, way)
+
+
 def _enlarge_picture(
     enlarger: SuperResolution, source: Path, target: Path, *, overwrite: bool, progress: bool
 ) -> Enlarged:

@@ -31,6 +31,8 @@ class SwapResult:
         Frames in which none was swapped, those without a face included.
     unfit : int
         What was taken for faces, but has landmarks that lie as no face's do.
+    lost : int
+        Frames of a video that are damaged and were left out.
     """
 
     frames: int = 0
@@ -39,6 +41,7 @@ class SwapResult:
     without_face: int = 0
     unchanged: int = 0
     unfit: int = 0
+    lost: int = 0
 
 
 @dataclass

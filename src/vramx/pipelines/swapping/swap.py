@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -270,6 +271,9 @@ class FaceSwap:
         pix_fmt: str | None = None,
         segment: int = 240,
         deinterlace: str = "auto",
+        on_corrupt: str = "error",
+        start: float | Fraction | str | None = None,
+        end: float | Fraction | str | None = None,
         overwrite: bool = False,
         progress: bool = False,
     ) -> SwapResult:
@@ -300,6 +304,13 @@ class FaceSwap:
             What becomes of interlaced frames, whose two fields are of different moments: ``"auto"``
             makes each one picture with FFmpeg's bwdif, ``"off"`` leaves both fields in it. A
             warning tells of a video that is interlaced.
+        on_corrupt : str
+            What becomes of frames that cannot be decoded: ``"error"`` ends with the frame's time,
+            ``"skip"`` leaves them out, which a warning tells; the others keep their times.
+        start, end : float, Fraction or str, optional
+            Which part is taken: frames that are shown at `start` or after it and before `end`, in
+            seconds from where the file begins or as ``"HH:MM:SS.mmm"``. In the target the first is
+            shown at zero, and sound is cut to it in whole packets.
         overwrite : bool
             Whether `out` may exist.
         progress : bool
@@ -344,10 +355,60 @@ class FaceSwap:
             pix_fmt=pix_fmt,
             segment=segment,
             deinterlace=deinterlace,
+            on_corrupt=on_corrupt,
+            start=start,
+            end=end,
             overwrite=overwrite,
             progress=progress,
         )
-        return SwapResult(**done.counts)
+        return SwapResult(**done.counts, lost=len(done.lost))
+
+    def preview_video(
+        self,
+        source: Any,
+        target: str | Path,
+        out: str | Path,
+        *,
+        start: float | Fraction | str | None = None,
+        deinterlace: str = "auto",
+        overwrite: bool = False,
+    ) -> SwapResult:
+        """Put a face into one frame of a video, and write a picture of 8 bits a colour.
+
+        Parameters
+        ----------
+        source : str, Path, PIL.Image.Image, numpy.ndarray or torch.Tensor
+            The face, as when calling.
+        target, out : str or Path
+            The video, and the picture; its suffix chooses the format.
+        start, deinterlace
+            As `swap_video`; without `start` it is a frame from the middle.
+        overwrite : bool
+            Whether `out` may exist.
+
+        Returns
+        -------
+        SwapResult
+            What was done.
+
+        Raises
+        ------
+        MediaError
+            If a file cannot be read or written.
+        NoFaceError, ConfigError, OutOfMemoryError
+            As `swap_video`.
+        """
+        from vramx.pipelines.pictures import save_picture, writable_format
+        from vramx.pipelines.video.preview import as_image, read_frame
+
+        target, out = Path(target), Path(out)
+        _check_out(source, target, out, overwrite=overwrite)
+        writable_format(out)
+        face = self._someone(source, "the source")
+        frame = read_frame(target, start, deinterlace)
+        picture, frames = next(self._run(face, [frame], lambda _: str(target)))
+        save_picture(as_image(picture), out)
+        return total(frames)
 
     def _identity(self, face: _Someone) -> dict[str, str]:
         """Describe what the results depend on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import av
@@ -34,7 +35,58 @@ class Beside(NamedTuple):
     left: list[str]
 
 
-def add_beside(source: VideoSource, original: Any, container: Any) -> Beside:
+class Cut(NamedTuple):
+    """The part of a source that is kept, in seconds.
+
+    Attributes
+    ----------
+    begin : Fraction or None
+        What becomes zero, if not all is kept up to the end.
+    end : Fraction or None
+        Where it ends, if before the source does.
+    """
+
+    begin: Fraction | None = None
+    end: Fraction | None = None
+
+    def place(self, packet: Any) -> bool:
+        """Give a packet its time in the target; tell whether it has one.
+
+        Sound is kept in whole packets. A subtitle that is shown as the part begins is kept too.
+        """
+        time, lasts = packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base
+        if self.end is not None and time >= self.end:
+            return False
+        begin = time if self.begin is None else self.begin
+        late = max(begin - time, Fraction(0))
+        if late > 0 and (packet.stream.type != "subtitle" or late >= lasts):
+            return False
+        shift = round(((self.begin or 0) - late) / packet.time_base)
+        packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+        if packet.stream.type == "subtitle" and lasts:
+            ends = time + lasts if self.end is None else min(time + lasts, self.end)
+            packet.duration = round((ends - time - late) / packet.time_base)
+        return True
+
+    def chapters(self, chapters: list[Any]) -> list[Any]:
+        """Return the chapters that the part has something of, at their times in it."""
+        kept = []
+        begin = self.begin or Fraction(0)
+        for each in chapters:
+            unit = each["time_base"]
+            first, last = each["start"] * unit, each["end"] * unit
+            if last <= begin or (self.end is not None and first >= self.end):
+                continue
+            last = last if self.end is None else min(last, self.end)
+            start = round((max(first, begin) - begin) / unit)
+            kept.append({**each, "start": start, "end": round((last - begin) / unit)})
+        return kept
+
+
+_WHOLE = Cut()
+
+
+def add_beside(source: VideoSource, original: Any, container: Any, cut: Cut = _WHOLE) -> Beside:
     """Add all that a source has beside its pictures, as far as a container can hold it.
 
     Parameters
@@ -45,6 +97,8 @@ def add_beside(source: VideoSource, original: Any, container: Any) -> Beside:
         The same, opened.
     container : av.container.OutputContainer
         Nothing is written to it yet.
+    cut : Cut
+        Which part of the source is kept.
 
     Returns
     -------
@@ -81,7 +135,7 @@ def add_beside(source: VideoSource, original: Any, container: Any) -> Beside:
             streams[each.index] = _add(each, container)
         else:
             left.append(_described(each))
-    container.set_chapters(original.chapters())
+    container.set_chapters(cut.chapters(original.chapters()))
     return Beside(streams, subtitles_left, left)
 
 
@@ -136,7 +190,7 @@ def kind_of(stream: Any) -> str:
     return stream.codec_context.name if stream.codec_context else "an unknown codec"
 
 
-def packets_beside(original: Any, streams: dict[int, Any]) -> Iterator[Any]:
+def packets_beside(original: Any, streams: dict[int, Any], cut: Cut = _WHOLE) -> Iterator[Any]:
     """Read the packets of the streams that were added.
 
     Parameters
@@ -145,17 +199,20 @@ def packets_beside(original: Any, streams: dict[int, Any]) -> Iterator[Any]:
         The source.
     streams : dict of int to av.stream.Stream
         As `add_beside` gave them.
+    cut : Cut
+        Which part of the source is kept.
 
     Yields
     ------
     av.Packet
-        As they are, each with its stream in the target.
+        As they are, each with its stream and its time in the target.
     """
     if not streams:
         return
     for packet in original.demux(*(original.streams[index] for index in streams)):
         if is_cover(packet.stream) and packet.size:
             packet.pts = packet.dts = 0
-        if packet.dts is not None:
-            packet.stream = streams[packet.stream_index]
-            yield packet
+        elif packet.dts is None or (cut != _WHOLE and not cut.place(packet)):
+            continue
+        packet.stream = streams[packet.stream_index]
+        yield packet

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from vramx.pipelines.video.joining import join
 from vramx.pipelines.video.rehearsal import rehearse
 from vramx.pipelines.video.segments import SegmentWriter
 from vramx.pipelines.video.source import VideoSource
+from vramx.pipelines.video.span import Span, Time
 from vramx.pipelines.video.work_folder import WorkFolder
 
 Frame = tuple[FrameTime, Pixels]
@@ -81,10 +83,14 @@ class VideoResult:
         How many frames the target has.
     counts : mapping of str to int
         The sums of what was counted of the frames, those from before a stop included.
+    lost : tuple of float
+        When the source's frames that are damaged and left out would have been shown, in seconds
+        from where it begins.
     """
 
     frames: int
     counts: Mapping[str, int]
+    lost: tuple[float, ...] = ()
 
 
 class _Stopped(Exception):  # noqa: N818 - it is no error
@@ -102,6 +108,9 @@ def transform_video(
     pix_fmt: str | None = None,
     segment: int = 240,
     deinterlace: str = "auto",
+    on_corrupt: str = "error",
+    start: Time = None,
+    end: Time = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> VideoResult:
@@ -122,24 +131,25 @@ def transform_video(
         order, all of one size, as they are or `Counted`. It is called anew for each segment.
     identity : mapping of str to str
         What the function's results depend on; a job goes on only where that is the same.
-    codec, options, pix_fmt, segment, deinterlace, overwrite, progress
+    codec, options, pix_fmt, segment, deinterlace, on_corrupt, start, end, overwrite, progress
         As `SuperResolution.enlarge_video`.
 
     Returns
     -------
     VideoResult
-        How many frames the target has, and what was counted.
+        How many frames the target has, what was counted, and which frames were lost.
 
     Raises
     ------
     MediaError
         If a file cannot be read or written. Finished segments stay.
     ConfigError
-        If there is no such codec, option or pixel format, or `deinterlace` is neither.
+        If there is no such codec, option or pixel format, `deinterlace` or `on_corrupt` is neither,
+        or the video does not last from `start` to `end`.
     """
     source, target = Path(source), Path(target)
     check_paths(source, target, overwrite=overwrite)
-    video = VideoSource(source, deinterlace)
+    video = VideoSource(source, deinterlace, on_corrupt, Span.of(start, end))
     encoding = Encoding(codec, dict(options or {}), video, pix_fmt)
     encoding = rehearse(target, encoding)
     job = {
@@ -150,15 +160,25 @@ def transform_video(
         "pix_fmt": pix_fmt or "the source's",
         "segment": str(as_count(segment, "segment")),
         "deinterlace": deinterlace,
+        "on_corrupt": on_corrupt,
+        "start": video.span.start_text,
+        "end": video.span.end_text,
     }
     with WorkFolder(target.with_name(target.name + ".parts"), job) as work:
         if not work.complete:
             with _progress_bar(progress, video, work.frames) as count:
                 _Run(work, encoding, segment, count).through(transform)
-            work.finish()
+            work.finish(video.lost)
         join(work, encoding, target)
-        result = VideoResult(work.frames, work.counts)
+        result = VideoResult(work.frames, work.counts, tuple(work.lost))
         work.remove()
+    if result.lost:
+        warnings.warn(
+            f"{target} lacks {len(result.lost)} frames of {source} that are damaged, the first at "
+            f"{result.lost[0]:.3f} s",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     return result
 
 

@@ -12,11 +12,12 @@ import av.error
 
 from vramx.errors import MediaError
 from vramx.pipelines.files import VIDEO_FORMATS, written_whole
-from vramx.pipelines.video.beside import add_beside, packets_beside
+from vramx.pipelines.video.beside import Cut, add_beside, packets_beside
 from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.opening import ffmpeg_name, open_video
 from vramx.pipelines.video.pixel_formats import describe
 from vramx.pipelines.video.segments import read_packets
+from vramx.pipelines.video.source import VideoSource
 from vramx.pipelines.video.work_folder import WorkFolder
 
 #: Containers whose streams' kinds are told by tags.
@@ -142,11 +143,20 @@ def _join(work: WorkFolder, encoding: Encoding, file: Path, name: str) -> None:
     ):
         container.metadata.update(source.metadata)
         video = add_pictures(template, encoding, container)
-        streams = add_beside(source, original, container).streams
-        pictures = _to(video, read_packets(work, source.time_base))
-        beside = packets_beside(original, streams)
+        cut = _cut(work, source)
+        streams = add_beside(source, original, container, cut).streams
+        begin = round((cut.begin or 0) / source.time_base)
+        pictures = _to(video, read_packets(work, source.time_base, begin))
+        beside = packets_beside(original, streams, cut)
         for packet in heapq.merge(pictures, beside, key=_seconds):
             container.mux(packet)
+
+
+def _cut(work: WorkFolder, source: VideoSource) -> Cut:
+    """Return the part of the source that the pictures are of, from its first one on."""
+    span = source.span
+    begin = work.segments[0].first * source.time_base if span.start is not None else None
+    return Cut(begin, None if span.end is None else source.begin + span.end)
 
 
 def _to(stream: Any, packets: Iterator[Any]) -> Iterator[Any]:

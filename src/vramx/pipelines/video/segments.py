@@ -90,7 +90,7 @@ class SegmentWriter:
             self._scope.__exit__(type(error), error, None)
 
 
-def read_packets(work: WorkFolder, time_base: Fraction) -> Any:
+def read_packets(work: WorkFolder, time_base: Fraction, begin: int) -> Any:
     """Read the encoded frames of all segments, with the source's times.
 
     Parameters
@@ -99,6 +99,8 @@ def read_packets(work: WorkFolder, time_base: Fraction) -> Any:
         The segments.
     time_base : Fraction
         The unit of times.
+    begin : int
+        What of the source's times is zero.
 
     Yields
     ------
@@ -124,7 +126,7 @@ def read_packets(work: WorkFolder, time_base: Fraction) -> Any:
                     continue
                 to_source = packet.time_base / time_base
                 packet.duration = round(packet.duration * to_source)
-                packet.pts = packet.dts = segment.first + round(packet.pts * to_source)
+                packet.pts = packet.dts = segment.first - begin + round(packet.pts * to_source)
                 packet.time_base = time_base
                 count += 1
                 yield packet

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,6 +22,7 @@ from vramx.pipelines.video.interlacing import Deinterlacer
 from vramx.pipelines.video.light import left_of, light_of
 from vramx.pipelines.video.opening import open_video, reason
 from vramx.pipelines.video.pixel_formats import readable
+from vramx.pipelines.video.span import Span
 
 #: What is hashed at each end of a file to know it again.
 _SAMPLE = 2**20
@@ -34,6 +36,8 @@ _MATRICES = (1, 4, 5, 6, 7, 9)
 _SAID = ("language", "title", "timecode")
 
 Deinterlace = Literal["auto", "off"]
+OnCorrupt = Literal["error", "skip"]
+_WHOLE = Span()
 
 
 class VideoSource:
@@ -46,6 +50,11 @@ class VideoSource:
     deinterlace : str
         What becomes of frames that are marked as interlaced: ``"auto"`` makes each one picture,
         ``"off"`` leaves both fields in it.
+    on_corrupt : str
+        What becomes of frames that cannot be decoded: ``"error"`` ends there, ``"skip"`` leaves
+        them out.
+    span : Span
+        Which frames are read.
 
     Attributes
     ----------
@@ -65,6 +74,13 @@ class VideoSource:
         The matrix between its colours and RGB.
     full_range : bool
         Whether black and white are the least and the largest value.
+    begin : Fraction
+        Where the file begins, in seconds.
+    middle : Fraction or None
+        A moment in the middle, in seconds from there, where the file says how long it lasts.
+    lost : list of Fraction
+        When frames that were left out would have been shown, in seconds from there; known once
+        `frames` has ended.
     light : Light
         HDR10's static metadata.
     beside_frames : list of str
@@ -76,13 +92,24 @@ class VideoSource:
         If it cannot be read, has no video, or one with alpha, a palette or colours that cannot be
         converted.
     ConfigError
-        If `deinterlace` is neither.
+        If `deinterlace` or `on_corrupt` is neither, or the video does not last as long as the span.
     """
 
-    def __init__(self, path: Path, deinterlace: str = "auto") -> None:
+    def __init__(
+        self,
+        path: Path,
+        deinterlace: str = "auto",
+        on_corrupt: str = "error",
+        span: Span = _WHOLE,
+    ) -> None:
         if deinterlace not in get_args(Deinterlace):
             raise ConfigError(f"deinterlace {deinterlace!r} is not one of 'auto', 'off'")
+        if on_corrupt not in get_args(OnCorrupt):
+            raise ConfigError(f"on_corrupt {on_corrupt!r} is not one of 'error', 'skip'")
         self.path = path
+        self.span = span
+        self.lost: list[Fraction] = []
+        self._skips = on_corrupt == "skip"
         self.deinterlace = deinterlace
         with self.opened() as container:
             stream = self._stream(container)
@@ -93,16 +120,28 @@ class VideoSource:
             self.time_base = stream.time_base
             self.rate = frame_rate(stream)
             self.height, self.width = context.height, context.width
-            length = Clock(path, container, stream).length
-            self.frame_count = stream.frames or (round(length * self.rate) if length else None)
+            clock = Clock(path, container, stream)
+            self.begin = clock.start
+            self.frame_count = stream.frames or None
+            self.middle: Fraction | None = None
+            if clock.length is not None:
+                length = clock.end - clock.start
+                span.check(path, length, 1 / self.rate)
+                self.middle = max(length / 2 - 1 / self.rate, Fraction(0))
+                if span != _WHOLE or self.frame_count is None:
+                    shown = min(span.end or length, length) - (span.start or 0)
+                    self.frame_count = round(shown * self.rate)
             self.colorspace = self._matrix(context)
             self.color_primaries, self.color_trc = context.color_primaries, context.color_trc
             self.metadata = dict(container.metadata)
             self.index, self.disposition = stream.index, stream.disposition
-            self.said = {key: stream.metadata[key] for key in _SAID if key in stream.metadata}
+            kept = _SAID if span.start is None else _SAID[:2]
+            self.said = {key: stream.metadata[key] for key in kept if key in stream.metadata}
             first = self._first_frame(container, stream)
             self.full_range = is_full(first)
             self.light, self.beside_frames = light_of(first), left_of(first)
+            if span.start is not None and "timecode" in stream.metadata:
+                self.beside_frames.append("time codes, which begin elsewhere")
             self._turns = round(first.rotation / 90) % 4
             if self._turns % 2:
                 self.pixels = self.pixels.turned()
@@ -115,13 +154,16 @@ class VideoSource:
         return np.uint16 if self.pixels.depth > 8 else np.uint8
 
     def _first_frame(self, container: Any, stream: Any) -> Any:
-        try:
-            first = next(container.decode(stream), None)
-        except (av.error.FFmpegError, OSError) as error:
-            raise MediaError(f"{self.path} cannot be decoded: {reason(error)}") from error
-        if first is None:
-            raise MediaError(f"{self.path} has no frame that can be decoded")
-        return first
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except (av.error.FFmpegError, OSError) as error:
+                if self._skips:
+                    continue
+                raise MediaError(f"{self.path} cannot be decoded: {reason(error)}") from error
+            if frames:
+                return frames[0]
+        raise MediaError(f"{self.path} has no frame that can be decoded")
 
     def opened(self) -> Any:
         """Open the file once more; a context manager."""
@@ -157,8 +199,14 @@ class VideoSource:
             digest.update(file.read(_SAMPLE))
         return digest.hexdigest()
 
-    def frames(self) -> Iterator[tuple[FrameTime, Pixels]]:
-        """Decode from the start.
+    def frames(self, *, seek: bool = False) -> Iterator[tuple[FrameTime, Pixels]]:
+        """Decode the frames of the span.
+
+        Parameters
+        ----------
+        seek : bool
+            Whether to begin near the span, which is fast, rather than with the file, which is exact
+            in every kind of file.
 
         Yields
         ------
@@ -176,19 +224,46 @@ class VideoSource:
         """
         with self.opened() as container:
             stream = self._stream(container)
-            stream.thread_type = "AUTO"
-            clock = Clock(self.path, container, stream)
+            # Threads that decode several frames at once tell of a damaged one later than it comes.
+            stream.thread_type = "SLICE" if self._skips else "AUTO"
+            clock = Clock(self.path, container, stream, skips=self._skips)
+            if seek and self.span.start and clock.seekable:
+                first = round((self.begin + self.span.start) / self.time_base)
+                container.seek(first, stream=stream)
             reformatter = VideoReformatter()
             count = 0
             try:
-                for frame, time in self._whole(clock.frames()):
+                for frame, time in self._within(self._whole(clock.frames())):
                     yield time, self._upright(frame, reformatter)
                     count += 1
             except (av.error.FFmpegError, OSError) as error:
                 raise MediaError(
-                    f"{self.path} cannot be decoded after {count} frames: {reason(error)}"
+                    f"{self.path} cannot be decoded after {count} frames: {reason(error)}; "
+                    "on_corrupt='skip' leaves out what is damaged"
                 ) from error
-            clock.check_end()
+            if self.span.end is None:
+                clock.check_end()
+            if count == 0:
+                raise MediaError(
+                    f"{self.path} has no frame between start {self.span.start_text} and end "
+                    f"{self.span.end_text}"
+                )
+            lost = [time - self.begin for time in clock.lost]
+            self.lost = sorted(time for time in lost if self._is_in(time))
+
+    def _within(self, frames: Iterator[Timed]) -> Iterator[Timed]:
+        """Pass by the frames before the span, and end with it."""
+        for frame, time in frames:
+            shown = time.pts * self.time_base - self.begin
+            if self.span.end is not None and shown >= self.span.end:
+                return
+            if self._is_in(shown):
+                yield frame, time
+
+    def _is_in(self, time: Fraction) -> bool:
+        """Tell whether a time in seconds from where the file begins is in the span."""
+        start, end = self.span.start, self.span.end
+        return (start is None or time >= start) and (end is None or time < end)
 
     def _whole(self, frames: Iterator[Timed]) -> Iterator[Timed]:
         """Deinterlace from the first frame on that asks for it."""

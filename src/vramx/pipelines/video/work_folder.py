@@ -6,9 +6,10 @@ import fcntl
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
@@ -60,6 +61,7 @@ class WorkFolder:
         self.path = path
         self.segments: list[Segment] = []
         self.complete = False
+        self.lost: list[float] = []
         self._job = dict(job)
         self._manifest = path / "manifest.json"
         self._scope = ExitStack()
@@ -100,6 +102,7 @@ class WorkFolder:
         try:
             content = json.loads(self._manifest.read_text(encoding="utf-8"))
             job, self.complete = content["job"], bool(content["complete"])
+            self.lost = [float(time) for time in content.get("lost", [])]
             self.segments = [Segment(**each) for each in content["segments"]]
         except (ValueError, KeyError, TypeError) as error:
             raise MediaError(f"{self._manifest} is damaged ({error}): {remedy}") from error
@@ -121,6 +124,7 @@ class WorkFolder:
         content = {
             "job": self._job,
             "complete": self.complete,
+            "lost": self.lost,
             "segments": [asdict(each) for each in self.segments],
         }
         with written_whole(self._manifest) as file:
@@ -141,9 +145,9 @@ class WorkFolder:
         self.segments.append(segment)
         self._save()
 
-    def finish(self) -> None:
-        """Note that there is no more to come."""
-        self.complete = True
+    def finish(self, lost: Iterable[Fraction]) -> None:
+        """Note that there is no more to come, and when frames are missing, in seconds."""
+        self.complete, self.lost = True, [float(time) for time in lost]
         self._save()
 
     def remove(self) -> None:

@@ -1,0 +1,116 @@
+"""The part of a video that is asked for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from vramx.errors import ConfigError
+
+#: Seconds, or ``"HH:MM:SS.mmm"``.
+Time = float | Fraction | str | None
+#: ``[[HH:]MM:]SS[.mmm]``.
+_CLOCK = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?|\.\d+)")
+
+
+@dataclass(frozen=True)
+class Span:
+    """From when to when, in seconds from where the file begins.
+
+    Attributes
+    ----------
+    start : Fraction or None
+        The first moment; None begins with the file.
+    end : Fraction or None
+        The moment after the last; None ends with the file.
+    """
+
+    start: Fraction | None = None
+    end: Fraction | None = None
+
+    @classmethod
+    def of(cls, start: Time, end: Time) -> Span:
+        """Take the arguments of a user.
+
+        Raises
+        ------
+        ConfigError
+            If one is no time, or the end is not after the start.
+        """
+        span = cls(as_seconds(start, "start"), as_seconds(end, "end"))
+        if span.end is not None and span.end <= (span.start or 0):
+            raise ConfigError(
+                f"end {span.end_text} is not after start {span.start_text}: no frame is between"
+            )
+        return span
+
+    @property
+    def start_text(self) -> str:
+        """The start in words."""
+        return "of the file" if self.start is None else f"{float(self.start)} s"
+
+    @property
+    def end_text(self) -> str:
+        """The end in words."""
+        return "of the file" if self.end is None else f"{float(self.end)} s"
+
+    def check(self, path: object, length: Fraction, frame: Fraction) -> None:
+        """See that a video lasts as long.
+
+        Parameters
+        ----------
+        path : Path
+            What messages name.
+        length, frame : Fraction
+            How long the video and a frame of it last.
+
+        Raises
+        ------
+        ConfigError
+            If it does not.
+        """
+        if self.start is not None and self.start >= length:
+            raise ConfigError(
+                f"start {self.start_text} is not in {path}, which lasts {float(length):.3f} s"
+            )
+        if self.end is not None and self.end > length + frame:
+            raise ConfigError(
+                f"end {self.end_text} is not in {path}, which lasts {float(length):.3f} s"
+            )
+
+
+def as_seconds(given: Any, name: str) -> Fraction | None:
+    """Return a time in seconds, exactly as it was written.
+
+    Parameters
+    ----------
+    given : int, float, Fraction, str or None
+        Seconds, or ``"HH:MM:SS.mmm"``, whose hours and minutes may be left out.
+    name : str
+        What it is called in a message.
+
+    Returns
+    -------
+    Fraction or None
+        The time; None of None.
+
+    Raises
+    ------
+    ConfigError
+        If it is no time.
+    """
+    if given is None or isinstance(given, Fraction):
+        time = given
+    else:
+        parts = None if isinstance(given, bool) else _CLOCK.fullmatch(str(given).strip())
+        if parts is None:
+            raise ConfigError(
+                f"{name} {given!r} is no time: give seconds from 0 up, or HH:MM:SS.mmm"
+            )
+        hours, minutes, seconds = parts.groups(default="0")
+        time = 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
+    if time is not None and time < 0:
+        raise ConfigError(f"{name} {given!r} is before the video begins: give 0 or more")
+    return time
