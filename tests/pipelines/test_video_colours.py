@@ -67,6 +67,7 @@ def test_white_is_the_largest_value_of_an_array_and_black_is_zero(
     [
         ("libx264", None, "yuv422p10le"),
         ("libx264", "yuv420p", "yuv420p"),
+        ("libx264", "nv12", "yuv420p"),
         ("libx265", "yuv444p12le", "yuv444p12le"),
         ("mpeg4", "yuv420p", "yuv420p"),
     ],
@@ -100,6 +101,28 @@ def test_a_pixel_format_that_an_encoder_lacks_is_told_before_the_work(
     with pytest.raises(vramx.ConfigError, match=message):
         transform_video(source, tmp_path / "o.mkv", never, identity={}, codec=codec, pix_fmt=asked)
     assert [*tmp_path.iterdir()] == [source]
+
+
+@pytest.mark.parametrize(
+    ("scale", "asked", "message"),
+    [(1, "yuv420p", r"cannot hold 63x47 pixels, .*: one of .*yuv444p"), (2, "yuv420p", "worked")],
+)
+def test_a_pixel_format_that_cannot_hold_an_odd_size_is_told_before_the_work(
+    tmp_path: Path, scale: int, asked: str, message: str
+) -> None:
+    source = replace(DEEP, source=".mkv", codec="ffv1", metadata="odd size").write(tmp_path)
+    with pytest.raises((vramx.ConfigError, AssertionError), match=message):
+        transform_video(source, tmp_path / "o.mp4", never, identity={}, scale=scale, pix_fmt=asked)
+
+
+def test_frames_of_an_odd_size_in_an_encoder_without_full_chroma_are_told_before_the_work(
+    tmp_path: Path,
+) -> None:
+    tried = replace(DEEP, source=".mkv", codec="ffv1", pixels="yuv420p", metadata="odd size")
+    with pytest.raises(vramx.ConfigError, match=r"holds 63x47 pixels .* another codec"):
+        transform_video(
+            tried.write(tmp_path), tmp_path / "o.mp4", never, identity={}, scale=1, codec="mpeg4"
+        )
 
 
 def test_a_job_goes_on_with_its_pixel_format_alone(tmp_path: Path) -> None:

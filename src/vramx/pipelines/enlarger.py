@@ -395,6 +395,7 @@ class SuperResolution:
             target,
             self._ready.run,
             identity=identity,
+            scale=self.scale,
             codec=codec,
             options=options,
             pix_fmt=pix_fmt,

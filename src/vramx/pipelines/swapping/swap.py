@@ -350,6 +350,7 @@ class FaceSwap:
             out,
             swap,
             identity=self._identity(face),
+            scale=1,
             codec=codec,
             options=options,
             pix_fmt=pix_fmt,

@@ -18,6 +18,8 @@ Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 #: Conversions between RGB and what codecs take round; otherwise each darkens a little.
 #: swscale's flags bicubic, accurate rounding, full chroma both ways; PyAV names them since 17.
 _EXACT = 0x4 | 0x40000 | 0x2000 | 0x4000
+#: Formats of 16 bits, by how many pixels share a chroma sample.
+_DEEPER = {(1, 1): "yuv444p16le", (2, 1): "yuv422p16le", (2, 2): "yuv420p16le"}
 _GREY = re.compile(r"gray(\d+le)?")
 
 
@@ -112,20 +114,17 @@ def from_rgb(
     rows: Any = np.ascontiguousarray(rgb)
     given = av.VideoFrame.from_numpy_buffer(rows, format="rgb48le" if deep else "rgb24")
     # swscale widens to full range in 15 bits and does not round: it is done here, from 16 bits.
-    widened = full and not pixels.rgb
+    deeper = _DEEPER.get((pixels.across, pixels.down)) if pixels.name.startswith("yuv") else None
+    widened = full and deeper is not None
     converted: Any = reformatter.reformat(
         given,
-        format=f"yuv{_subsampling(pixels)}p16le" if widened else pixels.name,
+        format=deeper if widened else pixels.name,
         dst_colorspace=colorspace,
         src_color_range=ColorRange.JPEG,
-        dst_color_range=ColorRange.MPEG,
+        dst_color_range=ColorRange.JPEG if full and not widened else ColorRange.MPEG,
         interpolation=_EXACT,
     )
     return _widened(converted, pixels) if widened else converted
-
-
-def _subsampling(pixels: PixelFormat) -> str:
-    return {(1, 1): "444", (2, 1): "422", (2, 2): "420"}.get((pixels.across, pixels.down), "444")
 
 
 def _widened(frame: Any, pixels: PixelFormat) -> Any:

@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,6 +103,7 @@ def transform_video(
     transform: Transform,
     *,
     identity: Mapping[str, str],
+    scale: int | None = None,
     codec: str = "libx264",
     options: Mapping[str, str] | None = None,
     pix_fmt: str | None = None,
@@ -131,6 +132,9 @@ def transform_video(
         order, all of one size, as they are or `Counted`. It is called anew for each segment.
     identity : mapping of str to str
         What the function's results depend on; a job goes on only where that is the same.
+    scale : int, optional
+        How much larger frames become, if that is known: a pixel format that cannot hold frames of
+        that size is an error before the work.
     codec, options, pix_fmt, segment, deinterlace, on_corrupt, start, end, overwrite, progress
         As `SuperResolution.enlarge_video`.
 
@@ -151,6 +155,9 @@ def transform_video(
     check_paths(source, target, overwrite=overwrite)
     video = VideoSource(source, deinterlace, on_corrupt, Span.of(start, end))
     encoding = Encoding(codec, dict(options or {}), video, pix_fmt)
+    if scale is not None:
+        height, width = (scale * side for side in video.upright_size)
+        encoding = replace(encoding, pix_fmt=encoding.pixel_format(height, width).name)
     encoding = rehearse(target, encoding)
     job = {
         **identity,

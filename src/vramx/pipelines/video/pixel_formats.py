@@ -10,9 +10,9 @@ from av.video.format import VideoFormat
 
 from vramx.errors import ConfigError, MediaError
 
-#: Planes of YUV or RGB in bytes or little-endian words; what encoders take besides are the same
-#: colours stored in another way.
-_PLAIN = re.compile(r"(yuvj?4\d\dp|gbrp)(\d+le)?")
+#: Planes of YUV or RGB in bytes or little-endian words, and those of encoders in hardware, whose
+#: chroma share one; what encoders take besides are the same colours stored in another way.
+_PLAIN = re.compile(r"(yuvj?4\d\dp|gbrp)(\d+le)?|nv12|nv16|p[02]1[026]le")
 #: The deepest colours that fit in arrays of uint16.
 _DEEPEST = 16
 
@@ -94,7 +94,7 @@ def readable(path: object, pixels: VideoFormat | None) -> PixelFormat:
 
 
 def taken(codec: str) -> list[PixelFormat]:
-    """Return the formats of three planes that an encoder takes, in its own order.
+    """Return the formats of usual planes that an encoder takes, in its own order.
 
     Parameters
     ----------

@@ -149,6 +149,12 @@ class VideoSource:
             self.aspect = 1 / aspect if aspect and self._turns % 2 else aspect
 
     @property
+    def upright_size(self) -> tuple[int, int]:
+        """The height and width of its frames as arrays."""
+        size = (self.height, self.width)
+        return size[::-1] if self._turns % 2 else size
+
+    @property
     def dtype(self) -> type[np.unsignedinteger[Any]]:
         """The type of its frames as arrays."""
         return np.uint16 if self.pixels.depth > 8 else np.uint8
