@@ -16,7 +16,13 @@ FRAMES = 5
 #: Candelas a square metre and chromaticities of a usual HDR10 display, as x265 wants them.
 DISPLAY = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
 #: Matrix, primaries and transfer, by FFmpeg's numbers.
-COLOURS = {"": (2, 2, 2), "BT.709": (1, 1, 1), "PQ": (9, 9, 16), "HLG": (9, 9, 18)}
+COLOURS = {
+    "": (2, 2, 2),
+    "BT.709": (1, 1, 1),
+    "PQ": (9, 9, 16),
+    "HLG": (9, 9, 18),
+    "DCI-P3": (2, 11, 2),
+}
 QUIET = {"x265-params": "log-level=none:lossless=1"}
 LOSSLESS: Mapping[str, Mapping[str, str]] = {
     "libx264": {"qp": "0"},
@@ -181,6 +187,7 @@ TRIED = [
     T(".avi", "utvideo", "yuv444p", ".mp4", _X264, "yuv444p", sound="pcm_s16le"),
     T(".mkv", "ffv1", "yuv420p", ".mkv", "ffv1", "yuv420p", sound="flac"),
     T(".mkv", "ffv1", "yuv420p", ".mkv", "ffv1", "yuv444p", metadata="odd size", error=0.5),
+    T(".mkv", "ffv1", "yuv420p", ".mkv", "ffv1", "yuv420p", metadata="DCI-P3", full=True),
     T(".mkv", "ffv1", "yuv411p", ".mkv", "ffv1", "yuv411p"),
     T(".mkv", "ffv1", "yuv420p16le", ".mkv", "ffv1", "yuv420p16le"),
     T(".mkv", "ffv1", "yuv444p16le", ".mkv", "ffv1", "yuv444p16le", full=True),

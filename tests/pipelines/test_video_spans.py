@@ -143,8 +143,11 @@ def damage(path: Path, number: int) -> Fraction:
         time, first, size = packet.pts * packet.time_base, packet.pos, packet.size
         time = packet.dts * packet.time_base if path.suffix == ".avi" else time
     content = bytearray(path.read_bytes())
-    for place in range(first + size // 3, first + size, 7):
-        content[place] ^= 0xFF
+    if path.suffix == ".avi":  # no frame at all, and not a damaged one
+        content[first + 8 : first + size] = bytes(size - 8)
+    else:
+        for place in range(first + size // 3, first + size, 7):
+            content[place] ^= 0xFF
     path.write_bytes(content)
     return Fraction(time)
 
