@@ -196,6 +196,13 @@ def test_what_else_is_in_a_file_is_copied_or_told(
     assert files_within(tmp_path / target) == kept
 
 
+def test_time_codes_that_begin_before_a_part_are_told(tmp_path: Path) -> None:
+    write_with(tmp_path / "in.mov", add_timecode)
+    with pytest.warns(RuntimeWarning, match=r"o\.mov has no time codes, since "):
+        transform_video(tmp_path / "in.mov", tmp_path / "o.mov", same, identity={}, start=0.05)
+    assert files_within(tmp_path / "o.mov") == []
+
+
 def test_a_second_camera_in_a_file_is_told(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "in.mkv"), "w") as container:
         cameras = [container.add_stream("mpeg4", rate=25) for _ in range(2)]

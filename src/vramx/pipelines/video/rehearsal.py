@@ -73,6 +73,8 @@ def rehearse(target: Path, encoding: Encoding) -> Encoding:
         _warn(f"{target} has no subtitles, since {name} cannot hold {kinds}: try .mkv")
     if beside.left:
         _warn(f"{target} is without {', '.join(beside.left)}, which {name} cannot hold")
+    if encoding.source.timecode_left:
+        _warn(f"{target} has no time codes, since those of its source begin before its first frame")
     frame = _made(segment, name, encoding)
     lost = _lost(frame, encoding)
     if encoding.source.full_range and not (is_full(frame) or frame.format.is_rgb):

@@ -81,6 +81,8 @@ class VideoSource:
     lost : list of Fraction
         When frames that were left out would have been shown, in seconds from there; known once
         `frames` has ended.
+    timecode_left : bool
+        Whether it has time codes that are not kept, since they begin before the span.
     light : Light
         HDR10's static metadata.
     beside_frames : list of str
@@ -140,8 +142,7 @@ class VideoSource:
             first = self._first_frame(container, stream)
             self.full_range = is_full(first)
             self.light, self.beside_frames = light_of(first), left_of(first)
-            if span.start is not None and "timecode" in stream.metadata:
-                self.beside_frames.append("time codes, which begin elsewhere")
+            self.timecode_left = "timecode" in stream.metadata and "timecode" not in kept
             self._turns = round(first.rotation / 90) % 4
             if self._turns % 2:
                 self.pixels = self.pixels.turned()
