@@ -16,6 +16,7 @@ av = pytest.importorskip("av")
 pytest.importorskip("skimage.data")
 
 from vramx.pipelines.video import VideoSource, transform_video  # noqa: E402
+from vramx.pipelines.video.light import Light, left_of, light_of  # noqa: E402
 
 from .clip_table import LOSSLESS, TRIED, Tried  # noqa: E402
 from .clips import read_clip, write_clip  # noqa: E402
@@ -177,6 +178,16 @@ def test_what_a_display_is_said_to_be_can_be_given_to_the_encoder(tmp_path: Path
             source, tmp_path / "o.mp4", same, identity={}, codec="libx265", options=options
         )
     assert VideoSource(tmp_path / "o.mp4").light.levels == (700, 300)
+
+
+def test_data_of_a_kind_that_is_not_known_are_told_and_no_end() -> None:
+    class Frame:
+        @property
+        def side_data(self) -> Any:
+            raise ValueError("33 is not a valid Type")
+
+    assert light_of(Frame()) == Light()
+    assert left_of(Frame()) == ["data of a kind that PyAV does not know"]
 
 
 def test_faces_are_swapped_in_frames_of_more_than_8_bits(tmp_path: Path) -> None:

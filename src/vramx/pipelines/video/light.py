@@ -122,10 +122,19 @@ def _written(display: Display, codec: str) -> str:
     return f"G({green})B({blue})R({red})WP({white}){light}"
 
 
+def _side_data(frame: Any) -> list[Any] | None:
+    """Return what goes with a frame; None where PyAV refuses a kind that FFmpeg has since added."""
+    try:
+        data = frame.side_data
+        return [data[place] for place in range(len(data))]  # its iterator differs by version
+    except ValueError:
+        return None
+
+
 def light_of(frame: Any) -> Light:
     """Read what a decoded frame says."""
     display = levels = None
-    for each in frame.side_data:
+    for each in _side_data(frame) or ():
         if each.type == Type.MASTERING_DISPLAY_METADATA:
             *numbers, has_colours, has_light = _DISPLAY.unpack_from(bytes(each))
             pairs = zip(numbers[::2], numbers[1::2], strict=True)
@@ -140,5 +149,8 @@ def light_of(frame: Any) -> Light:
 
 def left_of(frame: Any) -> list[str]:
     """Tell in words what goes with a decoded frame and is not kept."""
-    kinds = {each.type.name for each in frame.side_data}
+    data = _side_data(frame)
+    if data is None:
+        return ["data of a kind that PyAV does not know"]
+    kinds = {each.type.name for each in data}
     return list(dict.fromkeys(text for kind, text in _OF_FRAMES.items() if kind in kinds))
