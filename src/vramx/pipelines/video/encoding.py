@@ -108,8 +108,9 @@ class Encoding:
         pixels = describe(stream.format)
         full = self.color_range(pixels) == ColorRange.JPEG
         frame = from_rgb(rgb, pixels, source.colorspace, full, self._reformatter)
-        # Some encoders write what frames say, and not what the stream says.
-        frame.color_primaries, frame.color_trc = source.color_primaries, source.color_trc
+        if hasattr(frame, "color_trc"):  # PyAV has it since 17; a rehearsal tells what is lost
+            # Some encoders write what frames say, and not what the stream says.
+            frame.color_primaries, frame.color_trc = source.color_primaries, source.color_trc
         return frame
 
 

@@ -75,8 +75,8 @@ def rehearse(target: Path, encoding: Encoding) -> Encoding:
         _warn(f"{target} is without {', '.join(beside.left)}, which {name} cannot hold")
     if encoding.source.timecode_left:
         _warn(f"{target} has no time codes, since those of its source begin before its first frame")
-    frame = _made(segment, name, encoding)
-    lost = _lost(frame, encoding)
+    frame, context = _made(segment, name, encoding)
+    lost = _lost(frame, context, encoding)
     if encoding.source.full_range and not (is_full(frame) or frame.format.is_rgb):
         encoding = replace(encoding, keeps_range=False)
         lost.append("its full range, which becomes limited")
@@ -88,8 +88,8 @@ def rehearse(target: Path, encoding: Encoding) -> Encoding:
     return encoding
 
 
-def _made(segment: io.BytesIO, name: str, encoding: Encoding) -> Any:
-    """Return a frame as it will be read from the target."""
+def _made(segment: io.BytesIO, name: str, encoding: Encoding) -> tuple[Any, Any]:
+    """Return a frame as it will be read from the target, and what decoded it."""
     segment.seek(0)
     made = io.BytesIO()
     with av.open(segment) as template, open_target(made, name) as container:
@@ -100,20 +100,20 @@ def _made(segment: io.BytesIO, name: str, encoding: Encoding) -> Any:
                 container.mux(packet)
     made.seek(0)
     with av.open(made) as container:
-        return next(container.decode(video=0))
+        return next(container.decode(video=0)), container.streams.video[0].codec_context
 
 
 def _warn(text: str) -> None:
     warnings.warn(text, RuntimeWarning, stacklevel=5)
 
 
-def _lost(frame: Any, encoding: Encoding) -> list[str]:
+def _lost(frame: Any, context: Any, encoding: Encoding) -> list[str]:
     """Tell what of the source's colours and light encoded frames do not say."""
     source = encoding.source
     lost = source.light.lacks(light_of(frame)) + source.beside_frames
-    if source.color_primaries not in (frame.color_primaries, *_SAYS_NOTHING):
+    if source.color_primaries not in (context.color_primaries, *_SAYS_NOTHING):
         lost.append("its primaries")
-    if source.color_trc not in (frame.color_trc, *_SAYS_NOTHING):
+    if source.color_trc not in (context.color_trc, *_SAYS_NOTHING):
         lost.append("its transfer")
     return lost
 
