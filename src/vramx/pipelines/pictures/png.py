@@ -39,7 +39,7 @@ class PngWriter:
         self._deep = layout.dtype.itemsize == 2
         self._step = layout.channels * layout.dtype.itemsize
         self._above: Bytes = np.zeros((1, layout.width * self._step), np.uint8)
-        self._stream = zlib.compressobj()
+        self._stream = zlib.compressobj(6, zlib.DEFLATED, 15, 8, zlib.Z_FILTERED)
         file.write(_SIGNATURE)
         bits, kind = 8 * layout.dtype.itemsize, _COLOUR_TYPES[layout.channels - 1]
         self._chunk(

@@ -15,7 +15,7 @@ from vramx.pipelines.upscaling.sizing import PICTURES, WHOLE, Sizes
 from vramx.pipelines.upscaling.ways import Count, Finish, InBands, InTiles, Put, Runner, Way
 
 #: Values that are finished at once: copies of them are made.
-_AT_ONCE = 2**23
+_AT_ONCE = 2**21
 
 
 class Engine:
