@@ -193,20 +193,36 @@ def test_a_profile_that_cannot_be_used_is_told(sr: Any, tmp_path: Path, profile:
         assert np.abs(np.asarray(made)[0, 0].astype(int) - (255, 0, 0)).max() < 3
 
 
-def test_heic_without_its_package_is_named_with_what_installs_it(
-    sr: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("suffix", "brand", "needed"),
+    [
+        (".heic", b"heic", r"pip install 'vramx\[heic\]'"),
+        (".avif", b"avif", "Pillow 11.3 or newer"),
+    ],
+)
+def test_a_format_without_its_package_is_named_with_what_installs_it(
+    sr: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+    brand: bytes,
+    needed: str,
 ) -> None:
     monkeypatch.setattr(formats, "_formats", Image.registered_extensions)
+    Image.init()
+    kind = {".heic": "HEIF", ".avif": "AVIF"}[suffix]
+    monkeypatch.setattr(Image, "ID", [each for each in Image.ID if each != kind])
     for registry in (Image.OPEN, Image.SAVE, Image.EXTENSION):
-        for name in [name for name in registry if "hei" in name.lower() or name == ".hif"]:
-            monkeypatch.delitem(registry, name)
-    (tmp_path / "in.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+        monkeypatch.delitem(registry, suffix if registry is Image.EXTENSION else kind, False)
+    (source := tmp_path / f"in{suffix}").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(40))
     Image.new("L", (8, 8)).save(tmp_path / "in.png")
-    for source, target in (("in.heic", "out.png"), ("in.png", "out.heic")):
-        with pytest.raises(vramx.MediaError, match=r"pip install 'vramx\[heic\]'"):
-            sr.enlarge_picture(tmp_path / source, tmp_path / target)
-    assert formats.is_picture_file(tmp_path / "in.heic")
-    assert formats.is_named_as_picture(tmp_path / "in.heic")
+    for one, other in ((source.name, "out.png"), ("in.png", f"out{suffix}")):
+        with pytest.raises(vramx.MediaError, match=needed):
+            sr.enlarge_picture(tmp_path / one, tmp_path / other)
+    with pytest.raises(vramx.ConfigError, match=needed):
+        sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.png", format=suffix)
+    assert formats.is_picture_file(source)
+    assert formats.is_named_as_picture(source)
 
 
 def test_nothing_is_told_of_what_is_kept(sr: Any, tmp_path: Path) -> None:

@@ -35,8 +35,11 @@ _WITH_ALPHA = "PNG, TIFF, WebP and AVIF have alpha"
 #: What Pillow knows of but has no pixels of by itself: data, videos, and programs for a printer.
 _NOT_READ = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
+_AVIF_SUFFIXES = (".avif", ".avifs")
 _NEEDS_HEIF = "HEIC needs pillow-heif: pip install 'vramx[heic]'"
+_NEEDS_AVIF = "AVIF needs Pillow 11.3 or newer with it: pip install -U pillow"
 
 
 class Layout(NamedTuple):
@@ -99,8 +102,8 @@ def writable_format(path: Path, asked: str | None = None) -> str:
             f"{path} is named as a video, but what is read is a picture: try .png, or .gif and "
             ".webp for moving ones"
         )
-    if suffix in _HEIF_SUFFIXES and name is None:
-        raise MediaError(f"{path} cannot be written: {_NEEDS_HEIF}")
+    if (needed := _missing(suffix)) is not None:
+        raise MediaError(f"{path} cannot be written: {needed}")
     if name is None or name not in Image.SAVE:
         raise MediaError(f"{path}: {path.suffix!r} is no picture format; try .png")
     if wanted is not None and name != wanted:
@@ -115,13 +118,22 @@ def format_named(asked: str) -> str:
     """Return Pillow's name of a format that can be written, by a suffix that it has."""
     suffix = suffix_of(asked)
     name = _formats().get(suffix)
-    if name is None and suffix in _HEIF_SUFFIXES:
-        raise ConfigError(_NEEDS_HEIF)
+    if (needed := _missing(suffix)) is not None:
+        raise ConfigError(needed)
     if name is None or name not in Image.SAVE:
         raise ConfigError(
             f"{asked!r} is no picture format: png, tiff, jpeg, webp, avif and heic are some"
         )
     return name
+
+
+def _missing(suffix: str) -> str | None:
+    """Say what a format needs that is not installed, by a suffix of it."""
+    if _formats().get(suffix) in Image.SAVE:
+        return None
+    if suffix in _HEIF_SUFFIXES:
+        return _NEEDS_HEIF
+    return _NEEDS_AVIF if suffix in _AVIF_SUFFIXES else None
 
 
 def suffix_of(asked: str) -> str:
@@ -140,7 +152,7 @@ def is_picture_file(path: Path) -> bool:
         return True
     except Exception:  # whatever Pillow's readers meet in other kinds of files
         try:
-            return is_heif(path) or is_tiff(path)
+            return _of_brand(path) is not None or is_tiff(path)
         except OSError:
             return False
 
@@ -148,14 +160,18 @@ def is_picture_file(path: Path) -> bool:
 def is_named_as_picture(path: Path) -> bool:
     """Tell whether a file's suffix promises a picture that can be read."""
     suffix = path.suffix.lower()
-    return _formats().get(suffix) in readable() or suffix in _HEIF_SUFFIXES
+    return _formats().get(suffix) in readable() or _missing(suffix) is not None
 
 
-def is_heif(path: Path) -> bool:
-    """Tell by its first bytes whether a file is HEIC."""
+def _of_brand(path: Path) -> str | None:
+    """Say by a file's first bytes what reads it, if it is HEIC or AVIF."""
     with path.open("rb") as file:
         head = file.read(12)
-    return head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS
+    if head[4:8] != b"ftyp":
+        return None
+    if head[8:] in _AVIF_BRANDS:
+        return _NEEDS_AVIF
+    return _NEEDS_HEIF if head[8:] in _HEIF_BRANDS else None
 
 
 def identified(path: Path) -> Image.Image:
@@ -166,8 +182,10 @@ def identified(path: Path) -> Image.Image:
         try:
             return Image.open(path, formats=readable())
         except UnidentifiedImageError:
-            if "HEIF" not in Image.OPEN and is_heif(path):
-                raise MediaError(f"{path} cannot be read: {_NEEDS_HEIF}") from None
+            needed = _of_brand(path)
+            name = "HEIF" if needed == _NEEDS_HEIF else "AVIF"
+            if needed is not None and name not in Image.OPEN:
+                raise MediaError(f"{path} cannot be read: {needed}") from None
             raise
 
 

@@ -50,3 +50,9 @@ class FilePicture:
 
     pixels: Pixels
     beside: Beside
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        height, width = self.pixels.shape[:2]
+        return width, height
