@@ -160,14 +160,22 @@ class Tiled(Whole):
             for length, tile in zip(picture.shape[1:], sizes["tile"])
         )
         grid = Grid(rows, columns)
-        canvas = Canvas(grid, 3, self.model.scale, device=self.device)
+        made_rows: list[torch.Tensor] = []
+        canvas = Canvas(
+            grid,
+            3,
+            self.model.scale,
+            lambda _, rows: made_rows.append(rows[0].clamp(0, 1)),
+            device=self.device,
+        )
         tiles = enumerate(grid.tiles(picture))
         while group := [*itertools.islice(tiles, sizes["batch"])]:
             stacked = torch.stack([each for _, each in group])
             made = self.model(stacked.to(self.device, self.dtype))
             for (place, _), each in zip(group, made):
                 canvas.add(place, each)
-        return canvas.pictures()[0].clamp_(0, 1)
+        canvas.finish()
+        return torch.cat(made_rows, dim=1)
 
     def run(self, frames: Sequence[Frame]) -> list[Frame]:
         """Enlarge frames."""

@@ -51,8 +51,8 @@ LAZY = "integrations"
 FRAMEWORKS = {
     "torch": ("integrations/torch", "pipelines/", "bench/"),
     "cupy": ("integrations/cupy",),
-    "PIL": ("pipelines/pictures.py",),
-    "av": ("pipelines/video/",),
+    "PIL": ("pipelines/pictures/",),
+    "av": ("pipelines/pictures/", "pipelines/video/"),
     "skimage": ("pipelines/faces.py",),
     "tqdm": (),
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ skimage_data = pytest.importorskip("skimage.data")
 from PIL import JpegImagePlugin  # noqa: E402
 
 from vramx.pipelines.enlarging import enlarge_file, enlarge_folder  # noqa: E402
-from vramx.pipelines.pictures import save_picture  # noqa: E402
+from vramx.pipelines.pictures import Beside, layout_of, picture_target  # noqa: E402
 
 
 @pytest.fixture
@@ -80,16 +78,9 @@ def write_frames(path: Path) -> None:
     cat().save(path, "GIF", save_all=True, append_images=[cat().rotate(90)])
 
 
-def write_deep_png(path: Path) -> None:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        check = zlib.crc32(name + data)
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
-    rows = zlib.compress((b"\0" + bytes(12)) * 2)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
+def write_one_frame_fewer(path: Path) -> None:
+    write_frames(path)
+    path.write_bytes(path.read_bytes()[:-600])
 
 
 @pytest.mark.parametrize(
@@ -98,8 +89,8 @@ def write_deep_png(path: Path) -> None:
         (write_noise, "cannot be read as a picture"),
         (write_nothing, "cannot be read as a picture"),
         (write_truncated, "cannot be read"),
-        (write_frames, "2 frames"),
-        (write_deep_png, "16 bits"),
+        (write_frames, "GIF of 2 frames, which are kept in a file of the same"),
+        (write_one_frame_fewer, "cannot be read"),
         (lambda _: None, "is not a file"),
         (lambda path: path.mkdir(), "is not a file"),
     ],
@@ -228,9 +219,11 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><title>a cat</title></x:xmpmeta>'
 def test_xmp_and_resolution_are_kept_from_format_to_format(
     sr: Any, tmp_path: Path, source: str, target: str
 ) -> None:
-    picture = cat()
-    picture.info.update(xmp=XMP, dpi=(300, 300))
-    save_picture(picture, tmp_path / f"in.{source}")
+    beside = Beside(xmp=XMP, dpi=(300, 300))
+    with picture_target(
+        tmp_path / f"in.{source}", layout_of(pixels := np.asarray(cat())), beside
+    ) as put:
+        put(pixels)
     sr.enlarge_picture(tmp_path / f"in.{source}", tmp_path / f"out.{target}")
     with Image.open(tmp_path / f"out.{target}") as made:
         assert made.info["xmp"] == XMP

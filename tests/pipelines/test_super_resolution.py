@@ -445,7 +445,7 @@ def test_a_pictures_orientation_is_applied_and_its_profile_and_exif_are_kept() -
     ("given", "message"),
     [
         (PIL_Image.new("CMYK", (8, 8)), "mode CMYK"),
-        (PIL_Image.new("F", (8, 8)), "mode F"),
+        (PIL_Image.new("I", (8, 8)), "mode I "),
         (np.zeros((8, 8, 5), np.uint8), "5 channels"),
         (np.zeros((8, 8), np.int32), "dtype int32"),
         (np.zeros((2, 8, 8, 3), np.uint8), r"give \(height, width"),

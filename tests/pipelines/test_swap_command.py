@@ -93,6 +93,21 @@ def test_a_picture_is_swapped_and_text_says_what_json_does(folder: Path) -> None
     assert (folder / "out.png").read_bytes() == (folder / "wanted.png").read_bytes()
 
 
+def test_quality_and_format_of_a_picture_are_as_asked(folder: Path) -> None:
+    options = ("--quality", 40, "--format", "jpeg")
+    assert run(folder, "in.png", "out.jpg", *options).exit_code == 0
+    PIL_Image.fromarray(picture(0)).save(folder / "wanted.jpg", quality=40)
+    with PIL_Image.open(folder / "out.jpg") as made:
+        with PIL_Image.open(folder / "wanted.jpg") as wanted:
+            assert made.quantization == wanted.quantization
+    for out, code, said in (
+        ("a.png", 1, "JPEG was asked for"),
+        ("a.mp4", 2, "--quality and --format are for pictures"),
+    ):
+        done = run(folder, "in.png", out, *options)
+        assert (done.exit_code, said in done.stderr) == (code, True)
+
+
 class Tint(nn.Module):
     """Makes crops of -1 to 1 in the order BGR one colour."""
 

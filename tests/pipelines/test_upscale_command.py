@@ -76,6 +76,21 @@ def test_a_picture_is_what_the_library_makes_of_it_and_json_tells_what_was_done(
     assert 0 < found["files"][0]["seconds"] <= found["seconds"]
 
 
+def test_quality_and_format_are_as_asked(small: Path, tmp_path: Path) -> None:
+    options = ("--quality", 40, "--format", "jpeg")
+    assert upscale(small, tmp_path / "large.jpg", *options).exit_code == 0
+    Image.fromarray(picture(0)).save(tmp_path / "wanted.jpg", quality=40)
+    with Image.open(tmp_path / "large.jpg") as made, Image.open(tmp_path / "wanted.jpg") as wanted:
+        assert made.quantization == wanted.quantization
+    refused = upscale(small, tmp_path / "a.png", *options)
+    assert (refused.exit_code, "JPEG was asked for: name it a.jpeg" in refused.stderr) == (1, True)
+    assert upscale(small, tmp_path / "a.jpg", "--quality", 0).exit_code == 2
+    (folder := tmp_path / "some").mkdir()
+    small.rename(folder / "small.png")
+    assert upscale(folder, tmp_path / "larger", *options).exit_code == 0
+    assert [path.name for path in (tmp_path / "larger").iterdir()] == ["small.jpeg"]
+
+
 def test_tiles_and_batches_are_as_asked(small: Path, tmp_path: Path) -> None:
     options = ("--tile", 32, "--overlap", 6, "--batch", 2, "--policy", "lru")
     found = told(upscale(small, tmp_path / "large.png", "--json", *options))
@@ -232,7 +247,7 @@ def test_a_bad_picture_does_not_keep_the_others_of_its_folder_and_is_told(tmp_pa
         ),
         (["small.png", "small.png", "--overwrite", "--model", NETWORK], 1, "is what is read"),
         (["small.png", "there.png", "--model", NETWORK], 1, "give --overwrite"),
-        (["small.png", "large.mp4", "--model", NETWORK], 1, "no picture format"),
+        (["small.png", "large.mp4", "--model", NETWORK], 1, "named as a video"),
         (["small.png", "large.png", "--model", NETWORK, "--scale", "3"], 1, "not 3 times"),
         (["small.png", "large.png", "--model", NETWORK, "--weights", "w.pth"], 1, "no file w.pth"),
         (["notes.txt", "large.mp4", "--model", NETWORK], 1, "cannot be read as a video"),

@@ -12,6 +12,7 @@ import click
 
 import vramx
 from vramx.cli.output import json_option, write_json
+from vramx.cli.pictures import picture_options
 from vramx.cli.session import session_options
 from vramx.cli.video import check_preview, stoppable, video_options
 
@@ -69,6 +70,7 @@ def _detail(name: str, *types: Any, help: str) -> Callable[[F], F]:  # noqa: A00
 )
 @click.option("--feather", default=0.1, show_default=True, help="The soft part of crops' edges.")
 @click.option("--batch", default=4, show_default=True, help="Frames, and crops, at once.")
+@picture_options
 @video_options
 @session_options
 @json_option
@@ -81,6 +83,8 @@ def swap(
     out: Path,
     as_json: bool,
     overwrite: bool,
+    quality: int | None,
+    format: str | None,  # noqa: A002 - click's name
     codec: str,
     codec_options: dict[str, str],
     pix_fmt: str | None,
@@ -113,6 +117,8 @@ def swap(
     try:
         from vramx.pipelines.files import is_video
 
+        if is_video(out) and (quality, format) != (None, None):
+            raise click.UsageError("--quality and --format are for pictures")
         models = {role: _model(role, options.pop(role), details) for role in _ROLES}
         options.update(models, reference=reference, on_no_face=no_face)
         with stoppable(ctx), vramx.face_swap(**options) as fs:
@@ -137,7 +143,9 @@ def swap(
                     progress=sys.stderr.isatty(),
                 )
             else:
-                result = fs.swap_picture(source, target, out, overwrite=overwrite)
+                result = fs.swap_picture(
+                    source, target, out, quality=quality, format=format, overwrite=overwrite
+                )
             stats = fs.session.stats()
     except ModuleNotFoundError as error:
         if error.name not in _NEEDED:

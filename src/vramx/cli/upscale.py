@@ -11,6 +11,7 @@ import click
 
 import vramx
 from vramx.cli.output import json_option, write_json
+from vramx.cli.pictures import picture_options
 from vramx.cli.session import session_options
 from vramx.cli.video import check_preview, stoppable, video_options
 from vramx.units import format_size
@@ -60,6 +61,7 @@ def _count(_: click.Context, __: click.Parameter, value: str) -> int | str:
     show_default=True,
     help="Tiles at once.",
 )
+@picture_options
 @video_options
 @session_options
 @json_option
@@ -75,6 +77,8 @@ def upscale(
     tile: int | str,
     overlap: int | str,
     batch: int | str,
+    quality: int | None,
+    format: str | None,  # noqa: A002 - click's name
     codec: str,
     codec_options: dict[str, str],
     pix_fmt: str | None,
@@ -109,6 +113,7 @@ def upscale(
     if source.is_file() and target.is_file() and not overwrite:
         raise vramx.MediaError(f"{target} exists: name another file, or give --overwrite")
     begun = time.perf_counter()
+    files: dict[str, Any] = {"quality": quality, "format": format, "overwrite": overwrite}
     progress = sys.stderr.isatty()
     with stoppable(ctx), vramx.oversubscribe(**options) as session:
         network = _load(session, model, weights)
@@ -116,9 +121,7 @@ def upscale(
             network, scale=scale, tile=tile, overlap=overlap, batch=batch, session=session
         ) as enlarger:
             if source.is_dir():
-                result = enlarge_folder(
-                    enlarger, source, target, overwrite=overwrite, progress=progress
-                )
+                result = enlarge_folder(enlarger, source, target, progress=progress, **files)
             elif preview:
                 made = preview_file(
                     enlarger,
@@ -141,7 +144,7 @@ def upscale(
                     "end": end,
                 }
                 made = enlarge_file(
-                    enlarger, source, target, overwrite=overwrite, progress=progress, video=video
+                    enlarger, source, target, progress=progress, video=video, **files
                 )
                 result = FolderResult([made])
             told = _tell(enlarger, result, time.perf_counter() - begun)
@@ -204,7 +207,7 @@ def _tell(enlarger: SuperResolution, result: FolderResult, seconds: float) -> di
 
 def _write(told: dict[str, Any]) -> None:
     for each in told["files"]:
-        frames = f", {each['frames']} frames" if each["kind"] == "video" else ""
+        frames = f", {each['frames']} frames" if each["frames"] != 1 else ""
         way = f", {each['way']}" if "way" in each else ""
         if each.get("share", 1) > 1:
             way += f" that compute {each['share']:.2f} times its pixels"

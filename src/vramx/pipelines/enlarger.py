@@ -253,18 +253,31 @@ class SuperResolution:
         source: str | Path,
         target: str | Path,
         *,
+        quality: int | None = None,
+        format: str | None = None,  # noqa: A002 - the command's word for it
         overwrite: bool = False,
         progress: bool = False,
     ) -> Way:
         """Enlarge a picture in a file.
 
+        Pixels keep their bits, and the ICC profile, EXIF and XMP data and the resolution are kept
+        where the format has a place for them. The EXIF orientation is applied.
+
         Parameters
         ----------
         source : str or Path
-            What to read: anything that Pillow reads, of one frame.
+            What to read: anything that Pillow reads, 16 bits a channel and floating point TIFF. Of
+            a GIF, WebP, APNG or AVIF that moves, and of a TIFF with pages, all frames are enlarged
+            into a file of the same format.
         target : str or Path
-            What to write; the suffix chooses the format. It is there whole or not at all. The ICC
-            profile and EXIF data are kept, and the EXIF orientation is applied.
+            What to write; the suffix chooses the format. It is there whole or not at all.
+        quality : int, optional
+            From 1 to 100, for JPEG, WebP, AVIF and HEIC; otherwise 95. Without it a JPEG file is as
+            fine as the one that it is made from, and a WebP file loses nothing where its source
+            did not.
+        format : str, optional
+            ``"png"``, ``"jpeg"``, ``"webp"``, ``"tiff"``, ``"avif"`` or another suffix of a format:
+            what the target's suffix must name.
         overwrite : bool
             Whether the target may exist.
         progress : bool
@@ -279,20 +292,29 @@ class SuperResolution:
         ------
         MediaError
             If a file cannot be read or written, or the format has no place for what the picture
-            has, such as alpha in JPEG.
+            has: its size, alpha, bits or frames. That is found before the work.
         ConfigError
-            If it is a picture of a mode that is not supported.
+            If it is a picture of a mode that is not supported, or the quality or format is none.
+
+        Warns
+        -----
+        RuntimeWarning
+            If 16 bits become 8, data beside the pixels are left out, or CMYK is converted without a
+            profile.
         """
-        from vramx.pipelines.pictures import load_picture, save_picture, writable_format
+        from vramx.pipelines.pictures import change_picture
 
         source, target = Path(source), Path(target)
         check_paths(source, target, overwrite=overwrite)
-        writable_format(target)
-        picture = load_picture(source)
         ways: dict[torch.Size, Way] = {}
+
+        def enlarge(pixels: Any, put: Callable[[Any], None]) -> None:
+            self._ready.write(pixels, put, ways)
+
         with self._bar(progress, source.name, ways):
-            enlarged = next(self._ready.run([picture], ways))
-        save_picture(enlarged, target)
+            change_picture(
+                source, target, enlarge, scale=self.scale, quality=quality, format=format
+            )
         return next(iter(ways.values()))
 
     @contextlib.contextmanager
@@ -442,15 +464,15 @@ class SuperResolution:
         ConfigError
             If the video does not last so long, or `deinterlace` is neither.
         """
-        from vramx.pipelines.pictures import save_picture, writable_format
-        from vramx.pipelines.video.preview import as_image, read_frame
+        from vramx.pipelines.pictures import writable_format
+        from vramx.pipelines.video.preview import read_frame, write_preview
 
         source, target = Path(source), Path(target)
         check_paths(source, target, overwrite=overwrite)
         writable_format(target)
         frame = read_frame(source, start, deinterlace)
         ways: dict[torch.Size, Way] = {}
-        save_picture(as_image(next(self._ready.run([frame], ways))), target)
+        write_preview(next(self._ready.run([frame], ways)), target)
         return next(iter(ways.values()))
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ class Enlarged:
     kind : str
         ``"picture"`` or ``"video"``.
     frames : int
-        How many there are; of a picture one.
+        How many there are; of a picture one, unless it moves or has pages.
     size : (int, int)
         The target's width and height in pixels.
     seconds : float
@@ -83,6 +84,8 @@ def enlarge_file(
     source: Path,
     target: Path,
     *,
+    quality: int | None = None,
+    format: str | None = None,  # noqa: A002 - the command's word for it
     overwrite: bool = False,
     progress: bool = False,
     video: Mapping[str, Any] | None = None,
@@ -95,6 +98,8 @@ def enlarge_file(
         Inside its scope.
     source, target : Path
         What to read and to write. What Pillow knows is a picture, all else a video.
+    quality, format : optional
+        Of a picture, as `SuperResolution.enlarge_picture` has them.
     overwrite : bool
         Whether the target may exist.
     progress : bool
@@ -113,12 +118,27 @@ def enlarge_file(
         If a file cannot be read or written.
     """
     from vramx.pipelines.files import check_paths
-    from vramx.pipelines.pictures import is_picture_file
+    from vramx.pipelines.pictures import is_named_as_picture, is_picture_file
     from vramx.pipelines.video import VideoSource
 
     check_paths(source, target, overwrite=overwrite)
     if is_picture_file(source):
-        return _enlarge_picture(enlarger, source, target, overwrite=overwrite, progress=progress)
+        return _enlarge_picture(
+            enlarger,
+            source,
+            target,
+            quality=quality,
+            format=format,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if quality is not None or format is not None:
+        raise ConfigError(f"{source} is no picture, and a quality and a format are for pictures")
+    if is_named_as_picture(target):
+        raise MediaError(
+            f"{target} is named as a picture, but {source} cannot be read as one; of a video, name "
+            "a video, such as .mp4"
+        )
     begun = time.perf_counter()
     frames = enlarger.enlarge_video(
         source, target, overwrite=overwrite, progress=progress, **(video or {})
@@ -149,15 +169,16 @@ def preview_file(
 
 
 def _enlarge_picture(
-    enlarger: SuperResolution, source: Path, target: Path, *, overwrite: bool, progress: bool
+    enlarger: SuperResolution, source: Path, target: Path, **options: Any
 ) -> Enlarged:
-    from vramx.pipelines.pictures import upright_size
+    from vramx.pipelines.pictures import count_frames, upright_size
 
     begun = time.perf_counter()
     width, height = (enlarger.scale * side for side in upright_size(source))
-    way = enlarger.enlarge_picture(source, target, overwrite=overwrite, progress=progress)
+    frames = count_frames(source)
+    way = enlarger.enlarge_picture(source, target, **options)
     seconds = time.perf_counter() - begun
-    return Enlarged(source, target, "picture", 1, (width, height), seconds, way)
+    return Enlarged(source, target, "picture", frames, (width, height), seconds, way)
 
 
 def enlarge_folder(
@@ -165,6 +186,8 @@ def enlarge_folder(
     source: Path,
     target: Path,
     *,
+    quality: int | None = None,
+    format: str | None = None,  # noqa: A002 - the command's word for it
     overwrite: bool = False,
     progress: bool = False,
 ) -> FolderResult:
@@ -178,7 +201,12 @@ def enlarge_folder(
     enlarger : SuperResolution
         Inside its scope.
     source, target : Path
-        The folders; the target is made if need be. Names stay the same.
+        The folders; the target is made if need be. Names stay the same, unless a format is asked
+        for.
+    quality : int, optional
+        As `SuperResolution.enlarge_picture` has it; formats that have none go without.
+    format : str, optional
+        What pictures become, by a suffix of it, which their names get.
     overwrite : bool
         Whether to make anew what is in the target already, which is skipped otherwise: so the same
         call goes on after a stop.
@@ -197,8 +225,11 @@ def enlarge_folder(
     """
     from tqdm import tqdm
 
+    from vramx.pipelines.pictures.formats import check_quality, format_named, has_quality
+
     if target.exists() and (not target.is_dir() or target.samefile(source)):
         raise MediaError(f"{target} must be another folder than {source}, or not exist yet")
+    check_quality(quality, None if format is None else format_named(format))
     result = FolderResult()
     pictures = []
     for path in _inside(source):
@@ -208,17 +239,23 @@ def enlarge_folder(
             result.passed_by.append((path, why))
     if not pictures:
         raise MediaError(f"{source} holds no pictures")
+    places = _places(pictures, target, format)
     try:
         target.mkdir(exist_ok=True)
     except OSError as error:
         raise MediaError(f"{target} cannot be made: {error}") from error
-    for picture in tqdm(pictures, unit="picture", desc=source.name, disable=not progress):
-        place = target / picture.name
+    for picture, place in tqdm(places, unit="picture", desc=source.name, disable=not progress):
         if place.exists() and not overwrite:
             result.skipped.append(place)
             continue
         try:
-            made = _enlarge_picture(enlarger, picture, place, overwrite=overwrite, progress=False)
+            made = _enlarge_picture(
+                enlarger,
+                picture,
+                place,
+                quality=quality if has_quality(place) else None,
+                overwrite=overwrite,
+            )
         except Error as error:
             result.failed.append((picture, str(error)))
         except Exception as error:  # whatever one picture brings, the others are made
@@ -226,6 +263,24 @@ def enlarge_folder(
         else:
             result.made.append(made)
     return result
+
+
+def _places(
+    pictures: list[Path],
+    target: Path,
+    format: str | None,  # noqa: A002
+) -> list[tuple[Path, Path]]:
+    """Say what becomes of each picture; two of a name but for the suffix keep theirs within it."""
+    if format is None:
+        return [(each, target / each.name) for each in pictures]
+    from vramx.pipelines.pictures.formats import suffix_of
+
+    suffix = suffix_of(format)
+    stems = Counter(each.stem for each in pictures)
+    return [
+        (each, target / f"{each.stem if stems[each.stem] == 1 else each.name}{suffix}")
+        for each in pictures
+    ]
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -16,10 +16,8 @@ from vramx.errors import ConfigError
 #: How far beyond 0 and 1 floating point values may lie; they are clipped.
 _SLACK = 1e-3
 _COLOURS = {1: (1, False), 2: (1, True), 3: (3, False), 4: (3, True)}
-_PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
-#: Where a picture that was read from a JPEG file keeps the quantisation tables of that.
-JPEG_TABLES = "vramx jpeg tables"
-_KEPT = ("icc_profile", "exif", "xmp", "dpi", JPEG_TABLES)
+_PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "F")
+_KEPT = ("icc_profile", "exif", "xmp", "dpi")
 
 
 @dataclass(frozen=True)
@@ -211,10 +209,24 @@ def _from_torch(x: torch.Tensor, home: Home) -> Planes:
     return _divide(pixels[None] if single else pixels, white, restore, given, x.device)
 
 
-def _from_pil(image: Any, home: Home) -> Planes:
-    from PIL import Image, ImageOps
+def pil_to_array(image: Any) -> npt.NDArray[Any]:
+    """Take the pixels of a PIL image as they lie: grey or RGB, with alpha where it has some.
 
-    image = ImageOps.exif_transpose(image)
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Of any mode that has such pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(height, width)`` or ``(height, width, channels)``; uint8, uint16 or float32.
+
+    Raises
+    ------
+    ConfigError
+        If it is of another mode.
+    """
     if image.mode in ("P", "PA"):
         transparent = image.mode == "PA" or "transparency" in image.info
         image = image.convert("RGBA" if transparent else "RGB")
@@ -227,7 +239,15 @@ def _from_pil(image: Any, home: Home) -> Planes:
             f"a PIL image of mode {image.mode} cannot be taken: convert it to one of "
             f"{', '.join(_PIL_MODES)}"
         )
-    planes = _from_numpy(np.asarray(image), home)
+    pixels = np.asarray(image)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _from_pil(image: Any, home: Home) -> Planes:
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    planes = _from_numpy(pil_to_array(image), home)
     kept = {key: image.info[key] for key in _KEPT if key in image.info}
 
     def restore(result: torch.Tensor) -> Any:

@@ -222,7 +222,14 @@ class FaceSwap:
     # Files
 
     def swap_picture(
-        self, source: Any, target: str | Path, out: str | Path, *, overwrite: bool = False
+        self,
+        source: Any,
+        target: str | Path,
+        out: str | Path,
+        *,
+        quality: int | None = None,
+        format: str | None = None,  # noqa: A002 - the command's word for it
+        overwrite: bool = False,
     ) -> SwapResult:
         """Put a face into a picture in a file.
 
@@ -231,10 +238,12 @@ class FaceSwap:
         source : str, Path, PIL.Image.Image, numpy.ndarray or torch.Tensor
             The face, as when calling.
         target : str or Path
-            What to read: anything that Pillow reads, of one frame.
+            What to read: what `SuperResolution.enlarge_picture` reads.
         out : str or Path
-            What to write; the suffix chooses the format. It is there whole or not at all. The ICC
-            profile and EXIF data are kept, and the EXIF orientation is applied.
+            What to write; the suffix chooses the format. It is there whole or not at all. What is
+            beside the pixels is kept as there.
+        quality, format : optional
+            As there.
         overwrite : bool
             Whether `out` may exist.
 
@@ -250,15 +259,21 @@ class FaceSwap:
         NoFaceError, ConfigError, OutOfMemoryError
             As when calling.
         """
-        from vramx.pipelines.pictures import load_picture, save_picture, writable_format
+        from vramx.pipelines.pictures import change_picture, writable_format
 
         target, out = Path(target), Path(out)
         _check_out(source, target, out, overwrite=overwrite)
-        writable_format(out)
+        writable_format(out, format)
         face = self._someone(source, "the source")
-        picture, frames = next(self._run(face, [load_picture(target)], lambda _: str(target)))
-        save_picture(picture, out)
-        return total(frames)
+        done: list[Frame] = []
+
+        def swap(pixels: Any, put: Callable[[Any], None]) -> None:
+            made, frames = next(self._run(face, [pixels], lambda _: str(target)))
+            done.extend(frames)
+            put(made)
+
+        change_picture(target, out, swap, quality=quality, format=format)
+        return total(done)
 
     def swap_video(
         self,
@@ -399,8 +414,8 @@ class FaceSwap:
         NoFaceError, ConfigError, OutOfMemoryError
             As `swap_video`.
         """
-        from vramx.pipelines.pictures import save_picture, writable_format
-        from vramx.pipelines.video.preview import as_image, read_frame
+        from vramx.pipelines.pictures import writable_format
+        from vramx.pipelines.video.preview import read_frame, write_preview
 
         target, out = Path(target), Path(out)
         _check_out(source, target, out, overwrite=overwrite)
@@ -408,7 +423,7 @@ class FaceSwap:
         face = self._someone(source, "the source")
         frame = read_frame(target, start, deinterlace)
         picture, frames = next(self._run(face, [frame], lambda _: str(target)))
-        save_picture(as_image(picture), out)
+        write_preview(picture, out)
         return total(frames)
 
     def _identity(self, face: _Someone) -> dict[str, str]:
@@ -442,7 +457,7 @@ def _one_picture(given: Any, home: Home) -> Planes:
 
         if not Path(given).is_file():
             raise MediaError(f"{given} is not a file")
-        given = load_picture(Path(given))
+        given = load_picture(Path(given)).pixels
     planes = to_planes(given, home)
     if len(planes.colour) != 1:
         raise ConfigError(f"one picture shows a face, but {len(planes.colour)} were given")

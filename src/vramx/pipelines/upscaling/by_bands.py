@@ -11,7 +11,7 @@ from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape, peak_bytes
 from vramx.pipelines.upscaling.layers import NotByRowsError, RowGraph
 from vramx.pipelines.upscaling.schedule import order
 from vramx.pipelines.upscaling.tiles import reflect, round_up
-from vramx.pipelines.upscaling.ways import Count, Finish, InBands, Put, Runner
+from vramx.pipelines.upscaling.ways import Count, InBands, Put, Runner
 
 #: The height and width of the picture on which it is tried.
 _TRIED = (32, 512)
@@ -123,9 +123,7 @@ class Bands:
             self._known = (asked, way)
         return self._known[1]
 
-    def run(
-        self, way: InBands, pictures: torch.Tensor, finish: Finish, count: Count, put: Put
-    ) -> None:
+    def run(self, way: InBands, pictures: torch.Tensor, count: Count, put: Put) -> None:
         """Enlarge a picture.
 
         Parameters
@@ -134,12 +132,10 @@ class Bands:
             For pictures of its size.
         pictures : torch.Tensor
             Of shape ``(planes, channels, height, width)``.
-        finish : callable
-            What becomes of the rows.
         count : callable
             Told of the pixels that are done.
         put : callable
-            Takes what rows have become.
+            Takes rows of what the network gave.
         """
         height, width = pictures.shape[-2:]
         scale, total = self._shape.scale, height * width
@@ -150,7 +146,7 @@ class Bands:
         def emit(low: int, rows: torch.Tensor) -> None:
             high = min(low + rows.shape[2], height * scale)
             if high > low:
-                put(0, low, finish(rows[:, :, : high - low, : width * scale]))
+                put(0, low, rows[:, :, : high - low, : width * scale])
             count((high - low) * width // scale, total)
 
         elements = _picture_elements(way.graph) + way.order.load.elements

@@ -6,6 +6,7 @@ import itertools
 import time
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -13,7 +14,7 @@ from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape
 from vramx.pipelines.upscaling.reach import FARTHEST, measure_reach
 from vramx.pipelines.upscaling.sizing import Rates, Sizes
 from vramx.pipelines.upscaling.tiles import Canvas, round_up
-from vramx.pipelines.upscaling.ways import Count, Finish, InTiles, Put, Runner
+from vramx.pipelines.upscaling.ways import Count, InTiles, Put, Runner
 
 #: From here on it is told what would bring down what is computed twice.
 WASTEFUL = 1.5
@@ -142,14 +143,7 @@ class Tiles:
         )
 
     def run(
-        self,
-        way: InTiles,
-        planes: torch.Tensor,
-        finish: Finish,
-        count: Count,
-        put: Put,
-        *,
-        together: int,
+        self, way: InTiles, planes: torch.Tensor, count: Count, put: Put, *, together: int
     ) -> None:
         """Enlarge pictures.
 
@@ -159,43 +153,50 @@ class Tiles:
             For pictures of their size.
         planes : torch.Tensor
             Of shape ``(n, channels, height, width)``.
-        finish : callable
-            What becomes of what the network gave.
         count : callable
             Told of the pixels that are done.
         put : callable
-            Takes what the pictures have become.
+            Takes rows of what the network gave.
         together : int
             How many planes make a picture.
         """
+        if way.grid.count == 1:
+            self._run_whole(way, planes, count, put, together)
+        else:
+            self._run_tiles(way, planes, count, put, together)
+
+    def _run_tiles(
+        self, way: InTiles, planes: torch.Tensor, count: Count, put: Put, together: int
+    ) -> None:
         grid, shape = way.grid, self._shape
-        if grid.count == 1:
-            self._run_whole(way, planes, finish, count, put, together)
-            return
-        canvas = Canvas(grid, shape.channels, shape.scale, len(planes), planes.device)
-        tiles = (
-            (number, place, tile)
-            for number, picture in enumerate(planes)
-            for place, tile in enumerate(grid.tiles(picture))
-        )
         total = len(planes) * way.computed
         count(0, total)
+        tiles = (
+            (number, place, plane, tile)
+            for number, picture in enumerate(planes.split(together))
+            for place, group in enumerate(grid.tiles(picture))
+            for plane, tile in enumerate(group)
+        )
+        canvas, shown = None, -1
         with self._holding(way.at_once * grid.area):
             while group := [*itertools.islice(tiles, way.at_once)]:
-                made = self._call(torch.stack([tile for _, _, tile in group]))
-                for (number, place, _), tile in zip(group, made):
-                    canvas.add(place, tile, number)
+                made = self._call(torch.stack([tile for *_, tile in group]))
+                for (number, place, plane, _), tile in zip(group, made):
+                    if number != shown:
+                        if canvas is not None:
+                            canvas.finish()
+                        emit, shown = partial(put, number), number
+                        canvas = Canvas(
+                            grid, shape.channels, shape.scale, emit, together, planes.device
+                        )
+                    assert canvas is not None
+                    canvas.add(place, tile, plane)
                 count(len(group) * grid.area, total)
-        put(0, 0, finish(canvas.pictures()))
+        if canvas is not None:
+            canvas.finish()
 
     def _run_whole(
-        self,
-        way: InTiles,
-        planes: torch.Tensor,
-        finish: Finish,
-        count: Count,
-        put: Put,
-        together: int,
+        self, way: InTiles, planes: torch.Tensor, count: Count, put: Put, together: int
     ) -> None:
         height, width = (side * self._shape.scale for side in planes.shape[-2:])
         total = len(planes) * way.computed
@@ -206,5 +207,5 @@ class Tiles:
                 group = next(way.grid.tiles(planes[first : first + size]))
                 made = [self._call(each) for each in group.split(way.at_once)]
                 joined = torch.cat(made) if len(made) > 1 else made[0]
-                put(first // together, 0, finish(joined[..., :height, :width]))
+                put(first // together, 0, joined[..., :height, :width])
                 count(len(group) * way.grid.area, total)

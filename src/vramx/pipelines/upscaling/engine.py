@@ -12,7 +12,10 @@ from vramx.pipelines.upscaling.by_bands import Bands
 from vramx.pipelines.upscaling.by_tiles import WASTEFUL, Tiles
 from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape
 from vramx.pipelines.upscaling.sizing import PICTURES, WHOLE, Sizes
-from vramx.pipelines.upscaling.ways import Count, Finish, InBands, InTiles, Runner, Way
+from vramx.pipelines.upscaling.ways import Count, Finish, InBands, InTiles, Put, Runner, Way
+
+#: Values that are finished at once: copies of them are made.
+_AT_ONCE = 2**21
 
 
 class Engine:
@@ -119,10 +122,32 @@ class Engine:
         count: Count,
         ways: dict[torch.Size, Way],
     ) -> torch.Tensor:
+        """Enlarge pictures; see `enlarge_into`.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n, 1 or 3, height * scale, width * scale)``, where the pictures are.
+        """
+        canvas = self._canvas(pictures)
+        self.enlarge_into(canvas.put, pictures, tolerance, finish, count, ways)
+        return canvas.pictures
+
+    def enlarge_into(
+        self,
+        put: Put,
+        pictures: torch.Tensor,
+        tolerance: float,
+        finish: Finish,
+        count: Count,
+        ways: dict[torch.Size, Way],
+    ) -> None:
         """Enlarge pictures, with less at once when memory runs out.
 
         Parameters
         ----------
+        put : callable
+            Takes what rows have become, from the top on; from the top again after memory ran out.
         pictures : torch.Tensor
             Of shape ``(n, 1 or 3, height, width)``.
         tolerance : float
@@ -134,11 +159,6 @@ class Engine:
         ways : dict
             How pictures of their shape go, and what becomes of that.
 
-        Returns
-        -------
-        torch.Tensor
-            ``(n, 1 or 3, height * scale, width * scale)``, where the pictures are.
-
         Raises
         ------
         OutOfMemoryError
@@ -147,7 +167,7 @@ class Engine:
         shape = pictures.shape[1:]
         while True:
             try:
-                return self.run(ways[shape], pictures, finish, count)
+                return self._run(ways[shape], pictures, finish, count, put)
             except OUT_OF_MEMORY as error:
                 smaller = self._smaller(ways[shape], pictures, tolerance)
                 if smaller is None:
@@ -157,7 +177,7 @@ class Engine:
                 f"a picture did not fit {ways[shape].describe()}: going on {smaller.describe()} "
                 f"({why})",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
             ways[shape] = smaller
 
@@ -195,32 +215,43 @@ class Engine:
 
     def run(self, way: Way, pictures: torch.Tensor, finish: Finish, count: Count) -> torch.Tensor:
         """Enlarge pictures in a way; see `enlarge`."""
-        number, colours = pictures.shape[:2]
+        canvas = self._canvas(pictures)
+        self._run(way, pictures, finish, count, canvas.put)
+        return canvas.pictures
 
-        def finish_planes(rows: torch.Tensor) -> torch.Tensor:
-            rows = rows.float()
-            if self.shape.channels == 1:
-                rows = rows.view(-1, colours, *rows.shape[-2:])
-            elif colours != self.shape.channels:
-                rows = rows.mean(1, keepdim=True)
-            return finish(rows)
-
+    def _canvas(self, pictures: torch.Tensor) -> _Canvas:
         height = pictures.shape[-2] * self.shape.scale
-        canvas = _Canvas(number, height, pictures.device, self._arena)
+        return _Canvas(len(pictures), height, pictures.device, self._arena)
+
+    def _run(
+        self, way: Way, pictures: torch.Tensor, finish: Finish, count: Count, put: Put
+    ) -> None:
+        colours = pictures.shape[1]
+
+        def put_finished(first: int, low: int, rows: torch.Tensor) -> None:
+            values = rows[:, :, :1].numel()
+            for strip in rows.split(max(_AT_ONCE // values, 1), dim=2):
+                put(first, low, finish(self._as_given(strip, colours)))
+                low += strip.shape[2]
+
         if isinstance(way, InTiles):
             together = colours if self.shape.channels == 1 else 1
-            planes = self._planes(pictures)
-            self._tiles.run(way, planes, finish_planes, count, canvas.put, together=together)
-            return canvas.pictures
+            self._tiles.run(way, self._planes(pictures), count, put_finished, together=together)
+            return
         assert self._bands is not None
         for place, picture in enumerate(pictures):
-            planes = self._planes(picture[None])
 
-            def put(_: int, low: int, rows: torch.Tensor, place: int = place) -> None:
-                canvas.put(place, low, rows)
+            def put_of(_: int, low: int, rows: torch.Tensor, place: int = place) -> None:
+                put_finished(place, low, rows)
 
-            self._bands.run(way, planes, finish_planes, count, put)
-        return canvas.pictures
+            self._bands.run(way, self._planes(picture[None]), count, put_of)
+
+    def _as_given(self, rows: torch.Tensor, colours: int) -> torch.Tensor:
+        """Turn what the network gave into as many colours as the pictures have; see `_planes`."""
+        rows = rows.float()
+        if self.shape.channels == 1:
+            return rows.reshape(-1, colours, *rows.shape[-2:])
+        return rows.mean(1, keepdim=True) if colours != self.shape.channels else rows
 
 
 class _Canvas:

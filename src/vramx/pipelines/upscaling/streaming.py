@@ -14,8 +14,10 @@ from vramx.pipelines.downloads import Downloads
 from vramx.pipelines.images import Home, Planes, to_planes
 from vramx.pipelines.upscaling.engine import Engine
 from vramx.pipelines.upscaling.reach import invisible
-from vramx.pipelines.upscaling.ways import Count, Way
+from vramx.pipelines.upscaling.ways import Count, Finish, Put, Way
 
+#: How many rows above and below bicubic interpolation looks at.
+_BICUBIC = 2
 NOT_OPEN = "super_resolution works inside its scope: `with … as sr:`"
 
 
@@ -109,6 +111,34 @@ class PictureStream:
             made = made[count:]
         return waiting
 
+    def write(self, picture: Any, put: Callable[[Any], None], ways: dict[torch.Size, Way]) -> None:
+        """Enlarge a picture whose rows are taken as they are done.
+
+        Parameters
+        ----------
+        picture : numpy.ndarray
+            What `run` takes.
+        put : callable
+            Takes rows of the same type, from the top on.
+        ways : dict
+            As `run` has it.
+        """
+        planes = to_planes(picture, self.home)
+        shape = planes.colour.shape[1:]
+        ways[shape] = self.way(planes)
+        self.engine.tell(ways[shape], planes.colour)
+        done = 0
+
+        def put_new(_: int, low: int, rows: torch.Tensor) -> None:
+            nonlocal done
+            high = low + rows.shape[2]
+            if high > done:  # else it was put before memory ran out
+                new = rows[:, :, max(done - low, 0) :]
+                put(planes.restore_steps(self._with_alpha(new, planes, high - new.shape[2])))
+                done = high
+
+        self._enlarge_into(put_new, planes, planes.colour, ways)
+
     def _groups(
         self, pictures: Iterator[Planes], ways: dict[torch.Size, Way]
     ) -> Iterator[list[Planes]]:
@@ -144,23 +174,38 @@ class PictureStream:
     def _enlarge(
         self, kind: Planes, pictures: torch.Tensor, ways: dict[torch.Size, Way]
     ) -> torch.Tensor:
-        return self.engine.enlarge(
-            pictures,
+        return self.engine.enlarge(pictures, *self._how(kind), ways)
+
+    def _enlarge_into(
+        self, put: Put, kind: Planes, pictures: torch.Tensor, ways: dict[torch.Size, Way]
+    ) -> None:
+        self.engine.enlarge_into(put, pictures, *self._how(kind), ways)
+
+    def _how(self, kind: Planes) -> tuple[float, Finish, Count]:
+        return (
             invisible(kind.white),
             lambda values: kind.steps(values.clamp(0, 1)),
             self.count,
-            ways,
         )
 
-    def _with_alpha(self, colour: torch.Tensor, planes: Planes) -> torch.Tensor:
-        alpha = planes.alpha
-        if alpha is None:
+    def _with_alpha(self, colour: torch.Tensor, planes: Planes, low: int = 0) -> torch.Tensor:
+        """Put alpha beside rows of colours, which begin with a number."""
+        if planes.alpha is None:
             return colour
-        if self.engine.shape.scale != 1:
-            alpha = functional.interpolate(
-                alpha, size=colour.shape[-2:], mode="bicubic", align_corners=False
-            ).clamp(0, 1)
+        alpha = enlarged_rows(planes.alpha, self.engine.shape.scale, low, colour.shape[2])
         return torch.cat((colour, planes.steps(alpha)), dim=1)
+
+
+def enlarged_rows(planes: torch.Tensor, scale: int, low: int, count: int) -> torch.Tensor:
+    """Return rows of planes as bicubic interpolation enlarges them, from a number on."""
+    if scale == 1:
+        return planes[:, :, low : low + count]
+    first = max(low // scale - _BICUBIC, 0)
+    part = planes[:, :, first : -(-(low + count) // scale) + _BICUBIC]
+    size = (part.shape[2] * scale, part.shape[3] * scale)
+    made = functional.interpolate(part, size=size, mode="bicubic", align_corners=False)
+    start = low - first * scale
+    return made[:, :, start : start + count].clamp(0, 1)
 
 
 def nothing(done: int, total: int) -> None:

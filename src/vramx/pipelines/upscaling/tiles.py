@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -229,16 +229,21 @@ class Grid:
 
 
 class Canvas:
-    """Enlarged pictures of one size that tiles are blended into.
+    """An enlarged picture that tiles are blended into, of which finished rows are given away.
+
+    It holds as many rows as a tile has.
 
     Parameters
     ----------
     grid : Grid
-        How the pictures were cut.
+        How the picture was cut.
     channels, scale : int
         The enlarged tiles' channels, and how much larger they are.
+    emit : callable
+        Takes the number of the first row, and rows ``(count, channels, rows, width)`` without what
+        was reflected, in memory that is used again; from the top on.
     count : int
-        How many pictures.
+        How many planes.
     device : torch.device or str
         Where they are put together.
     """
@@ -248,41 +253,59 @@ class Canvas:
         grid: Grid,
         channels: int,
         scale: int,
+        emit: Callable[[int, torch.Tensor], None],
         count: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         self._grid = grid
         self._scale = scale
+        self._emit = emit
         self._rows, self._columns = (
             [counts.to(device) for counts in side.weights(scale)]
             for side in (grid.rows, grid.columns)
         )
+        self._row = 0  # of tiles: the one whose pixels it holds
         self._pixels = torch.zeros(
-            (count, channels, grid.rows.padded * scale, grid.columns.padded * scale),
+            (count, channels, grid.rows.size * scale, grid.columns.padded * scale),
             dtype=torch.float32,
             device=device,
         )
 
-    def add(self, place: int, tile: torch.Tensor, picture: int = 0) -> None:
+    def add(self, place: int, tile: torch.Tensor, plane: int = 0) -> None:
         """Blend an enlarged tile in.
 
         Parameters
         ----------
         place : int
-            Its number in the order of `Grid.tiles`.
+            Its number in the order of `Grid.tiles`, in which they come.
         tile : torch.Tensor
             Of shape ``(channels, rows.size * scale, columns.size * scale)``, anywhere.
-        picture : int
-            The number of the picture that it is of.
+        plane : int
+            The number of the plane that it is of.
         """
         row, column = divmod(place, len(self._columns))
+        if row != self._row:
+            self._go_on(row)
         counts = self._rows[row][:, None] * self._columns[column][None, :]
-        top, left = (self._scale * start for start in self._grid.corners[place])
-        height, width = tile.shape[-2:]
-        area = self._pixels[picture, :, top : top + height, left : left + width]
+        left, width = self._scale * self._grid.columns.starts[column], tile.shape[-1]
+        area = self._pixels[plane, :, :, left : left + width]
         area += tile.to(counts) * counts  # in one operation cards round otherwise than processors
 
-    def pictures(self) -> torch.Tensor:
-        """Return the pictures without what was reflected, ``(count, channels, height, width)``."""
-        height, width = self._grid.rows.length, self._grid.columns.length
-        return self._pixels[..., : height * self._scale, : width * self._scale].contiguous()
+    def finish(self) -> None:
+        """Give the last rows away."""
+        self._give(self._grid.rows.length)
+
+    def _go_on(self, row: int) -> None:
+        """Give away what no tile of the next row is blended into."""
+        starts = self._grid.rows.starts
+        self._give(starts[row])
+        step = (starts[row] - starts[self._row]) * self._scale
+        kept = self._pixels[:, :, step:].clone()
+        self._pixels[:, :, : kept.shape[2]] = kept
+        self._pixels[:, :, kept.shape[2] :] = 0
+        self._row = row
+
+    def _give(self, end: int) -> None:
+        start, width = self._grid.rows.starts[self._row], self._grid.columns.length * self._scale
+        rows = self._pixels[:, :, : (end - start) * self._scale, :width]
+        self._emit(start * self._scale, rows)

@@ -16,7 +16,8 @@ from vramx.pipelines.upscaling.tiles import Grid
 
 #: Makes of rows ``(n, channels, rows, width)``, as the network gave them, what they become.
 Finish = Callable[[torch.Tensor], torch.Tensor]
-#: Takes the number of the first picture and row, and what rows of them have become.
+#: Takes the number of the first picture and row, and rows of them: as the network gave them, or
+#: what they have become. The rows of a picture come from the top on.
 Put = Callable[[int, int, torch.Tensor], None]
 #: Told of pixels of the input that were computed, and how many will be.
 Count = Callable[[int, int], None]

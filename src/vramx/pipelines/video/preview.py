@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vramx.pipelines.video.colours import Pixels
 from vramx.pipelines.video.source import VideoSource
 from vramx.pipelines.video.span import Span, Time
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 def read_frame(path: Path, start: Time = None, deinterlace: str = "auto") -> Pixels:
@@ -45,10 +42,11 @@ def read_frame(path: Path, start: Time = None, deinterlace: str = "auto") -> Pix
     return next(VideoSource(path, deinterlace, span=span).frames(seek=True))[1]
 
 
-def as_image(pixels: Any) -> Image.Image:
-    """Make a picture of a frame, of 8 bits a colour."""
-    from PIL import Image
+def write_preview(pixels: Any, target: Path) -> None:
+    """Write a frame as a picture of 8 bits a colour."""
+    from vramx.pipelines.pictures import Beside, layout_of, picture_target
 
     if pixels.dtype == np.uint16:
         pixels = np.rint(pixels / 257).astype(np.uint8)
-    return Image.fromarray(pixels)
+    with picture_target(target, layout_of(pixels), Beside()) as put:
+        put(pixels)

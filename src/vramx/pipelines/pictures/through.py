@@ -1,0 +1,71 @@
+"""A picture's file through what changes its pixels, into another file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vramx.errors import MediaError
+from vramx.pipelines.pictures.clips import clip_target, load_clip
+from vramx.pipelines.pictures.formats import check_quality, writable_format
+from vramx.pipelines.pictures.reading import load_picture
+from vramx.pipelines.pictures.types import Pixels
+from vramx.pipelines.pictures.writing import PutRows, layout_of, picture_target
+
+#: Takes a picture and what takes the rows of what it becomes, from the top on.
+Change = Callable[[Pixels, PutRows], None]
+
+
+def change_picture(
+    source: Path,
+    target: Path,
+    change: Change,
+    *,
+    scale: int = 1,
+    quality: int | None = None,
+    format: str | None = None,  # noqa: A002 - Pillow's and the command's word for it
+) -> int:
+    """Read a picture, or all frames of one that moves, and write what becomes of it.
+
+    Parameters
+    ----------
+    source, target : Path
+        What to read and to write.
+    change : callable
+        Changes pixels.
+    scale : int
+        How much larger that makes them.
+    quality, format : optional
+        As `picture_target` and `writable_format` have them.
+
+    Returns
+    -------
+    int
+        How many frames there are.
+
+    Raises
+    ------
+    MediaError
+        If a file cannot be read or written, or the format has no place for what the picture has.
+        What can be told before the work is.
+    ConfigError
+        If the quality or the format is none.
+    """
+    name = writable_format(target, format)
+    check_quality(quality, name)
+    clip = load_clip(source)
+    if clip is None:
+        picture = load_picture(source)
+        layout = layout_of(picture.pixels, scale)
+        with picture_target(target, layout, picture.beside, quality=quality) as put:
+            change(picture.pixels, put)
+        return 1
+    if name != clip.kind:
+        raise MediaError(
+            f"{source} is {clip.kind} of {len(clip.frames)} frames, which are kept in a file of "
+            f"the same format alone, and {target} is named as {name}"
+        )
+    with clip_target(target, clip, scale=scale, quality=quality) as frame:
+        for number, each in enumerate(clip.frames):
+            change(each.pixels, frame(number))
+    return len(clip.frames)
