@@ -122,7 +122,7 @@ def test_what_is_no_whole_picture_is_refused_and_nothing_is_written(
         ("absent/out.png", "there is no folder"),
         ("in.png", "is what is read"),
         ("there.png", "exists"),
-        ("folder.png", "exists"),
+        ("folder.png", "is a folder"),
     ],
 )
 def test_a_target_that_cannot_be_is_refused_and_what_is_there_stays(

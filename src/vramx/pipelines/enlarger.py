@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from vramx.errors import SessionClosedError
 from vramx.pipelines.chain import Pipeline, as_count
-from vramx.pipelines.files import check_paths
+from vramx.pipelines.files import check_paths, check_room, claimed, least_picture_bytes
 from vramx.pipelines.images import Home, is_picture, to_planes
 from vramx.pipelines.networks import (
     channels_last,
@@ -44,6 +44,9 @@ from vramx.pipelines.upscaling.streaming import NOT_OPEN, PictureStream, nothing
 from vramx.pipelines.upscaling.ways import Runner, Way
 from vramx.session import Session
 from vramx.units import format_size
+
+if TYPE_CHECKING:
+    from vramx.pipelines.video import VideoResult
 
 #: What pictures may take where nothing is managed and so no budget is known.
 _WITHOUT_BUDGET = 2**30
@@ -285,13 +288,16 @@ class SuperResolution:
         from vramx.pipelines.pictures import load_picture, save_picture, writable_format
 
         source, target = Path(source), Path(target)
-        check_paths(source, target, overwrite=overwrite)
-        writable_format(target)
-        picture = load_picture(source)
-        ways: dict[torch.Size, Way] = {}
-        with self._bar(progress, source.name, ways):
-            enlarged = next(self._ready.run([picture], ways))
-        save_picture(enlarged, target)
+        with claimed(target):
+            check_paths(source, target, overwrite=overwrite)
+            name = writable_format(target)
+            picture = load_picture(source)
+            samples = picture.width * picture.height * len(picture.getbands()) * self.scale**2
+            check_room(target, least_picture_bytes(samples, name))
+            ways: dict[torch.Size, Way] = {}
+            with self._bar(progress, source.name, ways):
+                enlarged = next(self._ready.run([picture], ways))
+            save_picture(enlarged, target)
         return next(iter(ways.values()))
 
     @contextlib.contextmanager
@@ -326,7 +332,7 @@ class SuperResolution:
         deinterlace: str = "auto",
         overwrite: bool = False,
         progress: bool = False,
-    ) -> int:
+    ) -> VideoResult:
         """Enlarge a video in a file; see `vramx.pipelines.video.transform_video`.
 
         Times of frames are kept; sound, subtitles and chapters are copied. When the job is stopped,
@@ -355,8 +361,8 @@ class SuperResolution:
 
         Returns
         -------
-        int
-            How many frames the target has.
+        VideoResult
+            How many frames the target has, and of which size.
 
         Raises
         ------
@@ -380,13 +386,14 @@ class SuperResolution:
             target,
             self._ready.run,
             identity=identity,
+            scale=self.scale,
             codec=codec,
             options=options,
             segment=segment,
             deinterlace=deinterlace,
             overwrite=overwrite,
             progress=progress,
-        ).frames
+        )
 
     @staticmethod
     def _asked(size: int | None) -> str:

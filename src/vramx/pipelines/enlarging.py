@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -114,18 +116,16 @@ def enlarge_file(
     """
     from vramx.pipelines.files import check_paths
     from vramx.pipelines.pictures import is_picture_file
-    from vramx.pipelines.video import VideoSource
 
     check_paths(source, target, overwrite=overwrite)
     if is_picture_file(source):
         return _enlarge_picture(enlarger, source, target, overwrite=overwrite, progress=progress)
     begun = time.perf_counter()
-    frames = enlarger.enlarge_video(
+    made = enlarger.enlarge_video(
         source, target, overwrite=overwrite, progress=progress, **(video or {})
     )
-    made = VideoSource(target)
-    size = (made.width, made.height)
-    return Enlarged(source, target, "video", frames, size, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    return Enlarged(source, target, "video", made.frames, made.size, seconds)
 
 
 def _enlarge_picture(
@@ -134,9 +134,9 @@ def _enlarge_picture(
     from vramx.pipelines.pictures import upright_size
 
     begun = time.perf_counter()
-    width, height = (enlarger.scale * side for side in upright_size(source))
     way = enlarger.enlarge_picture(source, target, overwrite=overwrite, progress=progress)
     seconds = time.perf_counter() - begun
+    width, height = (enlarger.scale * side for side in upright_size(source))
     return Enlarged(source, target, "picture", 1, (width, height), seconds, way)
 
 
@@ -151,7 +151,8 @@ def enlarge_folder(
     """Enlarge the pictures of a folder, by the order of their names, into another folder.
 
     Files that are neither pictures nor named like ones, and folders inside, are passed by. One
-    picture that cannot be enlarged does not keep the others from it.
+    picture that cannot be enlarged does not keep the others from it. Several processes may do so
+    together: each picture is made by one of them, and each returns when all are there.
 
     Parameters
     ----------
@@ -177,6 +178,8 @@ def enlarge_folder(
     """
     from tqdm import tqdm
 
+    from vramx.pipelines.files import claimed
+
     if target.exists() and (not target.is_dir() or target.samefile(source)):
         raise MediaError(f"{target} must be another folder than {source}, or not exist yet")
     result = FolderResult()
@@ -192,20 +195,42 @@ def enlarge_folder(
         target.mkdir(exist_ok=True)
     except OSError as error:
         raise MediaError(f"{target} cannot be made: {error}") from error
+    later: list[Path] = []
     for picture in tqdm(pictures, unit="picture", desc=source.name, disable=not progress):
+        _make(enlarger, picture, target / picture.name, result, later, overwrite=overwrite)
+    while later:
+        picture = later.pop()
         place = target / picture.name
-        if place.exists() and not overwrite:
-            result.skipped.append(place)
-            continue
-        try:
-            made = _enlarge_picture(enlarger, picture, place, overwrite=overwrite, progress=False)
-        except Error as error:
-            result.failed.append((picture, str(error)))
-        except Exception as error:  # whatever one picture brings, the others are made
-            result.failed.append((picture, f"{type(error).__name__}: {error}"))
-        else:
-            result.made.append(made)
+        with contextlib.suppress(MediaError), claimed(place, math.inf):
+            pass  # whoever makes it has done so, or was killed
+        _make(enlarger, picture, place, result, later, overwrite=overwrite)
     return result
+
+
+def _make(
+    enlarger: SuperResolution,
+    picture: Path,
+    place: Path,
+    result: FolderResult,
+    later: list[Path],
+    *,
+    overwrite: bool,
+) -> None:
+    """Make one picture of a folder, or put it off where another process makes it."""
+    from vramx.pipelines.files import TakenError
+
+    try:
+        made = _enlarge_picture(enlarger, picture, place, overwrite=overwrite, progress=False)
+    except TakenError:
+        later.append(picture)
+    except Exception as error:  # whatever one picture brings, the others are made
+        if place.is_file() and not overwrite:
+            result.skipped.append(place)
+        else:
+            kind = "" if isinstance(error, Error) else f"{type(error).__name__}: "
+            result.failed.append((picture, f"{kind}{error}"))
+    else:
+        result.made.append(made)
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
 from vramx.errors import Error, MediaError
-from vramx.pipelines.files import written_whole
 from vramx.pipelines.images import JPEG_TABLES
+from vramx.writing import written_whole
 
 _BITS_PER_SAMPLE = 258  # a TIFF tag
 _XMP_TAG = 700  # another one

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ import av.error
 
 from vramx.errors import MediaError
 from vramx.pipelines.chain import as_count
-from vramx.pipelines.files import check_paths
+from vramx.pipelines.files import check_paths, check_room, claimed
 from vramx.pipelines.video.channel import Channel
 from vramx.pipelines.video.clock import FrameTime
+from vramx.pipelines.video.digests import SourceDigest
 from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.joining import join
 from vramx.pipelines.video.rehearsal import rehearse
@@ -78,11 +80,14 @@ class VideoResult:
     ----------
     frames : int
         How many frames the target has.
+    size : (int, int)
+        Their width and height.
     counts : mapping of str to int
         The sums of what was counted of the frames, those from before a stop included.
     """
 
     frames: int
+    size: tuple[int, int]
     counts: Mapping[str, int]
 
 
@@ -96,6 +101,7 @@ def transform_video(
     transform: Transform,
     *,
     identity: Mapping[str, str],
+    scale: int = 1,
     codec: str = "libx264",
     options: Mapping[str, str] | None = None,
     segment: int = 240,
@@ -120,6 +126,8 @@ def transform_video(
         segment.
     identity : mapping of str to str
         What the function's results depend on; a job goes on only where that is the same.
+    scale : int
+        How much larger it makes frames, for the room that they take on the disk.
     codec, options, segment, deinterlace, overwrite, progress
         As `SuperResolution.enlarge_video`.
 
@@ -131,7 +139,8 @@ def transform_video(
     Raises
     ------
     MediaError
-        If a file cannot be read or written. Finished segments stay.
+        If a file cannot be read or written, there is no room for the target, or another process
+        makes it. Finished segments stay.
     ConfigError
         If there is no such codec or option, or `deinterlace` is neither.
     """
@@ -142,21 +151,47 @@ def transform_video(
     rehearse(target, encoding)
     job = {
         **identity,
-        "source": video.identity(),
         "codec": codec,
         "options": str(sorted((options or {}).items())),
         "segment": str(as_count(segment, "segment")),
         "deinterlace": deinterlace,
     }
-    with WorkFolder(target.with_name(target.name + ".parts"), job) as work:
+    with claimed(target), SourceDigest(source) as digest:
+        check_paths(source, target, overwrite=overwrite)  # another may just have made it
+        work = WorkFolder(target.with_name(target.name + ".parts"), job, digest.result)
+        check_room(target, _least_bytes(video, work, scale))
         if not work.complete:
             with _progress_bar(progress, video, work.frames) as count:
                 _Run(work, encoding, segment, count).through(transform)
+            if digest.is_changed():
+                work.remove()
+                raise MediaError(
+                    f"{source} was changed while it was read, so that nothing of {target} is kept: "
+                    "run again when it stays as it is"
+                )
             work.finish()
         join(work, video, target)
-        result = VideoResult(work.frames, work.counts)
-        work.remove()
+        first = work.segments[0]
+        result = VideoResult(work.frames, (first.width, first.height), work.counts)
+        _remove(work)
     return result
+
+
+def _least_bytes(video: VideoSource, work: WorkFolder, scale: int) -> int:
+    """Tell what a target and its segments take, with a quarter of the source's bits a pixel."""
+    enlarged = video.path.stat().st_size * scale**2 // 4
+    return enlarged if work.complete else max(2 * enlarged - work.nbytes, 0)
+
+
+def _remove(work: WorkFolder) -> None:
+    try:
+        work.remove()
+    except OSError as error:
+        warnings.warn(
+            f"{work.path} cannot be deleted ({error}), which the finished video does not need",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 class _Run:

@@ -11,12 +11,13 @@ import av
 import av.error
 
 from vramx.errors import MediaError
-from vramx.pipelines.files import VIDEO_FORMATS, written_whole
+from vramx.pipelines.files import VIDEO_FORMATS
 from vramx.pipelines.video.beside import add_beside, packets_beside
 from vramx.pipelines.video.opening import ffmpeg_name, open_video
 from vramx.pipelines.video.segments import read_packets
 from vramx.pipelines.video.source import VideoSource
 from vramx.pipelines.video.work_folder import WorkFolder
+from vramx.writing import written_whole
 
 #: Containers whose streams' kinds are told by tags.
 _TAGS = ("mp4", "mov")

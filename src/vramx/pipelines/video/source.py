@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,6 @@ from vramx.pipelines.video.opening import open_video, reason
 
 Pixels = npt.NDArray[np.uint8]
 
-#: What is hashed at each end of a file to know it again.
-_SAMPLE = 2**20
 #: Conversions between RGB and what codecs take round; otherwise each darkens a little.
 #: swscale's flags bicubic, accurate rounding, full chroma both ways; PyAV names them since 17.
 EXACT = 0x4 | 0x40000 | 0x2000 | 0x4000
@@ -128,16 +125,6 @@ class VideoSource:
                 f"{self.path} is in {pixels.name}, with more than 8 bits a colour, which would be "
                 "lost: convert it to 8 bits first"
             )
-
-    def identity(self) -> str:
-        """Return what tells this file from others: its size, and a hash of both its ends."""
-        size = self.path.stat().st_size
-        digest = hashlib.sha256(str(size).encode())
-        with self.path.open("rb") as file:
-            digest.update(file.read(_SAMPLE))
-            file.seek(max(size - _SAMPLE, 0))
-            digest.update(file.read(_SAMPLE))
-        return digest.hexdigest()
 
     def frames(self) -> Iterator[tuple[FrameTime, Pixels]]:
         """Decode from the start.
