@@ -8,10 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vramx.checkpoints.files import MOST_TENSORS, too_many
 from vramx.errors import ConfigError
 
 #: How deep the tensors of a checkpoint may lie, and of how many classes there may be objects.
 _DEEPEST, _CLASSES = 64, 256
+#: The longest description of tensors: Python reads its each byte.
+_LONGEST_PICKLE = 2**25
 _CLASS = re.compile(r"GLOBAL (\S+) was not an allowed global")
 _ADVICE = (
     "in the program that made it, save the weights alone: torch.save(model.state_dict(), path), or "
@@ -122,12 +125,19 @@ def _is_checked_archive(path: Path) -> bool:
             f"{path} is a TorchScript program and not plain weights: give it as the model, or save "
             "torch.jit.load(path).state_dict() if you trust it"
         )
+    if len(entries) > MOST_TENSORS:
+        raise ConfigError(f"{path} {too_many(len(entries))}")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
             raise ConfigError(
                 f"{path} is no torch checkpoint, or one that was packed again: {entry.filename} in "
                 f"it would unpack to {entry.file_size} bytes, and torch packs nothing. Unpack it, "
                 "or save it again by torch.save"
+            )
+        if entry.filename.endswith("/data.pkl") and entry.file_size > _LONGEST_PICKLE:
+            raise ConfigError(
+                f"{path} has {entry.file_size} bytes beside its tensors, more than the "
+                f"{_LONGEST_PICKLE} that are read: {_ADVICE}"
             )
     return True
 

@@ -26,7 +26,7 @@ VIDEO_FORMATS = {
 #: bytes that a sample of a photograph takes, by Pillow's names.
 _PLAIN = ("BMP", "DDS", "DIB", "IM", "PPM", "SGI", "TGA", "TIFF")
 _LOSSLESS = ("GIF", "PNG")
-_LEAST_PLAIN, _LEAST_LOSSLESS, _LEAST_OTHERS = 0.95, 0.1, 0.01
+_LEAST_PLAIN, _LEAST_LOSSLESS, _LEAST_OTHERS = 0.95, 0.1, 0.005
 
 
 def is_video(target: Path) -> bool:
