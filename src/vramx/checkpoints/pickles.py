@@ -111,15 +111,18 @@ def _loaded(path: Path, device: str, *, mapped: bool) -> Any:
 def _is_checked_archive(path: Path) -> bool:
     """Tell whether a checkpoint is a zip archive, and refuse what would unpack to more."""
     size = path.stat().st_size
-    if not zipfile.is_zipfile(path):
-        if path.open("rb").read(2) == b"PK":
-            raise ConfigError(f"{path} is cut short: the end of its zip archive is missing")
-        return False
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, UnicodeError, ValueError) as error:
         raise ConfigError(f"{path} is damaged: {error}") from error
+    if not is_archive:
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                raise ConfigError(f"{path} is cut short: the end of its zip archive is missing")
+        return False
     if any(entry.filename.partition("/")[2].startswith("code/") for entry in entries):
         raise ConfigError(
             f"{path} is a TorchScript program and not plain weights: give it as the model, or save "

@@ -50,6 +50,13 @@ def check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
         If the source does not exist, or the target is the source, exists, is a link, a device or a
         folder, or is in no folder that can be written.
     """
+    try:
+        _check_paths(source, target, overwrite=overwrite)
+    except OSError as error:  # such as a name that is too long
+        raise MediaError(f"{target} cannot be written from {source}: {error}") from error
+
+
+def _check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
     if not source.is_file():
         raise MediaError(f"{source} is not a file")
     _check_folder(target)

@@ -73,6 +73,8 @@ class VideoSource:
         with self.opened() as container:
             stream = self._stream(container)
             context = stream.codec_context
+            if context is None:
+                raise MediaError(f"{path}: its video is damaged or of an unknown kind")
             self._check_format(context.format)
             if stream.time_base is None:
                 raise MediaError(f"{path} does not say in what unit its frames' times are")
