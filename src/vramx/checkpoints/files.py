@@ -156,7 +156,7 @@ def opened(path: Path, framework: str) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:
-        file = safe_open(path, framework=framework)
+        file: Any = safe_open(path, framework=framework)
     except SafetensorError as error:
         raise ConfigError(
             f"{path} is damaged or cut short ({path.stat().st_size} bytes): {error}"
