@@ -285,6 +285,15 @@ def test_an_archive_that_would_unpack_to_more_than_it_is_is_refused_unread(
         tracemalloc.stop()
 
 
+def test_a_class_whose_name_can_be_none_is_an_error_by_name(
+    open_session: OpenSession, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(argparse.Namespace(), path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"Namespace", b"Name\0pace"))
+    assert all("Name\0pace" in each for each in refusals(path, open_session))
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "archive"])
 def test_more_tensors_than_any_model_has_are_refused_before_they_are_looked_at(
     open_session: OpenSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -89,7 +89,7 @@ def unpickle(path: Path, device: str) -> Any:
             if found is None or found[1] in stand_ins or len(stand_ins) >= _CLASSES:
                 raise ConfigError(_refusal(path, error, stand_ins)) from error
             name = found[1]
-            stand_in = type(name.rpartition(".")[2], (Foreign,), {"of": name})
+            stand_in = type("Foreign", (Foreign,), {"of": name})  # a name may be no class's
             # What is built in is named without its module.
             stand_ins |= {name: stand_in, f"builtins.{name}": stand_in}
     if stand_ins and next(leaves(content, path), None) is None:
