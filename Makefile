@@ -29,7 +29,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .PHONY: help demo test lint format types stubs bench pictures clean
-.PHONY: native sanitize sanitize-address sanitize-thread moments state-machine
+.PHONY: native sanitize sanitize-address sanitize-thread moments state-machine kills fuzz
 
 help:
 	@echo 'make demo      enlarge a photograph in less memory than the weights of the network need'
@@ -40,6 +40,8 @@ help:
 	@echo 'make native    the native tests alone'
 	@echo 'make moments   the tests of moves again, at fresh random moments'
 	@echo 'make state-machine PROGRAMS=10000  random programs against the core'
+	@echo 'make kills     videos and folders whose processes are killed at 50 moments each'
+	@echo 'make fuzz INPUTS=10000  so many damaged files of each kind to each reader'
 	@echo 'make sanitize  the native tests under address, undefined and thread sanitizers'
 	@echo 'make bench     micro benchmarks and the cyclic model, as JSON in build/bench'
 	@echo 'make pictures  draw the pictures in docs anew'
@@ -93,6 +95,12 @@ moments: $(READY)
 state-machine: export VRAMX_TEST_SEED := $(SEED)
 state-machine: $(READY)
 	$(call RANDOM_PROGRAMS,$(PROGRAMS)) tests/test_state_machine.py
+
+kills: $(READY)
+	VRAMX_TEST_KILLS=$(or $(KILLS),50) $(BIN)/python -m pytest -q tests/pipelines/test_kills.py
+
+fuzz: $(READY)
+	VRAMX_TEST_INPUTS=$(or $(INPUTS),10000) $(BIN)/python -m pytest -q tests/fuzz
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -169,9 +169,11 @@ def measure(
                 own.to(dtype), budget=parse_size(args.budget, "budget"), backend=args.backend
             ) as sr:
                 row["network_vramx"] = median_rate(lambda: len([*sr(few)]), 3)
-                own_rate.append(
-                    rate(lambda: sr.enlarge_video(source, target, options=options, overwrite=True))
-                )
+
+                def enlarge() -> int:
+                    return sr.enlarge_video(source, target, options=options, overwrite=True).frames
+
+                own_rate.append(rate(enlarge))
                 row["peak"] = sr.session.stats().peak_resident
                 row["note"] = told(sr, few[0])["note"]
     row["stock"] = statistics.median(stock_rate[1:])

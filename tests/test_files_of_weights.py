@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import vramx
-from vramx.checkpoints import read_checkpoint
+from vramx.checkpoints import files, pickles, read_checkpoint
 from vramx.doctor import Severity, examine
 
 torch = pytest.importorskip("torch")
@@ -283,6 +283,39 @@ def test_an_archive_that_would_unpack_to_more_than_it_is_is_refused_unread(
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()
+
+
+def test_a_class_whose_name_can_be_none_is_an_error_by_name(
+    open_session: OpenSession, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(argparse.Namespace(), path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"Namespace", b"Name\0pace"))
+    assert all("Name\0pace" in each for each in refusals(path, open_session))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "archive"])
+def test_more_tensors_than_any_model_has_are_refused_before_they_are_looked_at(
+    open_session: OpenSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    assert files.MOST_TENSORS > 50_000
+    for module in (files, pickles):
+        monkeypatch.setattr(module, "MOST_TENSORS", 20)
+    state = {f"t{number}": torch.zeros(2) for number in range(30)}
+    path = tmp_path / "a"
+    save_file(state, path) if kind == "safetensors" else torch.save(state, path)
+    said = refusals(path, open_session)
+    assert all("more than the 20 that are read from one file" in each for each in said)
+
+
+def test_an_archive_with_more_beside_its_tensors_than_any_model_has_is_refused_unread(
+    open_session: OpenSession, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + b"N0" * 2**24 + b".")
+    said = refusals(path, open_session)
+    assert all("33554435 bytes beside its tensors" in each for each in said)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

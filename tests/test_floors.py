@@ -29,7 +29,7 @@ NATIVE_FOREIGN = {"cuda.h": "device", "nvtx3": "device", "nanobind": "bind"}
 PYTHON = (
     {"_core", "errors", "units"},
     {"advice", "arrays", "checkpoints", "config", "nvml", "pcie", "simulation"},
-    {"card", "runtime", "stats", "watcher"},
+    {"card", "runtime", "stats", "watcher", "writing"},
     {"seeing"},
     {"session"},
     {"inactive", "innermost"},

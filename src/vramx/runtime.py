@@ -93,7 +93,7 @@ def make_folder(path: Path) -> None:
 
 
 def open_file(path: Path, flags: int) -> int:
-    """Open a file, its folder made if need be, so that no forked child keeps it open.
+    """Open a file so that no forked child keeps it open.
 
     Parameters
     ----------
@@ -112,8 +112,6 @@ def open_file(path: Path, flags: int) -> int:
     OSError
         If it is a link, or no file but a folder, a pipe or a device; a pipe is not waited for.
     """
-    if flags & os.O_CREAT:
-        make_folder(path.parent)
     with _opening:  # no fork between the two
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         forget_in_children(descriptor)
@@ -150,10 +148,13 @@ def lock_file(path: Path, patience: float) -> int:
     deadline = time.monotonic() + patience
     pause = _PAUSE
     while True:
-        try:
-            descriptor = open_file(path, os.O_RDONLY)  # it may be another user's
-        except FileNotFoundError:
-            descriptor = open_file(path, os.O_RDONLY | os.O_CREAT)
+        try:  # to write, since file systems over a network lock nothing else
+            descriptor = open_file(path, os.O_RDWR | os.O_CREAT)
+        except PermissionError:
+            if not path.exists():
+                raise
+            # Another user's.
+            descriptor = open_file(path, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if is_at(descriptor, path):

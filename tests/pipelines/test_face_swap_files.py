@@ -259,9 +259,7 @@ def test_an_error_for_no_face_names_the_frame_and_keeps_the_segments_before(fold
         run(folder, "other.mp4", on_no_face="error", reference=portrait("green"))
     draw: Callable[[int], Any] = lambda n: picture(n if n not in EMPTY else 0)  # noqa: E731
     write_clip(folder / "in.mp4", COUNT, draw=lambda n: background() if n == 13 else draw(n))
-    with pytest.raises(vramx.MediaError, match="another job"):
-        run(folder, on_no_face="error")
-    (folder / "out.mp4.parts" / "manifest.json").unlink()
+    # Where no segment was finished there is nothing of another job.
     with pytest.raises(vramx.NoFaceError, match=r"frame 13: no face"):
         run(folder, on_no_face="error", batch=3)
     assert finished(folder) in (6, 12)

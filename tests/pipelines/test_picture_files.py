@@ -113,7 +113,9 @@ def test_what_is_no_whole_picture_is_refused_and_nothing_is_written(
         ("absent/out.png", "there is no folder"),
         ("in.png", "is what is read"),
         ("there.png", "exists"),
-        ("folder.png", "exists"),
+        ("folder.png", "is a folder"),
+        ("link.png", "is a link"),
+        (f"{'long' * 80}.png", "File name too long"),
     ],
 )
 def test_a_target_that_cannot_be_is_refused_and_what_is_there_stays(
@@ -122,6 +124,7 @@ def test_a_target_that_cannot_be_is_refused_and_what_is_there_stays(
     cat().convert("RGBA").save(tmp_path / "in.png")
     (tmp_path / "there.png").write_bytes(b"mine")
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to("there.png")
     before = {path.name for path in tmp_path.iterdir()}
     with pytest.raises(vramx.MediaError, match=message):
         sr.enlarge_picture(tmp_path / "in.png", tmp_path / name)

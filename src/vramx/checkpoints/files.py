@@ -14,6 +14,8 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _TORCH = (b"PK", b"\x80")
 #: The longest header that safetensors reads; the longest index is as long.
 _LONGEST_HEADER = 100_000_000
+#: The most tensors in one file, which is many times what models have; each takes time to look at.
+MOST_TENSORS = 2**16
 #: How other files begin that people have in the place of weights, and what they are.
 _OTHERS = {
     b"<": "a web page or other markup, as servers send in the place of a file: download it again",
@@ -149,13 +151,27 @@ def opened(path: Path, framework: str) -> Any:
     Raises
     ------
     ConfigError
-        If it is damaged or truncated.
+        If it is damaged or truncated, or holds more tensors than any model.
     """
     from safetensors import SafetensorError, safe_open
 
+    # Told from the bytes, since to take a header apart takes time for each tensor too.
+    with path.open("rb") as header:
+        length = int.from_bytes(header.read(8), "little")
+        count = header.read(min(length, _LONGEST_HEADER)).count(b'"data_offsets"')
+    if count > MOST_TENSORS:
+        raise ConfigError(f"{path} {too_many(count)}")
     try:
         return safe_open(path, framework=framework)
     except SafetensorError as error:
         raise ConfigError(
             f"{path} is damaged or cut short ({path.stat().st_size} bytes): {error}"
         ) from error
+
+
+def too_many(count: int) -> str:
+    """Say that a file holds more tensors than are read."""
+    return (
+        f"holds {count} tensors, more than the {MOST_TENSORS} that are read from one file: save "
+        "the model in several files with an index"
+    )

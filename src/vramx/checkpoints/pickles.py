@@ -8,10 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vramx.checkpoints.files import MOST_TENSORS, too_many
 from vramx.errors import ConfigError
 
 #: How deep the tensors of a checkpoint may lie, and of how many classes there may be objects.
 _DEEPEST, _CLASSES = 64, 256
+#: The longest description of tensors: Python reads its each byte.
+_LONGEST_PICKLE = 2**25
 _CLASS = re.compile(r"GLOBAL (\S+) was not an allowed global")
 _ADVICE = (
     "in the program that made it, save the weights alone: torch.save(model.state_dict(), path), or "
@@ -86,7 +89,7 @@ def unpickle(path: Path, device: str) -> Any:
             if found is None or found[1] in stand_ins or len(stand_ins) >= _CLASSES:
                 raise ConfigError(_refusal(path, error, stand_ins)) from error
             name = found[1]
-            stand_in = type(name.rpartition(".")[2], (Foreign,), {"of": name})
+            stand_in = type("Foreign", (Foreign,), {"of": name})  # a name may be no class's
             # What is built in is named without its module.
             stand_ins |= {name: stand_in, f"builtins.{name}": stand_in}
     if stand_ins and next(leaves(content, path), None) is None:
@@ -108,26 +111,36 @@ def _loaded(path: Path, device: str, *, mapped: bool) -> Any:
 def _is_checked_archive(path: Path) -> bool:
     """Tell whether a checkpoint is a zip archive, and refuse what would unpack to more."""
     size = path.stat().st_size
-    if not zipfile.is_zipfile(path):
-        if path.open("rb").read(2) == b"PK":
-            raise ConfigError(f"{path} is cut short: the end of its zip archive is missing")
-        return False
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, UnicodeError, ValueError) as error:
         raise ConfigError(f"{path} is damaged: {error}") from error
+    if not is_archive:
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                raise ConfigError(f"{path} is cut short: the end of its zip archive is missing")
+        return False
     if any(entry.filename.partition("/")[2].startswith("code/") for entry in entries):
         raise ConfigError(
             f"{path} is a TorchScript program and not plain weights: give it as the model, or save "
             "torch.jit.load(path).state_dict() if you trust it"
         )
+    if len(entries) > MOST_TENSORS:
+        raise ConfigError(f"{path} {too_many(len(entries))}")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
             raise ConfigError(
                 f"{path} is no torch checkpoint, or one that was packed again: {entry.filename} in "
                 f"it would unpack to {entry.file_size} bytes, and torch packs nothing. Unpack it, "
                 "or save it again by torch.save"
+            )
+        if entry.filename.endswith("/data.pkl") and entry.file_size > _LONGEST_PICKLE:
+            raise ConfigError(
+                f"{path} has {entry.file_size} bytes beside its tensors, more than the "
+                f"{_LONGEST_PICKLE} that are read: {_ADVICE}"
             )
     return True
 

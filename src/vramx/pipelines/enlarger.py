@@ -9,14 +9,14 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from vramx.errors import SessionClosedError
 from vramx.pipelines.chain import Pipeline, as_count
-from vramx.pipelines.files import check_paths
+from vramx.pipelines.files import check_paths, claimed
 from vramx.pipelines.images import Home, is_picture, to_planes
 from vramx.pipelines.networks import (
     channels_last,
@@ -45,6 +45,9 @@ from vramx.pipelines.upscaling.streaming import NOT_OPEN, PictureStream, nothing
 from vramx.pipelines.upscaling.ways import Runner, Way
 from vramx.session import Session
 from vramx.units import format_size
+
+if TYPE_CHECKING:
+    from vramx.pipelines.video import VideoResult
 
 #: What pictures may take where nothing is managed and so no budget is known.
 _WITHOUT_BUDGET = 2**30
@@ -305,16 +308,17 @@ class SuperResolution:
         from vramx.pipelines.pictures import change_picture
 
         source, target = Path(source), Path(target)
-        check_paths(source, target, overwrite=overwrite)
-        ways: dict[torch.Size, Way] = {}
+        with claimed(target):
+            check_paths(source, target, overwrite=overwrite)
+            ways: dict[torch.Size, Way] = {}
 
-        def enlarge(pixels: Any, put: Callable[[Any], None]) -> None:
-            self._ready.write(pixels, put, ways)
+            def enlarge(pixels: Any, put: Callable[[Any], None]) -> None:
+                self._ready.write(pixels, put, ways)
 
-        with self._bar(progress, source.name, ways):
-            change_picture(
-                source, target, enlarge, scale=self.scale, quality=quality, format=format
-            )
+            with self._bar(progress, source.name, ways):
+                change_picture(
+                    source, target, enlarge, scale=self.scale, quality=quality, format=format
+                )
         return next(iter(ways.values()))
 
     @contextlib.contextmanager
@@ -353,7 +357,7 @@ class SuperResolution:
         end: float | Fraction | str | None = None,
         overwrite: bool = False,
         progress: bool = False,
-    ) -> int:
+    ) -> VideoResult:
         """Enlarge a video in a file; see `vramx.pipelines.video.transform_video`.
 
         Times of frames are kept; sound, subtitles and chapters are copied. When the job is stopped,
@@ -392,8 +396,8 @@ class SuperResolution:
 
         Returns
         -------
-        int
-            How many frames the target has.
+        VideoResult
+            How many frames the target has, and of which size.
 
         Raises
         ------
@@ -428,7 +432,7 @@ class SuperResolution:
             end=end,
             overwrite=overwrite,
             progress=progress,
-        ).frames
+        )
 
     def preview_video(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -119,7 +121,6 @@ def enlarge_file(
     """
     from vramx.pipelines.files import check_paths
     from vramx.pipelines.pictures import is_named_as_picture, is_picture_file
-    from vramx.pipelines.video import VideoSource
 
     check_paths(source, target, overwrite=overwrite)
     if is_picture_file(source):
@@ -140,12 +141,11 @@ def enlarge_file(
             "a video, such as .mp4"
         )
     begun = time.perf_counter()
-    frames = enlarger.enlarge_video(
+    made = enlarger.enlarge_video(
         source, target, overwrite=overwrite, progress=progress, **(video or {})
     )
-    made = VideoSource(target)
-    size = (made.width, made.height)
-    return Enlarged(source, target, "video", frames, size, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    return Enlarged(source, target, "video", made.frames, made.size, seconds)
 
 
 def preview_file(
@@ -194,7 +194,8 @@ def enlarge_folder(
     """Enlarge the pictures of a folder, by the order of their names, into another folder.
 
     Files that are neither pictures nor named like ones, and folders inside, are passed by. One
-    picture that cannot be enlarged does not keep the others from it.
+    picture that cannot be enlarged does not keep the others from it. Several processes may do so
+    together: each picture is made by one of them, and each returns when all are there.
 
     Parameters
     ----------
@@ -225,6 +226,7 @@ def enlarge_folder(
     """
     from tqdm import tqdm
 
+    from vramx.pipelines.files import TakenError, claimed
     from vramx.pipelines.pictures.formats import check_quality, format_named, has_quality
 
     if target.exists() and (not target.is_dir() or target.samefile(source)):
@@ -244,10 +246,10 @@ def enlarge_folder(
         target.mkdir(exist_ok=True)
     except OSError as error:
         raise MediaError(f"{target} cannot be made: {error}") from error
-    for picture, place in tqdm(places, unit="picture", desc=source.name, disable=not progress):
-        if place.exists() and not overwrite:
-            result.skipped.append(place)
-            continue
+    later: list[tuple[Path, Path]] = []
+
+    def make(picture: Path, place: Path) -> None:
+        """Make one picture, or put it off where another process makes it."""
         try:
             made = _enlarge_picture(
                 enlarger,
@@ -256,12 +258,24 @@ def enlarge_folder(
                 quality=quality if has_quality(place) else None,
                 overwrite=overwrite,
             )
-        except Error as error:
-            result.failed.append((picture, str(error)))
+        except TakenError:
+            later.append((picture, place))
         except Exception as error:  # whatever one picture brings, the others are made
-            result.failed.append((picture, f"{type(error).__name__}: {error}"))
+            if place.is_file() and not overwrite:
+                result.skipped.append(place)
+            else:
+                kind = "" if isinstance(error, Error) else f"{type(error).__name__}: "
+                result.failed.append((picture, f"{kind}{error}"))
         else:
             result.made.append(made)
+
+    for picture, place in tqdm(places, unit="picture", desc=source.name, disable=not progress):
+        make(picture, place)
+    while later:
+        picture, place = later.pop()
+        with contextlib.suppress(MediaError), claimed(place, math.inf):
+            pass  # whoever makes it has done so, or was killed
+        make(picture, place)
     return result
 
 

@@ -1,14 +1,17 @@
-"""Files that are whole or not there: written beside their place, then put there at once."""
+"""The files that a job reads and writes, looked at before it begins."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from vramx.errors import MediaError
+from vramx.runtime import lock_file, unlock_file
+from vramx.units import format_size
+from vramx.writing import beside
 
 #: Suffixes of the videos that are written, and FFmpeg's names of their formats.
 VIDEO_FORMATS = {
@@ -18,6 +21,12 @@ VIDEO_FORMATS = {
     ".mkv": "matroska",
     ".webm": "webm",
 }
+
+#: Formats that pack nothing unless asked to, those that lose nothing, and all others: the least
+#: bytes that a sample of a photograph takes, by Pillow's names.
+_PLAIN = ("BMP", "DDS", "DIB", "IM", "PPM", "SGI", "TGA", "TIFF")
+_LOSSLESS = ("GIF", "PNG")
+_LEAST_PLAIN, _LEAST_LOSSLESS, _LEAST_OTHERS = 0.95, 0.1, 0.005
 
 
 def is_video(target: Path) -> bool:
@@ -38,38 +47,123 @@ def check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
     Raises
     ------
     MediaError
-        If the source does not exist, or the target is the source, exists, or has no folder.
+        If the source does not exist, or the target is the source, exists, is a link, a device or a
+        folder, or is in no folder that can be written.
     """
+    try:
+        _check_paths(source, target, overwrite=overwrite)
+    except OSError as error:  # such as a name that is too long
+        raise MediaError(f"{target} cannot be written from {source}: {error}") from error
+
+
+def _check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
     if not source.is_file():
         raise MediaError(f"{source} is not a file")
-    if not target.parent.is_dir():
-        raise MediaError(f"{target} cannot be written: there is no folder {target.parent}")
-    if target.exists() and target.samefile(source):
-        raise MediaError(f"{target} is what is read: name another file")
-    if target.is_dir() or (target.exists() and not overwrite):
-        raise MediaError(f"{target} exists: name another file, or give overwrite=True for a file")
+    _check_folder(target)
+    if target.is_symlink():
+        raise MediaError(
+            f"{target} is a link, which would be replaced and not followed: name the file that it "
+            "leads to, or remove it"
+        )
+    if target.exists():
+        if target.samefile(source):
+            raise MediaError(f"{target} is what is read: name another file")
+        if not target.is_file():
+            kind = "a folder" if target.is_dir() else "a device, a pipe or a socket"
+            raise MediaError(f"{target} is {kind}: name a file")
+        if not overwrite:
+            raise MediaError(f"{target} exists: name another file, or give overwrite=True")
 
 
-@contextlib.contextmanager
-def written_whole(target: Path) -> Iterator[BinaryIO]:
-    """Write a file beside its place; put it there when the scope ends without an error.
+def _check_folder(target: Path) -> None:
+    folder = target.parent
+    if not folder.is_dir():
+        raise MediaError(f"{target} cannot be written: there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise MediaError(
+            f"{target} cannot be written: {folder} is read-only for this user. Name a file in "
+            "another folder, or change its permissions"
+        )
+
+
+def check_room(target: Path, least: int) -> None:
+    """Refuse a target for which the disk has no room.
 
     Parameters
     ----------
     target : Path
-        The place.
+        What will be written.
+    least : int
+        Bytes that it takes at the least.
 
-    Yields
+    Raises
     ------
-    file
-        Open for reading and writing bytes.
+    MediaError
+        If fewer are free.
     """
-    part = target.with_name(target.name + ".part")
+    free = shutil.disk_usage(target.parent).free
+    if free < least:
+        raise MediaError(
+            f"{target} takes at least {format_size(least)}, and {format_size(free)} are free on "
+            f"the disk of {target.parent}: make room, or name a file on another disk"
+        )
+
+
+def least_picture_bytes(samples: int, name: str) -> int:
+    """Tell what a picture's file takes at the least.
+
+    Parameters
+    ----------
+    samples : int
+        Pixels times channels.
+    name : str
+        Pillow's name of the format.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    if name in _PLAIN:
+        return int(_LEAST_PLAIN * samples)
+    return int((_LEAST_LOSSLESS if name in _LOSSLESS else _LEAST_OTHERS) * samples)
+
+
+class TakenError(MediaError):
+    """Another process makes a target."""
+
+
+@contextlib.contextmanager
+def claimed(target: Path, patience: float = 0.0) -> Iterator[None]:
+    """Keep other processes from making the same target meanwhile.
+
+    The claim is a lock of the kernel's, which ends with the process however it ends.
+
+    Parameters
+    ----------
+    target : Path
+        What will be written.
+    patience : float
+        Seconds to wait for another that makes it.
+
+    Raises
+    ------
+    TakenError
+        If another makes it all that time.
+    MediaError
+        If the target's folder is not there, or cannot be written.
+    """
+    _check_folder(target)
+    path = beside(target, ".lock")
     try:
-        with part.open("w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
+        lock = lock_file(path, patience)
+    except TimeoutError:
+        raise TakenError(f"{target} is in use by another process, which makes it") from None
+    except OSError as error:
+        raise MediaError(f"{target} cannot be written: {error}") from error
+    try:
+        yield
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
+        unlock_file(lock)

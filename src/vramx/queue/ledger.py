@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vramx.errors import Error
-from vramx.runtime import close, is_at, lock_file, open_file, unlock_file
+from vramx.runtime import close, is_at, lock_file, make_folder, open_file, unlock_file
 
 #: What no number that is meant goes beyond, and what no member writes more than.
 _MOST, _LONGEST = 2**62, 2**20
@@ -281,6 +281,7 @@ class Ledger:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         try:
+            make_folder(self._folder)
             lock = lock_file(self._folder / "lock", self._patience)
             try:
                 yield

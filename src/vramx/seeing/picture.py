@@ -6,12 +6,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from vramx import _core
 from vramx.errors import ConfigError
 from vramx.seeing.timeline import STATES, Row, budgets, bytes_on_card, end_of, rows
 from vramx.units import format_seconds, format_size
+from vramx.writing import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,10 +85,11 @@ def draw(log: _core.Log, card: str, path: Path) -> None:
         If matplotlib is lacking for a ``.png``.
     """
     picture = picture_of(log, card)
-    if path.name.endswith(".html"):
-        path.write_text(_page(picture), encoding="utf-8")
-    else:
-        _plot(picture, path)
+    with written_whole(path) as file:
+        if path.name.endswith(".html"):
+            file.write(_page(picture).encode())
+        else:
+            _plot(picture, file)
 
 
 def _steps(series: list[tuple[float, int]], ended: float) -> tuple[list[float], list[int]]:
@@ -166,7 +168,7 @@ def _draw_rows(axes: Axes, picture: Picture) -> None:
     )
 
 
-def _plot(picture: Picture, path: Path) -> None:
+def _plot(picture: Picture, file: BinaryIO) -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -195,4 +197,4 @@ def _plot(picture: Picture, path: Path) -> None:
     below.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(max(value, 0.0))))
     below.tick_params(labelsize=7)
     below.set_xlim(picture.began, picture.ended)
-    figure.savefig(path, dpi=100)
+    figure.savefig(file, dpi=100, format="png")

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from vramx import _core
 from vramx.errors import ConfigError, Error
 from vramx.seeing.chrome import chrome_trace
+from vramx.writing import written_whole
 
 #: The most events that a trace holds unless told otherwise.
 MOST_EVENTS = 2**18
@@ -157,7 +158,8 @@ class Trace:
         checked = checked_path(path, _TRACES, "a trace")
         text = json.dumps(self.chrome(), separators=(",", ":"), allow_nan=False)
         data = text.encode()
-        checked.write_bytes(gzip.compress(data) if checked.name.endswith(".gz") else data)
+        with written_whole(checked) as file:
+            file.write(gzip.compress(data) if checked.name.endswith(".gz") else data)
 
     def picture(self, path: str | os.PathLike[str]) -> None:
         """Draw which modules were on the card when, and the bytes on it below.

@@ -13,7 +13,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from vramx.errors import MediaError
-from vramx.pipelines.files import written_whole
 from vramx.pipelines.pictures.deep import is_deep_png, is_deep_tiff
 from vramx.pipelines.pictures.formats import check_fits
 from vramx.pipelines.pictures.reading import frame_count, from_pil, opened
@@ -26,6 +25,7 @@ from vramx.pipelines.pictures.writing import (
     pillow_arguments,
     typed_errors,
 )
+from vramx.writing import written_whole
 
 #: Formats of which all frames are taken; of others with several it is refused.
 _KINDS = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vramx.errors import MediaError
+from vramx.pipelines.files import check_room, least_picture_bytes
 from vramx.pipelines.pictures.clips import clip_target, load_clip
 from vramx.pipelines.pictures.formats import check_quality, writable_format
 from vramx.pipelines.pictures.reading import load_picture
@@ -46,7 +47,8 @@ def change_picture(
     Raises
     ------
     MediaError
-        If a file cannot be read or written, or the format has no place for what the picture has.
+        If a file cannot be read or written, the disk has no room, or the format has no place for
+        what the picture has.
         What can be told before the work is.
     ConfigError
         If the quality or the format is none.
@@ -57,6 +59,8 @@ def change_picture(
     if clip is None:
         picture = load_picture(source)
         layout = layout_of(picture.pixels, scale)
+        samples = layout.height * layout.width * layout.channels
+        check_room(target, least_picture_bytes(samples, name))
         with picture_target(target, layout, picture.beside, quality=quality) as put:
             change(picture.pixels, put)
         return 1

@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from vramx.errors import Error, MediaError
-from vramx.pipelines.files import written_whole
 from vramx.pipelines.pictures.formats import (
     Layout,
     check_fits,
@@ -25,6 +24,7 @@ from vramx.pipelines.pictures.formats import (
 from vramx.pipelines.pictures.png import PngWriter
 from vramx.pipelines.pictures.tiff import TiffWriter
 from vramx.pipelines.pictures.types import Beside, Pixels
+from vramx.writing import written_whole
 
 #: Where formats lose something; Pillow's own are 75 to 80.
 _QUALITY = 95

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from vramx.checkpoints import opened
 from vramx.errors import ConfigError
 from vramx.pipelines.pretrained import ncnn
 from vramx.pipelines.pretrained.models import PACKAGE, VERSION, Model
+from vramx.writing import written_whole
 
 Tensors = dict[str, npt.NDArray[Any]]
 #: The module that takes a layer's weights.
@@ -110,16 +109,8 @@ def _write(path: Path, tensors: Tensors, told: dict[str, str]) -> None:
     content = save(tensors, told)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with written_whole(path) as file:
+            file.write(content)
     except OSError as error:
         raise ConfigError(
             f"converted weights cannot be kept as {path} ({error}): set XDG_CACHE_HOME to a folder "

@@ -22,10 +22,11 @@ import av.error
 
 from vramx.errors import MediaError
 from vramx.pipelines.chain import as_count
-from vramx.pipelines.files import check_paths
+from vramx.pipelines.files import check_paths, check_room, claimed
 from vramx.pipelines.video.channel import Channel
 from vramx.pipelines.video.clock import FrameTime
 from vramx.pipelines.video.colours import Pixels
+from vramx.pipelines.video.digests import SourceDigest
 from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.joining import join
 from vramx.pipelines.video.rehearsal import rehearse
@@ -81,6 +82,8 @@ class VideoResult:
     ----------
     frames : int
         How many frames the target has.
+    size : (int, int)
+        Their width and height.
     counts : mapping of str to int
         The sums of what was counted of the frames, those from before a stop included.
     lost : tuple of float
@@ -89,6 +92,7 @@ class VideoResult:
     """
 
     frames: int
+    size: tuple[int, int]
     counts: Mapping[str, int]
     lost: tuple[float, ...] = ()
 
@@ -134,7 +138,7 @@ def transform_video(
         What the function's results depend on; a job goes on only where that is the same.
     scale : int, optional
         How much larger frames become, if that is known: a pixel format that cannot hold frames of
-        that size is an error before the work.
+        that size is an error before the work, and so is a lack of room on the disk.
     codec, options, pix_fmt, segment, deinterlace, on_corrupt, start, end, overwrite, progress
         As `SuperResolution.enlarge_video`.
 
@@ -146,7 +150,8 @@ def transform_video(
     Raises
     ------
     MediaError
-        If a file cannot be read or written. Finished segments stay.
+        If a file cannot be read or written, there is no room for the target, or another process
+        makes it. Finished segments stay.
     ConfigError
         If there is no such codec, option or pixel format, `deinterlace` or `on_corrupt` is neither,
         or the video does not last from `start` to `end`.
@@ -161,7 +166,6 @@ def transform_video(
     encoding = rehearse(target, encoding)
     job = {
         **identity,
-        "source": video.identity(),
         "codec": codec,
         "options": str(sorted((options or {}).items())),
         "pix_fmt": pix_fmt or "the source's",
@@ -171,14 +175,25 @@ def transform_video(
         "start": video.span.start_text,
         "end": video.span.end_text,
     }
-    with WorkFolder(target.with_name(target.name + ".parts"), job) as work:
+    with claimed(target), SourceDigest(source) as digest:
+        check_paths(source, target, overwrite=overwrite)  # another may just have made it
+        work = WorkFolder(target.with_name(target.name + ".parts"), job, digest.result)
+        check_room(target, _least_bytes(video, work, scale))
         if not work.complete:
             with _progress_bar(progress, video, work.frames) as count:
                 _Run(work, encoding, segment, count).through(transform)
+            if digest.is_changed():
+                work.remove()
+                raise MediaError(
+                    f"{source} was changed while it was read, so that nothing of {target} is kept: "
+                    "run again when it stays as it is"
+                )
             work.finish(video.lost)
         join(work, encoding, target)
-        result = VideoResult(work.frames, work.counts, tuple(work.lost))
-        work.remove()
+        first = work.segments[0]
+        size = (first.width, first.height)
+        result = VideoResult(work.frames, size, work.counts, tuple(work.lost))
+        _remove(work)
     if result.lost:
         warnings.warn(
             f"{target} lacks {len(result.lost)} frames of {source} that are damaged, the first at "
@@ -187,6 +202,28 @@ def transform_video(
             stacklevel=3,
         )
     return result
+
+
+def _least_bytes(video: VideoSource, work: WorkFolder, scale: int | None) -> int:
+    """Tell what a target and its segments take, with a quarter of the source's bits a pixel.
+
+    How much a part of a video has of its bytes is not known.
+    """
+    if scale is None or video.span != Span():
+        return 0
+    enlarged = video.path.stat().st_size * scale**2 // 4
+    return enlarged if work.complete else max(2 * enlarged - work.nbytes, 0)
+
+
+def _remove(work: WorkFolder) -> None:
+    try:
+        work.remove()
+    except OSError as error:
+        warnings.warn(
+            f"{work.path} cannot be deleted ({error}), which the finished video does not need",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 class _Run:

@@ -11,7 +11,7 @@ import av
 import av.error
 
 from vramx.errors import MediaError
-from vramx.pipelines.files import VIDEO_FORMATS, written_whole
+from vramx.pipelines.files import VIDEO_FORMATS
 from vramx.pipelines.video.beside import Cut, add_beside, packets_beside
 from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.opening import ffmpeg_name, open_video
@@ -19,6 +19,7 @@ from vramx.pipelines.video.pixel_formats import describe
 from vramx.pipelines.video.segments import read_packets
 from vramx.pipelines.video.source import VideoSource
 from vramx.pipelines.video.work_folder import WorkFolder
+from vramx.writing import written_whole
 
 #: Containers whose streams' kinds are told by tags.
 _TAGS = ("mp4", "mov")

@@ -49,7 +49,8 @@ def open_video(path: Path) -> Any:
     """
     only = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
     try:
-        return av.open(ffmpeg_name(path), container_options=only)
+        # What is said of a video may be in any encoding, which is no reason not to read it.
+        return av.open(ffmpeg_name(path), container_options=only, metadata_errors="replace")
     except av.error.ArgumentError as error:  # what FFmpeg says of a format that is not in the list
         raise MediaError(
             f"{path} cannot be read as a video: it is in no container that holds one, such as "

@@ -12,12 +12,14 @@ import av.error
 import numpy as np
 
 from vramx.errors import MediaError
-from vramx.pipelines.files import written_whole
 from vramx.pipelines.video.clock import FrameTime
 from vramx.pipelines.video.colours import Pixels
+from vramx.pipelines.video.digests import digest_of_own
 from vramx.pipelines.video.encoding import Encoding
+from vramx.pipelines.video.manifest import Segment, segment_name
 from vramx.pipelines.video.opening import open_video
-from vramx.pipelines.video.work_folder import Segment, WorkFolder
+from vramx.pipelines.video.work_folder import WorkFolder
+from vramx.writing import written_whole
 
 
 class SegmentWriter:
@@ -36,7 +38,7 @@ class SegmentWriter:
     def __init__(self, work: WorkFolder, encoding: Encoding, height: int, width: int) -> None:
         self._work = work
         self._encoding = encoding
-        self._name = f"{len(work.segments):06}.{encoding.segment_format}"
+        self._name = segment_name(len(work.segments), encoding.segment_format)
         self._size = (height, width, 3)
         self._times: list[FrameTime] = []
         self._durations: dict[int, int] = {}
@@ -79,8 +81,19 @@ class SegmentWriter:
         if self._durations:
             raise MediaError(f"the encoder kept {len(self._durations)} frames to itself")
         self._scope.close()
-        first, last = self._times[0].pts, self._times[-1].pts
-        self._work.add(Segment(self._name, len(self._times), first, last, dict(counts)))
+        height, width, _ = self._size
+        self._work.add(
+            Segment(
+                self._name,
+                frames=len(self._times),
+                first=self._times[0].pts,
+                last=self._times[-1].pts,
+                width=width,
+                height=height,
+                digest=digest_of_own(self._work.path / self._name),
+                counts=dict(counts),
+            )
+        )
 
     def drop(self) -> None:
         """Give the unfinished segment up."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from fractions import Fraction
@@ -24,8 +23,6 @@ from vramx.pipelines.video.opening import open_video, reason
 from vramx.pipelines.video.pixel_formats import readable
 from vramx.pipelines.video.span import Span
 
-#: What is hashed at each end of a file to know it again.
-_SAMPLE = 2**20
 #: Frame heights from which colours are those of high definition where a file does not say.
 _HIGH_DEFINITION = 720
 #: FFmpeg's numbers of what says nothing, and of the matrices that swscale knows.
@@ -116,6 +113,8 @@ class VideoSource:
         with self.opened() as container:
             stream = self._stream(container)
             context = stream.codec_context
+            if context is None:
+                raise MediaError(f"{path}: its video is damaged or of an unknown kind")
             self.pixels = readable(path, context.format)
             if stream.time_base is None:
                 raise MediaError(f"{path} does not say in what unit its frames' times are")
@@ -195,16 +194,6 @@ class VideoSource:
             )
         matrix: int = context.colorspace
         return matrix
-
-    def identity(self) -> str:
-        """Return what tells this file from others: its size, and a hash of both its ends."""
-        size = self.path.stat().st_size
-        digest = hashlib.sha256(str(size).encode())
-        with self.path.open("rb") as file:
-            digest.update(file.read(_SAMPLE))
-            file.seek(max(size - _SAMPLE, 0))
-            digest.update(file.read(_SAMPLE))
-        return digest.hexdigest()
 
     def frames(self, *, seek: bool = False) -> Iterator[tuple[FrameTime, Pixels]]:
         """Decode the frames of the span.

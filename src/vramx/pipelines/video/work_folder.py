@@ -2,133 +2,109 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
+import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 
 from vramx.errors import MediaError
-from vramx.pipelines.files import written_whole
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A finished segment.
-
-    Attributes
-    ----------
-    file : str
-        Its name in the work folder.
-    frames : int
-        How many frames it holds.
-    first, last : int
-        When its first and last frames are shown, in units of the source's time base. In the file
-        the first is shown at zero.
-    counts : mapping of str to int
-        Sums of what was counted of its frames.
-    """
-
-    file: str
-    frames: int
-    first: int
-    last: int
-    counts: Mapping[str, int] = field(default_factory=dict)
+from vramx.pipelines.video.digests import digest_of_own
+from vramx.pipelines.video.manifest import LONGEST, Manifest, Segment, parsed
+from vramx.runtime import close, open_file
+from vramx.writing import written_whole
 
 
 class WorkFolder:
-    """A folder beside a target in which a job's segments gather. One process may use it at a time.
+    """A folder beside a target in which a job's segments gather, for whom has claimed the target.
 
     Parameters
     ----------
     path : Path
         The folder; made if it is not there.
     job : mapping of str to str
-        What the segments depend on.
+        What the segments depend on, beside the source.
+    source : callable
+        Returns the source's hash; called once there is a segment.
 
     Raises
     ------
     MediaError
-        If another process uses it, or it is another job's or damaged.
+        If it is another job's or damaged, is a link, or cannot be written.
     """
 
-    def __init__(self, path: Path, job: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, job: Mapping[str, str], source: Callable[[], str]) -> None:
         self.path = path
         self.segments: list[Segment] = []
         self.complete = False
         self.lost: list[float] = []
         self._job = dict(job)
+        self._source = source
         self._manifest = path / "manifest.json"
-        self._scope = ExitStack()
-
-    def __enter__(self) -> WorkFolder:
+        self._remedy = f"delete {path} to begin anew"
         try:
             self.path.mkdir(exist_ok=True)
-            self._lock()
-            if self._manifest.exists():
+            if self.path.is_symlink():
+                raise MediaError(
+                    f"{self.path} is a link, in whose place a job's segments are kept and deleted "
+                    "at the end: remove it"
+                )
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise MediaError(f"{self.path} cannot be written by this user")
+            if os.path.lexists(self._manifest):
                 self._load()
-            else:
-                self._save()
         except OSError as error:
-            self._scope.close()
             raise MediaError(f"{self.path} cannot be used as a work folder: {error}") from error
-        except BaseException:
-            self._scope.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._scope.close()
-
-    def _lock(self) -> None:
-        file = self._scope.enter_context((self.path / "lock").open("w"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MediaError(f"{self.path} is in use by another process") from None
 
     def _load(self) -> None:
-        remedy = f"delete {self.path} to begin anew"
         try:
-            content = json.loads(self._manifest.read_text(encoding="utf-8"))
-            job, self.complete = content["job"], bool(content["complete"])
-            self.lost = [float(time) for time in content.get("lost", [])]
-            self.segments = [Segment(**each) for each in content["segments"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise MediaError(f"{self._manifest} is damaged ({error}): {remedy}") from error
+            found = parsed(self._read_manifest())
+        except ValueError as error:
+            raise MediaError(f"{self._manifest} is damaged ({error}): {self._remedy}") from error
+        self._compare(found.job, self._job, {"source"})
+        # The wait for the source's hash is less than that for its finished frames to be passed by.
+        self._compare(found.job, {**self._job, "source": self._source()}, set())
+        for segment in found.segments:
+            self._check(segment)
+        self.segments, self.complete = [*found.segments], found.complete
+        self.lost = [*found.lost]
+
+    def _read_manifest(self) -> bytes:
+        file = open_file(self._manifest, os.O_RDONLY)
+        try:
+            with open(file, "rb", closefd=False) as opened:
+                return opened.read(LONGEST + 1)
+        finally:
+            close(file)
+
+    def _compare(self, there: Mapping[str, str], now: Mapping[str, str], but: set[str]) -> None:
         differing = sorted(
-            f"{key}: {job.get(key)} there, {self._job.get(key)} now"
-            for key in {*job, *self._job}
-            if job.get(key) != self._job.get(key)
+            f"{key}: {there.get(key)} there, {now.get(key)} now"
+            for key in {*there, *now} - but
+            if there.get(key) != now.get(key)
         )
         if differing:
             raise MediaError(
                 f"{self.path} holds part of another job ({'; '.join(differing)}): ask for the same "
-                f"to go on with it, or {remedy}"
+                f"to go on with it, or {self._remedy}"
             )
-        lost = [each.file for each in self.segments if not (self.path / each.file).is_file()]
-        if lost:
-            raise MediaError(f"{self.path} lacks {', '.join(lost)}: {remedy}")
+
+    def _check(self, segment: Segment) -> None:
+        path = self.path / segment.file
+        try:
+            digest = digest_of_own(path)
+        except FileNotFoundError:
+            raise MediaError(f"{self.path} lacks {segment.file}: {self._remedy}") from None
+        if digest != segment.digest:
+            raise MediaError(f"{path} is not what was written there: {self._remedy}")
 
     def _save(self) -> None:
-        content = {
-            "job": self._job,
-            "complete": self.complete,
-            "lost": self.lost,
-            "segments": [asdict(each) for each in self.segments],
-        }
+        job = {**self._job, "source": self._source()}
         with written_whole(self._manifest) as file:
-            file.write(json.dumps(content, indent=1).encode())
+            file.write(
+                Manifest(job, tuple(self.segments), self.complete, tuple(self.lost)).as_json()
+            )
 
     @property
     def frames(self) -> int:
@@ -139,6 +115,11 @@ class WorkFolder:
     def counts(self) -> Mapping[str, int]:
         """What was counted of those frames, summed."""
         return dict(sum((Counter(each.counts) for each in self.segments), Counter()))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the finished segments."""
+        return sum((self.path / each.file).stat().st_size for each in self.segments)
 
     def add(self, segment: Segment) -> None:
         """Note that a segment's file is finished."""

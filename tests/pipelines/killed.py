@@ -1,0 +1,55 @@
+"""What runs in processes that are killed at any moment."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+
+def video(folder: str, begun: Connection) -> None:
+    """Double the frames of ``in.mp4``; tell when that begins, and how long it took."""
+    from vramx.pipelines.video import transform_video
+
+    def double(frames: Any) -> Iterator[Any]:
+        for frame in frames:
+            yield frame.repeat(2, axis=0).repeat(2, axis=1)
+
+    source, target = Path(folder, "in.mp4"), Path(folder, "out.mp4")
+    begun.send("go")
+    start = time.perf_counter()
+    transform_video(source, target, double, identity={"model": "doubling"}, segment=5)
+    begun.send(time.perf_counter() - start)
+
+
+def pictures(folder: str, begun: Connection) -> None:
+    """Double the pictures in ``in``; note each that is about to be written."""
+    import torch
+
+    import vramx
+    from vramx.pipelines import pictures
+    from vramx.pipelines.enlarging import enlarge_folder
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    save = pictures.save_picture
+
+    def noted(image: Any, path: Path) -> None:
+        with Path(folder, "log").open("a") as log:
+            log.write(f"{path.name} {os.getpid()}\n")
+        save(image, path)
+
+    pictures.save_picture = noted
+    vramx.simulate(capacity="64MiB", granule="4KiB")
+    network = torch.nn.Upsample(scale_factor=2)
+    options = {"budget": "32MiB", "block": 2**16, "backend": "simulated"}
+    with vramx.super_resolution(network, **options) as enlarger:
+        begun.send("go")
+        start = time.perf_counter()
+        result = enlarge_folder(enlarger, Path(folder, "in"), Path(folder, "out"))
+        assert not result.failed, result.failed
+        begun.send(time.perf_counter() - start)
