@@ -60,6 +60,11 @@ def _count(_: click.Context, __: click.Parameter, value: str) -> int | str:
     show_default=True,
     help="Tiles at once.",
 )
+@click.option(
+    "--multiple",
+    type=click.IntRange(min=1),
+    help="What sides of tiles must be multiples of; measured unless given.",
+)
 @video_options
 @session_options
 @json_option
@@ -75,6 +80,7 @@ def upscale(
     tile: int | str,
     overlap: int | str,
     batch: int | str,
+    multiple: int | None,
     codec: str,
     codec_options: dict[str, str],
     segment: int,
@@ -104,7 +110,13 @@ def upscale(
     with stoppable(ctx), vramx.oversubscribe(**options) as session:
         network = _load(session, model, weights)
         with vramx.super_resolution(
-            network, scale=scale, tile=tile, overlap=overlap, batch=batch, session=session
+            network,
+            scale=scale,
+            tile=tile,
+            overlap=overlap,
+            batch=batch,
+            multiple=multiple,
+            session=session,
         ) as enlarger:
             if source.is_dir():
                 result = enlarge_folder(

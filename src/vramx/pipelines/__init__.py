@@ -213,7 +213,8 @@ def super_resolution(
         How many tiles, or frames smaller than a tile, go through at once; for a descriptor one.
     multiple : int, optional
         What the sides of inputs must be multiples of; pictures are extended by reflection. Found by
-        trying unless given. Give it for networks that pad by themselves but work in strides.
+        trying unless given. Where a network takes any sides but works in strides or windows, it is
+        measured at multiples of what tiles must begin, and tiles do.
     session : Session, optional
         An open session to be in; unless given one is opened.
     **options

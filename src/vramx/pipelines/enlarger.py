@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from vramx.pipelines.networks import (
 from vramx.pipelines.stage import Stage
 from vramx.pipelines.upscalers import as_network
 from vramx.pipelines.upscaling.arena import Arena
+from vramx.pipelines.upscaling.by_bands import Bands
 from vramx.pipelines.upscaling.engine import Engine
 from vramx.pipelines.upscaling.footprint import bytes_per_pixel, find_shape
 from vramx.pipelines.upscaling.reach import invisible
@@ -41,6 +43,7 @@ from vramx.pipelines.upscaling.sizing import (
     room_for_activations,
 )
 from vramx.pipelines.upscaling.streaming import NOT_OPEN, PictureStream, nothing
+from vramx.pipelines.upscaling.stride import find_stride
 from vramx.pipelines.upscaling.ways import Runner, Way
 from vramx.session import Session
 from vramx.units import format_size
@@ -72,7 +75,7 @@ class SuperResolution:
     ) -> None:
         self._network = network = as_network(model)
         self._scale = network.scale if scale is None else as_count(scale, "scale")
-        self._multiple = network.multiple if multiple is None else as_count(multiple, "multiple")
+        self._multiple = None if multiple is None else as_count(multiple, "multiple")
         self._tile = None if tile == "auto" else as_count(tile, "tile")
         self._batch = network.batch if batch == "auto" else as_count(batch, "batch")
         self._whole = network.whole and self._tile is None
@@ -144,27 +147,36 @@ class SuperResolution:
         return self._chain(partial(self._network.call, x))
 
     def _build(self) -> PictureStream:
-        shape = find_shape(self._call, self._place, scale=self._scale, multiple=self._multiple)
+        shape = find_shape(
+            self._call,
+            self._place,
+            scale=self._scale,
+            multiple=self._network.multiple if self._multiple is None else self._multiple,
+        )
+        runner = Runner(
+            call=self._call,
+            within=self._chain,
+            place=self._place,
+            hold=self.session.pin,
+            arena=Arena(self._device, self.session),
+        )
+        by_tiles = self._whole or self._tile is not None or self._overlap is not None
+        bands = None if by_tiles else Bands(self._model, runner, shape)
+        if self._multiple is None and (bands is None or bands.refusal is not None):
+            shape = replace(shape, stride=find_stride(self._call, self._place, shape))
         budget = self._chain.session.stats().budget or _WITHOUT_BUDGET
         room = room_for_activations(budget, _weight_bytes(self._model))
-        pixels, pixel_bytes = 0, 0.0
-        if self._tile is None or self._batch is None:
-            pixel_bytes = UNEVEN * bytes_per_pixel(self._call, self._place, shape)
-            pixels = int(room / pixel_bytes)
-        tile = WHOLE * shape.multiple if self._whole else self._tile
-        sizes = Sizes(tile, self._batch, shape.multiple, pixels)
+        pixel_bytes = UNEVEN * bytes_per_pixel(self._call, self._place, shape)
+        tile = WHOLE * shape.stride if self._whole else self._tile
+        sizes = Sizes(
+            tile, self._batch, shape.multiple, int(room / pixel_bytes), stride=shape.stride
+        )
         engine = Engine(
-            self._network,
-            Runner(
-                call=self._call,
-                within=self._chain,
-                place=self._place,
-                hold=self.session.pin,
-                arena=Arena(self._device, self.session),
-            ),
+            runner,
             shape=shape,
             sizes=sizes,
             overlap=self._overlap,
+            bands=bands,
             room=room,
             pixel_bytes=pixel_bytes,
         )
@@ -220,7 +232,9 @@ class SuperResolution:
     def seam_error(self, picture: Any) -> float:
         """Measure how much the edges of tiles or bands show in a picture.
 
-        It is enlarged twice, with the seams of one where the other's tiles have their middles.
+        It is enlarged a second time: whole, where that fits, as it may where tiles were asked for;
+        otherwise with its seams where the others have their middles. Of a network that looks at the
+        whole picture, that shows a part of what the seams change.
 
         Parameters
         ----------
@@ -237,13 +251,11 @@ class SuperResolution:
         engine, planes = self._ready.engine, to_planes(picture, self._ready.home)
         tolerance = invisible(planes.white)
         made = [
-            engine.run(
-                engine.way(planes.colour, tolerance, shifted=shifted),
-                planes.colour,
-                lambda values: values.clamp(0, 1),
-                nothing,
+            engine.run(way, planes.colour, lambda values: values.clamp(0, 1), nothing)
+            for way in (
+                engine.way(planes.colour, tolerance),
+                engine.other_way(planes.colour, tolerance),
             )
-            for shifted in (False, True)
         ]
         return (made[0] - made[1]).abs().max().item()
 
@@ -374,6 +386,7 @@ class SuperResolution:
             "scale": str(self.scale),
             "tile": self._asked(self._tile),
             "overlap": self._asked(self._overlap),
+            "multiple": self._asked(self._multiple),
         }
         return transform_video(
             source,
