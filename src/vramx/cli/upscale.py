@@ -40,7 +40,13 @@ def _count(_: click.Context, __: click.Parameter, value: str) -> int | str:
     type=click.Path(path_type=Path),
     help="Weights for package.module:factory: .safetensors, a torch checkpoint, or an index.",
 )
-@click.option("--scale", type=click.IntRange(min=1), help="What the model's scale must be.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How much larger than IN; unless given as the model makes it, and resized otherwise.",
+)
+@click.option("--height", type=click.IntRange(min=1), help="Of OUT in pixels, instead of --scale.")
+@click.option("--width", type=click.IntRange(min=1), help="Of OUT in pixels, instead of --scale.")
 @click.option(
     "--tile", metavar="N", callback=_count, default="auto", show_default=True, help="Pixels a side."
 )
@@ -65,6 +71,11 @@ def _count(_: click.Context, __: click.Parameter, value: str) -> int | str:
     type=click.IntRange(min=1),
     help="What sides of tiles must be multiples of; measured unless given.",
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(["half", "float16", "bf16", "bfloat16", "float", "float32"]),
+    help="In what the model computes; unless given, in what its weights are.",
+)
 @video_options
 @session_options
 @json_option
@@ -76,11 +87,14 @@ def upscale(
     target: Path,
     model: str,
     weights: Path | None,
-    scale: int | None,
+    scale: float | None,
+    height: int | None,
+    width: int | None,
     tile: int | str,
     overlap: int | str,
     batch: int | str,
     multiple: int | None,
+    dtype: str | None,
     codec: str,
     codec_options: dict[str, str],
     segment: int,
@@ -108,10 +122,12 @@ def upscale(
     begun = time.perf_counter()
     progress = sys.stderr.isatty()
     with stoppable(ctx), vramx.oversubscribe(**options) as session:
-        network = _load(session, model, weights)
+        network = _load(session, model, weights, dtype)
         with vramx.super_resolution(
             network,
             scale=scale,
+            height=height,
+            width=width,
             tile=tile,
             overlap=overlap,
             batch=batch,
@@ -143,22 +159,25 @@ def upscale(
     ctx.exit(1 if result.failed else 0)
 
 
-def _load(session: vramx.Session, model: str, weights: Path | None) -> Any:
+def _load(session: vramx.Session, model: str, weights: Path | None, dtype: str | None) -> Any:
     """Load the model that the command line names."""
     from vramx.checkpoints import is_named_as_weights
     from vramx.integrations import spandrel
     from vramx.integrations.torch.modelspec import load_model, program_kind
+    from vramx.integrations.torch.precision import DTYPES, in_dtype
     from vramx.pipelines import pretrained
 
     path = Path(model)
     is_file = path.is_file() or is_named_as_weights(path)
     if weights is not None and (is_file or ":" not in model):
         raise click.UsageError("--weights are for --model package.module:factory")
-    if is_file and program_kind(path) is None:
-        return spandrel.load(path)
+    wanted = None if dtype is None else DTYPES[dtype]
     if not is_file and ":" not in model:
-        return pretrained.load(session, model)
-    network = load_model(model)
+        return pretrained.load(session, model, wanted)
+    is_checkpoint = is_file and program_kind(path) is None
+    network = spandrel.load(path) if is_checkpoint else load_model(model)
+    if wanted is not None:
+        network = in_dtype(network, wanted)
     return network if weights is None else session.load(network, weights)
 
 
@@ -206,7 +225,7 @@ def _write(told: dict[str, Any]) -> None:
     for each in told["passed_by"]:
         click.echo(f"{each['source']} was passed by: it {each['why']}")
     click.echo(
-        f"{told['scale']} times as large on {told['device']}: at most "
+        f"by a network of scale {told['scale']} on {told['device']}: at most "
         f"{format_size(told['peak_resident'])} of {format_size(told['budget'])} on the card, "
         f"{format_size(told['moved_in'])} moved in and {format_size(told['moved_out'])} out"
     )

@@ -14,6 +14,7 @@ from typing import Any
 from vramx.errors import ConfigError
 from vramx.integrations.torch.loading import map_weights
 from vramx.integrations.torch.naming import unwrapped
+from vramx.integrations.torch.precision import in_dtype, prevalent, takes
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -28,7 +29,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     -------
     spandrel.ImageModelDescriptor or spandrel.MaskedImageModelDescriptor
         The network as ``.model``, with what spandrel knows of it: ``.scale``, ``.purpose``,
-        ``.size_requirements``.
+        ``.size_requirements``. Weights of half precision stay so, and it computes in that, where
+        spandrel says that the network can; otherwise in float32.
 
     Raises
     ------
@@ -49,10 +51,12 @@ def load(path: str | os.PathLike[str]) -> Any:
     try:
         named = {unwrapped(name): tensor for name, tensor in weights.items()}
         state = spandrel.canonicalize_state_dict(named)
-        return spandrel.ModelLoader(device="cpu").load_from_state_dict(state)
+        found = spandrel.ModelLoader(device="cpu").load_from_state_dict(state)
     except Exception as error:  # whatever it meets in weights of another network
         reason = str(error).strip().splitlines()
         raise ConfigError(
             f"{path} is not a checkpoint that spandrel can read: {type(error).__name__}"
             + (f": {reason[0]}" if reason else "")
         ) from error
+    dtype = prevalent(weights.values())
+    return in_dtype(found, dtype) if takes(found, dtype) else found

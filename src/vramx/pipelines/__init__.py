@@ -175,7 +175,9 @@ def face_swap(
 def super_resolution(
     model: Any,
     *,
-    scale: int | None = None,
+    scale: float | None = None,
+    height: int | None = None,
+    width: int | None = None,
     tile: int | str = "auto",
     overlap: int | str = "auto",
     batch: int | str = "auto",
@@ -198,8 +200,12 @@ def super_resolution(
         the dtype of its weights. A descriptor, as `vramx.integrations.spandrel.load` returns it,
         tells its scale and what sizes it takes; where it discourages tiles or makes its own,
         pictures go through whole as long as memory suffices.
-    scale : int, optional
-        How much larger pictures become; found by trying a small one unless given.
+    scale : float, optional
+        How much larger pictures become; as the network makes them unless given. Where that is
+        something else, results are resized: by bicubic interpolation, which sees all pixels where
+        it shrinks, and with a warning where it enlarges.
+    height, width : int, optional
+        The sides of results in pixels, likewise; of one alone the other follows.
     tile : int or "auto"
         The side of tiles in pixels of the input. Auto chooses the way; where it is by tiles, they
         are the rectangles that take the least time of those that fit the budget beside the weights,
@@ -246,6 +252,8 @@ def super_resolution(
     return SuperResolution(
         model,
         scale=scale,
+        height=height,
+        width=width,
         tile=tile,
         overlap=overlap,
         batch=batch,

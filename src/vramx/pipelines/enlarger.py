@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
 
 from vramx.errors import SessionClosedError
 from vramx.pipelines.chain import Pipeline, as_count
 from vramx.pipelines.files import check_paths
-from vramx.pipelines.images import Home, is_picture, to_planes
+from vramx.pipelines.images import is_picture, to_planes
 from vramx.pipelines.networks import (
     channels_last,
     device_of,
@@ -29,21 +26,10 @@ from vramx.pipelines.networks import (
 from vramx.pipelines.stage import Stage
 from vramx.pipelines.upscalers import as_network
 from vramx.pipelines.upscaling.arena import Arena
-from vramx.pipelines.upscaling.by_bands import Bands
-from vramx.pipelines.upscaling.engine import Engine
-from vramx.pipelines.upscaling.footprint import bytes_per_pixel, find_shape
+from vramx.pipelines.upscaling.assembly import Asked, assemble, weight_bytes
 from vramx.pipelines.upscaling.reach import invisible
-from vramx.pipelines.upscaling.sizing import (
-    PICTURES,
-    UNEVEN,
-    WHOLE,
-    Sizes,
-    bytes_beside_bands,
-    bytes_beside_tiles,
-    room_for_activations,
-)
+from vramx.pipelines.upscaling.resizing import Wanted
 from vramx.pipelines.upscaling.streaming import NOT_OPEN, PictureStream, nothing
-from vramx.pipelines.upscaling.stride import find_stride
 from vramx.pipelines.upscaling.ways import Runner, Way
 from vramx.session import Session
 from vramx.units import format_size
@@ -58,14 +44,16 @@ class SuperResolution:
     Attributes
     ----------
     scale : int
-        How much larger pictures become.
+        How much larger the network makes pictures.
     """
 
     def __init__(
         self,
         model: Any,
         *,
-        scale: int | None,
+        scale: float | None,
+        height: int | None,
+        width: int | None,
         tile: int | str,
         overlap: int | str,
         batch: int | str,
@@ -74,12 +62,13 @@ class SuperResolution:
         options: Mapping[str, Any],
     ) -> None:
         self._network = network = as_network(model)
-        self._scale = network.scale if scale is None else as_count(scale, "scale")
-        self._multiple = None if multiple is None else as_count(multiple, "multiple")
-        self._tile = None if tile == "auto" else as_count(tile, "tile")
-        self._batch = network.batch if batch == "auto" else as_count(batch, "batch")
-        self._whole = network.whole and self._tile is None
-        self._overlap = _as_overlap(overlap)
+        self._asked = Asked(
+            tile=None if tile == "auto" else as_count(tile, "tile"),
+            overlap=_as_overlap(overlap),
+            batch=None if batch == "auto" else as_count(batch, "batch"),
+            multiple=None if multiple is None else as_count(multiple, "multiple"),
+            wanted=Wanted(scale, height, width),
+        )
         self._model = network.module
         self._scope = contextlib.ExitStack()
         self._given = session
@@ -98,8 +87,13 @@ class SuperResolution:
 
     @property
     def scale(self) -> int:
-        """How much larger pictures become."""
+        """How much larger the network makes pictures."""
         return self._ready.engine.shape.scale
+
+    def target_size(self, width: int, height: int) -> tuple[int, int]:
+        """Tell the width and height of what a picture becomes."""
+        size = self._ready.target_size(height, width)
+        return size[1], size[0]
 
     @property
     def _ready(self) -> PictureStream:
@@ -147,12 +141,6 @@ class SuperResolution:
         return self._chain(partial(self._network.call, x))
 
     def _build(self) -> PictureStream:
-        shape = find_shape(
-            self._call,
-            self._place,
-            scale=self._scale,
-            multiple=self._network.multiple if self._multiple is None else self._multiple,
-        )
         runner = Runner(
             call=self._call,
             within=self._chain,
@@ -160,32 +148,10 @@ class SuperResolution:
             hold=self.session.pin,
             arena=Arena(self._device, self.session),
         )
-        by_tiles = self._whole or self._tile is not None or self._overlap is not None
-        bands = None if by_tiles else Bands(self._model, runner, shape)
-        if self._multiple is None and (bands is None or bands.refusal is not None):
-            shape = replace(shape, stride=find_stride(self._call, self._place, shape))
         budget = self._chain.session.stats().budget or _WITHOUT_BUDGET
-        room = room_for_activations(budget, _weight_bytes(self._model))
-        pixel_bytes = UNEVEN * bytes_per_pixel(self._call, self._place, shape)
-        tile = WHOLE * shape.stride if self._whole else self._tile
-        sizes = Sizes(
-            tile, self._batch, shape.multiple, int(room / pixel_bytes), stride=shape.stride
-        )
-        engine = Engine(
-            runner,
-            shape=shape,
-            sizes=sizes,
-            overlap=self._overlap,
-            bands=bands,
-            room=room,
-            pixel_bytes=pixel_bytes,
-        )
-        if engine.in_tiles:
-            most = room // (2 * bytes_beside_tiles(shape.scale))
-        else:
-            most = room // (PICTURES * bytes_beside_bands(shape.scale))
+        stream = assemble(self._network, runner, budget, self._device, self._asked)
         self.session.empty_cache()  # of what trying has left
-        return PictureStream(engine, Home(self._device, most))
+        return stream
 
     def __call__(self, x: Any) -> Any:
         """Enlarge a picture, or an iterable of them.
@@ -384,9 +350,10 @@ class SuperResolution:
         identity = {
             "model": f"{type(self._model).__name__} {digest(self.session, self._model)}",
             "scale": str(self.scale),
-            "tile": self._asked(self._tile),
-            "overlap": self._asked(self._overlap),
-            "multiple": self._asked(self._multiple),
+            "size": str(self._asked.wanted),
+            "tile": _named(self._asked.tile),
+            "overlap": _named(self._asked.overlap),
+            "multiple": _named(self._asked.multiple),
         }
         return transform_video(
             source,
@@ -401,10 +368,6 @@ class SuperResolution:
             progress=progress,
         ).frames
 
-    @staticmethod
-    def _asked(size: int | None) -> str:
-        return "auto" if size is None else str(size)
-
     def report(self) -> str:
         """Describe the session and the sizes for people.
 
@@ -416,7 +379,7 @@ class SuperResolution:
         engine = self._ready.engine
         return (
             f"{self._chain.report()}\n  {engine.shape.scale} times as large, "
-            f"{engine.describe()}; weights of {format_size(_weight_bytes(self._model))}"
+            f"{engine.describe()}; weights of {format_size(weight_bytes(self._model))}"
         )
 
 
@@ -426,11 +389,9 @@ def _as_overlap(overlap: int | str) -> int | None:
     return 0 if overlap == 0 and overlap is not False else as_count(overlap, "overlap")
 
 
+def _named(size: int | None) -> str:
+    return "auto" if size is None else str(size)
+
+
 def _do(job: Callable[[], Any]) -> Any:
     return job()
-
-
-def _weight_bytes(model: nn.Module) -> int:
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())

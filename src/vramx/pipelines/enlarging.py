@@ -134,7 +134,7 @@ def _enlarge_picture(
     from vramx.pipelines.pictures import upright_size
 
     begun = time.perf_counter()
-    width, height = (enlarger.scale * side for side in upright_size(source))
+    width, height = enlarger.target_size(*upright_size(source))
     way = enlarger.enlarge_picture(source, target, overwrite=overwrite, progress=progress)
     seconds = time.perf_counter() - begun
     return Enlarged(source, target, "picture", 1, (width, height), seconds, way)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from vramx.errors import SessionClosedError
 from vramx.pipelines.downloads import Downloads
 from vramx.pipelines.images import Home, Planes, to_planes
 from vramx.pipelines.upscaling.engine import Engine
 from vramx.pipelines.upscaling.reach import invisible
+from vramx.pipelines.upscaling.resizing import Wanted, resize
 from vramx.pipelines.upscaling.ways import Count, Way
 
 NOT_OPEN = "super_resolution works inside its scope: `with … as sr:`"
@@ -28,6 +29,8 @@ class PictureStream:
         What enlarges them.
     home : Home
         Where they are put together.
+    wanted : Wanted
+        What size the results have.
 
     Attributes
     ----------
@@ -37,8 +40,9 @@ class PictureStream:
         Told of pixels that are done.
     """
 
-    def __init__(self, engine: Engine, home: Home) -> None:
+    def __init__(self, engine: Engine, home: Home, wanted: Wanted) -> None:
         self.home = home
+        self._wanted = wanted
         self.count: Count = nothing
         self._engine: Engine | None = engine
         self._downloads = Downloads()
@@ -128,6 +132,7 @@ class PictureStream:
                 if shape not in ways:
                     ways[shape] = self.way(planes)
                     self.engine.tell(ways[shape], planes.colour)
+                    self._tell_size(*shape[1:])
                 room = ways[shape].pictures
             group.append(planes)
             room -= len(planes.colour)
@@ -144,22 +149,42 @@ class PictureStream:
     def _enlarge(
         self, kind: Planes, pictures: torch.Tensor, ways: dict[torch.Size, Way]
     ) -> torch.Tensor:
-        return self.engine.enlarge(
+        size = self.target_size(*pictures.shape[-2:])
+        as_made = size == self._made_size(*pictures.shape[-2:])
+        made = self.engine.enlarge(
             pictures,
             invisible(kind.white),
-            lambda values: kind.steps(values.clamp(0, 1)),
+            lambda values: kind.steps(values.clamp(0, 1)) if as_made else values.clamp(0, 1),
             self.count,
             ways,
         )
+        if as_made:
+            return made
+        resized = [kind.steps(resize(each[None], size)) for each in made]
+        return torch.cat(resized).contiguous(memory_format=torch.channels_last)
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
+        """Tell the height and width of what becomes of a picture."""
+        return self._wanted.size(height, width, self.engine.shape.scale)
+
+    def _made_size(self, height: int, width: int) -> tuple[int, int]:
+        return height * self.engine.shape.scale, width * self.engine.shape.scale
+
+    def _tell_size(self, height: int, width: int) -> None:
+        size, made = self.target_size(height, width), self._made_size(height, width)
+        if size[0] > made[0] or size[1] > made[1]:
+            warnings.warn(
+                f"{width}x{height} becomes {made[1]}x{made[0]} by the network, and from there "
+                f"{size[1]}x{size[0]} by bicubic interpolation, which adds no detail",
+                RuntimeWarning,
+                stacklevel=5,
+            )
 
     def _with_alpha(self, colour: torch.Tensor, planes: Planes) -> torch.Tensor:
         alpha = planes.alpha
         if alpha is None:
             return colour
-        if self.engine.shape.scale != 1:
-            alpha = functional.interpolate(
-                alpha, size=colour.shape[-2:], mode="bicubic", align_corners=False
-            ).clamp(0, 1)
+        alpha = resize(alpha, (colour.shape[-2], colour.shape[-1]))
         return torch.cat((colour, planes.steps(alpha)), dim=1)
 
 
