@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import vramx
+from vramx.cli.dtypes import DTYPE_NAMES
+from vramx.cli.folders import rest_as_dict, write_failures, write_rest
 from vramx.cli.output import json_option, write_json
 from vramx.cli.session import session_options
 from vramx.cli.video import stoppable, video_options
@@ -17,7 +19,7 @@ from vramx.units import format_size
 
 if TYPE_CHECKING:
     from vramx.pipelines.enlarger import SuperResolution
-    from vramx.pipelines.enlarging import FolderResult
+    from vramx.pipelines.enlarging import Enlarged, FolderResult
 
 
 def _count(_: click.Context, __: click.Parameter, value: str) -> int | str:
@@ -73,7 +75,7 @@ def _count(_: click.Context, __: click.Parameter, value: str) -> int | str:
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["half", "float16", "bf16", "bfloat16", "float", "float32"]),
+    type=click.Choice(DTYPE_NAMES),
     help="In what the model computes; unless given, in what its weights are.",
 )
 @video_options
@@ -154,9 +156,7 @@ def upscale(
         write_json(told)
     else:
         _write(told)
-    for path, why in result.failed:
-        click.echo(f"Error: {path}: {' '.join(why.split())}", err=True)
-    ctx.exit(1 if result.failed else 0)
+    ctx.exit(write_failures(told))
 
 
 def _load(session: vramx.Session, model: str, weights: Path | None, dtype: str | None) -> Any:
@@ -181,7 +181,9 @@ def _load(session: vramx.Session, model: str, weights: Path | None, dtype: str |
     return network if weights is None else session.load(network, weights)
 
 
-def _tell(enlarger: SuperResolution, result: FolderResult, seconds: float) -> dict[str, Any]:
+def _tell(
+    enlarger: SuperResolution, result: FolderResult[Enlarged], seconds: float
+) -> dict[str, Any]:
     stats = enlarger.session.stats()
     return {
         "device": enlarger.session.device.name,
@@ -199,9 +201,7 @@ def _tell(enlarger: SuperResolution, result: FolderResult, seconds: float) -> di
             }
             for each in result.made
         ],
-        "skipped": [str(path) for path in result.skipped],
-        "failed": [{"source": str(path), "error": why} for path, why in result.failed],
-        "passed_by": [{"source": str(path), "why": why} for path, why in result.passed_by],
+        **rest_as_dict(result),
         "seconds": seconds,
         "budget": stats.budget,
         "peak_resident": stats.peak_resident,
@@ -220,10 +220,7 @@ def _write(told: dict[str, Any]) -> None:
             f"{each['target']}: {each['width']}x{each['height']}{frames}{way} "
             f"in {each['seconds']:.1f} s"
         )
-    for name in told["skipped"]:
-        click.echo(f"{name}: was there already")
-    for each in told["passed_by"]:
-        click.echo(f"{each['source']} was passed by: it {each['why']}")
+    write_rest(told)
     click.echo(
         f"by a network of scale {told['scale']} on {told['device']}: at most "
         f"{format_size(told['peak_resident'])} of {format_size(told['budget'])} on the card, "

@@ -74,6 +74,7 @@ def face_swap(
     swapper: Any,
     enhancer: Any = None,
     *,
+    mask: Any = None,
     faces: str = "all",
     reference: Any = None,
     similarity: float = 0.4,
@@ -110,12 +111,19 @@ def face_swap(
     swapper : torch.nn.Module, callable or FaceModel
         Takes crops ``(n, 3, 128, 128)`` and the source's embedding ``(n, d)``, and gives crops of
         the same shape; or those and masks ``(n, 1, 128, 128)`` from 0 to 1, of what is to be taken.
+        With None faces are only found.
     enhancer : torch.nn.Module, callable or FaceModel, optional
         Takes crops ``(n, 3, 512, 512)`` of the pictures with swapped faces and gives the same.
+    mask : torch.nn.Module, callable or FaceModel, optional
+        Takes crops ``(n, 3, 512, 512)`` and gives masks ``(n, 1, 512, 512)`` from 0 to 1 of what is
+        the face; or, of a face parser, scores ``(n, classes, 512, 512)``, of which
+        ``FaceModel(classes=…)`` says which are the face. What lies before a face, as hands and
+        hair do, stays as it is.
     faces : str
         Which faces of a picture are swapped: ``"all"`` or the ``"largest"``.
-    reference : str, Path, PIL.Image.Image, numpy.ndarray or torch.Tensor, optional
-        Only faces that resemble this one: a picture, a file, or an embedding of one axis.
+    reference : str, Path, PIL.Image.Image, numpy.ndarray, torch.Tensor or list of them, optional
+        Only faces that resemble this one, or one of these: a picture, a file, or an embedding of
+        one axis.
     similarity : float
         The least cosine between embeddings that is a resemblance.
     score : float
@@ -160,6 +168,7 @@ def face_swap(
         recognizer=recognizer,
         swapper=swapper,
         enhancer=enhancer,
+        mask=mask,
         faces=faces,
         reference=reference,
         similarity=similarity,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vramx.errors import ConfigError, Error, MediaError
 
 if TYPE_CHECKING:
     from vramx.pipelines.enlarger import SuperResolution
     from vramx.pipelines.upscaling.ways import Way
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ class Enlarged:
 
 
 @dataclass
-class FolderResult:
+class FolderResult(Generic[T]):
     """What became of a folder's pictures.
 
     Attributes
     ----------
-    made : list of Enlarged
-        Those that were written.
+    made : list
+        What was told of those that were written.
     skipped : list of Path
         Targets that were there already.
     failed : list of (Path, str)
@@ -60,7 +62,7 @@ class FolderResult:
         What is in the folder beside its pictures, and why it is none.
     """
 
-    made: list[Enlarged] = field(default_factory=list)
+    made: list[T] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
     passed_by: list[tuple[Path, str]] = field(default_factory=list)
@@ -147,16 +149,32 @@ def enlarge_folder(
     *,
     overwrite: bool = False,
     progress: bool = False,
-) -> FolderResult:
-    """Enlarge the pictures of a folder, by the order of their names, into another folder.
+) -> FolderResult[Enlarged]:
+    """Enlarge the pictures of a folder into another folder; see `change_folder`."""
+
+    def enlarge(picture: Path, place: Path) -> Enlarged:
+        return _enlarge_picture(enlarger, picture, place, overwrite=overwrite, progress=False)
+
+    return change_folder(enlarge, source, target, overwrite=overwrite, progress=progress)
+
+
+def change_folder(
+    change: Callable[[Path, Path], T],
+    source: Path,
+    target: Path,
+    *,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> FolderResult[T]:
+    """Make pictures of those of a folder, by the order of their names, in another folder.
 
     Files that are neither pictures nor named like ones, and folders inside, are passed by. One
-    picture that cannot be enlarged does not keep the others from it.
+    picture that cannot be made does not keep the others from it.
 
     Parameters
     ----------
-    enlarger : SuperResolution
-        Inside its scope.
+    change : callable
+        Takes what to read and what to write.
     source, target : Path
         The folders; the target is made if need be. Names stay the same.
     overwrite : bool
@@ -179,7 +197,7 @@ def enlarge_folder(
 
     if target.exists() and (not target.is_dir() or target.samefile(source)):
         raise MediaError(f"{target} must be another folder than {source}, or not exist yet")
-    result = FolderResult()
+    result: FolderResult[T] = FolderResult()
     pictures = []
     for path in _inside(source):
         if (why := _why_no_picture(path)) is None:
@@ -198,7 +216,7 @@ def enlarge_folder(
             result.skipped.append(place)
             continue
         try:
-            made = _enlarge_picture(enlarger, picture, place, overwrite=overwrite, progress=False)
+            made = change(picture, place)
         except Error as error:
             result.failed.append((picture, str(error)))
         except Exception as error:  # whatever one picture brings, the others are made
