@@ -42,9 +42,10 @@ def plan(
     backend: str,
     as_json: bool,
 ) -> None:
-    """Forecast passes of a model from its file MODEL, of which only the header is read.
+    """Forecast passes of a model from MODEL, of which only headers are read.
 
-    MODEL is a .safetensors file, the index of several, or a torch checkpoint.
+    MODEL is a .safetensors file, the index of several, a torch checkpoint, a GGUF or an ONNX file,
+    or a folder as transformers and diffusers write them.
     """
     found = for_file(
         model,

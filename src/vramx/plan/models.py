@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vramx.checkpoints import StoredTensor, read_checkpoint
+from vramx.checkpoints import StoredTensor, read_model
 from vramx.errors import ConfigError
 from vramx.plan.cards import PlannedCard, find_card, this_card
 from vramx.plan.forecast import Forecast, Part, forecast
@@ -89,7 +89,7 @@ def for_file(
     Parameters
     ----------
     path : str or Path
-        A file that `vramx.checkpoints.read_checkpoint` reads.
+        A file or folder that `vramx.checkpoints.read_model` reads.
     budget : int, float or str, optional
         The most bytes on the card at once; the card's memory less `reserve` unless given.
     card : str or PlannedCard
@@ -122,7 +122,7 @@ def for_file(
     if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
         raise ConfigError(f"positions {positions!r} is not a whole number above zero")
     return forecast(
-        group(read_checkpoint(path), positions),
+        group(read_model(path), positions),
         card=_chosen(card),
         budget=budget,
         compute=compute,
