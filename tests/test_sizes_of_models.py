@@ -63,6 +63,12 @@ def test_a_gguf_file_tells_shapes_and_what_quantised_blocks_take(tmp_path: Path)
         assert sizes(path) == {name: (shape, took) for name, shape, _, took in SMALL_GGUF}
 
 
+def test_a_gguf_file_that_ends_within_its_last_tensor_is_told(tmp_path: Path) -> None:
+    (path := tmp_path / "model.gguf").write_bytes(gguf(SMALL_GGUF)[:-40])
+    with pytest.raises(vramx.ConfigError, match=r"ends within output\.weight"):
+        read_model(path)
+
+
 def test_a_gguf_model_in_parts_is_read_whole(tmp_path: Path) -> None:
     paths = [tmp_path / f"m-0000{n}-of-00002.gguf" for n in (1, 2)]
     paths[0].write_bytes(gguf(SMALL_GGUF[:1]))
