@@ -87,9 +87,7 @@ def find_card(name: str) -> PlannedCard:
         and _fits(words, _words(card.name)[0])
         and all(size << 30 == card.memory for size in sizes)
     ]
-    exact = [
-        c for c in fitting if _words(c.name)[0] - _SERIES - _PACKINGS == words - _SERIES - _PACKINGS
-    ]
+    exact = [card for card in fitting if _words(card.name)[0] - _SERIES <= words]
     meant = exact or fitting
     if len(meant) == 1:
         return meant[0]
