@@ -143,7 +143,7 @@ def test_frames_without_the_face_are_counted_or_an_error_that_names_one(folder: 
         ({"detector": "os:getcwd"}, [], 1, "detector: os:getcwd() made a str, not a network"),
         ({"swapper": f"{HERE}:MeanColour"}, [], 1, "TypeError"),
         ({"detector": f"{HERE}:MeanColour"}, [], 1, "the detector gave"),
-        ({}, ["--size", "swapper", "3"], 1, "swapper: size 3"),
+        ({}, ["--size", "swapper", "3"], 1, "swapper: --size 3"),
         ({}, ["--size", "enhancer", "256"], 2, "no enhancer"),
         ({}, ["--size", "painter", "256"], 2, "painter"),
         ({}, ["--budget", "8 apples"], 1, "8 apples"),
