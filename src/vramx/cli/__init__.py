@@ -15,7 +15,8 @@ from vramx.cli.words import in_options
 _UNREAD = 141
 _EXITS = """
 Exit codes: 0 done; 1 failed, with one line on the standard error; 2 wrong usage. `vramx doctor`
-also has 3, 4 and 5, which its help explains; 130 stopped by an interrupt; 141 nobody reads its output.
+also has 3, 4 and 5, which its help explains; 130 stopped by an interrupt; 141 nobody reads
+its output.
 """
 
 

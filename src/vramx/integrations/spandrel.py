@@ -7,6 +7,8 @@ Spandrel tells the architecture from the weights. Its descriptors are what
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from vramx.errors import ConfigError
 from vramx.integrations.torch.loading import map_weights
 from vramx.integrations.torch.naming import unwrapped
 from vramx.integrations.torch.precision import in_dtype, prevalent, takes
+from vramx.integrations.torchvision import mismatch
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -42,11 +45,12 @@ def load(path: str | os.PathLike[str]) -> Any:
     weights = map_weights(path)
     try:
         import spandrel
-    except ImportError as error:
+    except Exception as error:  # torchvision's operations fail in ways of their own
+        advice = _mismatch() or "pip install 'vramx[upscalers]'"
         raise ConfigError(
             f"{path}: which network a checkpoint is for is told by spandrel, which cannot be "
-            f"imported ({error}): pip install 'vramx[upscalers]', or name the network by "
-            "package.module:factory and give the file as its weights"
+            f"imported ({error}): {advice}, or name the "
+            "network by package.module:factory and give the file as its weights"
         ) from error
     try:
         named = {unwrapped(name): tensor for name, tensor in weights.items()}
@@ -60,3 +64,9 @@ def load(path: str | os.PathLike[str]) -> Any:
         ) from error
     dtype = prevalent(weights.values())
     return in_dtype(found, dtype) if takes(found, dtype) else found
+
+
+def _mismatch() -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return mismatch(*map(importlib.metadata.version, ("torch", "torchvision")))
+    return None
