@@ -73,7 +73,7 @@ $(DEMO_READY): $(SOURCES)
 	@mv $(VENV)/.started $@
 
 demo: $(DEMO_READY)
-	$(BIN)/python examples/super_resolution.py $(ARGS)
+	$(BIN)/python -m vramx.demo.super_resolution $(ARGS)
 
 test: native
 	$(BIN)/python -m pytest -q $(ARGS)
@@ -137,7 +137,7 @@ bench: $(READY)
 pictures: $(READY)
 	$(BIN)/python examples/residency.py --policy lru --picture docs/pictures/lru.png
 	$(BIN)/python examples/residency.py --picture docs/pictures/plan.png
-	$(BIN)/python examples/super_resolution.py --simulated --output docs/pictures/enlarged.jpg
+	$(BIN)/python -m vramx.demo.super_resolution --simulated --output docs/pictures/enlarged.jpg
 
 clean:
 	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache enlarged.png residency.html

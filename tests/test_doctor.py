@@ -526,3 +526,17 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
 def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:
     (path := tmp_path / "model.xyz").write_bytes(b"data")
     assert "neither safetensors nor a torch checkpoint" in model_findings(path)[0].what
+
+
+@pytest.mark.parametrize(
+    ("torchvision", "severity"), [("0.28.1", None), ("0.29.1", Severity.WARNING), (None, None)]
+)
+def test_a_torchvision_of_another_torch_is_told(
+    torchvision: str | None, severity: Severity | None
+) -> None:
+    packages = {"numpy": "2.3", "torch": "2.13.0"}
+    if torchvision is not None:
+        packages["torchvision"] = torchvision
+    found = [each for each in examine(machine=MadeUp(packages=packages)) if "vision" in each.what]  # type: ignore[arg-type]
+    assert [each.severity for each in found] == ([] if severity is None else [severity])
+    assert all("torchvision==0.28.*" in each.advice for each in found)

@@ -43,15 +43,16 @@ PYTHON = (
     {"monitor", "plan"},
     {"bench"},
     {"__init__"},
+    {"demo"},
     {"cli", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(PYTHON) for room in rooms}
 # Reached from below too, but only inside functions: a framework is loaded when it is used.
 LAZY = "integrations"
 FRAMEWORKS = {
-    "torch": ("integrations/torch", "pipelines/", "bench/"),
+    "torch": ("integrations/torch", "pipelines/", "bench/", "demo/"),
     "cupy": ("integrations/cupy",),
-    "PIL": ("pipelines/pictures/",),
+    "PIL": ("pipelines/pictures/", "demo/"),
     "av": ("pipelines/pictures/", "pipelines/video/"),
     "skimage": ("pipelines/faces.py",),
     "tqdm": (),

@@ -200,11 +200,67 @@ def test_a_card_is_found_by_its_name_however_written(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("RTX 306", "RTX 3060"), ("RTX 4060 Ti", "RTX 4060 Ti 16GB"), ("H10", "H100")],
+    [
+        ("RTX 306", "RTX 3060"),
+        ("RTX 4060 Ti", "may be RTX 4060 Ti 8GB, RTX 4060 Ti 16GB: say which"),
+        ("4060ti", "may be RTX 4060 Ti 8GB, RTX 4060 Ti 16GB: say which"),
+        ("H10", "H100"),
+        ("h100", "may be H100 PCIe, H100 SXM, H100 NVL"),
+        ("A100", "may be A100 40GB, A100 80GB"),
+        ("RTX 6000", "may be Quadro RTX 6000, RTX 6000 Ada"),
+        ("RTX 3090 48GB", "is not known; the nearest are"),
+        ("", "known are"),
+    ],
 )
 def test_an_unknown_card_is_refused_with_the_nearest_names(name: str, near: str) -> None:
     with pytest.raises(vramx.ConfigError, match=near):
         find_card(name)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("RTX 4060 Laptop", "RTX 4060 Laptop"),
+        ("NVIDIA GeForce RTX 4060 Laptop GPU", "RTX 4060 Laptop"),
+        ("rtx4060 mobile", "RTX 4060 Laptop"),
+        ("4060ti 16g", "RTX 4060 Ti 16GB"),
+        ("RTX4060Ti-8GB", "RTX 4060 Ti 8GB"),
+        ("4070 ti super", "RTX 4070 Ti SUPER"),
+        ("4070tisuper", "RTX 4070 Ti SUPER"),
+        ("4070", "RTX 4070"),
+        ("GeForce RTX 3060 12GB", "RTX 3060"),
+        ("3060 8 GB", "RTX 3060 8GB"),
+        ("1080ti", "GTX 1080 Ti"),
+        ("GTX1060-6G", "GTX 1060 6GB"),
+        ("4090d", "RTX 4090 D"),
+        ("A100-80G", "A100 80GB"),
+        ("A100 SXM4 40GB", "A100 40GB"),
+        ("H100 SXM5", "H100 SXM"),
+        ("H100-PCIe-80GB", "H100 PCIe"),
+        ("quadro rtx6000", "Quadro RTX 6000"),
+        ("RTX 6000 Ada Generation", "RTX 6000 Ada"),
+        ("RTX PRO 6000 Blackwell Max-Q", "RTX PRO 6000 Max-Q"),
+        ("rtxa6000", "RTX A6000"),
+        ("Tesla V100-SXM2-32GB", "V100 32GB"),
+        ("l40s", "L40S"),
+    ],
+)
+def test_the_ways_in_which_people_write_a_name_find_its_card(written: str, name: str) -> None:
+    assert find_card(written) is CARDS[name]
+
+
+def test_a_card_that_the_table_lacks_is_described_by_its_memory_and_link(file: Path) -> None:
+    found = for_file(file, memory="8GiB", link="12GB/s", budget="1MiB", block=BLOCK)
+    assert (found.link, found.link_source) == (12e9, "as given")
+    assert "it computes as A2 does" in found.card_source
+    wider = for_file(file, card="RTX 3060", link="30GB/s", budget="1MiB", block=BLOCK)
+    assert (wider.card, wider.link) == ("RTX 3060", 30e9)
+    with pytest.raises(vramx.ConfigError, match="budget"):
+        for_file(file, card="RTX 3090", memory="2GiB", budget="4GiB")
+    with pytest.raises(vramx.ConfigError, match="give both, such as 8GiB and 12GB/s"):
+        for_file(file, memory="8GiB")
+    with pytest.raises(vramx.ConfigError, match="link 'fast' is not a"):
+        for_file(file, memory="8GiB", link="fast")
 
 
 def test_every_card_names_its_source_and_has_all_figures() -> None:
@@ -257,10 +313,16 @@ def test_this_machines_card_has_its_measured_link_and_the_tables_rates() -> None
         ("NVIDIA H200", 140, "H200"),
         ("NVIDIA L40S", 45, "L40S"),
         # Cards whose names begin as those of others.
-        ("NVIDIA L40", 45, None),
-        ("NVIDIA GeForce RTX 3080 Ti", 12, None),
-        ("NVIDIA GeForce RTX 4070 SUPER", 12, None),
-        ("NVIDIA GeForce RTX 3060 Laptop GPU", 6, None),
+        ("NVIDIA L40", 45, "L40"),
+        ("NVIDIA GeForce RTX 3080 Ti", 12, "RTX 3080 Ti"),
+        ("NVIDIA GeForce RTX 4070 SUPER", 12, "RTX 4070 SUPER"),
+        ("NVIDIA GeForce RTX 3060 Laptop GPU", 6, "RTX 3060 Laptop"),
+        ("NVIDIA GeForce RTX 3080", 12, "RTX 3080 12GB"),
+        ("NVIDIA RTX 6000 Ada Generation", 48, "RTX 6000 Ada"),
+        ("Quadro RTX 6000", 24, "Quadro RTX 6000"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 96, "RTX PRO 6000"),
+        ("NVIDIA H100 NVL", 94, "H100 NVL"),
+        ("NVIDIA RTX 9999", 24, None),
     ],
 )
 def test_a_reported_card_has_the_rates_of_its_own_row_or_none(

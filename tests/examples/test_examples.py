@@ -22,7 +22,7 @@ import vramx  # noqa: E402
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 restorer = importlib.import_module("restorer")
-super_resolution = importlib.import_module("super_resolution")
+super_resolution = importlib.import_module("vramx.demo.super_resolution")
 
 pytestmark = pytest.mark.usefixtures("one_thread", "model_cache")
 MIB = 2**20

@@ -37,6 +37,7 @@ class ImageModelDescriptor:
         purpose: str = "SR",
         size_requirements: SizeRequirements | None = None,
         tiling: ModelTiling = ModelTiling.SUPPORTED,
+        supports_half: bool = True,
     ) -> None:
         self.model = model
         self.scale = scale
@@ -44,7 +45,8 @@ class ImageModelDescriptor:
         self.purpose = purpose
         self.size_requirements = size_requirements or SizeRequirements()
         self.tiling = tiling
-        self.supports_half = True
+        self.supports_half = supports_half
+        self.supports_bfloat16 = True
         self.seen: list[tuple[int, ...]] = []
 
     @torch.inference_mode()

@@ -127,6 +127,40 @@ def test_without_spandrel_the_extra_is_named(
         door.load(path)
 
 
+@pytest.mark.parametrize(
+    ("torch_is", "torchvision_is", "said"),
+    [
+        ("2.13.0", "0.29.1", "torchvision 0.29.1 does not belong to torch 2.13.0: .*==0.28"),
+        ("2.13.0+cpu", "0.28.0+cu130", r"'torchvision==0\.28\.\*' --index-url .*/whl/cpu"),
+        ("2.13.0+cpu", "0.28.0", r"'torchvision==0\.28\.\*' --index-url .*/whl/cpu"),
+        ("2.14.1", "0.29.1", r"vramx\[upscalers\]"),
+        ("2.13.0+cpu", "0.28.0+cpu", r"vramx\[upscalers\]"),
+        ("2.13.0+cu130", "0.28.0", r"vramx\[upscalers\]"),
+    ],
+)
+def test_a_torchvision_of_another_torch_is_told_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    torch_is: str,
+    torchvision_is: str,
+    said: str,
+) -> None:
+    class Failing:
+        """Fails as torchvision's operations do where torch has no place for them."""
+
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "spandrel":
+                raise RuntimeError("operator torchvision::nms does not exist")
+
+    installed = {"torch": torch_is, "torchvision": torchvision_is}
+    monkeypatch.setattr("importlib.metadata.version", installed.__getitem__)
+    monkeypatch.delitem(sys.modules, "spandrel", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Failing(), *sys.meta_path])
+    torch.save({"a": torch.ones(1)}, path := tmp_path / "a.pth")
+    with pytest.raises(vramx.ConfigError, match=said):
+        door.load(path)
+
+
 def test_a_file_that_spandrel_does_not_read_is_named(
     spandrel: Any,  # noqa: ARG001
     tmp_path: Path,

@@ -176,7 +176,7 @@ def test_what_has_landmarks_as_no_face_has_is_passed_by_counted_and_told(wrong: 
         with pytest.warns(RuntimeWarning, match="^frame 0: .* is passed by") as told:
             made = [*fs(np.ones(3), pictures)]
         assert len(told) == 1
-        _, frames = next(fs._run(fs._someone(np.ones(3), "it"), pictures[:1], str))
+        _, frames = next(fs._run(fs._sources(np.ones(3)), pictures[:1], str))
     assert (len(frames[0].faces), frames[0].counts["unfit"]) == (1, 1)
     inside = covered(pictures[0], 20, 20, 40, 128)
     for before, after in zip(pictures, made):

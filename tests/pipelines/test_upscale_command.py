@@ -248,7 +248,12 @@ def test_a_bad_picture_does_not_keep_the_others_of_its_folder_and_is_told(tmp_pa
         (["small.png", "small.png", "--overwrite", "--model", NETWORK], 1, "is what is read"),
         (["small.png", "there.png", "--model", NETWORK], 1, "give --overwrite"),
         (["small.png", "large.mp4", "--model", NETWORK], 1, "named as a video"),
-        (["small.png", "large.png", "--model", NETWORK, "--scale", "3"], 1, "not 3 times"),
+        (
+            ["small.png", "large.png", "--model", NETWORK, "--scale", "3", "--width", "9"],
+            1,
+            "leave out height and width",
+        ),
+        (["small.png", "large.png", "--model", NETWORK, "--dtype", "double"], 2, "--dtype"),
         (["small.png", "large.png", "--model", NETWORK, "--weights", "w.pth"], 1, "no file w.pth"),
         (["notes.txt", "large.mp4", "--model", NETWORK], 1, "cannot be read as a video"),
         (["empty", "large", "--model", NETWORK], 1, "holds no pictures"),

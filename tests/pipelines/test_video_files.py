@@ -814,7 +814,7 @@ def test_a_job_goes_on_in_another_budget_with_sizes_of_its_own(
     one_thread: None,  # noqa: ARG001
 ) -> None:
     model = Stopping(3, 3, 1)
-    model.left = 5
+    model.left = 8
     with pytest.raises(KeyboardInterrupt):
         enlarge_clip(folder, model, "32MiB")
     assert len([*(folder / "out.mp4.parts").glob("*.mp4")]) > 0

@@ -7,6 +7,7 @@ from vramx.checkpoints.files import (
     opened,
     shards,
 )
+from vramx.checkpoints.models import checkpoints_of, read_model
 from vramx.checkpoints.pickles import Foreign, unpickle
 from vramx.checkpoints.tensors import BITS, StoredTensor, read_checkpoint
 
@@ -15,10 +16,12 @@ __all__ = [
     "Foreign",
     "StoredTensor",
     "checked_shards",
+    "checkpoints_of",
     "is_named_as_weights",
     "is_torch_checkpoint",
     "opened",
     "read_checkpoint",
+    "read_model",
     "shards",
     "unpickle",
 ]

@@ -20,7 +20,7 @@ MOST_TENSORS = 2**16
 _OTHERS = {
     b"<": "a web page or other markup, as servers send in the place of a file: download it again",
     b"version https://git-lfs": "a pointer of Git LFS and not the file: run `git lfs pull`",
-    b"GGUF": "a GGUF file, which is not read",
+    b"GGUF": "a GGUF file, of which `vramx plan` tells the sizes",
     b"\x89HDF": "an HDF5 file, which is not read",
     b"\x1f\x8b": "compressed by gzip: unpack it first",
 }
@@ -33,7 +33,7 @@ def is_named_as_weights(path: Path) -> bool:
 
 def is_torch_checkpoint(path: Path) -> bool:
     """Tell whether a file is of a kind that torch writes: a zip archive or a pickle."""
-    return _is_torch(_beginning(path))
+    return _is_torch(beginning(path))
 
 
 def shards(path: Path) -> list[Path]:
@@ -57,7 +57,7 @@ def shards(path: Path) -> list[Path]:
     OSError
         If the file cannot be read.
     """
-    if not path.is_file() or not _is_json(_beginning(path)):
+    if not path.is_file() or not _is_json(beginning(path)):
         return [path]
     if path.stat().st_size > _LONGEST_HEADER:
         raise ConfigError(f"{path} is not an index of files of weights: it is too large for one")
@@ -103,7 +103,7 @@ def checked_shards(path: Path) -> Iterator[Path]:
     for file in shards(path):
         if not file.is_file():
             raise ConfigError(f"there is no file {file}")
-        begins = _beginning(file)
+        begins = beginning(file)
         if not _is_torch(begins) and not _is_safetensors(begins):
             raise ConfigError(
                 f"{file} holds neither safetensors nor a torch checkpoint: {_described(begins)}"
@@ -111,7 +111,8 @@ def checked_shards(path: Path) -> Iterator[Path]:
         yield file
 
 
-def _beginning(path: Path) -> bytes:
+def beginning(path: Path) -> bytes:
+    """Read the first bytes of a file."""
     with path.open("rb") as file:
         return file.read(64)
 

@@ -33,6 +33,35 @@ BITS = {
     "F6_E2M3": 6,
     "F6_E3M2": 6,
     "F4": 4,
+    "I4": 4,
+    "U4": 4,
+}
+#: Elements and bytes of a block, by the names that ggml gives to quantised types.
+BLOCKS = {
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q8_1": (32, 40),
+    "Q2_K": (256, 84),
+    "Q3_K": (256, 110),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+    "Q8_K": (256, 292),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ3_XXS": (256, 98),
+    "IQ1_S": (256, 50),
+    "IQ4_NL": (32, 18),
+    "IQ3_S": (256, 110),
+    "IQ2_S": (256, 82),
+    "IQ4_XS": (256, 136),
+    "IQ1_M": (256, 56),
+    "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66),
+    "MXFP4": (32, 17),
 }
 _TORCH_NAMES = {
     "float64": "F64",
@@ -66,7 +95,7 @@ class StoredTensor:
     shape : tuple of int
         The shape.
     dtype : str
-        The type, as safetensors names it: ``"F32"``, ``"BF16"``.
+        The type, as safetensors names it: ``"F32"``, ``"BF16"``; or ggml, where it is quantised.
     """
 
     name: str
@@ -81,6 +110,9 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Bytes."""
+        if self.dtype in BLOCKS:
+            elements, nbytes = BLOCKS[self.dtype]
+            return -(-self.count // elements) * nbytes
         return (self.count * BITS[self.dtype] + 7) // 8
 
     @property

@@ -8,10 +8,15 @@ import click
 
 import vramx
 from vramx.cli import bench, demo, doctor, monitor, plan, swap, upscale
+from vramx.cli.output import stop_writing
+from vramx.cli.words import in_options
 
+#: As of a program that the signal of a pipe without a reader ended.
+_UNREAD = 141
 _EXITS = """
 Exit codes: 0 done; 1 failed, with one line on the standard error; 2 wrong usage. `vramx doctor`
-also has 3, 4 and 5, which its help explains; 130 stopped by an interrupt.
+also has 3, 4 and 5, which its help explains; 130 stopped by an interrupt; 141 nobody reads
+its output.
 """
 
 
@@ -24,10 +29,15 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except BrokenPipeError:
+            if not stop_writing():
+                raise
+            ctx.exit(_UNREAD)
         except Exception as error:
             if ctx.params["debug"]:
                 raise
-            said = " ".join(str(error).split())
+            command = self.commands.get(ctx.invoked_subcommand or "")
+            said = in_options(" ".join(str(error).split()), command)
             if not isinstance(error, vramx.Error):
                 said = f"{type(error).__name__}: {said} (vramx --debug … shows where)"
             raise click.ClickException(said) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import click
 import vramx
 from vramx.cli.output import json_option, write_json
 
+_NEEDED = ("torch", "PIL", "skimage", "tqdm")
+
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -21,16 +24,12 @@ from vramx.cli.output import json_option, write_json
 def demo(ctx: click.Context, arguments: tuple[str, ...], as_json: bool) -> None:
     """Enlarge a photograph in less memory than the weights, on the simulated card if need be.
 
-    ARGUMENTS are the example's; `vramx demo -- --help` lists them. It is part of vramx's sources,
-    not of the installed package. The exit code is the example's.
+    ARGUMENTS are the demo's; `vramx demo -- --help` lists them. The exit code is the demo's.
     """
-    example = Path(vramx.__file__).resolve().parents[2] / "examples" / "super_resolution.py"
-    if not example.is_file():
-        raise vramx.Error(
-            "the demo comes with vramx's sources, not with the installed package: in a checkout "
-            "run `make demo`, or `pip install -e '.[demo]'` and then `vramx demo`"
-        )
-    command = [sys.executable, str(example)]
+    absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if absent:
+        raise vramx.ConfigError(f"the demo needs {', '.join(absent)}: pip install 'vramx[demo]'")
+    command = [sys.executable, "-m", "vramx.demo.super_resolution"]
     if not as_json:
         ctx.exit(subprocess.run([*command, *arguments], check=False).returncode)
     with tempfile.TemporaryDirectory() as folder:

@@ -14,6 +14,8 @@ from vramx.plan import for_file
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--budget", help="The most on the card at once, such as 8GiB; what it has if absent.")
 @click.option("--card", default="auto", show_default=True, help='Such as "RTX 3060".')
+@click.option("--memory", help="What the card has, such as 8GiB, if not what its name says.")
+@click.option("--link", help="What a copy to the card reaches, such as 12GB/s, likewise.")
 @click.option(
     "--positions",
     default=1,
@@ -35,6 +37,8 @@ def plan(
     model: Path,
     budget: str | None,
     card: str,
+    memory: str | None,
+    link: str | None,
     positions: int,
     compute: float | None,
     reserve: str,
@@ -42,14 +46,17 @@ def plan(
     backend: str,
     as_json: bool,
 ) -> None:
-    """Forecast passes of a model from its file MODEL, of which only the header is read.
+    """Forecast passes of a model from MODEL, of which only headers are read.
 
-    MODEL is a .safetensors file, the index of several, or a torch checkpoint.
+    MODEL is a .safetensors file, the index of several, a torch checkpoint, a GGUF or an ONNX file,
+    or a folder as transformers and diffusers write them.
     """
     found = for_file(
         model,
         budget=budget,
         card=card,
+        memory=memory,
+        link=link,
         positions=positions,
         compute=compute,
         reserve=reserve,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import vramx
+from vramx.cli.dtypes import DTYPE_NAMES
+from vramx.cli.folders import rest_as_dict, write_failures, write_rest
 from vramx.cli.output import json_option, write_json
 from vramx.cli.pictures import picture_options
 from vramx.cli.session import session_options
@@ -18,7 +20,7 @@ from vramx.units import format_size
 
 if TYPE_CHECKING:
     from vramx.pipelines.enlarger import SuperResolution
-    from vramx.pipelines.enlarging import FolderResult
+    from vramx.pipelines.enlarging import Enlarged, FolderResult
 
 
 def _count(_: click.Context, __: click.Parameter, value: str) -> int | str:
@@ -41,7 +43,13 @@ def _count(_: click.Context, __: click.Parameter, value: str) -> int | str:
     type=click.Path(path_type=Path),
     help="Weights for package.module:factory: .safetensors, a torch checkpoint, or an index.",
 )
-@click.option("--scale", type=click.IntRange(min=1), help="What the model's scale must be.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How much larger than IN; unless given as the model makes it, and resized otherwise.",
+)
+@click.option("--height", type=click.IntRange(min=1), help="Of OUT in pixels, instead of --scale.")
+@click.option("--width", type=click.IntRange(min=1), help="Of OUT in pixels, instead of --scale.")
 @click.option(
     "--tile", metavar="N", callback=_count, default="auto", show_default=True, help="Pixels a side."
 )
@@ -62,6 +70,16 @@ def _count(_: click.Context, __: click.Parameter, value: str) -> int | str:
     help="Tiles at once.",
 )
 @picture_options
+@click.option(
+    "--multiple",
+    type=click.IntRange(min=1),
+    help="What sides of tiles must be multiples of; measured unless given.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPE_NAMES),
+    help="In what the model computes; unless given, in what its weights are.",
+)
 @video_options
 @session_options
 @json_option
@@ -73,12 +91,16 @@ def upscale(
     target: Path,
     model: str,
     weights: Path | None,
-    scale: int | None,
+    scale: float | None,
+    height: int | None,
+    width: int | None,
     tile: int | str,
     overlap: int | str,
     batch: int | str,
     quality: int | None,
     format: str | None,  # noqa: A002 - click's name
+    multiple: int | None,
+    dtype: str | None,
     codec: str,
     codec_options: dict[str, str],
     pix_fmt: str | None,
@@ -116,9 +138,17 @@ def upscale(
     files: dict[str, Any] = {"quality": quality, "format": format, "overwrite": overwrite}
     progress = sys.stderr.isatty()
     with stoppable(ctx), vramx.oversubscribe(**options) as session:
-        network = _load(session, model, weights)
+        network = _load(session, model, weights, dtype)
         with vramx.super_resolution(
-            network, scale=scale, tile=tile, overlap=overlap, batch=batch, session=session
+            network,
+            scale=scale,
+            height=height,
+            width=width,
+            tile=tile,
+            overlap=overlap,
+            batch=batch,
+            multiple=multiple,
+            session=session,
         ) as enlarger:
             if source.is_dir():
                 result = enlarge_folder(enlarger, source, target, progress=progress, **files)
@@ -152,31 +182,34 @@ def upscale(
         write_json(told)
     else:
         _write(told)
-    for path, why in result.failed:
-        click.echo(f"Error: {path}: {' '.join(why.split())}", err=True)
-    ctx.exit(1 if result.failed else 0)
+    ctx.exit(write_failures(told))
 
 
-def _load(session: vramx.Session, model: str, weights: Path | None) -> Any:
+def _load(session: vramx.Session, model: str, weights: Path | None, dtype: str | None) -> Any:
     """Load the model that the command line names."""
     from vramx.checkpoints import is_named_as_weights
     from vramx.integrations import spandrel
     from vramx.integrations.torch.modelspec import load_model, program_kind
+    from vramx.integrations.torch.precision import DTYPES, in_dtype
     from vramx.pipelines import pretrained
 
     path = Path(model)
     is_file = path.is_file() or is_named_as_weights(path)
     if weights is not None and (is_file or ":" not in model):
         raise click.UsageError("--weights are for --model package.module:factory")
-    if is_file and program_kind(path) is None:
-        return spandrel.load(path)
+    wanted = None if dtype is None else DTYPES[dtype]
     if not is_file and ":" not in model:
-        return pretrained.load(session, model)
-    network = load_model(model)
+        return pretrained.load(session, model, wanted)
+    is_checkpoint = is_file and program_kind(path) is None
+    network = spandrel.load(path) if is_checkpoint else load_model(model)
+    if wanted is not None:
+        network = in_dtype(network, wanted)
     return network if weights is None else session.load(network, weights)
 
 
-def _tell(enlarger: SuperResolution, result: FolderResult, seconds: float) -> dict[str, Any]:
+def _tell(
+    enlarger: SuperResolution, result: FolderResult[Enlarged], seconds: float
+) -> dict[str, Any]:
     stats = enlarger.session.stats()
     return {
         "device": enlarger.session.device.name,
@@ -194,9 +227,7 @@ def _tell(enlarger: SuperResolution, result: FolderResult, seconds: float) -> di
             }
             for each in result.made
         ],
-        "skipped": [str(path) for path in result.skipped],
-        "failed": [{"source": str(path), "error": why} for path, why in result.failed],
-        "passed_by": [{"source": str(path), "why": why} for path, why in result.passed_by],
+        **rest_as_dict(result),
         "seconds": seconds,
         "budget": stats.budget,
         "peak_resident": stats.peak_resident,
@@ -215,12 +246,9 @@ def _write(told: dict[str, Any]) -> None:
             f"{each['target']}: {each['width']}x{each['height']}{frames}{way} "
             f"in {each['seconds']:.1f} s"
         )
-    for name in told["skipped"]:
-        click.echo(f"{name}: was there already")
-    for each in told["passed_by"]:
-        click.echo(f"{each['source']} was passed by: it {each['why']}")
+    write_rest(told)
     click.echo(
-        f"{told['scale']} times as large on {told['device']}: at most "
+        f"by a network of scale {told['scale']} on {told['device']}: at most "
         f"{format_size(told['peak_resident'])} of {format_size(told['budget'])} on the card, "
         f"{format_size(told['moved_in'])} moved in and {format_size(told['moved_out'])} out"
     )

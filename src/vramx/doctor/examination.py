@@ -62,7 +62,7 @@ def examine(
     Parameters
     ----------
     model : str or Path, optional
-        A file of weights to look at as well; see `vramx.checkpoints.read_checkpoint`.
+        A file or folder of weights to look at as well; see `vramx.checkpoints.read_model`.
     device : int
         The card's CUDA number.
     sha256 : str, optional

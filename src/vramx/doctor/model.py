@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from vramx.checkpoints import is_torch_checkpoint, read_checkpoint, shards
+from vramx.checkpoints import checkpoints_of, is_torch_checkpoint, read_model
 from vramx.doctor.findings import Finding, Severity
 from vramx.doctor.hostmemory import HOST_A_BYTE, usable
 from vramx.doctor.machine import Machine
@@ -33,7 +33,7 @@ def check_model(machine: Machine, path: Path, sha256: str | None) -> Iterator[Fi
     machine : Machine
         Whose memory it must fit.
     path : Path
-        A file that `read_checkpoint` reads.
+        A file or folder that `read_model` reads.
     sha256 : str, optional
         The digest that the file should have.
 
@@ -44,8 +44,8 @@ def check_model(machine: Machine, path: Path, sha256: str | None) -> Iterator[Fi
     """
     damaged = "A damaged file fails as it is loaded, or gives wrong weights."
     try:
-        tensors = read_checkpoint(path)
-        for file in filter(is_torch_checkpoint, shards(path)):
+        tensors = read_model(path)
+        for file in filter(is_torch_checkpoint, checkpoints_of(path)):
             broken = zipfile.ZipFile(file).testzip() if zipfile.is_zipfile(file) else None
             if broken is not None:
                 raise ConfigError(f"{file} is damaged: the checksum of {broken} is wrong")
@@ -55,7 +55,15 @@ def check_model(machine: Machine, path: Path, sha256: str | None) -> Iterator[Fi
     nbytes = sum(tensor.nbytes for tensor in tensors)
     said = f"{path}: {len(tensors)} tensors, {format_size(nbytes)}"
     yield Finding("model", Severity.OK, said)
-    if sha256 is not None:
+    if sha256 is not None and path.is_dir():
+        yield Finding(
+            "model",
+            Severity.ERROR,
+            f"{path} is a folder, which has no SHA-256",
+            "A digest is of one file.",
+            "Give the file that it is of.",
+        )
+    elif sha256 is not None:
         digest = _sha256(path)
         if digest == sha256.strip().lower():
             yield Finding("model", Severity.OK, f"SHA-256 {digest}")

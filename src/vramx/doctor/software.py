@@ -141,6 +141,18 @@ def check_torch(machine: Machine) -> Iterator[Finding]:
             "vramx was not tried with this release of torch.",
             "Use one of those that the README names, or a newer vramx.",
         )
+    from vramx.integrations.torchvision import mismatch
+
+    torchvision = machine.installed("torchvision")
+    if torchvision is not None and (said := mismatch(torch.version, torchvision)) is not None:
+        wrong, _, advice = said.partition(": ")
+        yield Finding(
+            "torch",
+            Severity.WARNING,
+            wrong,
+            "What imports it fails, as spandrel does, which reads checkpoints of upscalers.",
+            advice,
+        )
     driver = machine.driver()
     if driver is None:
         yield Finding("torch", Severity.NOTE, f"torch {torch.version}; there is no card for it")

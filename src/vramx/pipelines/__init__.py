@@ -74,6 +74,7 @@ def face_swap(
     swapper: Any,
     enhancer: Any = None,
     *,
+    mask: Any = None,
     faces: str = "all",
     reference: Any = None,
     similarity: float = 0.4,
@@ -110,12 +111,19 @@ def face_swap(
     swapper : torch.nn.Module, callable or FaceModel
         Takes crops ``(n, 3, 128, 128)`` and the source's embedding ``(n, d)``, and gives crops of
         the same shape; or those and masks ``(n, 1, 128, 128)`` from 0 to 1, of what is to be taken.
+        With None faces are only found.
     enhancer : torch.nn.Module, callable or FaceModel, optional
         Takes crops ``(n, 3, 512, 512)`` of the pictures with swapped faces and gives the same.
+    mask : torch.nn.Module, callable or FaceModel, optional
+        Takes crops ``(n, 3, 512, 512)`` and gives masks ``(n, 1, 512, 512)`` from 0 to 1 of what is
+        the face; or, of a face parser, scores ``(n, classes, 512, 512)``, of which
+        ``FaceModel(classes=…)`` says which are the face. What lies before a face, as hands and
+        hair do, stays as it is.
     faces : str
         Which faces of a picture are swapped: ``"all"`` or the ``"largest"``.
-    reference : str, Path, PIL.Image.Image, numpy.ndarray or torch.Tensor, optional
-        Only faces that resemble this one: a picture, a file, or an embedding of one axis.
+    reference : str, Path, PIL.Image.Image, numpy.ndarray, torch.Tensor or list of them, optional
+        Only faces that resemble this one, or one of these: a picture, a file, or an embedding of
+        one axis.
     similarity : float
         The least cosine between embeddings that is a resemblance.
     score : float
@@ -160,6 +168,7 @@ def face_swap(
         recognizer=recognizer,
         swapper=swapper,
         enhancer=enhancer,
+        mask=mask,
         faces=faces,
         reference=reference,
         similarity=similarity,
@@ -175,7 +184,9 @@ def face_swap(
 def super_resolution(
     model: Any,
     *,
-    scale: int | None = None,
+    scale: float | None = None,
+    height: int | None = None,
+    width: int | None = None,
     tile: int | str = "auto",
     overlap: int | str = "auto",
     batch: int | str = "auto",
@@ -198,8 +209,12 @@ def super_resolution(
         the dtype of its weights. A descriptor, as `vramx.integrations.spandrel.load` returns it,
         tells its scale and what sizes it takes; where it discourages tiles or makes its own,
         pictures go through whole as long as memory suffices.
-    scale : int, optional
-        How much larger pictures become; found by trying a small one unless given.
+    scale : float, optional
+        How much larger pictures become; as the network makes them unless given. Where that is
+        something else, results are resized: by bicubic interpolation, which sees all pixels where
+        it shrinks, and with a warning where it enlarges.
+    height, width : int, optional
+        The sides of results in pixels, likewise; of one alone the other follows.
     tile : int or "auto"
         The side of tiles in pixels of the input. Auto chooses the way; where it is by tiles, they
         are the rectangles that take the least time of those that fit the budget beside the weights,
@@ -213,7 +228,8 @@ def super_resolution(
         How many tiles, or frames smaller than a tile, go through at once; for a descriptor one.
     multiple : int, optional
         What the sides of inputs must be multiples of; pictures are extended by reflection. Found by
-        trying unless given. Give it for networks that pad by themselves but work in strides.
+        trying unless given. Where a network takes any sides but works in strides or windows, it is
+        measured at multiples of what tiles must begin, and tiles do.
     session : Session, optional
         An open session to be in; unless given one is opened.
     **options
@@ -245,6 +261,8 @@ def super_resolution(
     return SuperResolution(
         model,
         scale=scale,
+        height=height,
+        width=width,
         tile=tile,
         overlap=overlap,
         batch=batch,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import partial
@@ -12,12 +11,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from vramx.errors import SessionClosedError
 from vramx.pipelines.chain import Pipeline, as_count
 from vramx.pipelines.files import check_paths, claimed
-from vramx.pipelines.images import Home, is_picture, to_planes
+from vramx.pipelines.images import is_picture, to_planes
 from vramx.pipelines.networks import (
     channels_last,
     device_of,
@@ -29,18 +27,9 @@ from vramx.pipelines.networks import (
 from vramx.pipelines.stage import Stage
 from vramx.pipelines.upscalers import as_network
 from vramx.pipelines.upscaling.arena import Arena
-from vramx.pipelines.upscaling.engine import Engine
-from vramx.pipelines.upscaling.footprint import bytes_per_pixel, find_shape
+from vramx.pipelines.upscaling.assembly import Asked, assemble, weight_bytes
 from vramx.pipelines.upscaling.reach import invisible
-from vramx.pipelines.upscaling.sizing import (
-    PICTURES,
-    UNEVEN,
-    WHOLE,
-    Sizes,
-    bytes_beside_bands,
-    bytes_beside_tiles,
-    room_for_activations,
-)
+from vramx.pipelines.upscaling.resizing import Wanted
 from vramx.pipelines.upscaling.streaming import NOT_OPEN, PictureStream, nothing
 from vramx.pipelines.upscaling.ways import Runner, Way
 from vramx.session import Session
@@ -59,14 +48,16 @@ class SuperResolution:
     Attributes
     ----------
     scale : int
-        How much larger pictures become.
+        How much larger the network makes pictures.
     """
 
     def __init__(
         self,
         model: Any,
         *,
-        scale: int | None,
+        scale: float | None,
+        height: int | None,
+        width: int | None,
         tile: int | str,
         overlap: int | str,
         batch: int | str,
@@ -75,12 +66,13 @@ class SuperResolution:
         options: Mapping[str, Any],
     ) -> None:
         self._network = network = as_network(model)
-        self._scale = network.scale if scale is None else as_count(scale, "scale")
-        self._multiple = network.multiple if multiple is None else as_count(multiple, "multiple")
-        self._tile = None if tile == "auto" else as_count(tile, "tile")
-        self._batch = network.batch if batch == "auto" else as_count(batch, "batch")
-        self._whole = network.whole and self._tile is None
-        self._overlap = _as_overlap(overlap)
+        self._asked = Asked(
+            tile=None if tile == "auto" else as_count(tile, "tile"),
+            overlap=_as_overlap(overlap),
+            batch=None if batch == "auto" else as_count(batch, "batch"),
+            multiple=None if multiple is None else as_count(multiple, "multiple"),
+            wanted=Wanted(scale, height, width),
+        )
         self._model = network.module
         self._scope = contextlib.ExitStack()
         self._given = session
@@ -99,8 +91,13 @@ class SuperResolution:
 
     @property
     def scale(self) -> int:
-        """How much larger pictures become."""
+        """How much larger the network makes pictures."""
         return self._ready.engine.shape.scale
+
+    def target_size(self, width: int, height: int) -> tuple[int, int]:
+        """Tell the width and height of what a picture becomes."""
+        size = self._ready.target_size(height, width)
+        return size[1], size[0]
 
     @property
     def _ready(self) -> PictureStream:
@@ -148,36 +145,17 @@ class SuperResolution:
         return self._chain(partial(self._network.call, x))
 
     def _build(self) -> PictureStream:
-        shape = find_shape(self._call, self._place, scale=self._scale, multiple=self._multiple)
-        budget = self._chain.session.stats().budget or _WITHOUT_BUDGET
-        room = room_for_activations(budget, _weight_bytes(self._model))
-        pixels, pixel_bytes = 0, 0.0
-        if self._tile is None or self._batch is None:
-            pixel_bytes = UNEVEN * bytes_per_pixel(self._call, self._place, shape)
-            pixels = int(room / pixel_bytes)
-        tile = WHOLE * shape.multiple if self._whole else self._tile
-        sizes = Sizes(tile, self._batch, shape.multiple, pixels)
-        engine = Engine(
-            self._network,
-            Runner(
-                call=self._call,
-                within=self._chain,
-                place=self._place,
-                hold=self.session.pin,
-                arena=Arena(self._device, self.session),
-            ),
-            shape=shape,
-            sizes=sizes,
-            overlap=self._overlap,
-            room=room,
-            pixel_bytes=pixel_bytes,
+        runner = Runner(
+            call=self._call,
+            within=self._chain,
+            place=self._place,
+            hold=self.session.pin,
+            arena=Arena(self._device, self.session),
         )
-        if engine.in_tiles:
-            most = room // (2 * bytes_beside_tiles(shape.scale))
-        else:
-            most = room // (PICTURES * bytes_beside_bands(shape.scale))
+        budget = self._chain.session.stats().budget or _WITHOUT_BUDGET
+        stream = assemble(self._network, runner, budget, self._device, self._asked)
         self.session.empty_cache()  # of what trying has left
-        return PictureStream(engine, Home(self._device, most))
+        return stream
 
     def __call__(self, x: Any) -> Any:
         """Enlarge a picture, or an iterable of them.
@@ -224,7 +202,9 @@ class SuperResolution:
     def seam_error(self, picture: Any) -> float:
         """Measure how much the edges of tiles or bands show in a picture.
 
-        It is enlarged twice, with the seams of one where the other's tiles have their middles.
+        It is enlarged a second time: whole, where that fits, as it may where tiles were asked for;
+        otherwise with its seams where the others have their middles. Of a network that looks at the
+        whole picture, that shows a part of what the seams change.
 
         Parameters
         ----------
@@ -241,13 +221,11 @@ class SuperResolution:
         engine, planes = self._ready.engine, to_planes(picture, self._ready.home)
         tolerance = invisible(planes.white)
         made = [
-            engine.run(
-                engine.way(planes.colour, tolerance, shifted=shifted),
-                planes.colour,
-                lambda values: values.clamp(0, 1),
-                nothing,
+            engine.run(way, planes.colour, lambda values: values.clamp(0, 1), nothing)
+            for way in (
+                engine.way(planes.colour, tolerance),
+                engine.other_way(planes.colour, tolerance),
             )
-            for shifted in (False, True)
         ]
         return (made[0] - made[1]).abs().max().item()
 
@@ -317,7 +295,7 @@ class SuperResolution:
 
             with self._bar(progress, source.name, ways):
                 change_picture(
-                    source, target, enlarge, scale=self.scale, quality=quality, format=format
+                    source, target, enlarge, size=self.target_size, quality=quality, format=format
                 )
         return next(iter(ways.values()))
 
@@ -413,15 +391,17 @@ class SuperResolution:
         identity = {
             "model": f"{type(self._model).__name__} {digest(self.session, self._model)}",
             "scale": str(self.scale),
-            "tile": self._asked(self._tile),
-            "overlap": self._asked(self._overlap),
+            "size": str(self._asked.wanted),
+            "tile": _named(self._asked.tile),
+            "overlap": _named(self._asked.overlap),
+            "multiple": _named(self._asked.multiple),
         }
         return transform_video(
             source,
             target,
             self._ready.run,
             identity=identity,
-            scale=self.scale,
+            size=self.target_size,
             codec=codec,
             options=options,
             pix_fmt=pix_fmt,
@@ -479,10 +459,6 @@ class SuperResolution:
         write_preview(next(self._ready.run([frame], ways)), target)
         return next(iter(ways.values()))
 
-    @staticmethod
-    def _asked(size: int | None) -> str:
-        return "auto" if size is None else str(size)
-
     def report(self) -> str:
         """Describe the session and the sizes for people.
 
@@ -494,7 +470,7 @@ class SuperResolution:
         engine = self._ready.engine
         return (
             f"{self._chain.report()}\n  {engine.shape.scale} times as large, "
-            f"{engine.describe()}; weights of {format_size(_weight_bytes(self._model))}"
+            f"{engine.describe()}; weights of {format_size(weight_bytes(self._model))}"
         )
 
 
@@ -504,11 +480,9 @@ def _as_overlap(overlap: int | str) -> int | None:
     return 0 if overlap == 0 and overlap is not False else as_count(overlap, "overlap")
 
 
+def _named(size: int | None) -> str:
+    return "auto" if size is None else str(size)
+
+
 def _do(job: Callable[[], Any]) -> Any:
     return job()
-
-
-def _weight_bytes(model: nn.Module) -> int:
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())

@@ -6,16 +6,18 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vramx.errors import ConfigError, Error, MediaError
 
 if TYPE_CHECKING:
     from vramx.pipelines.enlarger import SuperResolution
     from vramx.pipelines.upscaling.ways import Way
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,13 @@ class Enlarged:
 
 
 @dataclass
-class FolderResult:
+class FolderResult(Generic[T]):
     """What became of a folder's pictures.
 
     Attributes
     ----------
-    made : list of Enlarged
-        Those that were written.
+    made : list
+        What was told of those that were written.
     skipped : list of Path
         Targets that were there already.
     failed : list of (Path, str)
@@ -63,7 +65,7 @@ class FolderResult:
         What is in the folder beside its pictures, and why it is none.
     """
 
-    made: list[Enlarged] = field(default_factory=list)
+    made: list[T] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
     passed_by: list[tuple[Path, str]] = field(default_factory=list)
@@ -174,11 +176,11 @@ def _enlarge_picture(
     from vramx.pipelines.pictures import count_frames, upright_size
 
     begun = time.perf_counter()
-    width, height = (enlarger.scale * side for side in upright_size(source))
+    size = enlarger.target_size(*upright_size(source))
     frames = count_frames(source)
     way = enlarger.enlarge_picture(source, target, **options)
     seconds = time.perf_counter() - begun
-    return Enlarged(source, target, "picture", frames, (width, height), seconds, way)
+    return Enlarged(source, target, "picture", frames, size, seconds, way)
 
 
 def enlarge_folder(
@@ -190,17 +192,43 @@ def enlarge_folder(
     format: str | None = None,  # noqa: A002 - the command's word for it
     overwrite: bool = False,
     progress: bool = False,
-) -> FolderResult:
-    """Enlarge the pictures of a folder, by the order of their names, into another folder.
+) -> FolderResult[Enlarged]:
+    """Enlarge the pictures of a folder into another folder; see `change_folder`."""
+
+    def enlarge(picture: Path, place: Path, quality: int | None) -> Enlarged:
+        return _enlarge_picture(enlarger, picture, place, quality=quality, overwrite=overwrite)
+
+    return change_folder(
+        enlarge,
+        source,
+        target,
+        quality=quality,
+        format=format,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def change_folder(
+    change: Callable[[Path, Path, int | None], T],
+    source: Path,
+    target: Path,
+    *,
+    quality: int | None = None,
+    format: str | None = None,  # noqa: A002 - the command's word for it
+    overwrite: bool = False,
+    progress: bool = False,
+) -> FolderResult[T]:
+    """Make pictures of those of a folder, by the order of their names, in another folder.
 
     Files that are neither pictures nor named like ones, and folders inside, are passed by. One
-    picture that cannot be enlarged does not keep the others from it. Several processes may do so
+    picture that cannot be made does not keep the others from it. Several processes may do so
     together: each picture is made by one of them, and each returns when all are there.
 
     Parameters
     ----------
-    enlarger : SuperResolution
-        Inside its scope.
+    change : callable
+        Takes what to read, what to write and the quality, where the format has one.
     source, target : Path
         The folders; the target is made if need be. Names stay the same, unless a format is asked
         for.
@@ -232,7 +260,7 @@ def enlarge_folder(
     if target.exists() and (not target.is_dir() or target.samefile(source)):
         raise MediaError(f"{target} must be another folder than {source}, or not exist yet")
     check_quality(quality, None if format is None else format_named(format))
-    result = FolderResult()
+    result: FolderResult[T] = FolderResult()
     pictures = []
     for path in _inside(source):
         if (why := _why_no_picture(path)) is None:
@@ -251,13 +279,7 @@ def enlarge_folder(
     def make(picture: Path, place: Path) -> None:
         """Make one picture, or put it off where another process makes it."""
         try:
-            made = _enlarge_picture(
-                enlarger,
-                picture,
-                place,
-                quality=quality if has_quality(place) else None,
-                overwrite=overwrite,
-            )
+            made = change(picture, place, quality if has_quality(place) else None)
         except TakenError:
             later.append((picture, place))
         except Exception as error:  # whatever one picture brings, the others are made

@@ -183,6 +183,24 @@ class Alignment:
         result = before + back[-1] * covered * (back[:-1] - before)
         return _replaced(picture, window, result)
 
+    def seen_in(self, other: Alignment, mask: torch.Tensor) -> torch.Tensor:
+        """Find the values of this crop where another one has its pixels.
+
+        Parameters
+        ----------
+        other : Alignment
+            Another crop of the same face.
+        mask : torch.Tensor
+            Of shape ``(size, size)``, of this crop; beyond it its edge goes on.
+
+        Returns
+        -------
+        torch.Tensor
+            Of shape ``(other.size, other.size)``.
+        """
+        places = _places(self.matrix @ other._to_picture, (other.size, other.size), mask)
+        return _sample(mask[None], places)[0]
+
     def _window(self, height: int, width: int) -> Window:
         """Tell which part of a picture a crop comes from: its rows and columns, never none."""
         last = self.size - 1

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vramx.errors import MediaError
 from vramx.runtime import lock_file, unlock_file
 from vramx.units import format_size
 from vramx.writing import beside
+
+#: Tells the width and height of what a picture or a frame becomes, from its own.
+TargetSize = Callable[[int, int], tuple[int, int]]
 
 #: Suffixes of the videos that are written, and FFmpeg's names of their formats.
 VIDEO_FORMATS = {
@@ -27,6 +30,11 @@ VIDEO_FORMATS = {
 _PLAIN = ("BMP", "DDS", "DIB", "IM", "PPM", "SGI", "TGA", "TIFF")
 _LOSSLESS = ("GIF", "PNG")
 _LEAST_PLAIN, _LEAST_LOSSLESS, _LEAST_OTHERS = 0.95, 0.1, 0.005
+
+
+def same_size(width: int, height: int) -> tuple[int, int]:
+    """Tell that nothing changes."""
+    return width, height
 
 
 def is_video(target: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from vramx import _core
 from vramx.errors import ConfigError
 from vramx.pcie import PARTS, moving_rates
-from vramx.plan.cards import PlannedCard
+from vramx.plan.table import PlannedCard
 from vramx.units import Size, format_size, parse_size
 
 #: Blocks that an even plan has in flight (T_plan's S).

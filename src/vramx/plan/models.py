@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vramx.checkpoints import StoredTensor, read_checkpoint
+from vramx.checkpoints import StoredTensor, read_model
 from vramx.errors import ConfigError
-from vramx.plan.cards import PlannedCard, find_card, this_card
+from vramx.plan.cards import described_card, find_card, this_card
 from vramx.plan.forecast import Forecast, Part, forecast
+from vramx.plan.table import PlannedCard
 from vramx.units import Size
 
 
@@ -64,10 +65,15 @@ def group(tensors: Sequence[StoredTensor], positions: int) -> list[Part]:
 WORKSPACES = 64 * 2**20
 
 
-def _chosen(card: str | PlannedCard) -> PlannedCard:
-    if isinstance(card, PlannedCard):
-        return card
-    return this_card() if card == "auto" else find_card(card)
+def _chosen(
+    card: str | PlannedCard, memory: Size | None = None, link: Size | None = None
+) -> PlannedCard:
+    described = memory is not None or link is not None
+    if card == "auto" and described:
+        return described_card(None, memory, link)
+    if not isinstance(card, PlannedCard):
+        card = this_card() if card == "auto" else find_card(card)
+    return described_card(card, memory, link) if described else card
 
 
 def for_file(
@@ -75,6 +81,8 @@ def for_file(
     *,
     budget: Size | None = None,
     card: str | PlannedCard = "auto",
+    memory: Size | None = None,
+    link: Size | None = None,
     positions: int = 1,
     compute: float | None = None,
     reserve: Size = "512MiB",
@@ -89,11 +97,14 @@ def for_file(
     Parameters
     ----------
     path : str or Path
-        A file that `vramx.checkpoints.read_checkpoint` reads.
+        A file or folder that `vramx.checkpoints.read_model` reads.
     budget : int, float or str, optional
         The most bytes on the card at once; the card's memory less `reserve` unless given.
     card : str or PlannedCard
         A name from `CARDS`, ``"auto"`` for this machine's, or a card of your own.
+    memory, link : int, float or str, optional
+        Bytes on the card and bytes a second of a copy to it, where they are others than the card's;
+        with both no card need be named.
     positions : int
         To how many positions (tokens, pixels, patches) a pass applies each weight, from which its
         operations are estimated as two a weight and position.
@@ -122,8 +133,8 @@ def for_file(
     if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
         raise ConfigError(f"positions {positions!r} is not a whole number above zero")
     return forecast(
-        group(read_checkpoint(path), positions),
-        card=_chosen(card),
+        group(read_model(path), positions),
+        card=_chosen(card, memory, link),
         budget=budget,
         compute=compute,
         activations=None,

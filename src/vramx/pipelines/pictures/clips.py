@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from vramx.errors import MediaError
+from vramx.pipelines.files import TargetSize
 from vramx.pipelines.pictures.deep import is_deep_png, is_deep_tiff
 from vramx.pipelines.pictures.formats import check_fits
 from vramx.pipelines.pictures.reading import frame_count, from_pil, opened
@@ -123,7 +124,7 @@ def _alike(frames: Sequence[FilePicture]) -> list[FilePicture]:
 
 @contextlib.contextmanager
 def clip_target(
-    path: Path, clip: Clip, *, scale: int, quality: int | None
+    path: Path, clip: Clip, *, size: TargetSize, quality: int | None
 ) -> Iterator[Callable[[int], PutRows]]:
     """Write a clip, whole or not at all.
 
@@ -133,8 +134,8 @@ def clip_target(
         The file, of the clip's format.
     clip : Clip
         What was read.
-    scale : int
-        How much larger frames become.
+    size : callable
+        Tells what size frames become.
     quality : int, optional
         As `picture_target` has it.
 
@@ -151,15 +152,15 @@ def clip_target(
     name = clip.kind
     coding = coding_of(name, clip.frames[0].beside, quality)
     for each in clip.frames:
-        check_fits(path, name, layout_of(each.pixels, scale), coding)
+        check_fits(path, name, layout_of(each.pixels, size), coding)
     with contextlib.ExitStack() as scope:
         with typed_errors(path, name):
             file = scope.enter_context(written_whole(path))
             frames: _Pages | _Moving
             if name == "TIFF":
-                frames = _Pages(file, clip, scale)
+                frames = _Pages(file, clip, size)
             else:
-                frames = _Moving(file, clip, scale, coding)
+                frames = _Moving(file, clip, size, coding)
 
         def frame(number: int) -> PutRows:
             with typed_errors(path, name):
@@ -180,24 +181,26 @@ def clip_target(
 class _Pages:
     """Pages one after another, each with what is beside it."""
 
-    def __init__(self, file: BinaryIO, clip: Clip, scale: int) -> None:
-        self._clip, self._scale = clip, scale
-        nbytes = sum(each.pixels.nbytes * scale**2 for each in clip.frames)
+    def __init__(self, file: BinaryIO, clip: Clip, size: TargetSize) -> None:
+        self._clip, self._size = clip, size
+        nbytes = sum(layout_of(each.pixels, size).nbytes for each in clip.frames)
         self._writer = TiffWriter(file, nbytes)
         self.put = self._writer.put
         self.finish = self._writer.finish
 
     def begin(self, number: int) -> None:
         page = self._clip.frames[number]
-        self._writer.page(layout_of(page.pixels, self._scale), page.beside)
+        self._writer.page(layout_of(page.pixels, self._size), page.beside)
 
 
 class _Moving:
     """Frames that are gathered, since Pillow writes them together."""
 
-    def __init__(self, file: BinaryIO, clip: Clip, scale: int, coding: dict[str, Any]) -> None:
+    def __init__(
+        self, file: BinaryIO, clip: Clip, size: TargetSize, coding: dict[str, Any]
+    ) -> None:
         self._file, self._kind = file, clip.kind
-        self._layout = layout_of(clip.frames[0].pixels, scale)
+        self._layout = layout_of(clip.frames[0].pixels, size)
         beside = clip.frames[0].beside
         self._arguments = {**coding, **clip.timing, **pillow_arguments(beside)}
         if clip.kind == "PNG":

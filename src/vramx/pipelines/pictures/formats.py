@@ -55,6 +55,16 @@ class Layout(NamedTuple):
         """Pillow's name of such a picture with 8 bits a channel."""
         return ("L", "LA", "RGB", "RGBA")[self.channels - 1]
 
+    @property
+    def samples(self) -> int:
+        """How many values the pixels have."""
+        return self.height * self.width * self.channels
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pixels."""
+        return self.samples * self.dtype.itemsize
+
 
 @functools.cache
 def _formats() -> dict[str, str]:

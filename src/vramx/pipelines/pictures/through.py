@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vramx.errors import MediaError
-from vramx.pipelines.files import check_room, least_picture_bytes
+from vramx.pipelines.files import TargetSize, check_room, least_picture_bytes, same_size
 from vramx.pipelines.pictures.clips import clip_target, load_clip
 from vramx.pipelines.pictures.formats import check_quality, writable_format
 from vramx.pipelines.pictures.reading import load_picture
@@ -22,7 +22,7 @@ def change_picture(
     target: Path,
     change: Change,
     *,
-    scale: int = 1,
+    size: TargetSize = same_size,
     quality: int | None = None,
     format: str | None = None,  # noqa: A002 - Pillow's and the command's word for it
 ) -> int:
@@ -34,8 +34,8 @@ def change_picture(
         What to read and to write.
     change : callable
         Changes pixels.
-    scale : int
-        How much larger that makes them.
+    size : callable
+        Tells what size that makes them.
     quality, format : optional
         As `picture_target` and `writable_format` have them.
 
@@ -58,9 +58,8 @@ def change_picture(
     clip = load_clip(source)
     if clip is None:
         picture = load_picture(source)
-        layout = layout_of(picture.pixels, scale)
-        samples = layout.height * layout.width * layout.channels
-        check_room(target, least_picture_bytes(samples, name))
+        layout = layout_of(picture.pixels, size)
+        check_room(target, least_picture_bytes(layout.samples, name))
         with picture_target(target, layout, picture.beside, quality=quality) as put:
             change(picture.pixels, put)
         return 1
@@ -69,7 +68,7 @@ def change_picture(
             f"{source} is {clip.kind} of {len(clip.frames)} frames, which are kept in a file of "
             f"the same format alone, and {target} is named as {name}"
         )
-    with clip_target(target, clip, scale=scale, quality=quality) as frame:
+    with clip_target(target, clip, size=size, quality=quality) as frame:
         for number, each in enumerate(clip.frames):
             change(each.pixels, frame(number))
     return len(clip.frames)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vramx.errors import Error, MediaError
+from vramx.pipelines.files import TargetSize, same_size
 from vramx.pipelines.pictures.formats import (
     Layout,
     check_fits,
@@ -102,10 +103,11 @@ def picture_target(
             scope.close()
 
 
-def layout_of(pixels: Pixels, scale: int = 1) -> Layout:
-    """Tell the layout of an array, or of what it becomes so many times as large."""
+def layout_of(pixels: Pixels, size: TargetSize = same_size) -> Layout:
+    """Tell the layout of an array, or of what it becomes."""
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    return Layout(pixels.shape[0] * scale, pixels.shape[1] * scale, channels, pixels.dtype)
+    width, height = size(pixels.shape[1], pixels.shape[0])
+    return Layout(height, width, channels, pixels.dtype)
 
 
 @contextlib.contextmanager
@@ -130,8 +132,7 @@ def _writer(
     if name == "PNG":
         return PngWriter(file, layout, beside)
     if name == "TIFF":
-        values = layout.height * layout.width * layout.channels
-        writer = TiffWriter(file, values * layout.dtype.itemsize)
+        writer = TiffWriter(file, layout.nbytes)
         writer.page(layout, beside)
         return writer
     return _PillowWriter(file, name, layout, {**coding, **pillow_arguments(beside)})

@@ -18,7 +18,7 @@ from vramx.session import Session
 __all__ = ["NAMES", "build", "load", "weights"]
 
 
-def load(session: Session, name: str) -> nn.Module:
+def load(session: Session, name: str, dtype: torch.dtype | None = None) -> nn.Module:
     """Build a network and have a session manage it, with its trained weights.
 
     Parameters
@@ -27,13 +27,15 @@ def load(session: Session, name: str) -> nn.Module:
         An open session.
     name : str
         One of `NAMES`.
+    dtype : torch.dtype, optional
+        In what it computes. Unless given, on a card in float16, in which its weights are published;
+        on the CPU, where the card is simulated, in float32: half precision is slow there, and few
+        of its kernels round as a card's do.
 
     Returns
     -------
     torch.nn.Module
-        In evaluation mode; what `vramx.super_resolution` takes. On a card in float16, in which its
-        weights are published. On the CPU, where the card is simulated, in float32: half precision
-        is slow there, and few of its kernels round as a card's do.
+        In evaluation mode; what `vramx.super_resolution` takes.
 
     Raises
     ------
@@ -41,9 +43,10 @@ def load(session: Session, name: str) -> nn.Module:
         If no model has that name, or its weights are not installed or not the ones that are meant.
     """
     path = weights(name)
-    on_card = device_of(session).type == "cuda"
+    if dtype is None:
+        dtype = torch.float16 if device_of(session).type == "cuda" else torch.float32
     with torch.device("meta"):
-        network = build(name).to(torch.float16 if on_card else torch.float32)
+        network = build(name).to(dtype)
     return session.load(network, path, name=name)
 
 

@@ -37,6 +37,8 @@ class FaceModel:
         What black and white are, in what it takes and, of a swapper and an enhancer, gives.
     order : str
         ``"RGB"`` or ``"BGR"``: the order of channels, likewise.
+    classes : iterable of int
+        Of a model for masks that tells what each pixel is: which of its classes are the face.
 
     Raises
     ------
@@ -55,6 +57,7 @@ class FaceModel:
     template: int | None = None
     value_range: tuple[float, float] = (0.0, 1.0)
     order: str = "RGB"
+    classes: Iterable[int] = ()
 
     def __post_init__(self) -> None:
         stage = Stage(self.model, self.modules)  # which checks both
@@ -72,3 +75,7 @@ class FaceModel:
         object.__setattr__(self, "value_range", (low, high))
         if self.order not in ORDERS:
             raise ConfigError(f"order {self.order!r} is not one of {', '.join(ORDERS)}")
+        classes = tuple(self.classes)
+        if not all(type(each) is int and each >= 0 for each in classes):
+            raise ConfigError(f"classes {classes!r} are not whole numbers from 0")
+        object.__setattr__(self, "classes", classes)

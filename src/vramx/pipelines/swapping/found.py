@@ -84,14 +84,14 @@ class Choice:
     faces : str
         ``"all"`` or ``"largest"``, of those that resemble the reference if there is one.
     similarity : float
-        The least cosine between their embedding and the reference's.
-    reference : numpy.ndarray or None
-        The reference's embedding.
+        The least cosine between their embedding and a reference's.
+    references : tuple of numpy.ndarray
+        Embeddings of those that are looked for; all are meant where there is none.
     """
 
     faces: str
     similarity: float
-    reference: Embedding | None = None
+    references: tuple[Embedding, ...] = ()
 
     def __post_init__(self) -> None:
         if self.faces not in CHOICES:
@@ -99,22 +99,65 @@ class Choice:
         if not -1 <= self.similarity <= 1:
             raise ConfigError(f"similarity {self.similarity!r} is not a cosine, from -1 to 1")
 
-    def of(self, faces: list[Face]) -> list[Face]:
-        """Pick from faces in the order of their size, the largest first."""
-        if self.reference is not None:
-            faces = [face for face in faces if self.resemblance(face) >= self.similarity]
-        return faces[:1] if self.faces == "largest" else faces
-
-    def resemblance(self, face: Face) -> float:
-        """Tell the cosine between a face's embedding and the reference's.
+    def check(self, sources: int) -> None:
+        """Refuse so many faces to put in, if it is not known which goes where.
 
         Raises
         ------
         ConfigError
-            If they are of different models.
+            If there are several, but as many references or none, or one face is to be swapped.
         """
-        reference = self.reference
-        if reference is None or face.embedding is None:
+        if sources == 1:
+            return
+        if self.references and len(self.references) != sources:
+            raise ConfigError(
+                f"{sources} sources are for as many references, one for each, or for none, but "
+                f"there are {len(self.references)}"
+            )
+        if self.faces == "largest" and not self.references:
+            raise ConfigError(
+                f"of a picture the largest face is swapped, but there are {sources} sources: give "
+                "one, faces='all', or a reference for each"
+            )
+
+    def of(self, faces: list[Face], sources: tuple[Embedding, ...]) -> list[tuple[Face, Embedding]]:
+        """Pick from faces, and tell whose face each gets.
+
+        Parameters
+        ----------
+        faces : list of Face
+            The largest first.
+        sources : tuple of numpy.ndarray
+            Embeddings: one for all; one for each reference; or, without references, from left to
+            right, beyond which faces stay as they are.
+
+        Returns
+        -------
+        list of (Face, numpy.ndarray)
+            In the order of the faces.
+        """
+        if self.references:
+            nearest = [(face, *self._nearest(face)) for face in faces]
+            meant = [
+                (face, sources[number % len(sources)])
+                for face, cosine, number in nearest
+                if cosine >= self.similarity
+            ]
+        elif len(sources) > 1:
+            places = sorted(range(len(faces)), key=lambda k: faces[k].box[0] + faces[k].box[2])
+            given = dict(zip(places, sources))
+            meant = [(face, given[k]) for k, face in enumerate(faces) if k in given]
+        else:
+            meant = [(face, sources[0]) for face in faces]
+        return meant[:1] if self.faces == "largest" else meant
+
+    def _nearest(self, face: Face) -> tuple[float, int]:
+        """Tell the highest cosine between a face and a reference, and the number of that."""
+        cosines = [self._resemblance(face, reference) for reference in self.references]
+        return max(cosines), cosines.index(max(cosines))
+
+    def _resemblance(self, face: Face, reference: Embedding) -> float:
+        if face.embedding is None:
             raise ConfigError("a face is compared by embeddings, of which there is none")
         if reference.shape != face.embedding.shape:
             raise ConfigError(
@@ -127,7 +170,7 @@ class Choice:
         """Say why none of these is meant."""
         if not faces:
             return "no face was found"
-        best = max(self.resemblance(face) for face in faces)
+        best = max(self._nearest(face)[0] for face in faces)
         return (
             f"of {len(faces)} faces none resembles the reference: {best:.2f} at most, where "
             f"{self.similarity:g} is asked for"

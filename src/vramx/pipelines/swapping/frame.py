@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
+from vramx.pipelines.faces import Alignment
 from vramx.pipelines.images import Planes
 from vramx.pipelines.swapping.found import Embedding, Face
 from vramx.pipelines.swapping.networks import Pixels
@@ -44,6 +46,51 @@ class SwapResult:
     lost: int = 0
 
 
+@dataclass(frozen=True)
+class SwappedFile:
+    """A picture that was written.
+
+    Attributes
+    ----------
+    out : Path
+        Where.
+    result : SwapResult
+        What was done in it.
+    """
+
+    out: Path
+    result: SwapResult
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """A face that is swapped.
+
+    Attributes
+    ----------
+    face : Face
+        The face.
+    source : numpy.ndarray
+        The embedding of what takes its place.
+    shown : torch.Tensor or None
+        How much of each pixel of a crop is the face, and not what lies before it.
+    crop : Alignment or None
+        That crop.
+    """
+
+    face: Face
+    source: Embedding
+    shown: torch.Tensor | None = None
+    crop: Alignment | None = None
+
+    def mask(self, place: Alignment, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Take what lies before the face out of another crop's mask, None being all of it."""
+        if self.shown is None or self.crop is None:
+            return mask
+        shown = self.crop.seen_in(place, self.shown)
+        return shown if mask is None else mask.to(shown) * shown
+
+
 @dataclass
 class Frame:
     """A picture, and what was found in it.
@@ -54,19 +101,21 @@ class Frame:
         How errors call it.
     pixels : torch.Tensor
         Of shape ``(3, height, width)``, float32 from 0 to 1; another tensor once it has changed.
-    source : numpy.ndarray or None
-        The embedding of the face to put in; None only finds faces.
-    faces, chosen : list of Face
-        Those in it, the largest first, and those of them that are to be swapped.
+    sources : tuple of numpy.ndarray
+        The embeddings of the faces to put in; none only finds faces.
+    faces : list of Face
+        Those in it, the largest first.
+    chosen : list of Chosen
+        Those of them that are to be swapped.
     unfit : int
         How many others the detector took for faces, whose landmarks lie as no face's do.
     """
 
     name: str
     pixels: Pixels
-    source: Embedding | None
+    sources: tuple[Embedding, ...]
     faces: list[Face] = field(default_factory=list)
-    chosen: list[Face] = field(default_factory=list)
+    chosen: list[Chosen] = field(default_factory=list)
     unfit: int = 0
 
     @property

@@ -1,4 +1,4 @@
-"""The four models of the chain: what each is given, and what it must give back."""
+"""The models of the chain: what each is given, and what it must give back."""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ class FaceNetwork:
             model = given if isinstance(given, FaceModel) else FaceModel(given)
             self.size = model.size or self._usual_size
             self.kind = self._template(model)
+            if model.classes and not isinstance(self, Masker):
+                raise ConfigError("classes are of a mask, which it does not make")
         except ConfigError as error:
             raise ConfigError(f"{self.role}: {error}") from None
         self._model = model
@@ -88,6 +90,7 @@ class FaceNetwork:
         return (
             f"{name} {digest(session, *self.modules)} size {self.size} template {self.kind} "
             f"range {model.value_range} {model.order}"
+            + (f" classes {model.classes}" if model.classes else "")
         )
 
     def aligned(self, face: Face) -> Alignment:
@@ -288,3 +291,30 @@ class Enhancer(FaceNetwork):
     def __call__(self, crops: Sequence[Pixels]) -> list[Pixels]:
         """Make some crops look better."""
         return self._pictures(self._call(torch.stack([*crops])), crops)
+
+
+class Masker(FaceNetwork):
+    """Tells which pixels of crops are the face, and not what lies before it."""
+
+    role = "mask"
+    _usual_size = 512
+
+    def __call__(self, crops: Sequence[Pixels]) -> list[torch.Tensor]:
+        """Make masks of the crops' size, from 0 to 1."""
+        made = self._call(torch.stack([*crops]))
+        if isinstance(made, (list, tuple)) and made:  # parsers add results of coarser layers
+            made = made[0]
+        classes = [*self._model.classes]
+        count = None if classes else 1
+        what = "scores of classes" if classes else "masks"
+        wanted = (len(crops), count, self.size, self.size)
+        values = self._checked(made, what, wanted, crops[0].device)
+        if not classes:
+            return [*values.clamp(0, 1)[:, 0]]
+        if max(classes) >= values.shape[1]:
+            raise ConfigError(
+                f"the {self.role} gave scores of {values.shape[1]} classes, so that there is no "
+                f"class {max(classes)}"
+            )
+        best = values.argmax(1)
+        return [*torch.isin(best, torch.tensor(classes, device=best.device)).float()]

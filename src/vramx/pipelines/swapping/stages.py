@@ -7,16 +7,19 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+
 from vramx.errors import ConfigError, NoFaceError
 from vramx.pipelines.faces import Alignment, feathered
 from vramx.pipelines.stage import Stage
 from vramx.pipelines.swapping.found import Choice, Embedding, Face
-from vramx.pipelines.swapping.frame import Frame
+from vramx.pipelines.swapping.frame import Chosen, Frame
 from vramx.pipelines.swapping.networks import (
     Detector,
     Enhancer,
     FaceNetwork,
     Masked,
+    Masker,
     Pixels,
     Recognizer,
     Swapper,
@@ -30,8 +33,8 @@ class FaceStages:
 
     Parameters
     ----------
-    detector, recognizer, swapper, enhancer : FaceModel, torch.nn.Module or callable
-        The models; the enhancer may be None.
+    detector, recognizer, swapper, enhancer, mask : FaceModel, torch.nn.Module or callable
+        The models; the last two may be None, and without a swapper faces are only found.
     choice : Choice
         Which faces are swapped.
     score, on_no_face, feather, batch
@@ -56,6 +59,7 @@ class FaceStages:
         recognizer: Any,
         swapper: Any,
         enhancer: Any,
+        mask: Any,
         *,
         choice: Choice,
         score: float,
@@ -75,32 +79,39 @@ class FaceStages:
         self._told = False
         self._detector = Detector(detector, batch)
         self._recognizer = Recognizer(recognizer, batch)
-        self._swapper = Swapper(swapper, batch)
-        self.networks: list[FaceNetwork] = [self._detector, self._recognizer, self._swapper]
-        self._enhancer = None
-        if enhancer is not None:
-            self._enhancer = Enhancer(enhancer, batch)
-            self.networks.append(self._enhancer)
+        self._masker = None if mask is None else Masker(mask, batch)
+        self._swapper = None if swapper is None else Swapper(swapper, batch)
+        self._enhancer = None if enhancer is None else Enhancer(enhancer, batch)
+        optional = (self._masker, self._swapper, self._enhancer)
+        self.networks: list[FaceNetwork] = [self._detector, self._recognizer]
+        self.networks += [each for each in optional if each is not None]
+
+    @property
+    def swaps(self) -> bool:
+        """Whether there is a swapper."""
+        return self._swapper is not None
 
     def stages(self) -> dict[str, Stage]:
         """Return them by name, in order."""
-        compared = self._is_compared
         stages = {
-            "detect": (self._detect, self._detector, None),
-            "recognize": (self._recognize, self._recognizer, compared),
-            "choose": (self._choose, None, None),
-            "swap": (self._swap, self._swapper, _is_changed),
-            "enhance": (self._enhance, self._enhancer, _is_changed),
+            "detect": Stage(self._detect, self._detector.modules, batched=True),
+            "recognize": Stage(
+                self._recognize, self._recognizer.modules, when=self._is_compared, batched=True
+            ),
+            "choose": Stage(self._choose, batched=True),
         }
-        if self._enhancer is None:
-            del stages["enhance"]
-        return {
-            name: Stage(call, network.modules if network else (), when=when, batched=True)
-            for name, (call, network, when) in stages.items()
+        changing = {
+            "mask": (self._mask, self._masker),
+            "swap": (self._swap, self._swapper),
+            "enhance": (self._enhance, self._enhancer),
         }
+        for name, (call, network) in changing.items():
+            if network is not None:
+                stages[name] = Stage(call, network.modules, when=_is_changed, batched=True)
+        return stages
 
     def _is_compared(self, frame: Frame) -> bool:
-        wanted = frame.source is None or self.choice.reference is not None
+        wanted = not frame.sources or bool(self.choice.references)
         return wanted and bool(frame.faces)
 
     def _detect(self, frames: list[Frame]) -> list[Frame]:
@@ -144,14 +155,31 @@ class FaceStages:
 
     def _choose(self, frames: list[Frame]) -> list[Frame]:
         for frame in frames:
-            if frame.source is None:
+            if not frame.sources:
                 continue
-            frame.chosen = self.choice.of(frame.faces)
+            chosen = self.choice.of(frame.faces, frame.sources)
+            frame.chosen = [Chosen(*each) for each in chosen]
             if not frame.chosen and self._on_no_face == "error":
                 raise NoFaceError(f"{frame.name}: {self.choice.why_none(frame.faces)}")
         return frames
 
+    def _mask(self, frames: list[Frame]) -> list[Frame]:
+        """See what lies before faces, while they are as they were."""
+        masker = self._masker
+        assert masker is not None
+        todo = [(frame, place) for frame in frames for place in range(len(frame.chosen))]
+
+        def mask(part: Iterable[tuple[Frame, int]]) -> list[tuple[Alignment, torch.Tensor]]:
+            crops = [masker.aligned(frame.chosen[place].face) for frame, place in part]
+            pictures = [crop.crop(frame.pixels) for crop, (frame, _) in zip(crops, part)]
+            return [*zip(crops, masker(pictures))]
+
+        for (frame, place), (crop, shown) in zip(todo, masker.over(todo, mask)):
+            frame.chosen[place] = dataclasses.replace(frame.chosen[place], shown=shown, crop=crop)
+        return frames
+
     def _swap(self, frames: list[Frame]) -> list[Frame]:
+        assert self._swapper is not None
         return self._paste(frames, self._swapper, self._swapper)
 
     def _enhance(self, frames: list[Frame]) -> list[Frame]:
@@ -173,33 +201,34 @@ class FaceStages:
         was there before.
         """
 
-        def run(
-            part: Iterable[tuple[Frame, Pixels, Alignment]],
-        ) -> list[tuple[Frame, Alignment, Masked]]:
-            frames, pictures, places = zip(*part)
+        def run(part: Iterable[tuple[Pixels, Chosen, Alignment]]) -> list[Masked]:
+            pictures, chosen, places = zip(*part)
             crops = [place.crop(picture) for place, picture in zip(places, pictures)]
-            made = change(crops, [frame.source for frame in frames])
-            return [*zip(frames, places, made)]
+            return change(crops, [each.source for each in chosen])
 
         for turn in _turns(frames, network):
-            todo = [(frame, frame.pixels, place) for frame, place in turn]
-            for frame, place, (crop, mask) in network.over(todo, run):
-                frame.pixels = place.paste(frame.pixels, crop, feather=self._feather, mask=mask)
+            todo = [(frame.pixels, chosen, place) for frame, chosen, place in turn]
+            for (frame, chosen, place), (crop, mask) in zip(turn, network.over(todo, run)):
+                frame.pixels = place.paste(
+                    frame.pixels, crop, feather=self._feather, mask=chosen.mask(place, mask)
+                )
         return frames
 
 
-def _turns(frames: list[Frame], network: FaceNetwork) -> list[list[tuple[Frame, Alignment]]]:
+def _turns(
+    frames: list[Frame], network: FaceNetwork
+) -> list[list[tuple[Frame, Chosen, Alignment]]]:
     """Divide where the chosen faces lie into turns, so that in none the crops of two overlap."""
-    turns: list[list[tuple[Frame, Alignment]]] = []
+    turns: list[list[tuple[Frame, Chosen, Alignment]]] = []
     for frame in frames:
         before: list[tuple[int, Alignment]] = []
-        for face in frame.chosen:
-            place = network.aligned(face)
+        for chosen in frame.chosen:
+            place = network.aligned(chosen.face)
             turn = max((n + 1 for n, other in before if place.overlaps(other)), default=0)
             before.append((turn, place))
             if turn == len(turns):
                 turns.append([])
-            turns[turn].append((frame, place))
+            turns[turn].append((frame, chosen, place))
     return turns
 
 

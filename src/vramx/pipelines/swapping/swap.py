@@ -2,171 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from vramx.errors import ConfigError, MediaError, NoFaceError
-from vramx.pipelines.chain import Pipeline, as_count
-from vramx.pipelines.files import check_paths
-from vramx.pipelines.images import ON_CPU, Home, Planes, is_picture, to_planes
-from vramx.pipelines.networks import device_of, evaluating
-from vramx.pipelines.swapping.found import Choice, Embedding, Face, normalised
-from vramx.pipelines.swapping.frame import Frame, SwapResult, from_pixels, total
-from vramx.pipelines.swapping.stages import FaceStages
-from vramx.session import Session
+from vramx.errors import MediaError
+from vramx.pipelines.files import check_paths, claimed, same_size
+from vramx.pipelines.images import is_picture
+from vramx.pipelines.swapping.face_chain import FaceChain
+from vramx.pipelines.swapping.frame import Frame, SwappedFile, SwapResult, total
+from vramx.pipelines.swapping.people import Someone
 
 if TYPE_CHECKING:
+    from vramx.pipelines.enlarging import FolderResult
+    from vramx.pipelines.swapping.thumbnails import Thumbnail
     from vramx.pipelines.video import Counted, SegmentFrames
 
 
-#: What a picture takes where faces are put into it, for each pixel: three colours as float32, those
-#: before the change, a piece on its way and the bytes that it was and becomes.
-_BYTES_A_PIXEL = 64
-
-
-class _Someone(NamedTuple):
-    """A face to put in or to look for, and a digest of what it was given as."""
-
-    embedding: Embedding
-    digest: str
-
-
-class FaceSwap:
+class FaceSwap(FaceChain):
     """Swaps faces. Made by `vramx.face_swap`; a context manager."""
-
-    def __init__(
-        self,
-        *,
-        detector: Any,
-        recognizer: Any,
-        swapper: Any,
-        enhancer: Any,
-        faces: str,
-        reference: Any,
-        similarity: float,
-        score: float,
-        on_no_face: str,
-        feather: float,
-        batch: int,
-        session: Session | None,
-        options: Mapping[str, Any],
-    ) -> None:
-        self._given_choice = Choice(faces, similarity)
-        self._given_reference = reference
-        self._reference: _Someone | None = None
-        self._score = score
-        self._feather = feather
-        self._stages = FaceStages(
-            detector,
-            recognizer,
-            swapper,
-            enhancer,
-            choice=self._given_choice,
-            score=score,
-            on_no_face=on_no_face,
-            feather=feather,
-            batch=as_count(batch, "batch"),
-        )
-        stages = self._stages.stages()
-        self._chain = Pipeline(stages, session=session, batch=batch, options=options)
-        self._scope = contextlib.ExitStack()
-        self._home = ON_CPU
-
-    @property
-    def session(self) -> Session:
-        """The session in which the models are."""
-        return self._chain.session
-
-    def __enter__(self) -> FaceSwap:
-        self._chain.__enter__()
-        try:
-            budget = self.session.stats().budget or 0
-            self._home = Home(device_of(self.session), budget // _BYTES_A_PIXEL)
-            for network in self._stages.networks:
-                self._scope.enter_context(evaluating(*network.modules))
-                network.enter(self._chain.session)
-            if self._given_reference is not None:
-                self._reference = self._someone(self._given_reference, "the reference")
-                self._stages.choice = dataclasses.replace(
-                    self._given_choice, reference=self._reference.embedding
-                )
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stages.choice, self._reference = self._given_choice, None
-        self._scope.close()
-        self._chain.__exit__(kind, error, trace)
-
-    # Pictures
-
-    def find(self, picture: Any) -> list[Face]:
-        """Find the faces in a picture.
-
-        Parameters
-        ----------
-        picture : str, Path, PIL.Image.Image, numpy.ndarray or torch.Tensor
-            A picture, or a file with one.
-
-        Returns
-        -------
-        list of Face
-            With embeddings, which may serve as a source or a reference; the largest first.
-
-        Raises
-        ------
-        MediaError
-            If the file cannot be read.
-        ConfigError
-            If it is not one picture.
-        """
-        return self._find(_one_picture(picture, self._home), "the picture")
-
-    def _find(self, planes: Planes, name: str) -> list[Face]:
-        frame: Frame = self._chain(Frame(name, planes.colour[0].expand(3, -1, -1), None))
-        return frame.faces
-
-    def _someone(self, given: Any, what: str) -> _Someone:
-        if isinstance(given, (torch.Tensor, np.ndarray)) and given.ndim == 1:
-            values = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else given
-            embedding = normalised(values, what)
-            return _Someone(embedding, hashlib.sha256(embedding.tobytes()).hexdigest())
-        planes = _one_picture(given, self._home)
-        name = f"{what} {given}" if isinstance(given, (str, Path)) else what
-        faces = self._find(planes, name)
-        if not faces or faces[0].embedding is None:
-            raise NoFaceError(
-                f"{name} shows no face with a score of {self._score:g} or more: give a picture "
-                "that does, an embedding, or a lower score"
-            )
-        digest = hashlib.sha256(planes.colour.contiguous().cpu().numpy().tobytes()).hexdigest()
-        return _Someone(faces[0].embedding, digest)
 
     def __call__(self, source: Any, target: Any) -> Any:
         """Put a face into a picture, or into each of an iterable of pictures.
 
         Parameters
         ----------
-        source : str, Path, PIL.Image.Image, numpy.ndarray or torch.Tensor
+        source : str, Path, PIL.Image.Image, numpy.ndarray, torch.Tensor or list of them
             A picture of the face, or a file with one; of several faces the largest is taken. Or
-            its embedding, of one axis.
+            its embedding, of one axis. Of a list each goes to the faces that resemble the reference
+            in its place; without references they go to a picture's faces from left to right, of
+            which further ones stay as they are.
         target : PIL.Image.Image, numpy.ndarray, torch.Tensor, or iterable of them
             What `vramx.super_resolution` takes.
 
@@ -189,35 +55,13 @@ class FaceSwap:
         OutOfMemoryError
             If a model does not fit with one picture.
         """
-        face = self._someone(source, "the source")
+        faces = self._sources(source)
         if not is_picture(target) and isinstance(target, Iterable) and not isinstance(target, str):
-            made = self._run(face, target, lambda number: f"frame {number}")
+            made = self._run(faces, target, lambda number: f"frame {number}")
         else:
-            made = self._run(face, [target], lambda _: "the target")
+            made = self._run(faces, [target], lambda _: "the target")
             return next(made)[0]
         return (picture for picture, _ in made)
-
-    def _run(
-        self, face: _Someone, pictures: Iterable[Any], name: Callable[[int], str]
-    ) -> Iterator[tuple[Any, list[Frame]]]:
-        """Swap in pictures; each comes back with the frames that it was, one but for batches."""
-        waiting: deque[Planes] = deque()
-
-        def frames() -> Iterator[Frame]:
-            number = 0
-            for picture in pictures:
-                planes = to_planes(picture, self._home)
-                waiting.append(planes)
-                for colour in planes.colour:
-                    yield Frame(name(number), colour.expand(3, -1, -1), face.embedding)
-                    number += 1
-
-        done: list[Frame] = []
-        for frame in self._chain.run(frames()):
-            done.append(frame)
-            if len(done) == len(waiting[0].colour):
-                yield from_pixels(done, waiting.popleft()), done
-                done = []
 
     # Files
 
@@ -259,16 +103,27 @@ class FaceSwap:
         NoFaceError, ConfigError, OutOfMemoryError
             As when calling.
         """
-        from vramx.pipelines.pictures import change_picture, writable_format
+        from vramx.pipelines.pictures import writable_format
 
         target, out = Path(target), Path(out)
         _check_out(source, target, out, overwrite=overwrite)
         writable_format(out, format)
-        face = self._someone(source, "the source")
+        return self._swap_picture(self._sources(source), target, out, quality, format)
+
+    def _swap_picture(
+        self,
+        faces: list[Someone],
+        target: Path,
+        out: Path,
+        quality: int | None = None,
+        format: str | None = None,  # noqa: A002
+    ) -> SwapResult:
+        from vramx.pipelines.pictures import change_picture
+
         done: list[Frame] = []
 
         def swap(pixels: Any, put: Callable[[Any], None]) -> None:
-            made, frames = next(self._run(face, [pixels], lambda _: str(target)))
+            made, frames = next(self._run(faces, [pixels], lambda _: str(target)))
             done.extend(frames)
             put(made)
 
@@ -351,21 +206,21 @@ class FaceSwap:
 
         target, out = Path(target), Path(out)
         _check_out(source, target, out, overwrite=overwrite)
-        face = self._someone(source, "the source")
+        faces = self._sources(source)
 
         def swap(frames: SegmentFrames) -> Iterator[Counted]:
             def name(number: int) -> str:
                 return f"{target}, frame {frames.first + number}"
 
-            for picture, (frame,) in self._run(face, frames, name):
+            for picture, (frame,) in self._run(faces, frames, name):
                 yield Counted(picture, frame.counts)
 
         done = transform_video(
             target,
             out,
             swap,
-            identity=self._identity(face),
-            scale=1,
+            identity=self._identity(faces),
+            size=same_size,
             codec=codec,
             options=options,
             pix_fmt=pix_fmt,
@@ -420,51 +275,127 @@ class FaceSwap:
         target, out = Path(target), Path(out)
         _check_out(source, target, out, overwrite=overwrite)
         writable_format(out)
-        face = self._someone(source, "the source")
+        faces = self._sources(source)
         frame = read_frame(target, start, deinterlace)
-        picture, frames = next(self._run(face, [frame], lambda _: str(target)))
+        picture, frames = next(self._run(faces, [frame], lambda _: str(target)))
         write_preview(picture, out)
         return total(frames)
 
-    def _identity(self, face: _Someone) -> dict[str, str]:
+    def swap_folder(
+        self,
+        source: Any,
+        target: str | Path,
+        out: str | Path,
+        *,
+        quality: int | None = None,
+        format: str | None = None,  # noqa: A002 - the command's word for it
+        overwrite: bool = False,
+        progress: bool = False,
+    ) -> FolderResult[SwappedFile]:
+        """Put a face into the pictures of a folder, and write them to another folder.
+
+        Parameters
+        ----------
+        source : str, Path, PIL.Image.Image, numpy.ndarray, torch.Tensor or list of them
+            The face, as when calling.
+        target, out : str or Path
+            The folders; `out` is made if need be. Names stay the same, unless a format is
+            asked for.
+        quality, format
+            As `swap_picture`; formats that have no quality go without.
+        overwrite : bool
+            Whether to make anew what is in `out` already, which is skipped otherwise.
+        progress : bool
+            Whether to show a bar on standard error.
+
+        Returns
+        -------
+        FolderResult
+            What was made, skipped and passed by; and what failed, which keeps no other picture from
+            being made.
+
+        Raises
+        ------
+        MediaError
+            If there are no pictures, or `out` is the other folder or cannot be made.
+        NoFaceError, ConfigError
+            If there is no face in the source.
+        """
+        from vramx.pipelines.enlarging import change_folder
+
+        faces = self._sources(source)
+
+        def swap(picture: Path, place: Path, quality: int | None) -> SwappedFile:
+            with claimed(place):
+                check_paths(picture, place, overwrite=overwrite)
+                return SwappedFile(place, self._swap_picture(faces, picture, place, quality))
+
+        return change_folder(
+            swap,
+            Path(target),
+            Path(out),
+            quality=quality,
+            format=format,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+    def write_thumbnails(self, target: str | Path, folder: str | Path) -> list[Thumbnail]:
+        """Write a picture of each person in a picture or a video, such as for `reference`.
+
+        Parameters
+        ----------
+        target : str or Path
+            The picture or video.
+        folder : str or Path
+            Where pictures are written, named by the frame and the number of the face, from 0 at the
+            left. Of faces that resemble each other, by `similarity`, it is the first.
+
+        Returns
+        -------
+        list of Thumbnail
+            What was written.
+
+        Raises
+        ------
+        MediaError
+            If the file cannot be read, or a thumbnail not be written or exists.
+        """
+        from vramx.pipelines.pictures import is_picture_file, load_picture
+        from vramx.pipelines.swapping.thumbnails import write_thumbnails
+        from vramx.pipelines.video import VideoSource
+
+        target = Path(target)
+        if not target.is_file():
+            raise MediaError(f"{target} is not a file")
+        pictures: Iterable[Any]
+        if is_picture_file(target):
+            pictures = [load_picture(target).pixels]
+        else:
+            pictures = (pixels for _, pixels in VideoSource(target).frames())
+        found = self._run([], pictures, lambda number: f"{target}, frame {number}")
+        shown = (
+            (frame.pixels.mul(255).round().byte().permute(1, 2, 0).cpu().numpy(), frame.faces)
+            for _, (frame,) in found
+        )
+        return write_thumbnails(shown, Path(folder), self._given_choice.similarity)
+
+    def _identity(self, faces: list[Someone]) -> dict[str, str]:
         """Describe what the results depend on."""
-        reference = "none" if self._reference is None else self._reference.digest
+        reference = ", ".join(each.digest for each in self._references) or "none"
         choice = self._given_choice
         return {
             **{each.role: each.identity(self.session) for each in self._stages.networks},
-            "face": face.digest,
+            "face": ", ".join(each.digest for each in faces),
             "faces": f"{choice.faces}, like {reference} by {choice.similarity:g}",
             "score": f"{self._score:g}",
             "feather": f"{self._feather:g}",
             "batch": str(self._chain.batch),
         }
 
-    def report(self) -> str:
-        """Describe the session and the stages for people.
-
-        Returns
-        -------
-        str
-            The session's report, then a line for each stage.
-        """
-        return self._chain.report()
-
-
-def _one_picture(given: Any, home: Home) -> Planes:
-    """Take the one picture that was given or is in a file."""
-    if isinstance(given, (str, Path)):
-        from vramx.pipelines.pictures import load_picture
-
-        if not Path(given).is_file():
-            raise MediaError(f"{given} is not a file")
-        given = load_picture(Path(given)).pixels
-    planes = to_planes(given, home)
-    if len(planes.colour) != 1:
-        raise ConfigError(f"one picture shows a face, but {len(planes.colour)} were given")
-    return planes
-
 
 def _check_out(source: Any, target: Path, out: Path, *, overwrite: bool) -> None:
     check_paths(target, out, overwrite=overwrite)
-    if isinstance(source, (str, Path)) and out.exists() and out.samefile(source):
-        raise MediaError(f"{out} is the picture of the face to put in: name another file")
+    for each in source if isinstance(source, (list, tuple)) else [source]:
+        if isinstance(each, (str, Path)) and out.exists() and out.samefile(each):
+            raise MediaError(f"{out} is the picture of the face to put in: name another file")

@@ -7,7 +7,7 @@ from torch import nn
 
 from vramx.pipelines.upscaling import bands, tracing
 from vramx.pipelines.upscaling.fitting import fitting_bands
-from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape, peak_bytes
+from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY, Shape, peak_bytes, precision_of
 from vramx.pipelines.upscaling.layers import NotByRowsError, RowGraph
 from vramx.pipelines.upscaling.schedule import order
 from vramx.pipelines.upscaling.tiles import reflect, round_up
@@ -163,9 +163,4 @@ def _picture_elements(graph: RowGraph) -> int:
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
     off = (one.float().clamp(0, 1) - other.float().clamp(0, 1)).abs().mean().item()
-    return off <= _ALIKE * _precision(one)
-
-
-def _precision(x: torch.Tensor) -> float:
-    in_tf32 = x.is_cuda and x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
-    return torch.finfo(torch.float16 if in_tf32 else x.dtype).eps  # with as many bits
+    return off <= _ALIKE * precision_of(one)

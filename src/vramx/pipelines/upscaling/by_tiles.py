@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,9 @@ WASTEFUL = 1.5
 _BY_PIXELS = Rates(0, 1)
 #: The sides of the tiles that are timed.
 _SMALL, _LARGE = 64, 512
+
+#: A picture, a place in it, one of its planes, and what is there.
+_Tile = tuple[int, int, int, torch.Tensor]
 
 
 class Tiles:
@@ -65,11 +69,20 @@ class Tiles:
         self._rates: Rates | None = None
         sizes.side(overlap or 0)  # what was asked for is looked at before the work
 
-    def whole(self, height: int, width: int) -> InTiles | None:
-        """Tell how pictures of a size go through whole, if they do."""
-        if not self.sizes.takes_whole(height, width):
+    def whole(self, height: int, width: int, *, asked: bool = True) -> InTiles | None:
+        """Tell how pictures of a size go through whole, if they do.
+
+        Parameters
+        ----------
+        height, width : int
+            The size.
+        asked : bool
+            Whether that is as asked for; otherwise it is if they fit.
+        """
+        sizes = self.sizes if asked else replace(self.sizes, tile=None)
+        if not sizes.takes_whole(height, width):
             return None
-        return InTiles(*self.sizes.plan(height, width, 0, _BY_PIXELS), overlap=0)
+        return InTiles(*sizes.plan(height, width, 0, _BY_PIXELS), overlap=0)
 
     def way(self, picture: torch.Tensor, tolerance: float, *, shifted: bool = False) -> InTiles:
         """Choose the tiles of a picture.
@@ -105,16 +118,16 @@ class Tiles:
 
     def _measured_rates(self) -> Rates:
         if self._rates is None:
-            small = round_up(_SMALL, self._shape.multiple)
+            small = round_up(_SMALL, self._shape.stride)
             side = min(_LARGE, int(self.sizes.pixels**0.5))
-            large = max(side // self._shape.multiple * self._shape.multiple, small)
+            large = max(side // self._shape.stride * self._shape.stride, small)
             least, most = self._seconds(small), None
             while most is None and large > small:
                 try:
                     most = self._seconds(large)
                 except OUT_OF_MEMORY:
                     self.sizes.shrink(large**2)
-                    large = max(large // 2 // self._shape.multiple * self._shape.multiple, small)
+                    large = max(large // 2 // self._shape.stride * self._shape.stride, small)
             self._rates = Rates(least, (least if most is None else most) / large**2)
         return self._rates
 
@@ -179,7 +192,7 @@ class Tiles:
         )
         canvas, shown = None, -1
         with self._holding(way.at_once * grid.area):
-            while group := [*itertools.islice(tiles, way.at_once)]:
+            for group in _of_one_size(tiles, way.at_once):
                 made = self._call(torch.stack([tile for *_, tile in group]))
                 for (number, place, plane, _), tile in zip(group, made):
                     if number != shown:
@@ -209,3 +222,10 @@ class Tiles:
                 joined = torch.cat(made) if len(made) > 1 else made[0]
                 put(first // together, 0, joined[..., :height, :width])
                 count(len(group) * way.grid.area, total)
+
+
+def _of_one_size(tiles: Iterable[_Tile], at_once: int) -> Iterator[list[_Tile]]:
+    """Gather tiles that go through at once: at a picture's edge some are smaller."""
+    for _, alike in itertools.groupby(tiles, key=lambda each: each[-1].shape):
+        while group := [*itertools.islice(alike, at_once)]:
+            yield group

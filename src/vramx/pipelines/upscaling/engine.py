@@ -6,7 +6,6 @@ import warnings
 
 import torch
 
-from vramx.pipelines.upscalers import Network
 from vramx.pipelines.upscaling.arena import Arena
 from vramx.pipelines.upscaling.by_bands import Bands
 from vramx.pipelines.upscaling.by_tiles import WASTEFUL, Tiles
@@ -23,17 +22,16 @@ class Engine:
 
     Parameters
     ----------
-    network : Network
-        The network, whose module is managed and in evaluation mode.
     runner : Runner
-        Runs it.
+        Runs the network.
     shape : Shape
         What it takes and gives.
     sizes : Sizes
         How large tiles may be.
     overlap : int, optional
-        The context that tiles share; measured unless given. Where it is given, or a tile is,
-        pictures do not go band by band.
+        The context that tiles share; measured unless given.
+    bands : Bands, optional
+        What enlarges them band by band; unless given they go in tiles.
     room : int
         Bytes that what is computed may take.
     pixel_bytes : float
@@ -42,11 +40,11 @@ class Engine:
 
     def __init__(
         self,
-        network: Network,
         runner: Runner,
         shape: Shape,
         sizes: Sizes,
         overlap: int | None,
+        bands: Bands | None,
         room: int,
         pixel_bytes: float,
     ) -> None:
@@ -55,8 +53,7 @@ class Engine:
         self.sizes = sizes
         self._room = room
         self._tiles = Tiles(runner, shape, sizes, overlap, pixel_bytes)
-        asked = overlap is not None or sizes.tile is not None
-        self._bands = None if asked else Bands(network.module, runner, shape)
+        self._bands = bands
 
     @property
     def in_tiles(self) -> bool:
@@ -113,6 +110,11 @@ class Engine:
             if banded is not None:
                 return banded
         return self._tiles.way(planes[0], tolerance, shifted=shifted)
+
+    def other_way(self, pictures: torch.Tensor, tolerance: float) -> Way:
+        """Choose a way by which pictures show no seams, or show them elsewhere; see `way`."""
+        whole = self._tiles.whole(*pictures.shape[-2:], asked=False)
+        return self.way(pictures, tolerance, shifted=True) if whole is None else whole
 
     def enlarge(
         self,

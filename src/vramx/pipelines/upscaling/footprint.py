@@ -35,11 +35,15 @@ class Shape:
         How much larger the output is.
     multiple : int
         What the sides of an input must be multiples of.
+    stride : int
+        What tiles begin at multiples of; a multiple of `multiple`, and more where the network pads
+        by itself but works in strides.
     """
 
     channels: int
     scale: int
     multiple: int
+    stride: int = 1
 
 
 def find_shape(
@@ -87,7 +91,7 @@ def find_shape(
                 cause = error
                 reasons[channels] = f"{type(error).__name__}: {error}".splitlines()[0]
             else:
-                return Shape(channels, made, stride)
+                return Shape(channels, made, stride, stride)
     raise ConfigError(
         "the model does not take pictures of 3 or 1 channels, (n, channels, height, width), and "
         "give them enlarged by a whole number; tried with strides of "
@@ -107,6 +111,12 @@ def _checked(result: Any, picture: torch.Tensor, scale: int | None) -> int:
     if scale is not None and scale != found:
         raise ConfigError(f"it made {made} of {given}, which is not {scale} times as large")
     return found
+
+
+def precision_of(made: torch.Tensor) -> float:
+    """Tell the least step from 1 in which a result was computed."""
+    in_tf32 = made.is_cuda and made.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    return torch.finfo(torch.float16 if in_tf32 else made.dtype).eps  # with as many bits
 
 
 def bytes_per_pixel(

@@ -60,10 +60,10 @@ def measure_reach(
     int
         Pixels of the input, at most `FARTHEST`.
     """
-    depth = round_up(FARTHEST, shape.multiple)
+    depth = round_up(FARTHEST, shape.stride)
     worst = torch.zeros(depth)
-    for axis, part in _parts(picture, depth, shape.multiple):
-        half = part.shape[axis] // 2 // shape.multiple * shape.multiple
+    for axis, part in _parts(picture, depth, shape.stride):
+        half = part.shape[axis] // 2 // shape.stride * shape.stride
         wide, cut = (network(each[None])[0] for each in (part, part.narrow(axis, 0, half)))
         shown = [x.float().clamp(0, 1) for x in (wide.narrow(axis, 0, cut.shape[axis]), cut)]
         off = (shown[0] - shown[1]).abs().movedim(axis, 0).reshape(half, -1).cpu()

@@ -114,6 +114,8 @@ class Sizes:
         out.
     shrunk : bool
         Whether memory ran out, so that `pixels` binds what was asked for too.
+    stride : int
+        What tiles begin at and measure multiples of, where that is more than `multiple`.
     """
 
     tile: int | None
@@ -121,6 +123,10 @@ class Sizes:
     multiple: int
     pixels: int
     shrunk: bool = False
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        self.stride = max(self.stride, self.multiple)
 
     def side(self, overlap: int) -> int:
         """Tell the side of a tile; where it was not asked for, of a square of as many pixels.
@@ -144,14 +150,14 @@ class Sizes:
         side = self.tile
         if side is None:
             side = min(LARGEST_TILE, math.isqrt(self.pixels // (self.batch or 1)))
-        elif side % self.multiple or side < least:
+        elif side % self.stride or side < least:
             raise ConfigError(
-                f"tile {side} is not a multiple of {self.multiple} from {least}, which an overlap "
+                f"tile {side} is not a multiple of {self.stride} from {least}, which an overlap "
                 f"of {overlap} needs: give one, or 'auto'"
             )
         if self.shrunk:
             side = min(side, math.isqrt(self.pixels))
-        side -= side % self.multiple
+        side -= side % self.stride
         return max(side, least)
 
     def _least(self, overlap: int) -> int:
@@ -160,10 +166,10 @@ class Sizes:
         Chosen ones keep no less than they share with one neighbour, unless nothing else is left:
         where what fits is all overlap, a picture would be computed thousands of times.
         """
-        least = smallest_tile(overlap, self.multiple)
+        least = smallest_tile(overlap, self.stride)
         if self.tile is not None or self.shrunk:
             return least
-        return least + round_up(overlap, self.multiple)
+        return least + round_up(overlap, self.stride)
 
     def takes_whole(self, height: int, width: int) -> bool:
         """Tell whether a picture goes through whole."""
@@ -221,7 +227,7 @@ class Sizes:
         most = self.side(overlap) ** 2
         choices = []
         for down in range(1, height + 1):
-            tall = tile_of_count(height, down, overlap, self.multiple)
+            tall = tile_of_count(height, down, overlap, self.stride)
             wide = self._widest(width, overlap, most // tall)
             if wide is not None:
                 choices.append((tall, wide))
@@ -240,14 +246,14 @@ class Sizes:
 
     def _widest(self, width: int, overlap: int, most: int) -> int | None:
         """Tell the width of the fewest tiles across that are no wider than some pixels."""
-        padded = round_up(width, self.multiple)
-        most -= most % self.multiple
+        padded = round_up(width, self.stride)
+        most -= most % self.stride
         if most >= padded:
             return padded
         if most < self._least(overlap):
             return None
-        across = len(cut(width, most, overlap, self.multiple).starts)
-        return tile_of_count(width, across, overlap, self.multiple)
+        across = len(cut(width, most, overlap, self.multiple, stride=self.stride).starts)
+        return tile_of_count(width, across, overlap, self.stride)
 
     def _grid(
         self,
@@ -258,7 +264,14 @@ class Sizes:
         shifted: bool = False,
     ) -> Grid:
         rows, columns = (
-            cut(length, round_up(side, self.multiple), overlap, self.multiple, shifted=shifted)
+            cut(
+                length,
+                round_up(side, self.stride),
+                overlap,
+                self.multiple,
+                stride=self.stride,
+                shifted=shifted,
+            )
             for length, side in zip(lengths, sides)
         )
         return Grid(rows, columns)

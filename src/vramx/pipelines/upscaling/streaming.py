@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -14,7 +15,8 @@ from vramx.pipelines.downloads import Downloads
 from vramx.pipelines.images import Home, Planes, to_planes
 from vramx.pipelines.upscaling.engine import Engine
 from vramx.pipelines.upscaling.reach import invisible
-from vramx.pipelines.upscaling.ways import Count, Finish, Put, Way
+from vramx.pipelines.upscaling.resizing import Wanted, resize
+from vramx.pipelines.upscaling.ways import Count, Finish, Way
 
 #: How many rows above and below bicubic interpolation looks at.
 _BICUBIC = 2
@@ -30,6 +32,8 @@ class PictureStream:
         What enlarges them.
     home : Home
         Where they are put together.
+    wanted : Wanted
+        What size the results have.
 
     Attributes
     ----------
@@ -39,8 +43,9 @@ class PictureStream:
         Told of pixels that are done.
     """
 
-    def __init__(self, engine: Engine, home: Home) -> None:
+    def __init__(self, engine: Engine, home: Home, wanted: Wanted) -> None:
         self.home = home
+        self._wanted = wanted
         self.count: Count = nothing
         self._engine: Engine | None = engine
         self._downloads = Downloads()
@@ -127,6 +132,11 @@ class PictureStream:
         shape = planes.colour.shape[1:]
         ways[shape] = self.way(planes)
         self.engine.tell(ways[shape], planes.colour)
+        self._tell_size(*shape[1:])
+        if not self._is_as_made(planes.colour):  # it is resized once it is whole
+            made = self._enlarge(planes, planes.colour, ways)
+            put(planes.restore_steps(self._with_alpha(made, planes)))
+            return
         done = 0
 
         def put_new(_: int, low: int, rows: torch.Tensor) -> None:
@@ -137,7 +147,7 @@ class PictureStream:
                 put(planes.restore_steps(self._with_alpha(new, planes, high - new.shape[2])))
                 done = high
 
-        self._enlarge_into(put_new, planes, planes.colour, ways)
+        self.engine.enlarge_into(put_new, planes.colour, *self._how(planes, True), ways)
 
     def _groups(
         self, pictures: Iterator[Planes], ways: dict[torch.Size, Way]
@@ -158,6 +168,7 @@ class PictureStream:
                 if shape not in ways:
                     ways[shape] = self.way(planes)
                     self.engine.tell(ways[shape], planes.colour)
+                    self._tell_size(*shape[1:])
                 room = ways[shape].pictures
             group.append(planes)
             room -= len(planes.colour)
@@ -174,25 +185,51 @@ class PictureStream:
     def _enlarge(
         self, kind: Planes, pictures: torch.Tensor, ways: dict[torch.Size, Way]
     ) -> torch.Tensor:
-        return self.engine.enlarge(pictures, *self._how(kind), ways)
+        as_made = self._is_as_made(pictures)
+        made = self.engine.enlarge(pictures, *self._how(kind, as_made), ways)
+        if as_made:
+            return made
+        size = self.target_size(*pictures.shape[-2:])
+        resized = [kind.steps(resize(each[None], size)) for each in made]
+        return torch.cat(resized).contiguous(memory_format=torch.channels_last)
 
-    def _enlarge_into(
-        self, put: Put, kind: Planes, pictures: torch.Tensor, ways: dict[torch.Size, Way]
-    ) -> None:
-        self.engine.enlarge_into(put, pictures, *self._how(kind), ways)
-
-    def _how(self, kind: Planes) -> tuple[float, Finish, Count]:
+    def _how(self, kind: Planes, as_made: bool) -> tuple[float, Finish, Count]:
         return (
             invisible(kind.white),
-            lambda values: kind.steps(values.clamp(0, 1)),
+            lambda values: kind.steps(values.clamp(0, 1)) if as_made else values.clamp(0, 1),
             self.count,
         )
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
+        """Tell the height and width of what becomes of a picture."""
+        return self._wanted.size(height, width, self.engine.shape.scale)
+
+    def _is_as_made(self, pictures: torch.Tensor) -> bool:
+        height, width = pictures.shape[-2:]
+        return self.target_size(height, width) == self._made_size(height, width)
+
+    def _made_size(self, height: int, width: int) -> tuple[int, int]:
+        return height * self.engine.shape.scale, width * self.engine.shape.scale
+
+    def _tell_size(self, height: int, width: int) -> None:
+        size, made = self.target_size(height, width), self._made_size(height, width)
+        if size[0] > made[0] or size[1] > made[1]:
+            warnings.warn(
+                f"{width}x{height} becomes {made[1]}x{made[0]} by the network, and from there "
+                f"{size[1]}x{size[0]} by bicubic interpolation, which adds no detail",
+                RuntimeWarning,
+                stacklevel=5,
+            )
 
     def _with_alpha(self, colour: torch.Tensor, planes: Planes, low: int = 0) -> torch.Tensor:
         """Put alpha beside rows of colours, which begin with a number."""
         if planes.alpha is None:
             return colour
-        alpha = enlarged_rows(planes.alpha, self.engine.shape.scale, low, colour.shape[2])
+        if self._is_as_made(planes.colour):
+            scale = self.engine.shape.scale
+            alpha = enlarged_rows(planes.alpha, scale, low, colour.shape[2])
+        else:
+            alpha = resize(planes.alpha, (colour.shape[-2], colour.shape[-1]))
         return torch.cat((colour, planes.steps(alpha)), dim=1)
 
 

@@ -41,16 +41,20 @@ class Cut:
         side by less than a stride.
     overlap : int
         The pixels at a tile's inner edges of which nothing is kept. Half as many again are blended.
+    extended : int
+        What the picture's side is extended to by reflection; a tile that reaches farther is cut
+        off there.
     """
 
     length: int
     size: int
     starts: tuple[int, ...]
     overlap: int
+    extended: int
 
     @property
     def padded(self) -> int:
-        """Where the last tile ends."""
+        """Where the last tile ends, if it is not cut off."""
         return self.starts[-1] + self.size
 
     def weights(self, scale: int) -> list[torch.Tensor]:
@@ -91,7 +95,15 @@ class Cut:
         return ((distance - self.overlap) / blend).clamp(0, 1)
 
 
-def cut(length: int, tile: int, overlap: int, multiple: int, *, shifted: bool = False) -> Cut:
+def cut(
+    length: int,
+    tile: int,
+    overlap: int,
+    multiple: int,
+    *,
+    stride: int | None = None,
+    shifted: bool = False,
+) -> Cut:
     """Cut one side of a picture.
 
     Parameters
@@ -99,11 +111,13 @@ def cut(length: int, tile: int, overlap: int, multiple: int, *, shifted: bool = 
     length : int
         The side in pixels.
     tile : int
-        The most that a tile may measure; a multiple of `multiple`.
+        The most that a tile may measure; a multiple of `stride`.
     overlap : int
         The context that is thrown away at each inner edge.
     multiple : int
-        What tiles begin at and measure multiples of: the network's stride.
+        What sides of pictures are extended to multiples of.
+    stride : int, optional
+        What tiles begin at and measure multiples of, where that is more than `multiple`.
     shifted : bool
         Whether to put the seams where the tiles' middles are otherwise.
 
@@ -117,19 +131,25 @@ def cut(length: int, tile: int, overlap: int, multiple: int, *, shifted: bool = 
     ConfigError
         If tiles of that size would be all overlap.
     """
-    padded = round_up(length, multiple)
-    if padded <= tile:
-        return Cut(length, padded, (0,), overlap)
-    least = smallest_tile(overlap, multiple)
+    extended = round_up(length, multiple)
+    if extended <= tile:
+        return Cut(length, extended, (0,), overlap, extended)
+    stride = stride or multiple
+    least = smallest_tile(overlap, stride)
     if tile < least:
         raise ConfigError(
             f"tiles of {tile} pixels with an overlap of {overlap} have nothing left to keep: give "
             f"tile={least} or more, or a smaller overlap"
         )
-    step = _step(tile, overlap, multiple)
-    first = step // 2 // multiple * multiple if shifted else 0
-    starts = {0, *range(first, padded - tile, step), padded - tile}
-    return Cut(length, tile, tuple(sorted(starts)), overlap)
+    step = _step(tile, overlap, stride)
+    half = step // 2 // stride * stride
+    last = round_up(length, stride) - tile
+    if shifted and last <= half:  # two tiles, which nothing can move
+        tile = max(tile - max(half, stride), least)
+        step, last = _step(tile, overlap, stride), round_up(length, stride) - tile
+        half = 0
+    starts = {0, *range(half if shifted else 0, last, step), last}
+    return Cut(length, tile, tuple(sorted(starts)), overlap, extended)
 
 
 def _step(tile: int, overlap: int, multiple: int) -> int:
@@ -220,10 +240,10 @@ class Grid:
         Yields
         ------
         torch.Tensor
-            Of shape ``(..., rows.size, columns.size)``, row by row; where a tile reaches beyond the
-            picture, it is reflected.
+            Of shape ``(..., rows.size, columns.size)``, row by row; less where the extended
+            picture ends.
         """
-        padded = reflect(picture, self.rows.padded, self.columns.padded)
+        padded = reflect(picture, self.rows.extended, self.columns.extended)
         for top, left in self.corners:
             yield padded[..., top : top + self.rows.size, left : left + self.columns.size]
 
@@ -279,7 +299,8 @@ class Canvas:
         place : int
             Its number in the order of `Grid.tiles`, in which they come.
         tile : torch.Tensor
-            Of shape ``(channels, rows.size * scale, columns.size * scale)``, anywhere.
+            Of shape ``(channels, rows.size * scale, columns.size * scale)``, or of what is not cut
+            off of it; anywhere.
         plane : int
             The number of the plane that it is of.
         """
@@ -287,8 +308,10 @@ class Canvas:
         if row != self._row:
             self._go_on(row)
         counts = self._rows[row][:, None] * self._columns[column][None, :]
-        left, width = self._scale * self._grid.columns.starts[column], tile.shape[-1]
-        area = self._pixels[plane, :, :, left : left + width]
+        left = self._scale * self._grid.columns.starts[column]
+        height, width = tile.shape[-2:]
+        area = self._pixels[plane, :, :height, left : left + width]
+        counts = counts[:height, :width]
         area += tile.to(counts) * counts  # in one operation cards round otherwise than processors
 
     def finish(self) -> None:

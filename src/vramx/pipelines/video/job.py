@@ -22,7 +22,7 @@ import av.error
 
 from vramx.errors import MediaError
 from vramx.pipelines.chain import as_count
-from vramx.pipelines.files import check_paths, check_room, claimed
+from vramx.pipelines.files import TargetSize, check_paths, check_room, claimed
 from vramx.pipelines.video.channel import Channel
 from vramx.pipelines.video.clock import FrameTime
 from vramx.pipelines.video.colours import Pixels
@@ -107,7 +107,7 @@ def transform_video(
     transform: Transform,
     *,
     identity: Mapping[str, str],
-    scale: int | None = None,
+    size: TargetSize | None = None,
     codec: str = "libx264",
     options: Mapping[str, str] | None = None,
     pix_fmt: str | None = None,
@@ -136,8 +136,8 @@ def transform_video(
         order, all of one size, as they are or `Counted`. It is called anew for each segment.
     identity : mapping of str to str
         What the function's results depend on; a job goes on only where that is the same.
-    scale : int, optional
-        How much larger frames become, if that is known: a pixel format that cannot hold frames of
+    size : callable, optional
+        Tells what size frames become, if that is known: a pixel format that cannot hold frames of
         that size is an error before the work, and so is a lack of room on the disk.
     codec, options, pix_fmt, segment, deinterlace, on_corrupt, start, end, overwrite, progress
         As `SuperResolution.enlarge_video`.
@@ -160,8 +160,11 @@ def transform_video(
     check_paths(source, target, overwrite=overwrite)
     video = VideoSource(source, deinterlace, on_corrupt, Span.of(start, end))
     encoding = Encoding(codec, dict(options or {}), video, pix_fmt)
-    if scale is not None:
-        height, width = (scale * side for side in video.upright_size)
+    larger = 0.0
+    if size is not None:
+        rows, columns = video.upright_size
+        width, height = size(columns, rows)
+        larger = width * height / (columns * rows)
         encoding = replace(encoding, pix_fmt=encoding.pixel_format(height, width).name)
     encoding = rehearse(target, encoding)
     job = {
@@ -178,7 +181,7 @@ def transform_video(
     with claimed(target), SourceDigest(source) as digest:
         check_paths(source, target, overwrite=overwrite)  # another may just have made it
         work = WorkFolder(target.with_name(target.name + ".parts"), job, digest.result)
-        check_room(target, _least_bytes(video, work, scale))
+        check_room(target, _least_bytes(video, work, larger))
         if not work.complete:
             with _progress_bar(progress, video, work.frames) as count:
                 _Run(work, encoding, segment, count).through(transform)
@@ -191,8 +194,8 @@ def transform_video(
             work.finish(video.lost)
         join(work, encoding, target)
         first = work.segments[0]
-        size = (first.width, first.height)
-        result = VideoResult(work.frames, size, work.counts, tuple(work.lost))
+        made = (first.width, first.height)
+        result = VideoResult(work.frames, made, work.counts, tuple(work.lost))
         _remove(work)
     if result.lost:
         warnings.warn(
@@ -204,14 +207,14 @@ def transform_video(
     return result
 
 
-def _least_bytes(video: VideoSource, work: WorkFolder, scale: int | None) -> int:
+def _least_bytes(video: VideoSource, work: WorkFolder, larger: float) -> int:
     """Tell what a target and its segments take, with a quarter of the source's bits a pixel.
 
     How much a part of a video has of its bytes is not known.
     """
-    if scale is None or video.span != Span():
+    if video.span != Span():
         return 0
-    enlarged = video.path.stat().st_size * scale**2 // 4
+    enlarged = int(video.path.stat().st_size * larger / 4)
     return enlarged if work.complete else max(2 * enlarged - work.nbytes, 0)
 
 

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 import vramx
-from side_by_side import side_by_side
+from vramx.demo.side_by_side import side_by_side
 from vramx.pipelines import pretrained
 from vramx.pipelines.pictures import writable_format
 from vramx.units import format_size, parse_size
@@ -83,7 +83,7 @@ def load_photograph(path: Path | None) -> Image.Image:
     if path is None:
         from skimage import data
 
-        photograph = Image.fromarray(data.astronaut())
+        photograph = Image.fromarray(data.astronaut())  # type: ignore[no-untyped-call]
     else:
         photograph = Image.open(path).convert("RGB")
     width, height = (side - side % SCALE for side in photograph.size)

@@ -1,0 +1,1 @@
+"""The demo: a photograph enlarged in less memory than the weights take."""

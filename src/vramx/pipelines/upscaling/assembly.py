@@ -1,0 +1,116 @@
+"""From a network and a budget to what enlarges pictures."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from vramx.pipelines.images import Home
+from vramx.pipelines.upscalers import Network
+from vramx.pipelines.upscaling.by_bands import Bands
+from vramx.pipelines.upscaling.engine import Engine
+from vramx.pipelines.upscaling.footprint import bytes_per_pixel, find_shape
+from vramx.pipelines.upscaling.resizing import Wanted
+from vramx.pipelines.upscaling.sizing import (
+    PICTURES,
+    UNEVEN,
+    WHOLE,
+    Sizes,
+    bytes_beside_bands,
+    bytes_beside_tiles,
+    room_for_activations,
+)
+from vramx.pipelines.upscaling.streaming import PictureStream
+from vramx.pipelines.upscaling.stride import find_stride
+from vramx.pipelines.upscaling.ways import Runner
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller asks for; what is None is chosen.
+
+    Attributes
+    ----------
+    tile, overlap, batch, multiple : int or None
+        See `vramx.super_resolution`.
+    wanted : Wanted
+        What size results have.
+    """
+
+    tile: int | None
+    overlap: int | None
+    batch: int | None
+    multiple: int | None
+    wanted: Wanted
+
+
+def assemble(
+    network: Network, runner: Runner, budget: int, device: torch.device, asked: Asked
+) -> PictureStream:
+    """Try a network on small pictures, and put together what enlarges others with it.
+
+    Parameters
+    ----------
+    network : Network
+        The network, whose module is managed and in evaluation mode.
+    runner : Runner
+        Runs it.
+    budget : int
+        Bytes that it and what it computes may take.
+    device : torch.device
+        Where it computes.
+    asked : Asked
+        What must not be chosen.
+
+    Returns
+    -------
+    PictureStream
+        Of the fastest way that fits.
+
+    Raises
+    ------
+    ConfigError
+        If it is no network that enlarges pictures, or a tile is asked for that it does not take.
+    """
+    multiple = network.multiple if asked.multiple is None else asked.multiple
+    shape = find_shape(runner.call, runner.place, scale=network.scale, multiple=multiple)
+    whole = network.whole and asked.tile is None
+    by_tiles = whole or asked.tile is not None or asked.overlap is not None
+    bands = None if by_tiles else Bands(network.module, runner, shape)
+    if asked.multiple is None and (bands is None or bands.refusal is not None):
+        shape = replace(shape, stride=find_stride(runner.call, runner.place, shape))
+    room = room_for_activations(budget, weight_bytes(network.module))
+    pixel_bytes = UNEVEN * bytes_per_pixel(runner.call, runner.place, shape)
+    sizes = Sizes(
+        WHOLE * shape.stride if whole else asked.tile,
+        network.batch if asked.batch is None else asked.batch,
+        shape.multiple,
+        int(room / pixel_bytes),
+        stride=shape.stride,
+    )
+    engine = Engine(
+        runner,
+        shape=shape,
+        sizes=sizes,
+        overlap=asked.overlap,
+        bands=bands,
+        room=room,
+        pixel_bytes=pixel_bytes,
+    )
+    if engine.in_tiles:
+        most = room // (2 * bytes_beside_tiles(shape.scale))
+    else:
+        most = room // (PICTURES * bytes_beside_bands(shape.scale))
+    if asked.wanted != Wanted():  # float32 until it is resized, and bytes otherwise
+        most //= 4
+    return PictureStream(engine, Home(device, most), asked.wanted)
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Tell what a module's weights and buffers take."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
