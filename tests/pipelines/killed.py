@@ -31,19 +31,19 @@ def pictures(folder: str, begun: Connection) -> None:
     import torch
 
     import vramx
-    from vramx.pipelines import pictures
     from vramx.pipelines.enlarging import enlarge_folder
+    from vramx.pipelines.pictures import through
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    save = pictures.save_picture
+    picture_target = through.picture_target
 
-    def noted(image: Any, path: Path) -> None:
+    def noted(path: Path, *rest: Any, **options: Any) -> Any:
         with Path(folder, "log").open("a") as log:
             log.write(f"{path.name} {os.getpid()}\n")
-        save(image, path)
+        return picture_target(path, *rest, **options)
 
-    pictures.save_picture = noted
+    through.picture_target = noted
     vramx.simulate(capacity="64MiB", granule="4KiB")
     network = torch.nn.Upsample(scale_factor=2)
     options = {"budget": "32MiB", "block": 2**16, "backend": "simulated"}

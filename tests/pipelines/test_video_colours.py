@@ -104,6 +104,10 @@ def test_a_pixel_format_that_an_encoder_lacks_is_told_before_the_work(
     assert [*tmp_path.iterdir()] == [source]
 
 
+def times(scale: int) -> Any:
+    return lambda width, height: (scale * width, scale * height)
+
+
 @pytest.mark.parametrize(
     ("scale", "asked", "message"),
     [(1, "yuv420p", r"cannot hold 63x47 pixels, .*: one of .*yuv444p"), (2, "yuv420p", "worked")],
@@ -113,7 +117,9 @@ def test_a_pixel_format_that_cannot_hold_an_odd_size_is_told_before_the_work(
 ) -> None:
     source = replace(DEEP, source=".mkv", codec="ffv1", metadata="odd size").write(tmp_path)
     with pytest.raises((vramx.ConfigError, AssertionError), match=message):
-        transform_video(source, tmp_path / "o.mp4", never, identity={}, scale=scale, pix_fmt=asked)
+        transform_video(
+            source, tmp_path / "o.mp4", never, identity={}, size=times(scale), pix_fmt=asked
+        )
 
 
 def test_frames_of_an_odd_size_in_an_encoder_without_full_chroma_are_told_before_the_work(
@@ -122,23 +128,31 @@ def test_frames_of_an_odd_size_in_an_encoder_without_full_chroma_are_told_before
     tried = replace(DEEP, source=".mkv", codec="ffv1", pixels="yuv420p", metadata="odd size")
     with pytest.raises(vramx.ConfigError, match=r"holds 63x47 pixels .* another codec"):
         transform_video(
-            tried.write(tmp_path), tmp_path / "o.mp4", never, identity={}, scale=1, codec="mpeg4"
+            tried.write(tmp_path),
+            tmp_path / "o.mp4",
+            never,
+            identity={},
+            size=times(1),
+            codec="mpeg4",
         )
 
 
 def test_a_job_goes_on_with_its_pixel_format_alone(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mp4", 3, audio=False)
 
-    def stopped(frames: Any) -> Iterator[Any]:
-        yield next(frames)
-        raise KeyboardInterrupt
+    calls = []
 
+    def stopped(frames: Any) -> Iterator[Any]:
+        calls.append(frames)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        yield from frames
+
+    asked: dict[str, Any] = {"identity": {}, "segment": 1}
     with pytest.raises(KeyboardInterrupt):
-        transform_video(tmp_path / "in.mp4", tmp_path / "o.mp4", stopped, identity={})
+        transform_video(tmp_path / "in.mp4", tmp_path / "o.mp4", stopped, **asked)
     with pytest.raises(vramx.MediaError, match=r"pix_fmt: .*, yuv444p now"):
-        transform_video(
-            tmp_path / "in.mp4", tmp_path / "o.mp4", same, identity={}, pix_fmt="yuv444p"
-        )
+        transform_video(tmp_path / "in.mp4", tmp_path / "o.mp4", same, **asked, pix_fmt="yuv444p")
 
 
 @pytest.mark.parametrize(

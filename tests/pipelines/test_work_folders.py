@@ -257,9 +257,9 @@ def test_a_disk_without_room_is_told_before_the_work_with_what_is_needed_and_the
     free = [least - 1]
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: Usage(10**9, 0, free[0]))
     with pytest.raises(vramx.MediaError, match=r"takes at least .*KiB, and .*KiB are free"):
-        run(folder, never, scale=4)
+        run(folder, never, size=lambda width, height: (4 * width, 4 * height))
     free[0] = least
-    assert run(folder, scale=4) == COUNT
+    assert run(folder, size=lambda width, height: (4 * width, 4 * height)) == COUNT
 
 
 @pytest.mark.parametrize("name", ["BMP", "PPM", "TGA", "TIFF", "PNG", "GIF", "JPEG", "WEBP"])

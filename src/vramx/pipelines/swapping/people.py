@@ -89,7 +89,7 @@ def one_picture(given: Any, home: Home) -> Planes:
 
         if not Path(given).is_file():
             raise MediaError(f"{given} is not a file")
-        given = load_picture(Path(given))
+        given = load_picture(Path(given)).pixels
     planes = to_planes(given, home)
     if len(planes.colour) != 1:
         raise ConfigError(f"one picture shows a face, but {len(planes.colour)} were given")
