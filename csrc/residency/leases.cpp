@@ -5,12 +5,12 @@
 #include "base/error.hpp"
 #include "base/host_clock.hpp"
 #include "device/profiler.hpp"
-#include "residency/block.hpp"
+#include "residency/residency.hpp"
 
 namespace vramx {
 
-using State = Residency::Block::State;
-using Preference = Residency::Block::Preference;
+using State = Block::State;
+using Preference = Block::Preference;
 
 namespace {
 
@@ -32,7 +32,7 @@ void Residency::wait(Lock& lock, const Poll& poll, std::optional<GroupId> group)
   const auto status = changed_.wait_for(lock, std::chrono::milliseconds(50));
   const double waited = host_seconds() - began;
   stats_.stall_seconds += waited;
-  if (group && !virtual_clock_) group_records_[*group].stall_seconds += waited;
+  if (group && !virtual_clock_) table_.group(*group).stall_seconds += waited;
   if (status == std::cv_status::timeout && poll) {
     lock.unlock();
     struct Relock {
@@ -45,7 +45,7 @@ void Residency::wait(Lock& lock, const Poll& poll, std::optional<GroupId> group)
 
 void Residency::settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll,
                                    std::optional<GroupId> group) {
-  const auto settled = [&](BlockId id) { return blocks_[id].settled(); };
+  const auto settled = [&](BlockId id) { return table_[id].settled(); };
   while (!std::all_of(blocks.begin(), blocks.end(), settled)) wait(lock, poll, group);
 }
 
@@ -56,18 +56,18 @@ void Residency::finish_moves(Lock& lock, std::uint64_t last, const Poll& poll) {
 
 bool Residency::read_in_place(const Blocks& blocks) const {
   return std::all_of(blocks.begin(), blocks.end(),
-                     [this](BlockId id) { return device_->reads_in_place(blocks_[id].range); });
+                     [this](BlockId id) { return device_->reads_in_place(table_[id].range); });
 }
 
 bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   Lock lock = locked();
   check_open();
-  if (group >= groups_.size()) throw BadConfig("unknown group " + std::to_string(group));
-  const Blocks& blocks = groups_[group];
+  table_.check(group);
+  const Blocks& blocks = table_.group(group).blocks;
   const bool told = recording() || journal_;
   const bool may_wait = (told || virtual_clock_) && may_stall(blocks, stream);
   const Fence asked = told || may_wait ? time_now(stream) : nullptr;
-  if (settings_.profiled) begin_profiler_range(group_records_[group].name);
+  if (settings_.profiled) begin_profiler_range(table_.group(group).name);
   bool on_card = false;
   try {
     on_card = start(lock, blocks, stream, true, group, poll);
@@ -77,12 +77,12 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
     throw;
   }
   in_use_.push_back(group);
-  ++group_records_[group].uses;
+  ++table_.group(group).uses;
   if (!asked) return on_card;
   // What waits for nothing begins as it is asked for: the program's own time here is no stall.
   const Fence began = may_wait || planned_ ? time_now(stream) : asked;
   if (virtual_clock_ && began) {
-    group_records_[group].stall_seconds += device_->seconds(asked, began);
+    table_.group(group).stall_seconds += device_->seconds(asked, began);
   }
   if (journal_) note_use(group, Event::Kind::stalled, stream, asked, began);
   if (recording()) record(group, asked, began);
@@ -92,7 +92,7 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
 // A stream that has used a block waits for it no more.
 bool Residency::may_stall(const Blocks& blocks, Stream stream) const {
   return std::any_of(blocks.begin(), blocks.end(), [&](BlockId id) {
-    return blocks_[id].state != State::resident || blocks_[id].waits(stream);
+    return table_[id].state != State::resident || table_[id].waits(stream);
   });
 }
 
@@ -102,7 +102,7 @@ void Residency::release(GroupId group, Stream stream) {
   if (journal_) note_use(group, Event::Kind::released, stream, nullptr, time_now(stream));
   const auto it = std::find(in_use_.rbegin(), in_use_.rend(), group);
   if (it != in_use_.rend()) in_use_.erase(std::next(it).base());
-  end(groups_.at(group), stream, true);
+  end(table_.group(group).blocks, stream, true);
 }
 
 bool Residency::take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll) {
@@ -136,7 +136,7 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
       throw;
     }
   }
-  for (const BlockId id : blocks) blocks_[id].used(stream, fence);
+  for (const BlockId id : blocks) table_[id].used(stream, fence);
   unlease(blocks, held_by_thread);
   changed_.notify_all();
 }
@@ -145,13 +145,13 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
 bool Residency::stay(const Blocks& blocks) const {
   if (!schedule_ || !schedule_->on_course()) return false;
   return std::all_of(blocks.begin(), blocks.end(),
-                     [this](BlockId id) { return blocks_[id].planned && schedule_->stays(id); });
+                     [this](BlockId id) { return table_[id].planned && schedule_->stays(id); });
 }
 
 void Residency::lease(const Blocks& blocks, bool held_by_thread) {
   for (const BlockId id : blocks) {
-    const Change change(*this, blocks_[id]);
-    ++blocks_[id].leases;
+    const auto change = table_.change(id);
+    ++table_[id].leases;
   }
   if (held_by_thread) {
     const auto mine = find_holder();
@@ -166,8 +166,8 @@ void Residency::lease(const Blocks& blocks, bool held_by_thread) {
 
 void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
   for (const BlockId id : blocks) {
-    const Change change(*this, blocks_[id]);
-    --blocks_[id].leases;
+    const auto change = table_.change(id);
+    --table_[id].leases;
   }
   if (held_by_thread) {
     const auto mine = find_holder();
@@ -212,7 +212,7 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
     Bytes own_idle = 0;
     bool comes_to_host = false;
     for (const BlockId id : blocks) {
-      const Block& block = blocks_[id];
+      const Block& block = table_[id];
       if (block.state == State::leaving || block.state == State::held) {
         comes_to_host = true;
       } else if (block.leases == 0 && block.state == State::resident) {
@@ -222,7 +222,8 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
         need += block.range.size;
       }
     }
-    if (!comes_to_host && need + committed_ + own_idle <= budget_ + idle_) return;
+    if (!comes_to_host && need + table_.sums().committed + own_idle <= budget_ + table_.sums().idle)
+      return;
     const bool in_place = read_in_place(blocks);
     if (!comes_to_host && !moving() && !others_hold(in_place)) {
       if (in_place) return;
@@ -259,11 +260,11 @@ Residency::Started Residency::try_start(Lock& lock, const Blocks& blocks, Stream
   Blocks over_link;
   Blocks absent;
   for (const BlockId id : blocks) {
-    Block& block = blocks_[id];
+    Block& block = table_[id];
     const bool shared = block.leases > 1;
     // A use in the midst of another's lease, outside the learned order, is a part of that one.
     const bool part = shared && !group && block.state != State::arriving;
-    if (!part) count(block, [&](Counts& counts) { counts.used(block.committed()); });
+    if (!part) table_.count(block, [&](Counts& counts) { counts.used(block.committed()); });
     if (block.committed()) {
       policy_->touched(id);
       continue;
@@ -289,7 +290,7 @@ Residency::Started Residency::try_start(Lock& lock, const Blocks& blocks, Stream
   settle_transitions(lock, blocks, poll, group);
   Started started = Started::on_card;
   for (const BlockId id : blocks) {
-    Block& block = blocks_[id];
+    Block& block = table_[id];
     if (block.state == State::resident) {
       if (!block.waits(stream)) continue;
       // Asking first whether it is there already would take the driver longer.
@@ -311,14 +312,14 @@ void Residency::use_over_link(Block& block, Stream stream) {
   expose(block);
   if (block.leases > 1) return;
   device_->use_over_link(stream, block.range);
-  count(block, [&](Counts& counts) { counts.over_link += block.range.size; });
+  table_.count(block, [&](Counts& counts) { counts.over_link += block.range.size; });
 }
 
 void Residency::bring_ahead() {
   if (!settings_.adaptive || at_rest()) return;
   if (schedule_ && schedule_->on_course()) return bring_planned();
-  const Bytes limit =
-      std::min<Bytes>(blocks_ahead * settings_.block, (budget_ - std::min(leased_, budget())) / 2);
+  const Bytes limit = std::min<Bytes>(blocks_ahead * settings_.block,
+                                      (budget_ - std::min(table_.sums().leased, budget())) / 2);
   ++window_;
   Blocks wanted;
   Bytes total = 0;
@@ -327,8 +328,8 @@ void Residency::bring_ahead() {
   const std::size_t trusted = std::min(groups_ahead, 2 * order_.followed());
   order_.ahead(trusted, [&](GroupId group) {
     if (!order_.trusts(group)) return false;
-    for (const BlockId id : groups_[group]) {
-      Block& block = blocks_[id];
+    for (const BlockId id : table_.group(group).blocks) {
+      Block& block = table_[id];
       if (block.window == window_) continue;
       total += block.range.size;
       if (total > limit) return false;
@@ -339,7 +340,7 @@ void Residency::bring_ahead() {
     return true;
   });
   bring(wanted, Brought::order,
-        [this](BlockId other) { return may_leave(other) && blocks_[other].window != window_; });
+        [this](BlockId other) { return may_leave(other) && table_[other].window != window_; });
 }
 
 }  // namespace vramx

@@ -3,43 +3,41 @@
 #include <utility>
 
 #include "base/error.hpp"
-#include "residency/block.hpp"
+#include "residency/residency.hpp"
 
 namespace vramx {
 
-using State = Residency::Block::State;
-using Preference = Residency::Block::Preference;
+using State = Block::State;
+using Preference = Block::Preference;
 
-bool Residency::may_leave(BlockId id) const {
-  return blocks_[id].state == State::resident && blocks_[id].leases == 0;
-}
+bool Residency::may_leave(BlockId id) const { return table_[id].may_leave(); }
 
 // Adds to `victims` until they make room for `size` more; adds none where they cannot.
 bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const {
   const std::size_t before = victims.size();
-  Bytes held = committed_;
-  for (const BlockId id : victims) held -= blocks_[id].range.size;
+  Bytes held = table_.sums().committed;
+  for (const BlockId id : victims) held -= table_[id].range.size;
   while (held + size > budget_) {
     const auto chosen = [&](BlockId id) {
       return std::find(victims.begin(), victims.end(), id) != victims.end();
     };
     const MayLeave if_must = [&](BlockId id) { return may_leave(id) && !chosen(id); };
     const MayLeave freely = [&](BlockId id) {
-      return blocks_[id].preference != Preference::device && if_must(id);
+      return table_[id].preference != Preference::device && if_must(id);
     };
     // What nobody needs leaves first, and what the plan lets go; then what leaves without a copy,
     // since a write-back and the way back in cost the link twice.
     std::optional<BlockId> victim;
-    if (dead_on_card_ > 0) {
-      victim = policy_->victim([&](BlockId id) { return blocks_[id].dead && if_must(id); });
+    if (table_.sums().dead_on_card > 0) {
+      victim = policy_->victim([&](BlockId id) { return table_[id].dead && if_must(id); });
     }
     if (!victim) {
-      const auto let_go = std::ranges::find_if(released_, if_must);
-      if (let_go != released_.end()) victim = *let_go;
+      const auto let_go = std::ranges::find_if(table_.released(), if_must);
+      if (let_go != table_.released().end()) victim = *let_go;
     }
     if (!victim) {
       victim = policy_->victim(
-          [&](BlockId id) { return blocks_[id].leaves() == Leave::drop && freely(id); });
+          [&](BlockId id) { return table_[id].leaves() == Leave::drop && freely(id); });
     }
     if (!victim) victim = policy_->victim(freely);
     if (!victim) victim = policy_->victim(if_must);
@@ -47,13 +45,13 @@ bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& vi
       victims.resize(before);
       return false;
     }
-    if (*victim >= blocks_.size() || !if_must(*victim)) {
+    if (*victim >= table_.size() || !if_must(*victim)) {
       throw Error("the policy chose block " + std::to_string(*victim) +
                   ", which may not leave; victim(may_leave) returns a block for which "
                   "may_leave(block) holds, or None");
     }
     victims.push_back(*victim);
-    held -= blocks_[*victim].range.size;
+    held -= table_[*victim].range.size;
   }
   return true;
 }
@@ -72,7 +70,7 @@ std::size_t Residency::bring(const Blocks& wanted, Brought why, const MayLeave& 
     Bytes size = 0;
     while (count + arriving.size() < wanted.size()) {
       const BlockId id = wanted[count + arriving.size()];
-      const Bytes together = size + blocks_[id].range.size;
+      const Bytes together = size + table_[id].range.size;
       if (!arriving.empty() && together > settings_.block) break;
       if (!choose_victims(together, may_leave, victims)) break;
       size = together;
@@ -125,32 +123,32 @@ void Residency::submit(Blocks victims, Blocks arriving, Left left_for, Brought b
   job.timed = journal_ != nullptr;
   const double now = job.timed ? journal_->now() : 0;
   for (const BlockId id : victims) {
-    Block& block = blocks_[id];
+    Block& block = table_[id];
     block.leaving = block.leaves();
     block.left_for = block.released ? Left::plan : left_for;
     job.departures.push_back({block.range, block.home, block.leaving, block.fences(*device_)});
-    if (settings_.profiled) job.departures.back().name = "leave " + name_of(block);
+    if (settings_.profiled) job.departures.back().name = "leave " + table_.name_of(block);
   }
   for (const BlockId id : arriving) {
-    Block& block = blocks_[id];
+    Block& block = table_[id];
     block.arriving = block.arrives();
     block.brought_for = brought_for;
     job.arrivals.push_back({block.range, block.home, block.arriving, block.exposed});
-    if (settings_.profiled) job.arrivals.back().name = "bring " + name_of(block);
+    if (settings_.profiled) job.arrivals.back().name = "bring " + table_.name_of(block);
   }
   tell_policy(victims, arriving);
   for (const BlockId id : victims) {
-    const Change change(*this, blocks_[id]);
-    blocks_[id].error = nullptr;
-    blocks_[id].state = State::leaving;
+    const auto change = table_.change(id);
+    table_[id].error = nullptr;
+    table_[id].state = State::leaving;
   }
   for (const BlockId id : arriving) {
-    const Change change(*this, blocks_[id]);
-    blocks_[id].error = nullptr;
-    blocks_[id].state = State::arriving;
-    blocks_[id].released = false;
+    const auto change = table_.change(id);
+    table_[id].error = nullptr;
+    table_[id].state = State::arriving;
+    table_[id].released = false;
   }
-  stats_.peak_resident = std::max(stats_.peak_resident, committed_);
+  stats_.peak_resident = std::max(stats_.peak_resident, table_.sums().committed);
   under_way_[job.number] = {std::move(victims), std::move(arriving), job.timed ? journals_ : 0,
                             now};
   job.done = [this, number = job.number](Outcome& outcome) { finished(number, outcome); };
@@ -162,8 +160,8 @@ void Residency::left_card(Block& block) {
   block.dirty = false;
   block.arrival = nullptr;
   block.uses.clear();
-  count(block,
-        [&](Counts& counts) { counts.went(block.left_for, block.leaving, block.range.size); });
+  table_.count(
+      block, [&](Counts& counts) { counts.went(block.left_for, block.leaving, block.range.size); });
   if (block.accessed_by) try_to_expose(block);
 }
 
@@ -192,8 +190,8 @@ void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
                              const std::exception_ptr& error) {
   const bool noted = journal_ && moves.journal == journals_;
   for (std::size_t i = 0; i < moves.victims.size(); ++i) {
-    Block& block = blocks_[moves.victims[i]];
-    const Change change(*this, block);
+    Block& block = table_[moves.victims[i]];
+    const BlockTable::Change change(table_, block);
     if (i < outcome.left) {
       block.departure = outcome.freed[i];
       if (noted) note_move(block, moves, outcome, i, outcome.freed[i]);
@@ -206,8 +204,8 @@ void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
     }
   }
   for (std::size_t i = 0; i < moves.arriving.size(); ++i) {
-    Block& block = blocks_[moves.arriving[i]];
-    const Change change(*this, block);
+    Block& block = table_[moves.arriving[i]];
+    const BlockTable::Change change(table_, block);
     if (i < outcome.concealed) block.exposed = false;
     if (i < outcome.arrivals.size()) {
       block.state = State::resident;
@@ -215,7 +213,7 @@ void Residency::settle_moves(const Moves& moves, const Outcome& outcome,
       block.ordered.clear();
       // A write reported while it was on its way has set dirty already.
       block.dirty = block.dirty || block.arriving != Arrive::duplicate;
-      count(block, [&](Counts& counts) {
+      table_.count(block, [&](Counts& counts) {
         counts.came(block.brought_for, block.arriving, block.range.size);
       });
       if (noted) note_move(block, moves, outcome, outcome.left + i, outcome.arrivals[i]);
@@ -242,16 +240,16 @@ void Residency::evict(Lock& lock, const Blocks& blocks, Left why, const Poll& po
   }
   if (victims.empty()) return;
   for (const BlockId id : victims) {
-    const Change change(*this, blocks_[id]);
-    blocks_[id].released = false;  // it leaves for good, whatever was planned
+    const auto change = table_.change(id);
+    table_[id].released = false;  // it leaves for good, whatever was planned
   }
   submit(victims, {}, why, Brought::use);
   const auto mine = last_job_;
   pump(lock);
   finish_moves(lock, mine, poll);
   for (const BlockId id : victims) {
-    if (blocks_[id].state == State::resident && blocks_[id].error) {
-      std::rethrow_exception(std::exchange(blocks_[id].error, nullptr));
+    if (table_[id].state == State::resident && table_[id].error) {
+      std::rethrow_exception(std::exchange(table_[id].error, nullptr));
     }
   }
 }
@@ -276,21 +274,21 @@ void Residency::evict(const Blocks& blocks, const Poll& poll) {
   check_not_leased(blocks, "evict");
   evict(lock, blocks, Left::evict, poll);
   for (const BlockId id : blocks) {
-    if (!blocks_[id].accessed_by) conceal_idle(blocks_[id]);
+    if (!table_[id].accessed_by) conceal_idle(table_[id]);
   }
 }
 
 void Residency::on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll) {
   const auto set_state = [&](State state) {
     for (const BlockId id : blocks) {
-      const Change change(*this, blocks_[id]);
-      blocks_[id].state = state;
+      const auto change = table_.change(id);
+      table_[id].state = state;
     }
   };
   Lock lock = locked();
   check_open();
   take_off(lock, blocks, "reach host copies", poll);
-  for (const BlockId id : blocks) conceal_idle(blocks_[id]);
+  for (const BlockId id : blocks) conceal_idle(table_[id]);
   set_state(State::held);
   ++works_on_host_;
   lock.unlock();
@@ -307,7 +305,7 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   if (error) std::rethrow_exception(error);
   for (const BlockId id : blocks) {
     // The work is done and its bytes are there: what fails now is the advice alone.
-    if (blocks_[id].accessed_by) try_to_expose(blocks_[id]);
+    if (table_[id].accessed_by) try_to_expose(table_[id]);
   }
 }
 
@@ -316,7 +314,7 @@ void Residency::prefetch(const Blocks& blocks) {
   check_open();
   Blocks absent;
   for (const BlockId id : blocks) {
-    const Block& block = blocks_[id];
+    const Block& block = table_[id];
     const bool stays = block.leases > 0 || block.preference == Preference::host;
     if (block.state == State::host && !stays) absent.push_back(id);
   }
@@ -327,7 +325,7 @@ void Residency::prefetch(const Blocks& blocks) {
                       [&](BlockId other) { return may_leave(other) && !asked_for(other); }));
   pump(lock);
   for (const BlockId id : absent) {
-    if (blocks_[id].error) std::rethrow_exception(std::exchange(blocks_[id].error, nullptr));
+    if (table_[id].error) std::rethrow_exception(std::exchange(table_[id].error, nullptr));
   }
 }
 

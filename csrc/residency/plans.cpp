@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/error.hpp"
-#include "residency/block.hpp"
+#include "residency/residency.hpp"
 
 namespace vramx {
 
@@ -28,8 +28,8 @@ constexpr std::uint64_t patience = 16;
 
 }  // namespace
 
-using State = Residency::Block::State;
-using Preference = Residency::Block::Preference;
+using State = Block::State;
+using Preference = Block::Preference;
 
 Fence Residency::time_now(Stream stream) noexcept {
   try {
@@ -54,7 +54,7 @@ void Residency::follow(GroupId group, Stream stream) {
   order_.used(group);
   if (!settings_.adaptive) return;
   ++uses_;
-  const Bytes scratch = std::exchange(most_scratch_, unplanned_scratch_);
+  const Bytes scratch = table_.take_most_scratch();
   round_scratch_ = std::max(round_scratch_, scratch);
   recorder_.end_use(scratch);
   const auto rounds = rounds_recorded_;
@@ -72,18 +72,18 @@ void Residency::follow(GroupId group, Stream stream) {
     plan_from_scratch();
   }
   if (schedule_->position() == 0) follow_scratch();
-  for (const BlockId id : groups_[group]) {
-    if (!blocks_[id].released) continue;
-    const Change change(*this, blocks_[id]);
-    blocks_[id].released = false;
+  for (const BlockId id : table_.group(group).blocks) {
+    if (!table_[id].released) continue;
+    const auto change = table_.change(id);
+    table_[id].released = false;
   }
 }
 
 void Residency::release_unless_stays(BlockId id) {
   const bool leaves = !schedule_->stays(id);
-  if (blocks_[id].released == leaves) return;
-  const Change change(*this, blocks_[id]);
-  blocks_[id].released = leaves;
+  if (table_[id].released == leaves) return;
+  const auto change = table_.change(id);
+  table_[id].released = leaves;
 }
 
 void Residency::plan_if_due() {
@@ -113,7 +113,7 @@ void Residency::plan_if_due() {
 /// The most there was in the last rounds of `length` uses.
 Bytes Residency::scratch_of_rounds(std::size_t length) {
   if (uses_ >= round_of_scratch_ + length) {
-    last_scratch_ = std::exchange(round_scratch_, unplanned_scratch_);
+    last_scratch_ = std::exchange(round_scratch_, table_.sums().unplanned_scratch);
     round_of_scratch_ = uses_;
   }
   return std::max(last_scratch_, round_scratch_);
@@ -124,8 +124,8 @@ bool Residency::fits(std::size_t length, Bytes scratch) const {
   std::unordered_set<BlockId> counted;
   Bytes total = scratch;
   for (std::size_t ago = 0; ago < length; ++ago) {
-    for (const BlockId id : groups_[order_.recent(ago)]) {
-      const Block& block = blocks_[id];
+    for (const BlockId id : table_.group(order_.recent(ago)).blocks) {
+      const Block& block = table_[id];
       if (!block.unplanned_scratch() && counted.insert(id).second) total += block.range.size;
     }
     if (total > budget_) return false;
@@ -148,12 +148,12 @@ bool Residency::plan_round(std::size_t length) {
     Schedule::Use use{.group = round->uses[i]->groups.front(), .blocks = {}};
     Step step{.blocks = {}, .seconds = round->seconds[i], .scratch = round->uses[i]->scratch};
     for (const GroupId group : round->uses[i]->groups) {
-      for (const BlockId id : groups_[group]) {
+      for (const BlockId id : table_.group(group).blocks) {
         if (std::find(use.blocks.begin(), use.blocks.end(), id) != use.blocks.end()) continue;
-        if (blocks_[id].preference == Preference::host) continue;
+        if (table_[id].preference == Preference::host) continue;
         const auto [it, fresh] = places.try_emplace(id, trace.blocks.size());
         if (fresh) {
-          const Block& block = blocks_[id];
+          const Block& block = table_[id];
           trace.blocks.push_back({block.range.size, block.leaves() == Leave::write_back});
         }
         use.blocks.push_back(id);
@@ -165,7 +165,7 @@ bool Residency::plan_round(std::size_t length) {
   }
   Bytes counted = 0;  // as the program's, and as the cycle's
   for (const auto& [id, place] : places) {
-    if (blocks_[id].unplanned_scratch()) counted += blocks_[id].range.size;
+    if (table_[id].unplanned_scratch()) counted += table_[id].range.size;
   }
   for (Step& step : trace.steps) step.scratch -= std::min(step.scratch, counted);
   // The round's last use came `ago` uses before the last one that was recorded.
@@ -234,12 +234,12 @@ bool Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::s
   seen_scratch_ = schedule_->scratch();
   for (const auto& use : schedule_->cycle()) {
     for (const BlockId id : use.blocks) {
-      const Change change(*this, blocks_[id]);
-      blocks_[id].planned = true;
+      const auto change = table_.change(id);
+      table_[id].planned = true;
     }
     for (const BlockId id : use.blocks) release_unless_stays(id);
   }
-  most_scratch_ = unplanned_scratch_;
+  table_.take_most_scratch();
   look_from_room_ = 0;
   if (journal_) note_plan();
   return true;
@@ -277,10 +277,10 @@ void Residency::follow_scratch() {
 
 std::unique_ptr<Schedule> Residency::drop_plan() {
   if (!schedule_) return nullptr;
-  for (Block& block : blocks_) {
-    if (!block.planned) continue;
-    const Change change(*this, block);
-    block.planned = block.released = false;
+  for (BlockId id = 0; id < table_.size(); ++id) {
+    if (!table_[id].planned) continue;
+    const auto change = table_.change(id);
+    table_[id].planned = table_[id].released = false;
   }
   return std::move(schedule_);
 }
@@ -288,15 +288,15 @@ std::unique_ptr<Schedule> Residency::drop_plan() {
 // In the order of need, as far as there is room: what stays is left alone.
 void Residency::bring_planned() {
   // What the program allocates comes and goes: room is left for the most there will be meanwhile.
-  Bytes scratch = unplanned_scratch_;
+  Bytes scratch = table_.sums().unplanned_scratch;
   Bytes room = 0;
   const auto leave_room_for = [&](Bytes planned) {
     scratch = std::max(scratch, planned);
-    const Bytes taken = scratch + committed_ - unplanned_scratch_;
-    room = budget_ + leavable_ - std::min(budget_ + leavable_, taken);
+    const Bytes taken = scratch + table_.sums().committed - table_.sums().unplanned_scratch;
+    room = budget_ + table_.sums().leavable - std::min(budget_ + table_.sums().leavable, taken);
   };
   leave_room_for(schedule_->present_scratch());
-  if (room < look_from_room_) return;
+  if (room < look_from_room_ && looked_at_version_ == table_.host_version()) return;
   look_from_room_ = 0;
   ++window_;
   Blocks wanted;
@@ -305,12 +305,13 @@ void Residency::bring_planned() {
   schedule_->ahead([&](const Blocks& blocks, Bytes planned) {
     leave_room_for(planned);
     for (const BlockId id : blocks) {
-      Block& block = blocks_[id];
+      Block& block = table_[id];
       if (block.state != State::host || block.leases > 0 || block.window == window_) continue;
       block.window = window_;
       total += block.range.size;
       if (total > room) {
         look_from_room_ = block.range.size;
+        looked_at_version_ = table_.host_version();
         return false;
       }
       wanted.push_back(id);
@@ -319,7 +320,7 @@ void Residency::bring_planned() {
   });
   if (wanted.empty()) return;
   bring(wanted, Brought::plan, [this](BlockId other) {
-    return may_leave(other) && (blocks_[other].leavable() || blocks_[other].dead);
+    return may_leave(other) && (table_[other].leavable() || table_[other].dead);
   });
 }
 

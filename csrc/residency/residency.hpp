@@ -30,6 +30,7 @@
 #include "plan/schedule.hpp"
 #include "policy/order.hpp"
 #include "policy/policy.hpp"
+#include "residency/block_table.hpp"
 #include "residency/counts.hpp"
 #include "residency/journal.hpp"
 #include "residency/recorder.hpp"
@@ -67,7 +68,6 @@ struct Stats : Counts {
 
 /// Called now and then while a call waits, without locks; throws to end the wait.
 using Poll = std::function<void()>;
-using Blocks = std::vector<BlockId>;
 using MakePolicy = std::function<std::unique_ptr<Policy>(const Future&)>;
 
 class Residency final : public Future {
@@ -147,10 +147,7 @@ class Residency final : public Future {
 
   std::optional<std::uint64_t> next_use(BlockId block) const override;
 
-  struct Block;  ///< see residency/block.hpp; nobody outside this room needs it
-
  private:
-  struct Change;
   /// Planned anew after each of so many rounds of a cycle: first uses take longer than later ones.
   static constexpr unsigned rounds_planned = 3;
   /// Then some are looked at now and then, after so many others at first: times may have changed.
@@ -175,17 +172,13 @@ class Residency final : public Future {
   void check_open() const;
   void check_not_leased(const Blocks& blocks, const char* action) const;
   [[noreturn]] void out_of_memory(const Blocks& blocks) const;
-  Blocks find_blocks(Range range) const;
-  void tally(const Block& block, int sign);
-  void list_released(const Block& block, bool present) noexcept;
   void wait(Lock& lock, const Poll& poll, std::optional<GroupId> group = {});
   void settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll,
                           std::optional<GroupId> group = {});
   void finish_moves(Lock& lock, std::uint64_t last, const Poll& poll);
   bool read_in_place(const Blocks& blocks) const;
   std::string names_in_use() const;
-  void assign(GroupId group, Blocks blocks);
-  void empty_group(GroupId group);
+  void change_group(GroupId group);
 
   void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
                      std::optional<GroupId> group);
@@ -231,15 +224,11 @@ class Residency final : public Future {
   void finished(std::uint64_t job, Outcome& outcome);
   void settle_moves(const Moves& moves, const Outcome& outcome, const std::exception_ptr& error);
   /// Whether nothing that the program uses is about to come to the card, or to leave it.
-  bool at_rest() const { return away_ == 0 || (fits_ && !schedule_); }
+  bool at_rest() const { return table_.sums().away == 0 || (fits_ && !schedule_); }
   bool recording() const { return settings_.adaptive && rounds_to_plan_ > 0 && !at_rest(); }
   bool moving() const { return !under_way_.empty() || works_on_host_ > 0; }
   void left_card(Block& block);
-  /// `event` takes the Counts to change: the block's, and those of all blocks.
-  template <typename Event>
-  void count(Block& block, const Event& event);
   bool may_stall(const Blocks& blocks, Stream stream) const;
-  const std::string& name_of(const Block& block) const;
   void note_move(const Block& block, const Moves& moves, const Outcome& outcome, std::size_t issue,
                  const Fence& over);
   void note_use(GroupId group, Event::Kind kind, Stream stream, Fence from, Fence to);
@@ -257,19 +246,7 @@ class Residency final : public Future {
   std::uint64_t generation_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<Block> blocks_;
-  std::vector<BlockId> unused_ids_;
-  std::map<Address, std::pair<Range, Blocks>> ranges_;
-  std::deque<Blocks> groups_;  ///< a deque: a reference stays valid while others are defined
-  struct GroupRecord {
-    std::uint64_t serial = 0;
-    std::string name;
-    std::uint64_t uses = 0;
-    double stall_seconds = 0;
-  };
-  std::deque<GroupRecord> group_records_;  ///< by group
-  std::vector<GroupId> unused_groups_;
-  std::vector<std::vector<GroupId>> groups_of_;  ///< by block
+  BlockTable table_;
   Order order_;
   Recorder recorder_;
   Fence planned_;                       ///< when the present use had planned; null where it has not
@@ -288,26 +265,15 @@ class Residency final : public Future {
   std::map<std::uint64_t, Moves> under_way_;  ///< by the number of the mover's job
   std::uint64_t last_job_ = 0;
   std::uint64_t works_on_host_ = 0;
-  Bytes committed_ = 0;   ///< arriving and resident
-  Bytes idle_ = 0;        ///< resident and not leased
-  Bytes leased_ = 0;      ///< arriving or resident, and leased
-  bool fits_ = false;     ///< a whole cycle does, and no use has missed its blocks since
-  std::size_t away_ = 0;  ///< blocks that are not resident, the dead ones apart
-  std::atomic<std::size_t> scratch_on_host_ = 0;
-  std::size_t dead_on_card_ = 0;
-  Bytes leavable_ = 0;                  ///< resident, not leased, and no need of the plan's
-  Blocks released_;                     ///< resident, not leased, let go by the plan, in that order
-  Bytes unplanned_scratch_ = 0;         ///< arriving and resident, live, and not the plan's
-  Bytes most_scratch_ = 0;              ///< of those, since the present use began
-  Bytes round_scratch_ = 0;             ///< of those, in the present round
-  Bytes last_scratch_ = 0;              ///< of those, in the round before
+  bool fits_ = false;        ///< a whole cycle does, and no use has missed its blocks since
+  Bytes round_scratch_ = 0;  ///< of those, in the present round
+  Bytes last_scratch_ = 0;   ///< of those, in the round before
   std::uint64_t round_of_scratch_ = 0;  ///< the use with which that round ended
   std::vector<Bytes> seen_scratch_;     ///< by use of the plan's, in its present round
   Bytes look_from_room_ = 0;  ///< what the next block to bring by the plan takes, if known
-  std::uint64_t window_ = 0;  ///< the number of the present look ahead
+  std::uint64_t looked_at_version_ = 0;  ///< of the table, then
+  std::uint64_t window_ = 0;             ///< the number of the present look ahead
   Stats stats_;
-  Counts ungrouped_;  ///< of forgotten blocks that never were part of a group
-  std::uint64_t last_serial_ = 0;
   std::uint64_t rounds_recorded_ = 0;
   bool virtual_clock_ = false;
   std::unique_ptr<Journal> journal_;  ///< while events are wanted

@@ -6,7 +6,7 @@
 
 #include "base/error.hpp"
 #include "plan/bound.hpp"
-#include "residency/block.hpp"
+#include "residency/residency.hpp"
 
 namespace vramx {
 
@@ -39,16 +39,16 @@ std::string text(const std::exception_ptr& error) {
 
 }  // namespace
 
-using State = Residency::Block::State;
+using State = Block::State;
 using Kind = Event::Kind;
 
 GroupUsage Residency::usage(GroupId group) const {
   const Lock lock = locked();
-  if (group >= groups_.size()) throw BadConfig("unknown group " + std::to_string(group));
-  const GroupRecord& record = group_records_[group];
+  table_.check(group);
+  const Group& record = table_.group(group);
   GroupUsage usage{.uses = record.uses, .stall_seconds = record.stall_seconds, .blocks = {}};
-  for (const BlockId id : groups_[group]) {
-    const Block& block = blocks_[id];
+  for (const BlockId id : table_.group(group).blocks) {
+    const Block& block = table_[id];
     usage.blocks.push_back({.range = block.range,
                             .on_card = block.committed(),
                             .stays = block.planned && schedule_->always_stays(id),
@@ -59,11 +59,7 @@ GroupUsage Residency::usage(GroupId group) const {
 
 Counts Residency::ungrouped() const {
   const Lock lock = locked();
-  Counts total = ungrouped_;
-  for (const Block& block : blocks_) {
-    if (!block.grouped) total += block.counts;
-  }
-  return total;
+  return table_.ungrouped();
 }
 
 std::optional<PlanUsage> Residency::plan() const {
@@ -77,24 +73,18 @@ std::optional<PlanUsage> Residency::plan() const {
                   .compute_seconds = trace.seconds(),
                   .predicted = schedule_->plan().predicted};
   for (const auto& block : trace.blocks) usage.used += block.size;
-  for (BlockId id = 0; id < blocks_.size(); ++id) {
-    const bool stays = blocks_[id].planned && schedule_->always_stays(id);
-    if (stays) usage.stays += blocks_[id].range.size;
+  for (BlockId id = 0; id < table_.size(); ++id) {
+    const bool stays = table_[id].planned && schedule_->always_stays(id);
+    if (stays) usage.stays += table_[id].range.size;
   }
   usage.bound_seconds = least_seconds(trace, budget(), link_rates());
   return usage;
 }
 
-const std::string& Residency::name_of(const Block& block) const {
-  static const std::string nobody = "activations";
-  const BlockId id = static_cast<BlockId>(&block - blocks_.data());
-  return groups_of_[id].empty() ? nobody : group_records_[groups_of_[id].front()].name;
-}
-
 TracedGroup Residency::traced(GroupId group) const {
   TracedGroup traced{
-      .serial = group_records_[group].serial, .name = group_records_[group].name, .blocks = {}};
-  for (const BlockId id : groups_[group]) traced.blocks.push_back(blocks_[id].serial);
+      .serial = table_.group(group).serial, .name = table_.group(group).name, .blocks = {}};
+  for (const BlockId id : table_.group(group).blocks) traced.blocks.push_back(table_[id].serial);
   return traced;
 }
 
@@ -105,13 +95,14 @@ void Residency::begin_trace(Stream stream, std::size_t most_events) {
     throw InUse("a trace of this session is being recorded already; end that one first");
   }
   Log start{.budget = budget_};
-  for (const Block& block : blocks_) {
+  for (BlockId id = 0; id < table_.size(); ++id) {
+    const Block& block = table_[id];
     if (block.state == State::unused) continue;
     start.blocks.push_back({block.serial, block.range, block.use});
     if (block.committed()) start.resident.push_back(block.serial);
   }
-  for (GroupId group = 0; group < groups_.size(); ++group) {
-    if (!groups_[group].empty()) start.groups.push_back(traced(group));
+  for (GroupId group = 0; group < table_.group_count(); ++group) {
+    if (!table_.group(group).blocks.empty()) start.groups.push_back(traced(group));
   }
   journal_ = std::make_unique<Journal>(*device_, stream, most_events, std::move(start));
   ++journals_;
@@ -157,7 +148,7 @@ void Residency::note_move(const Block& block, const Moves& moves, const Outcome&
 void Residency::note_use(GroupId group, Kind kind, Stream stream, Fence from, Fence to) {
   const double now = journal_->now();
   journal_->add({.kind = kind,
-                 .group = group_records_[group].serial,
+                 .group = table_.group(group).serial,
                  .stream = stream,
                  .thread = this_thread(),
                  .submitted = now,
