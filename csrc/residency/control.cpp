@@ -127,7 +127,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
     finish_moves(lock, last_job_, poll);         // those of the previous budget
     while (table_.sums().committed > budget_) {  // which another thread may have set again
       Blocks victims;
-      if (choose_victims(0, [this](BlockId id) { return may_leave(id); }, victims)) {
+      if (choose_victims(0, [this](BlockId id) { return table_[id].may_leave(); }, victims)) {
         evict(lock, victims, Left::budget, poll);
       } else if (moving()) {
         wait(lock, poll);  // other threads' moves: what is arriving may leave when it is there
@@ -137,7 +137,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
                     text(budget) + "; " + text(table_.sums().idle) + " could leave");
       }
     }
-    plan_again({});
+    strategy_->budget_changed();
   } catch (...) {
     if (budget_ == budget) budget_ = previous;
     throw;
@@ -152,8 +152,8 @@ void Residency::close(const Poll& poll) {
   Lock lock = locked();
   if (closed_) return;
   while (moving()) wait(lock, poll);
-  if (thread_leases_ > 0) {
-    throw InUse("cannot close the session: " + std::to_string(thread_leases_) +
+  if (holders_.leases() > 0) {
+    throw InUse("cannot close the session: " + std::to_string(holders_.leases()) +
                 " modules are running in it; let them finish first");
   }
   closed_ = true;

@@ -12,21 +12,6 @@ namespace vramx {
 using State = Block::State;
 using Preference = Block::Preference;
 
-namespace {
-
-// How far ahead of the present use blocks are brought: enough to keep two lanes busy while a
-// departure waits for its last use, little enough to evict nothing that is needed sooner.
-constexpr std::size_t blocks_ahead = 8;
-constexpr std::size_t groups_ahead = 64;
-
-// Seconds for which a thread waits for what another one holds, where it can do without and where it
-// cannot: the other may be waiting for this one, as a module is for branches on threads of their
-// own.
-constexpr double patience_in_place = 1;
-constexpr double patience = 10;
-
-}  // namespace
-
 void Residency::wait(Lock& lock, const Poll& poll, std::optional<GroupId> group) {
   const double began = host_seconds();
   const auto status = changed_.wait_for(lock, std::chrono::milliseconds(50));
@@ -40,6 +25,14 @@ void Residency::wait(Lock& lock, const Poll& poll, std::optional<GroupId> group)
       ~Relock() { lock.lock(); }
     } const relock{lock};
     poll();
+  }
+}
+
+Fence Residency::time_now(Stream stream) noexcept {
+  try {
+    return device_->clock(stream);
+  } catch (const Error&) {
+    return nullptr;  // this use is not recorded, and what is known stays
   }
 }
 
@@ -64,7 +57,7 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   check_open();
   table_.check(group);
   const Blocks& blocks = table_.group(group).blocks;
-  const bool told = recording() || journal_;
+  const bool told = strategy_->wants_times() || journal_;
   const bool may_wait = (told || virtual_clock_) && may_stall(blocks, stream);
   const Fence asked = told || may_wait ? time_now(stream) : nullptr;
   if (settings_.profiled) begin_profiler_range(table_.group(group).name);
@@ -80,12 +73,12 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   ++table_.group(group).uses;
   if (!asked) return on_card;
   // What waits for nothing begins as it is asked for: the program's own time here is no stall.
-  const Fence began = may_wait || planned_ ? time_now(stream) : asked;
+  const Fence began = may_wait || strategy_->held_up() ? time_now(stream) : asked;
   if (virtual_clock_ && began) {
     table_.group(group).stall_seconds += device_->seconds(asked, began);
   }
   if (journal_) note_use(group, Event::Kind::stalled, stream, asked, began);
-  if (recording()) record(group, asked, began);
+  if (strategy_->wants_times()) strategy_->began(in_use_, asked, began);
   return on_card;
 }
 
@@ -128,7 +121,7 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
   // A mark costs the stream a microsecond or two. Where nothing is about to leave the card it is
   // left until something is: it tells a later end then, and that is right too.
   Fence fence;
-  if (!at_rest() && !stay(blocks)) {
+  if (!at_rest() && !strategy_->keeps(blocks)) {
     try {
       fence = device_->mark(stream);
     } catch (...) {
@@ -141,27 +134,12 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
   changed_.notify_all();
 }
 
-/// Whether the plan keeps them all from the present use to their next.
-bool Residency::stay(const Blocks& blocks) const {
-  if (!schedule_ || !schedule_->on_course()) return false;
-  return std::all_of(blocks.begin(), blocks.end(),
-                     [this](BlockId id) { return table_[id].planned && schedule_->stays(id); });
-}
-
 void Residency::lease(const Blocks& blocks, bool held_by_thread) {
   for (const BlockId id : blocks) {
     const auto change = table_.change(id);
     ++table_[id].leases;
   }
-  if (held_by_thread) {
-    const auto mine = find_holder();
-    if (mine == holders_.end()) {
-      holders_.push_back({std::this_thread::get_id(), 1});
-    } else {
-      ++mine->leases;
-    }
-    ++thread_leases_;
-  }
+  if (held_by_thread) holders_.add();
 }
 
 void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
@@ -169,36 +147,7 @@ void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
     const auto change = table_.change(id);
     --table_[id].leases;
   }
-  if (held_by_thread) {
-    const auto mine = find_holder();
-    if (mine != holders_.end() && --mine->leases == 0) {
-      *mine = holders_.back();
-      holders_.pop_back();
-    }
-    --thread_leases_;
-  }
-}
-
-/// What the calling thread holds; the end where it holds nothing.
-Residency::Holders::iterator Residency::find_holder() {
-  const auto here = std::this_thread::get_id();
-  return std::find_if(holders_.begin(), holders_.end(),
-                      [here](const Holder& holder) { return holder.thread == here; });
-}
-
-/// Whether waiting may help since other threads hold leases. Of those that were waited for long
-/// enough it is not expected again that they end.
-bool Residency::others_hold(bool in_place) {
-  if (holders_.empty() || find_holder() != holders_.end()) return false;
-  const double most = in_place ? patience_in_place : patience;
-  const double now = host_seconds();
-  bool others = false;
-  for (Holder& holder : holders_) {
-    if (holder.seen == 0) holder.seen = now;
-    holder.passed_over |= now - holder.seen > most;
-    others |= !holder.passed_over;
-  }
-  return others;
+  if (held_by_thread) holders_.remove();
 }
 
 // Room is there, or could be made at once; or will never be, and the use goes over the link. All or
@@ -225,7 +174,7 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
     if (!comes_to_host && need + table_.sums().committed + own_idle <= budget_ + table_.sums().idle)
       return;
     const bool in_place = read_in_place(blocks);
-    if (!comes_to_host && !moving() && !others_hold(in_place)) {
+    if (!comes_to_host && !moving() && !holders_.may_wait(in_place)) {
       if (in_place) return;
       out_of_memory(blocks);
     }
@@ -237,7 +186,7 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
 bool Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
                       std::optional<GroupId> group, const Poll& poll) {
   wait_for_room(lock, blocks, poll, group);
-  if (group) follow(*group, stream);
+  if (group) strategy_->used(*group, stream);
   for (;;) {
     lease(blocks, held_by_thread);
     try {
@@ -266,20 +215,20 @@ Residency::Started Residency::try_start(Lock& lock, const Blocks& blocks, Stream
     const bool part = shared && !group && block.state != State::arriving;
     if (!part) table_.count(block, [&](Counts& counts) { counts.used(block.committed()); });
     if (block.committed()) {
-      policy_->touched(id);
+      strategy_->touched(id);
       continue;
     }
     // Under another lease it is being used over the link, and stays there.
     const bool stays = block.preference == Preference::host || shared;
     (stays ? over_link : absent).push_back(id);
   }
-  if (!absent.empty()) fits_ = false;
+  if (!absent.empty()) strategy_->missed();
   const auto jobs_before = last_job_;
   const std::size_t brought =
-      bring(absent, Brought::use, [this](BlockId other) { return may_leave(other); });
+      bring(absent, Brought::use, [this](BlockId other) { return table_[other].may_leave(); });
   for (std::size_t i = 0; i < absent.size(); ++i) {
     if (i < brought) {
-      policy_->touched(absent[i]);
+      strategy_->touched(absent[i]);
     } else {
       over_link.push_back(absent[i]);
     }
@@ -316,31 +265,8 @@ void Residency::use_over_link(Block& block, Stream stream) {
 }
 
 void Residency::bring_ahead() {
-  if (!settings_.adaptive || at_rest()) return;
-  if (schedule_ && schedule_->on_course()) return bring_planned();
-  const Bytes limit = std::min<Bytes>(blocks_ahead * settings_.block,
-                                      (budget_ - std::min(table_.sums().leased, budget())) / 2);
-  ++window_;
-  Blocks wanted;
-  Bytes total = 0;
-  // As far as the order has been right, and up to what comes as it likes, such as the expert that a
-  // router chooses: a wrong guess takes the place of something used before.
-  const std::size_t trusted = std::min(groups_ahead, 2 * order_.followed());
-  order_.ahead(trusted, [&](GroupId group) {
-    if (!order_.trusts(group)) return false;
-    for (const BlockId id : table_.group(group).blocks) {
-      Block& block = table_[id];
-      if (block.window == window_) continue;
-      total += block.range.size;
-      if (total > limit) return false;
-      block.window = window_;
-      const bool stays = block.preference == Preference::host || block.leases > 0;
-      if (block.state == State::host && !stays) wanted.push_back(id);
-    }
-    return true;
-  });
-  bring(wanted, Brought::order,
-        [this](BlockId other) { return may_leave(other) && table_[other].window != window_; });
+  const Ahead next = strategy_->ahead();
+  if (!next.wanted.empty()) bring(next.wanted, next.why, next.may_leave);
 }
 
 }  // namespace vramx

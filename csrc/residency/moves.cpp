@@ -10,8 +10,6 @@ namespace vramx {
 using State = Block::State;
 using Preference = Block::Preference;
 
-bool Residency::may_leave(BlockId id) const { return table_[id].may_leave(); }
-
 // Adds to `victims` until they make room for `size` more; adds none where they cannot.
 bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const {
   const std::size_t before = victims.size();
@@ -29,18 +27,15 @@ bool Residency::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& vi
     // since a write-back and the way back in cost the link twice.
     std::optional<BlockId> victim;
     if (table_.sums().dead_on_card > 0) {
-      victim = policy_->victim([&](BlockId id) { return table_[id].dead && if_must(id); });
+      victim = strategy_->victim([&](BlockId id) { return table_[id].dead && if_must(id); });
     }
+    if (!victim) victim = strategy_->let_go(if_must);
     if (!victim) {
-      const auto let_go = std::ranges::find_if(table_.released(), if_must);
-      if (let_go != table_.released().end()) victim = *let_go;
-    }
-    if (!victim) {
-      victim = policy_->victim(
+      victim = strategy_->victim(
           [&](BlockId id) { return table_[id].leaves() == Leave::drop && freely(id); });
     }
-    if (!victim) victim = policy_->victim(freely);
-    if (!victim) victim = policy_->victim(if_must);
+    if (!victim) victim = strategy_->victim(freely);
+    if (!victim) victim = strategy_->victim(if_must);
     if (!victim) {
       victims.resize(before);
       return false;
@@ -88,11 +83,11 @@ void Residency::tell_policy(const Blocks& leaving, const Blocks& arriving) {
   std::size_t told = 0;
   try {
     for (const BlockId id : leaving) {
-      policy_->left(id);
+      strategy_->left(id);
       ++told;
     }
     for (const BlockId id : arriving) {
-      policy_->arrived(id);
+      strategy_->arrived(id);
       ++told;
     }
   } catch (...) {
@@ -108,9 +103,9 @@ void Residency::tell_policy(const Blocks& leaving, const Blocks& arriving) {
 void Residency::retell_policy(BlockId id, bool on_card) noexcept {
   try {
     if (on_card) {
-      policy_->arrived(id);
+      strategy_->arrived(id);
     } else {
-      policy_->left(id);
+      strategy_->left(id);
     }
   } catch (...) {
     ++stats_.failed_moves;
@@ -236,7 +231,7 @@ void Residency::pump(Lock& lock) {
 void Residency::evict(Lock& lock, const Blocks& blocks, Left why, const Poll& poll) {
   Blocks victims;
   for (const BlockId id : blocks) {
-    if (may_leave(id)) victims.push_back(id);
+    if (table_[id].may_leave()) victims.push_back(id);
   }
   if (victims.empty()) return;
   for (const BlockId id : victims) {
@@ -260,7 +255,8 @@ void Residency::take_off(Lock& lock, const Blocks& blocks, const char* action, c
   for (;;) {
     settle_transitions(lock, blocks, poll);
     check_not_leased(blocks, action);
-    if (std::none_of(blocks.begin(), blocks.end(), [this](BlockId id) { return may_leave(id); })) {
+    if (std::none_of(blocks.begin(), blocks.end(),
+                     [this](BlockId id) { return table_[id].may_leave(); })) {
       return;
     }
     evict(lock, blocks, Left::host, poll);
@@ -321,8 +317,9 @@ void Residency::prefetch(const Blocks& blocks) {
   const auto asked_for = [&](BlockId id) {
     return std::find(blocks.begin(), blocks.end(), id) != blocks.end();
   };
-  absent.resize(bring(absent, Brought::prefetch,
-                      [&](BlockId other) { return may_leave(other) && !asked_for(other); }));
+  absent.resize(bring(absent, Brought::prefetch, [&](BlockId other) {
+    return table_[other].may_leave() && !asked_for(other);
+  }));
   pump(lock);
   for (const BlockId id : absent) {
     if (table_[id].error) std::rethrow_exception(std::exchange(table_[id].error, nullptr));

@@ -12,7 +12,7 @@ namespace vramx {
 using State = Block::State;
 
 Residency::Residency(std::shared_ptr<Device> device, Settings settings,
-                     const MakePolicy& make_policy)
+                     const MakeStrategy& make_strategy)
     : device_(std::move(device)),
       settings_(settings),
       budget_(settings.budget),
@@ -30,7 +30,13 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
   }
   device_->check_budget(budget_);
   virtual_clock_ = !facts.asynchronous;
-  policy_ = make_policy(*this);
+  strategy_ = make_strategy({.table = table_,
+                             .device = *device_,
+                             .budget = budget_,
+                             .block = settings_.block,
+                             .has_plan = [this](const Prediction& plan) {
+                               if (journal_) note_plan(plan);
+                             }});
   mover_ = std::make_unique<Mover>(device_, settings_.threaded, settings_.profiled);
 }
 
@@ -95,10 +101,10 @@ void Residency::forget(Range range, bool keep) {
   }
   for (const BlockId id : ids) {
     Block& block = table_[id];
-    if (block.planned) drop_plan();
+    strategy_->forgets(id);
     conceal_idle(block);
     if (block.state != State::resident) continue;
-    policy_->left(id);
+    strategy_->left(id);
     if (journal_) {
       journal_->add({.kind = Event::Kind::forgotten,
                      .block = block.serial,
@@ -136,43 +142,28 @@ GroupId Residency::define(Blocks blocks, std::string name) {
 
 void Residency::undefine(GroupId group) {
   const Lock lock = locked();
-  change_group(group);
+  table_.check(group);
+  strategy_->redefines(group);
   table_.undefine(group);
 }
 
 void Residency::redefine(GroupId group, Blocks blocks) {
   const Lock lock = locked();
   check_open();
+  table_.check(group);
   if (std::ranges::find(in_use_, group) != in_use_.end()) {
     throw InUse("cannot change what " + table_.group(group).name + " uses while it is running");
   }
-  change_group(group);
+  strategy_->redefines(group);
   table_.empty(group);
   table_.assign(group, std::move(blocks));
   if (journal_) journal_->add(traced(group));
 }
 
-// What was recorded and planned of it is void.
-void Residency::change_group(GroupId group) {
-  table_.check(group);
-  recorder_.clear();
-  const Blocks& blocks = table_.group(group).blocks;
-  if (std::ranges::any_of(blocks, [&](BlockId id) { return table_[id].planned; })) drop_plan();
-}
-
 void Residency::guess(const std::vector<GroupId>& order) {
   const Lock lock = locked();
   check_open();
-  order_.seed(order);
-}
-
-std::optional<std::uint64_t> Residency::next_use(BlockId block) const {
-  std::optional<std::uint64_t> nearest;
-  for (const GroupId group : table_.groups_of(block)) {
-    const auto distance = order_.distance(group);
-    if (distance && (!nearest || *distance < *nearest)) nearest = distance;
-  }
-  return nearest;
+  strategy_->guess(order);
 }
 
 bool Residency::leased(const Blocks& blocks) const {

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "base/error.hpp"
-#include "plan/bound.hpp"
 #include "residency/residency.hpp"
 
 namespace vramx {
@@ -51,7 +50,7 @@ GroupUsage Residency::usage(GroupId group) const {
     const Block& block = table_[id];
     usage.blocks.push_back({.range = block.range,
                             .on_card = block.committed(),
-                            .stays = block.planned && schedule_->always_stays(id),
+                            .stays = strategy_->always_keeps(id),
                             .counts = block.counts});
   }
   return usage;
@@ -64,21 +63,7 @@ Counts Residency::ungrouped() const {
 
 std::optional<PlanUsage> Residency::plan() const {
   const Lock lock = locked();
-  if (!schedule_) return std::nullopt;
-  const Trace& trace = schedule_->trace();
-  PlanUsage usage{.rounds = rounds_recorded_,
-                  .uses = trace.steps.size(),
-                  .budget = trace.beside_scratch(budget()),
-                  .ahead = schedule_->plan().ahead,
-                  .compute_seconds = trace.seconds(),
-                  .predicted = schedule_->plan().predicted};
-  for (const auto& block : trace.blocks) usage.used += block.size;
-  for (BlockId id = 0; id < table_.size(); ++id) {
-    const bool stays = table_[id].planned && schedule_->always_stays(id);
-    if (stays) usage.stays += table_[id].range.size;
-  }
-  usage.bound_seconds = least_seconds(trace, budget(), link_rates());
-  return usage;
+  return strategy_->plan();
 }
 
 TracedGroup Residency::traced(GroupId group) const {
@@ -106,7 +91,7 @@ void Residency::begin_trace(Stream stream, std::size_t most_events) {
   }
   journal_ = std::make_unique<Journal>(*device_, stream, most_events, std::move(start));
   ++journals_;
-  if (schedule_) note_plan();
+  if (const auto plan = strategy_->plan()) note_plan(plan->predicted);
 }
 
 Log Residency::end_trace(const Poll& poll) {
@@ -169,12 +154,11 @@ void Residency::note_budget() {
   journal_->add({.kind = Kind::budget, .bytes = budget_, .submitted = journal_->now()});
 }
 
-void Residency::note_plan() {
-  const Prediction& predicted = schedule_->plan().predicted;
+void Residency::note_plan(const Prediction& plan) {
   journal_->add({.kind = Kind::plan,
-                 .bytes = predicted.moved_in,
-                 .bytes_out = predicted.moved_out,
-                 .seconds = predicted.seconds,
+                 .bytes = plan.moved_in,
+                 .bytes_out = plan.moved_out,
+                 .seconds = plan.seconds,
                  .submitted = journal_->now()});
 }
 

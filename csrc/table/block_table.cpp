@@ -1,4 +1,4 @@
-#include "residency/block_table.hpp"
+#include "table/block_table.hpp"
 
 #include <algorithm>
 #include <iterator>

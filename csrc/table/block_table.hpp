@@ -11,14 +11,11 @@
 #include <utility>
 #include <vector>
 
-#include "policy/order.hpp"
-#include "policy/policy.hpp"
-#include "residency/block.hpp"
-#include "residency/counts.hpp"
+#include "base/ids.hpp"
+#include "table/block.hpp"
+#include "table/counts.hpp"
 
 namespace vramx {
-
-using Blocks = std::vector<BlockId>;
 
 /// What is known of a group beside its blocks.
 struct Group {

@@ -9,7 +9,7 @@
 
 #include "base/range.hpp"
 #include "device/device.hpp"
-#include "residency/counts.hpp"
+#include "table/counts.hpp"
 
 namespace vramx {
 
