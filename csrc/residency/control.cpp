@@ -10,32 +10,10 @@ namespace vramx {
 using State = Block::State;
 using Preference = Block::Preference;
 
-void Residency::expose(Block& block) {
-  if (block.exposed) return;
-  device_->expose(block.range);
-  block.exposed = true;
-}
-
-// Where it fails the block stays hidden until it is next used in place.
-void Residency::try_to_expose(Block& block) noexcept {
-  try {
-    expose(block);
-  } catch (const Error&) {
-    ++stats_.failed_moves;
-  }
-}
-
-// What is leased may be in use where it lies, and what arrives is concealed by its move.
-void Residency::conceal_idle(Block& block) {
-  if (!block.exposed || block.state != State::host || block.leases > 0) return;
-  device_->conceal(block.range);
-  block.exposed = false;
-}
-
 void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
   Lock lock = locked();
   check_open();
-  settle_transitions(lock, blocks, poll);
+  settle(lock, blocks, poll);
   const bool to_host = advice == Advice::preferred_host;
   if ((to_host || advice == Advice::accessed_by) && !read_in_place(blocks)) {
     throw BadConfig(device_->facts().name +
@@ -67,11 +45,11 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
         break;
       case Advice::accessed_by:
         block.accessed_by = true;
-        if (block.state == State::host) expose(block);
+        if (block.state == State::host) moves_->expose(block);
         break;
       case Advice::unset_accessed_by:
         block.accessed_by = false;
-        conceal_idle(block);
+        moves_->conceal_idle(block);
         break;
     }
   }
@@ -124,10 +102,11 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
   check_leases();
   budget_ = budget;
   try {
-    finish_moves(lock, last_job_, poll);         // those of the previous budget
-    while (table_.sums().committed > budget_) {  // which another thread may have set again
+    finish_moves(lock, moves_->last_job(), poll);  // those of the previous budget
+    while (table_.sums().committed > budget_) {    // which another thread may have set again
       Blocks victims;
-      if (choose_victims(0, [this](BlockId id) { return table_[id].may_leave(); }, victims)) {
+      if (moves_->choose_victims(
+              0, [this](BlockId id) { return table_[id].may_leave(); }, victims)) {
         evict(lock, victims, Left::budget, poll);
       } else if (moving()) {
         wait(lock, poll);  // other threads' moves: what is arriving may leave when it is there
@@ -142,7 +121,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
     if (budget_ == budget) budget_ = previous;
     throw;
   }
-  if (journal_) note_budget();
+  notes_.budget(budget);
   device_->trim(budget);
   return previous;
 }
@@ -158,7 +137,7 @@ void Residency::close(const Poll& poll) {
   }
   closed_ = true;
   for (const Range range : table_.ranges()) {
-    for (const BlockId id : table_.blocks_in(range)) conceal_idle(table_[id]);
+    for (const BlockId id : table_.blocks_in(range)) moves_->conceal_idle(table_[id]);
     device_->settle(range);
   }
 }

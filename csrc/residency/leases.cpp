@@ -12,12 +12,25 @@ namespace vramx {
 using State = Block::State;
 using Preference = Block::Preference;
 
-void Residency::wait(Lock& lock, const Poll& poll, std::optional<GroupId> group) {
+namespace {
+
+bool has_virtual_clock(const Device& device) { return !device.facts().asynchronous; }
+
+// A stream that has used a block waits for it no more.
+bool may_stall(const BlockTable& table, const Blocks& blocks, Stream stream) {
+  return std::any_of(blocks.begin(), blocks.end(), [&](BlockId id) {
+    return table[id].state != State::resident || table[id].waits(stream);
+  });
+}
+
+}  // namespace
+
+void Residency::wait(Lock& lock, const Poll& poll, MaybeGroup group) {
   const double began = host_seconds();
   const auto status = changed_.wait_for(lock, std::chrono::milliseconds(50));
   const double waited = host_seconds() - began;
-  stats_.stall_seconds += waited;
-  if (group && !virtual_clock_) table_.group(*group).stall_seconds += waited;
+  stall_seconds_ += waited;
+  if (group && !has_virtual_clock(*device_)) table_.group(*group).stall_seconds += waited;
   if (status == std::cv_status::timeout && poll) {
     lock.unlock();
     struct Relock {
@@ -28,23 +41,14 @@ void Residency::wait(Lock& lock, const Poll& poll, std::optional<GroupId> group)
   }
 }
 
-Fence Residency::time_now(Stream stream) noexcept {
-  try {
-    return device_->clock(stream);
-  } catch (const Error&) {
-    return nullptr;  // this use is not recorded, and what is known stays
-  }
-}
-
-void Residency::settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll,
-                                   std::optional<GroupId> group) {
+void Residency::settle(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group) {
   const auto settled = [&](BlockId id) { return table_[id].settled(); };
   while (!std::all_of(blocks.begin(), blocks.end(), settled)) wait(lock, poll, group);
 }
 
 // Not those that other threads decide meanwhile: under a program that runs there is always one.
 void Residency::finish_moves(Lock& lock, std::uint64_t last, const Poll& poll) {
-  while (!under_way_.empty() && under_way_.begin()->first <= last) wait(lock, poll);
+  while (!moves_->over(last)) wait(lock, poll);
 }
 
 bool Residency::read_in_place(const Blocks& blocks) const {
@@ -57,42 +61,36 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   check_open();
   table_.check(group);
   const Blocks& blocks = table_.group(group).blocks;
-  const bool told = strategy_->wants_times() || journal_;
-  const bool may_wait = (told || virtual_clock_) && may_stall(blocks, stream);
-  const Fence asked = told || may_wait ? time_now(stream) : nullptr;
+  const bool told = strategy_->wants_times() || notes_;
+  const bool may_wait = (told || has_virtual_clock(*device_)) && may_stall(table_, blocks, stream);
+  const Fence asked = told || may_wait ? clock_or_nothing(*device_, stream) : nullptr;
   if (settings_.profiled) begin_profiler_range(table_.group(group).name);
   bool on_card = false;
   try {
     on_card = start(lock, blocks, stream, true, group, poll);
   } catch (...) {
     if (settings_.profiled) end_profiler_range();
-    if (journal_) note_failure(std::current_exception());
+    notes_.failure(std::current_exception());
     throw;
   }
   in_use_.push_back(group);
   ++table_.group(group).uses;
   if (!asked) return on_card;
   // What waits for nothing begins as it is asked for: the program's own time here is no stall.
-  const Fence began = may_wait || strategy_->held_up() ? time_now(stream) : asked;
-  if (virtual_clock_ && began) {
+  const Fence began = may_wait || strategy_->held_up() ? clock_or_nothing(*device_, stream) : asked;
+  if (has_virtual_clock(*device_) && began) {
     table_.group(group).stall_seconds += device_->seconds(asked, began);
   }
-  if (journal_) note_use(group, Event::Kind::stalled, stream, asked, began);
+  if (notes_) notes_.use(group, Event::Kind::stalled, stream, asked, began);
   if (strategy_->wants_times()) strategy_->began(in_use_, asked, began);
   return on_card;
-}
-
-// A stream that has used a block waits for it no more.
-bool Residency::may_stall(const Blocks& blocks, Stream stream) const {
-  return std::any_of(blocks.begin(), blocks.end(), [&](BlockId id) {
-    return table_[id].state != State::resident || table_[id].waits(stream);
-  });
 }
 
 void Residency::release(GroupId group, Stream stream) {
   const Lock lock = locked();
   if (settings_.profiled) end_profiler_range();
-  if (journal_) note_use(group, Event::Kind::released, stream, nullptr, time_now(stream));
+  if (notes_)
+    notes_.use(group, Event::Kind::released, stream, nullptr, clock_or_nothing(*device_, stream));
   const auto it = std::find(in_use_.rbegin(), in_use_.rend(), group);
   if (it != in_use_.rend()) in_use_.erase(std::next(it).base());
   end(table_.group(group).blocks, stream, true);
@@ -155,7 +153,7 @@ void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
 // it does not wait for other threads, so that no two threads wait for each other. What another
 // thread waits for beside vramx is not known, so the wait for it has an end.
 void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
-                              std::optional<GroupId> group) {
+                              MaybeGroup group) {
   for (;;) {
     Bytes need = 0;
     Bytes own_idle = 0;
@@ -184,14 +182,14 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
 }
 
 bool Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
-                      std::optional<GroupId> group, const Poll& poll) {
+                      MaybeGroup group, const Poll& poll) {
   wait_for_room(lock, blocks, poll, group);
   if (group) strategy_->used(*group, stream);
   for (;;) {
     lease(blocks, held_by_thread);
     try {
-      const Started started = try_start(lock, blocks, stream, group, poll);
-      if (started != Started::not_yet) return started == Started::on_card;
+      const auto on_card = try_start(lock, blocks, stream, group, poll);
+      if (on_card) return *on_card;
     } catch (...) {
       unlease(blocks, held_by_thread);
       pump(lock);
@@ -204,8 +202,9 @@ bool Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held
   }
 }
 
-Residency::Started Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
-                                        std::optional<GroupId> group, const Poll& poll) {
+// Whether all is on the card now; none where some was not even brought.
+std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
+                                         MaybeGroup group, const Poll& poll) {
   Blocks over_link;
   Blocks absent;
   for (const BlockId id : blocks) {
@@ -223,9 +222,9 @@ Residency::Started Residency::try_start(Lock& lock, const Blocks& blocks, Stream
     (stays ? over_link : absent).push_back(id);
   }
   if (!absent.empty()) strategy_->missed();
-  const auto jobs_before = last_job_;
-  const std::size_t brought =
-      bring(absent, Brought::use, [this](BlockId other) { return table_[other].may_leave(); });
+  const auto jobs_before = moves_->last_job();
+  const std::size_t brought = moves_->bring(
+      absent, Brought::use, [this](BlockId other) { return table_[other].may_leave(); });
   for (std::size_t i = 0; i < absent.size(); ++i) {
     if (i < brought) {
       strategy_->touched(absent[i]);
@@ -234,10 +233,14 @@ Residency::Started Residency::try_start(Lock& lock, const Blocks& blocks, Stream
     }
   }
   if (!read_in_place(over_link)) out_of_memory(blocks);
-  if (group) bring_ahead();
-  if (last_job_ != jobs_before) pump(lock);
-  settle_transitions(lock, blocks, poll, group);
-  Started started = Started::on_card;
+  if (group) {
+    const Ahead next = strategy_->ahead();
+    moves_->bring(next.wanted, next.why, next.may_leave);
+  }
+  if (moves_->last_job() != jobs_before) pump(lock);
+  settle(lock, blocks, poll, group);
+  bool all_came = true;
+  bool all_on_card = true;
   for (const BlockId id : blocks) {
     Block& block = table_[id];
     if (block.state == State::resident) {
@@ -247,26 +250,21 @@ Residency::Started Residency::try_start(Lock& lock, const Blocks& blocks, Stream
       block.ordered.push_back(stream);
     } else if (std::find(over_link.begin(), over_link.end(), id) != over_link.end()) {
       use_over_link(block, stream);
-      if (started == Started::on_card) started = Started::over_link;
+      all_on_card = false;
     } else if (block.error) {
       std::rethrow_exception(std::exchange(block.error, nullptr));
     } else {
-      started = Started::not_yet;
+      all_came = false;
     }
   }
-  return started;
+  return all_came ? std::optional(all_on_card) : std::nullopt;
 }
 
 void Residency::use_over_link(Block& block, Stream stream) {
-  expose(block);
+  moves_->expose(block);
   if (block.leases > 1) return;
   device_->use_over_link(stream, block.range);
   table_.count(block, [&](Counts& counts) { counts.over_link += block.range.size; });
-}
-
-void Residency::bring_ahead() {
-  const Ahead next = strategy_->ahead();
-  if (!next.wanted.empty()) bring(next.wanted, next.why, next.may_leave);
 }
 
 }  // namespace vramx

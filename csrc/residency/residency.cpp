@@ -11,13 +11,35 @@ namespace vramx {
 
 using State = Block::State;
 
+namespace {
+
+/// The modules that are running, in brackets; nothing where none is.
+std::string names_of(const BlockTable& table, const std::vector<GroupId>& in_use) {
+  constexpr std::size_t most = 5;
+  std::vector<std::string> names;
+  for (const GroupId group : in_use) {
+    const std::string& name = table.group(group).name;
+    if (!name.empty() && std::ranges::find(names, name) == names.end()) names.push_back(name);
+  }
+  if (names.empty()) return "";
+  std::string all;
+  for (std::size_t i = 0; i < std::min(most, names.size()); ++i) {
+    all += (i == 0 ? "" : ", ") + names[i];
+  }
+  if (names.size() > most) all += " and " + std::to_string(names.size() - most) + " more";
+  return " (" + all + ")";
+}
+
+}  // namespace
+
 Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                      const MakeStrategy& make_strategy)
     : device_(std::move(device)),
       settings_(settings),
       budget_(settings.budget),
       generation_(process_generation()),
-      table_(settings.block) {
+      table_(settings.block),
+      notes_(table_) {
   const Facts& facts = device_->facts();
   if (settings_.block == 0 || settings_.block % facts.unit != 0) {
     throw BadConfig("a block is a multiple of " + text(facts.unit) + " on " + facts.name +
@@ -29,15 +51,19 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                     "; pass another budget or a smaller block");
   }
   device_->check_budget(budget_);
-  virtual_clock_ = !facts.asynchronous;
   strategy_ = make_strategy({.table = table_,
                              .device = *device_,
                              .budget = budget_,
                              .block = settings_.block,
-                             .has_plan = [this](const Prediction& plan) {
-                               if (journal_) note_plan(plan);
-                             }});
-  mover_ = std::make_unique<Mover>(device_, settings_.threaded, settings_.profiled);
+                             .has_plan = [this](const Prediction& plan) { notes_.plan(plan); }});
+  moves_ = std::make_unique<Moves>(device_, table_, *strategy_, notes_, settings_, budget_,
+                                   [this](std::uint64_t job, Outcome& outcome) {
+                                     {
+                                       const Lock lock = locked();
+                                       moves_->settle(job, outcome);
+                                     }
+                                     changed_.notify_all();
+                                   });
 }
 
 Residency::~Residency() = default;
@@ -82,7 +108,7 @@ void Residency::adopt(Range range, Use use, bool dead) {
                        .leased = table_.sums().leased});
   }
   for (const BlockId id : table_.add(range, use, dead)) {
-    if (journal_) journal_->add(PlacedBlock{table_[id].serial, table_[id].range, use});
+    notes_.placed(table_[id]);
   }
 }
 
@@ -92,7 +118,7 @@ void Residency::forget(Range range, bool keep) {
   if (keep) {
     take_off(lock, ids, "give up memory", nullptr);
   } else {
-    settle_transitions(lock, ids, nullptr);
+    settle(lock, ids, nullptr);
     check_not_leased(ids, "give up memory");
   }
   for (const BlockId id : ids) {
@@ -102,15 +128,10 @@ void Residency::forget(Range range, bool keep) {
   for (const BlockId id : ids) {
     Block& block = table_[id];
     strategy_->forgets(id);
-    conceal_idle(block);
+    moves_->conceal_idle(block);
     if (block.state != State::resident) continue;
     strategy_->left(id);
-    if (journal_) {
-      journal_->add({.kind = Event::Kind::forgotten,
-                     .block = block.serial,
-                     .bytes = block.range.size,
-                     .submitted = journal_->now()});
-    }
+    notes_.forgotten(block);
   }
   table_.remove(range);
 }
@@ -136,7 +157,7 @@ GroupId Residency::define(Blocks blocks, std::string name) {
   const Lock lock = locked();
   check_open();
   const GroupId group = table_.define(std::move(blocks), std::move(name));
-  if (journal_) journal_->add(traced(group));
+  notes_.defined(group);
   return group;
 }
 
@@ -157,7 +178,7 @@ void Residency::redefine(GroupId group, Blocks blocks) {
   strategy_->redefines(group);
   table_.empty(group);
   table_.assign(group, std::move(blocks));
-  if (journal_) journal_->add(traced(group));
+  notes_.defined(group);
 }
 
 void Residency::guess(const std::vector<GroupId>& order) {
@@ -187,33 +208,18 @@ bool Residency::on_card(const Blocks& blocks) const {
 
 Stats Residency::stats() const {
   const Lock lock = locked();
-  Stats stats = stats_;
-  static_cast<Counts&>(stats) = table_.totals();
+  Stats stats{table_.totals()};
   stats.budget = budget_;
   stats.managed = table_.sums().managed;
+  stats.peak_resident = moves_->peak_resident();
+  stats.failed_moves = moves_->failed();
+  stats.stall_seconds = stall_seconds_;
   stats.resident = table_.sums().committed;
   stats.leased = table_.sums().leased;
   return stats;
 }
 
 std::size_t Residency::scratch_on_host() const { return table_.scratch_on_host(); }
-
-/// The modules that are running, in brackets; nothing where none is.
-std::string Residency::names_in_use() const {
-  constexpr std::size_t most = 5;
-  std::vector<std::string> names;
-  for (const GroupId group : in_use_) {
-    const std::string& name = table_.group(group).name;
-    if (!name.empty() && std::ranges::find(names, name) == names.end()) names.push_back(name);
-  }
-  if (names.empty()) return "";
-  std::string all;
-  for (std::size_t i = 0; i < std::min(most, names.size()); ++i) {
-    all += (i == 0 ? "" : ", ") + names[i];
-  }
-  if (names.size() > most) all += " and " + std::to_string(names.size() - most) + " more";
-  return " (" + all + ")";
-}
 
 void Residency::out_of_memory(const Blocks& blocks) const {
   Bytes asked = 0;
@@ -224,7 +230,7 @@ void Residency::out_of_memory(const Blocks& blocks) const {
   throw OutOfMemory("a use of " + text(asked) + " does not fit the budget of " + text(budget_) +
                         ": " + text(table_.sums().committed) + " are resident, " +
                         text(table_.sums().leased) + " of them leased by running modules" +
-                        names_in_use() + " and pins, and " + device_->facts().name +
+                        names_of(table_, in_use_) + " and pins, and " + device_->facts().name +
                         " does not read " + where +
                         ". Raise the budget, pin less, or manage smaller modules",
                     {.asked = asked,

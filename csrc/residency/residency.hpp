@@ -10,9 +10,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <exception>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -22,17 +20,14 @@
 #include <vector>
 
 #include "device/device.hpp"
-#include "mover/mover.hpp"
 #include "residency/holders.hpp"
-#include "residency/journal.hpp"
+#include "residency/moves.hpp"
+#include "residency/notes.hpp"
 #include "residency/settings.hpp"
 #include "strategy/strategy.hpp"
 #include "table/block_table.hpp"
 
 namespace vramx {
-
-/// Called now and then while a call waits, without locks; throws to end the wait.
-using Poll = std::function<void()>;
 
 class Residency final {
  public:
@@ -110,59 +105,29 @@ class Residency final {
   void close(const Poll& poll);
 
  private:
-  struct Moves {
-    Blocks victims;
-    Blocks arriving;
-    std::uint64_t journal = 0;  ///< the one that it is noted in
-    double submitted = 0;       ///< by that one's clock
-  };
   using Lock = std::unique_lock<std::mutex>;
+  using MaybeGroup = std::optional<GroupId>;
   Lock locked() const;
   void check_open() const;
   void check_not_leased(const Blocks& blocks, const char* action) const;
   [[noreturn]] void out_of_memory(const Blocks& blocks) const;
-  void wait(Lock& lock, const Poll& poll, std::optional<GroupId> group = {});
-  void settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll,
-                          std::optional<GroupId> group = {});
+  void wait(Lock& lock, const Poll& poll, MaybeGroup group = {});
+  void settle(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group = {});
   void finish_moves(Lock& lock, std::uint64_t last, const Poll& poll);
   bool read_in_place(const Blocks& blocks) const;
-  std::string names_in_use() const;
 
-  void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
-                     std::optional<GroupId> group);
-  bool start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
-             std::optional<GroupId> group, const Poll& poll);
-  enum class Started : std::uint8_t { not_yet, on_card, over_link };
-  Started try_start(Lock& lock, const Blocks& blocks, Stream stream, std::optional<GroupId> group,
-                    const Poll& poll);
+  void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group);
+  bool start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread, MaybeGroup group,
+             const Poll& poll);
+  std::optional<bool> try_start(Lock& lock, const Blocks& blocks, Stream stream, MaybeGroup group,
+                                const Poll& poll);
   void lease(const Blocks& blocks, bool held_by_thread);
   void unlease(const Blocks& blocks, bool held_by_thread);
   void end(const Blocks& blocks, Stream stream, bool held_by_thread);
-  bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;
-  std::size_t bring(const Blocks& wanted, Brought why, const MayLeave& may_leave);
-  void bring_ahead();
-  Fence time_now(Stream stream) noexcept;
   void use_over_link(Block& block, Stream stream);
-  void expose(Block& block);
-  void try_to_expose(Block& block) noexcept;
-  void conceal_idle(Block& block);
-  void tell_policy(const Blocks& leaving, const Blocks& arriving);
-  void retell_policy(BlockId id, bool on_card) noexcept;
-  void submit(Blocks victims, Blocks arriving, Left left_for, Brought brought_for);
-  void finished(std::uint64_t job, Outcome& outcome);
-  void settle_moves(const Moves& moves, const Outcome& outcome, const std::exception_ptr& error);
   /// Whether nothing that the program uses is about to come to the card, or to leave it.
   bool at_rest() const { return table_.sums().away == 0 || strategy_->all_fits(); }
-  bool moving() const { return !under_way_.empty() || works_on_host_ > 0; }
-  void left_card(Block& block);
-  bool may_stall(const Blocks& blocks, Stream stream) const;
-  void note_move(const Block& block, const Moves& moves, const Outcome& outcome, std::size_t issue,
-                 const Fence& over);
-  void note_use(GroupId group, Event::Kind kind, Stream stream, Fence from, Fence to);
-  void note_failure(const std::exception_ptr& error);
-  void note_budget();
-  void note_plan(const Prediction& plan);
-  TracedGroup traced(GroupId group) const;
+  bool moving() const { return !moves_->none() || works_on_host_ > 0; }
   void pump(Lock& lock);
   void evict(Lock& lock, const Blocks& blocks, Left why, const Poll& poll);
   void take_off(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll);
@@ -174,18 +139,14 @@ class Residency final {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   BlockTable table_;
+  Notes notes_;
   std::vector<GroupId> in_use_;  ///< the groups leased now, in order
   std::unique_ptr<Strategy> strategy_;
   Holders holders_;
-  std::map<std::uint64_t, Moves> under_way_;  ///< by the number of the mover's job
-  std::uint64_t last_job_ = 0;
   std::uint64_t works_on_host_ = 0;
-  Stats stats_;
-  bool virtual_clock_ = false;
-  std::unique_ptr<Journal> journal_;  ///< while events are wanted
-  std::uint64_t journals_ = 0;        ///< begun so far
+  double stall_seconds_ = 0;
   bool closed_ = false;
-  std::unique_ptr<Mover> mover_;  ///< last: its thread ends before what it calls back is gone
+  std::unique_ptr<Moves> moves_;  ///< last: its thread ends before what it calls back is gone
 };
 
 }  // namespace vramx

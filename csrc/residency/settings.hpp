@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 
 #include "base/bytes.hpp"
@@ -18,6 +19,9 @@ enum class Advice : std::uint8_t {
   accessed_by,
   unset_accessed_by,
 };
+
+/// Called now and then while a call waits, without locks; throws to end the wait.
+using Poll = std::function<void()>;
 
 struct Settings {
   Bytes budget = 0;

@@ -34,14 +34,6 @@ constexpr std::uint64_t patience = 16;
 
 }  // namespace
 
-Fence Adaptive::time_now(Stream stream) noexcept {
-  try {
-    return view_.device.clock(stream);
-  } catch (const Error&) {
-    return nullptr;  // this use is not recorded, and what is known stays
-  }
-}
-
 void Adaptive::began(const std::vector<GroupId>& in_use, Fence asked, Fence began) {
   if (!began) return recorder_.clear();
   Recorder::Use use{.groups = {in_use.back()},
@@ -67,7 +59,7 @@ void Adaptive::used(GroupId group, Stream stream) {
   const auto rounds = rounds_recorded_;
   plan_if_due();
   // Planning holds up a program that gives the card no work ahead; that is no fault of the plan's.
-  planned_ = rounds_recorded_ != rounds ? time_now(stream) : nullptr;
+  planned_ = rounds_recorded_ != rounds ? clock_or_nothing(view_.device, stream) : nullptr;
   if (!schedule_) return;
   const auto before = schedule_->position();
   const bool on_course = schedule_->used(group);
