@@ -154,7 +154,6 @@ def open_core() -> Iterator[Callable[..., tuple[_core.Core, _core.SimulatedDevic
         *,
         policy: Any = "lru",
         block: int = BLOCK,
-        adaptive: bool = False,
         threaded: bool = False,
         host_limit: int = 2**63,
         **card: Any,
@@ -166,7 +165,6 @@ def open_core() -> Iterator[Callable[..., tuple[_core.Core, _core.SimulatedDevic
             budget=budget,
             block=block,
             policy=policy,
-            adaptive=adaptive,
             threaded=threaded,
             host_limit=host_limit,
         )

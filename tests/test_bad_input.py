@@ -554,7 +554,7 @@ def test_no_granule_crashes_the_process(granule: int) -> None:
                 lanes=2, granule={granule}, host_memory=2**30, reads_over_link=True,
                 host_addresses=True, check_drops=False)
             core = _core.Core(device=device, budget={granule} * 64, block={granule} * 16,
-                policy="lru", adaptive=False, threaded=False, host_limit=2**30)
+                policy="lru", threaded=False, host_limit=2**30)
             memories = core.reserve([{granule} * 5, 3, {granule}], _core.Use.WEIGHTS)
             core.prefetch([(each.address, each.nbytes) for each in memories])
         except vramx.ConfigError as error:

@@ -42,14 +42,13 @@ class Card:
         managed = _core.ManagedDevice(driver=self.driver.path, ordinal=0)
         return _core.DividedDevice(weights=mapped, scratch=managed)
 
-    def core(self, budget: int, *, policy: str = "lru", adaptive: bool = False) -> _core.Core:
+    def core(self, budget: int, *, policy: str = "lru") -> _core.Core:
         """A core whose budget is a number of blocks."""
         return _core.Core(
             device=self.device(),
             budget=budget * BLOCK,
             block=BLOCK,
             policy=policy,
-            adaptive=adaptive,
             threaded=True,
             host_limit=UNLIMITED,
         )
@@ -107,9 +106,8 @@ def test_on_a_cycle_mru_and_clairvoyant_bring_the_least_there_can_be(
     assert card.counts.peak_on_card <= budget * BLOCK
 
 
-@pytest.mark.parametrize("policy", _core.policy_names())
-def test_bringing_ahead_keeps_the_budget_and_the_bytes(card: Card, policy: str) -> None:
-    one = card.core(6, policy=policy, adaptive=True)
+def test_bringing_ahead_keeps_the_budget_and_the_bytes(card: Card) -> None:
+    one = card.core(6, policy="adaptive")
     model = weights(one, card, 16)
     one.guess([weight.group for weight in model])
     for _ in range(5):
@@ -120,7 +118,7 @@ def test_bringing_ahead_keeps_the_budget_and_the_bytes(card: Card, policy: str) 
 
 
 def test_a_model_that_fits_is_brought_once(card: Card) -> None:
-    one = card.core(12, adaptive=True)
+    one = card.core(12, policy="adaptive")
     model = weights(one, card, 10)
     for _ in range(5):
         run(one, model)
@@ -242,7 +240,7 @@ def test_a_pass_with_a_failed_move_is_told_and_the_next_pass_works(
 
 def test_the_end_gives_everything_back(card: Card) -> None:
     before = _core.managed_bytes(), _core.pinned_bytes()
-    one = card.core(4, adaptive=True)
+    one = card.core(4, policy="adaptive")
     model = weights(one, card, 10)
     scratch = one.empty(3 * BLOCK, 0)
     run(one, model)
@@ -259,7 +257,7 @@ def test_the_end_gives_everything_back(card: Card) -> None:
 
 def test_mapped_memory_keeps_the_cards_memory_within_the_budget(loopback: Loopback) -> None:
     card = Card(loopback, "mapped")
-    one = card.core(4, adaptive=True)
+    one = card.core(4, policy="adaptive")
     model = weights(one, card, 10)
     for _ in range(3):
         run(one, model)

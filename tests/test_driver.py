@@ -29,7 +29,6 @@ def core(device: _core.Device, host_limit: int = UNLIMITED) -> _core.Core:
         budget=4 * GRANULE,
         block=GRANULE,
         policy="lru",
-        adaptive=False,
         threaded=True,
         host_limit=host_limit,
     )

@@ -14,16 +14,17 @@ NATIVE = (
     "base",
     "device",
     "mover",
-    "policy",
+    "table",
     "plan",
+    "strategy",
     "residency",
     "pool",
     "core",
     "abi",
     "bind",
 )
-# A policy decides and never acts, so it does not see what acts, although that lies lower.
-NATIVE_ONLY = {"policy": {"base"}}
+# A strategy decides and never acts, so it does not see what acts, although that lies lower.
+NATIVE_ONLY = {"plan": {"base"}, "strategy": {"base", "device", "table", "plan"}}
 NATIVE_FOREIGN = {"cuda.h": "device", "nvtx3": "device", "nanobind": "bind"}
 
 PYTHON = (
@@ -166,7 +167,7 @@ def test_python_rooms_import_only_from_below() -> None:
     [
         ("base/bytes.hpp", '#include "device/device.hpp"', "base may include only"),
         ("device/driver.cpp", '#  include "mover/mover.hpp"', "device may include only"),
-        ("policy/lru.hpp", '#include "device/device.hpp"', "policy may include only ['base']"),
+        ("plan/plan.hpp", '#include "device/device.hpp"', "plan may include only ['base']"),
         ("residency/moves.cpp", "#include <pool/pool.hpp>", "residency may include only"),
         ("abi/vramx.h", '#include "bind/module.cpp"', "abi may include only"),
         ("mover/mover.hpp", '#include "device.hpp"', 'not of the form "room/file"'),

@@ -137,7 +137,7 @@ def test_the_simulated_card_then_takes_as_long_and_moves_as_much(
     count = 40
     work = share * BLOCK / LINK
     found = ask(parts([BLOCK] * count), budget=frames * BLOCK, compute=work * count)
-    core, device = open_core(frames * BLOCK, adaptive=True, latency=0.0)
+    core, device = open_core(frames * BLOCK, policy="adaptive", latency=0.0)
     memories = core.reserve([BLOCK] * count, _core.Use.WEIGHTS)
     groups = [core.define([(memory.address, memory.nbytes)]) for memory in memories]
     core.guess(groups)

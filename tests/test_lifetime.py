@@ -568,7 +568,7 @@ def test_a_forked_child_lets_go_of_a_session_and_ends(threaded: bool) -> None:
             lanes=2, granule=4096, host_memory=2**40, reads_over_link=True, host_addresses=True,
             check_drops=False)
         core = _core.Core(device=device, budget=4 * BLOCK, block=BLOCK, policy="lru",
-            adaptive=False, threaded={threaded}, host_limit=2**63)
+            threaded={threaded}, host_limit=2**63)
         memories = core.reserve([BLOCK] * 2, _core.Use.WEIGHTS) + [core.empty(100, 0)]
         ranges = [(each.address, each.nbytes) for each in memories]
         group = core.define(ranges)

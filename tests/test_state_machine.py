@@ -118,8 +118,7 @@ class ProgramOnACard(RuleBasedStateMachine):
         self.work: Callable[[], None] = lambda: None
 
     @initialize(
-        policy=st.sampled_from(["lru", "mru", "clairvoyant"]),
-        ahead=st.booleans(),
+        policy=st.sampled_from(["adaptive", "adaptive", "lru", "mru", "clairvoyant"]),
         blocks=st.integers(2, 9),
         over_link=st.booleans(),
         latency=st.sampled_from([0.0, 1e-5]),
@@ -132,7 +131,6 @@ class ProgramOnACard(RuleBasedStateMachine):
     def open(
         self,
         policy: str,
-        ahead: bool,
         blocks: int,
         over_link: bool,
         latency: float,
@@ -163,7 +161,6 @@ class ProgramOnACard(RuleBasedStateMachine):
             budget=self.budget,
             block=BLOCK,
             policy=policy,
-            adaptive=ahead,
             threaded=threaded,
             host_limit=2**30,
         )

@@ -312,7 +312,7 @@ def test_a_policy_object_and_other_threads_never_wait_for_each_other() -> None:
             lanes=2, granule=4096, host_memory=2**30, reads_over_link=True, host_addresses=True,
             check_drops=False)
         core = _core.Core(device=device, budget=2**16, block=2**16, policy=Policy(),
-            adaptive=False, threaded=False, host_limit=2**63)
+            threaded=False, host_limit=2**63)
         memories = core.reserve([2**16] * 2, _core.Use.WEIGHTS)
         ranges = [[(each.address, each.nbytes)] for each in memories]
 
@@ -374,7 +374,7 @@ def test_an_operation_keeps_what_it_uses_when_another_thread_s_lease_ends(
 
 @pytest.mark.parametrize("threaded", [False, True], ids=["no mover thread", "a mover thread"])
 def test_no_byte_is_lost_whatever_threads_do_at_once(open_core: OpenCore, threaded: bool) -> None:
-    core, device = open_core(6 * BLOCK, threaded=threaded, adaptive=True, host_addresses=False)
+    core, device = open_core(6 * BLOCK, threaded=threaded, policy="adaptive", host_addresses=False)
     weights = filled(core, 6, BLOCK + 4096)
     groups = [core.define(span(each)) for each in weights]
     core.guess(groups)

@@ -150,15 +150,15 @@ def check_log(log: _core.Log, stats: _core.Stats) -> None:
 
 
 @many
-@given(before=steps, during=steps, adaptive=st.booleans(), budget=st.integers(4, 13))
+@given(before=steps, during=steps, policy=st.sampled_from(["adaptive", "lru"]), budget=st.integers(4, 13))
 def test_what_a_trace_tells_is_what_the_counts_tell(
     open_core: OpenCore,
     before: list[tuple[str, int]],
     during: list[tuple[str, int]],
-    adaptive: bool,
+    policy: str,
     budget: int,
 ) -> None:
-    core, device = open_core(budget * BLOCK, adaptive=adaptive, reads_over_link=False, latency=1e-6)
+    core, device = open_core(budget * BLOCK, policy=policy, reads_over_link=False, latency=1e-6)
     program = Program(core, device)
     for what, which in before:
         program.do(what, which)
@@ -187,12 +187,12 @@ def test_what_a_trace_tells_is_what_the_counts_tell(
 
 
 @many
-@given(during=steps, adaptive=st.booleans(), budget=st.integers(4, 13))
+@given(during=steps, policy=st.sampled_from(["adaptive", "lru"]), budget=st.integers(4, 13))
 def test_a_trace_changes_nothing(
-    open_core: OpenCore, during: list[tuple[str, int]], adaptive: bool, budget: int
+    open_core: OpenCore, during: list[tuple[str, int]], policy: str, budget: int
 ) -> None:
     def run(traced: bool) -> tuple[Any, ...]:
-        core, device = open_core(budget * BLOCK, adaptive=adaptive, latency=1e-6)
+        core, device = open_core(budget * BLOCK, policy=policy, latency=1e-6)
         program = Program(core, device)
         program.do("pass", 0)
         if traced:
@@ -406,8 +406,7 @@ def test_a_card_s_trace_is_true_too(loopback: Loopback, kind: str) -> None:
         device=device,
         budget=3 * block,
         block=block,
-        policy="lru",
-        adaptive=True,
+        policy="adaptive",
         threaded=True,
         host_limit=2**63,
     )

@@ -45,6 +45,6 @@ PyObject* returned_or_raised(Body&& body) noexcept {
 Poll python_signals();
 
 /// A policy by name, or a Python object with arrived, touched, left and victim.
-MakePolicy policy_from(nanobind::object given);
+MakeStrategy policy_from(nanobind::object given);
 
 }  // namespace vramx::bind

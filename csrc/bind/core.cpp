@@ -105,20 +105,19 @@ void core(nb::module_& module) {
 
   nb::class_<Core>(module, "Core")
       .def(nb::new_([](std::shared_ptr<Device> device, Bytes budget, Bytes block, nb::object policy,
-                       bool adaptive, bool threaded, Bytes host_limit, bool profiled) {
-             const MakePolicy make = policy_from(std::move(policy));
+                       bool threaded, Bytes host_limit, bool profiled) {
+             const MakeStrategy make = policy_from(std::move(policy));
              const nb::gil_scoped_release unlocked;
              return std::make_shared<Core>(std::move(device),
                                            Settings{.budget = budget,
                                                     .block = block,
                                                     .host_limit = host_limit,
-                                                    .adaptive = adaptive,
                                                     .threaded = threaded,
                                                     .profiled = profiled},
                                            make);
            }),
-           "device"_a, "budget"_a, "block"_a, "policy"_a, "adaptive"_a, "threaded"_a,
-           "host_limit"_a, "profiled"_a = false)
+           "device"_a, "budget"_a, "block"_a, "policy"_a, "threaded"_a, "host_limit"_a,
+           "profiled"_a = false)
       .def(
           "reserve",
           [](Core& core, const std::vector<Bytes>& sizes, Use use) {

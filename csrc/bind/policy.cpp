@@ -1,5 +1,3 @@
-#include "policy/policy.hpp"
-
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -8,6 +6,7 @@
 
 #include "base/error.hpp"
 #include "bind/bind.hpp"
+#include "strategy/strategy.hpp"
 
 namespace nb = nanobind;
 
@@ -32,7 +31,7 @@ class Interpreter {
 };
 
 /// A policy written in Python. Called from any thread, without the interpreter's lock.
-class PythonPolicy final : public Policy {
+class PythonPolicy final : public Strategy {
  public:
   explicit PythonPolicy(nb::object policy) : policy_(std::move(policy)) {}
   ~PythonPolicy() override {
@@ -40,8 +39,6 @@ class PythonPolicy final : public Policy {
     policy_.reset();
     failure_ = nullptr;
   }
-  PythonPolicy(const PythonPolicy&) = delete;
-  PythonPolicy& operator=(const PythonPolicy&) = delete;
 
   void arrived(BlockId block) override { tell("arrived", block); }
   void touched(BlockId block) override { tell("touched", block); }
@@ -79,10 +76,10 @@ class PythonPolicy final : public Policy {
 
 }  // namespace
 
-MakePolicy policy_from(nb::object given) {
+MakeStrategy policy_from(nb::object given) {
   if (nb::isinstance<nb::str>(given)) {
-    return [name = nb::cast<std::string>(given)](const Future& future) {
-      return make_policy(name, future);
+    return [name = nb::cast<std::string>(given)](const View& view) {
+      return make_strategy(name, view);
     };
   }
   for (const char* method : {"arrived", "touched", "left", "victim"}) {
@@ -92,13 +89,13 @@ MakePolicy policy_from(nb::object given) {
                       method);
     }
   }
-  return [given](const Future&) -> std::unique_ptr<Policy> {
+  return [given](const View&) -> std::unique_ptr<Strategy> {
     return std::make_unique<PythonPolicy>(given);
   };
 }
 
 void policy(nb::module_& module) {
-  module.def("policy_names", &policy_names, "The names of the native policies, sorted.");
+  module.def("policy_names", &strategy_names, "The names of the native policies, sorted.");
 }
 
 }  // namespace vramx::bind

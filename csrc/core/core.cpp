@@ -39,9 +39,9 @@ Memory::~Memory() {
 
 const Facts& Memory::card() const { return core_->device()->facts(); }
 
-Core::Core(std::shared_ptr<Device> device, Settings settings, const MakePolicy& make_policy)
+Core::Core(std::shared_ptr<Device> device, Settings settings, const MakeStrategy& make_strategy)
     : device_(std::move(device)),
-      residency_(std::make_shared<Residency>(device_, settings, make_policy)),
+      residency_(std::make_shared<Residency>(device_, settings, make_strategy)),
       scratch_(std::make_unique<Scratch>(device_, residency_, settings.block)),
       pointers_(device_),
       block_(settings.block),

@@ -45,7 +45,7 @@ struct Copy {
 
 class Core : public std::enable_shared_from_this<Core> {
  public:
-  Core(std::shared_ptr<Device> device, Settings settings, const MakePolicy& make_policy);
+  Core(std::shared_ptr<Device> device, Settings settings, const MakeStrategy& make_strategy);
   ~Core();
 
   /// Packed memory of these sizes, on the host and not on the card. Throws OutOfMemory.

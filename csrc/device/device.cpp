@@ -12,6 +12,14 @@ Fence mark_or_nothing(Device& device, Stream stream) noexcept {
   }
 }
 
+Fence clock_or_nothing(Device& device, Stream stream) noexcept {
+  try {
+    return device.clock(stream);
+  } catch (const Error&) {
+    return nullptr;
+  }
+}
+
 void Device::refresh(Stream /*stream*/, Range /*range*/) {
   throw BadConfig("host copies of " + facts().kind + " memory have no addresses of their own");
 }

@@ -139,4 +139,7 @@ void check_reservation(const Facts& facts, Bytes size);
 /// The end of a stream; null where the stream is gone, since nothing is left to run on it then.
 Fence mark_or_nothing(Device& device, Stream stream) noexcept;
 
+/// The present time of a stream; null where it cannot be told.
+Fence clock_or_nothing(Device& device, Stream stream) noexcept;
+
 }  // namespace vramx

@@ -4,9 +4,8 @@
 #include <optional>
 #include <vector>
 
+#include "base/ids.hpp"
 #include "plan/plan.hpp"
-#include "policy/order.hpp"
-#include "policy/policy.hpp"
 
 namespace vramx {
 

@@ -3,39 +3,17 @@
 
 #include "base/error.hpp"
 #include "base/fork.hpp"
-#include "residency/block.hpp"
+#include "residency/residency.hpp"
 
 namespace vramx {
 
-using State = Residency::Block::State;
-using Preference = Residency::Block::Preference;
-
-void Residency::expose(Block& block) {
-  if (block.exposed) return;
-  device_->expose(block.range);
-  block.exposed = true;
-}
-
-// Where it fails the block stays hidden until it is next used in place.
-void Residency::try_to_expose(Block& block) noexcept {
-  try {
-    expose(block);
-  } catch (const Error&) {
-    ++stats_.failed_moves;
-  }
-}
-
-// What is leased may be in use where it lies, and what arrives is concealed by its move.
-void Residency::conceal_idle(Block& block) {
-  if (!block.exposed || block.state != State::host || block.leases > 0) return;
-  device_->conceal(block.range);
-  block.exposed = false;
-}
+using State = Block::State;
+using Preference = Block::Preference;
 
 void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
   Lock lock = locked();
   check_open();
-  settle_transitions(lock, blocks, poll);
+  settle(lock, blocks, poll);
   const bool to_host = advice == Advice::preferred_host;
   if ((to_host || advice == Advice::accessed_by) && !read_in_place(blocks)) {
     throw BadConfig(device_->facts().name +
@@ -47,7 +25,7 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
     take_off(lock, blocks, "change how memory is kept", poll);
   }
   for (const BlockId id : blocks) {
-    Block& block = blocks_[id];
+    Block& block = table_[id];
     switch (advice) {
       case Advice::read_mostly:
         block.read_mostly = true;
@@ -67,11 +45,11 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
         break;
       case Advice::accessed_by:
         block.accessed_by = true;
-        if (block.state == State::host) expose(block);
+        if (block.state == State::host) moves_->expose(block);
         break;
       case Advice::unset_accessed_by:
         block.accessed_by = false;
-        conceal_idle(block);
+        moves_->conceal_idle(block);
         break;
     }
   }
@@ -81,23 +59,23 @@ void Residency::written(const Blocks& blocks) {
   const Lock lock = locked();
   check_open();
   for (const BlockId id : blocks) {
-    if (blocks_[id].committed()) blocks_[id].dirty = true;
+    if (table_[id].committed()) table_[id].dirty = true;
   }
 }
 
 void Residency::set_dead(const Blocks& blocks, bool dead) {
   const Lock lock = locked();
   for (const BlockId id : blocks) {
-    const Change change(*this, blocks_[id]);
-    blocks_[id].dead = dead;
-    if (!dead && blocks_[id].committed()) blocks_[id].dirty = true;
+    const auto change = table_.change(id);
+    table_[id].dead = dead;
+    if (!dead && table_[id].committed()) table_[id].dirty = true;
   }
 }
 
 void Residency::end_uses(const Blocks& blocks, std::span<const std::pair<Stream, Fence>> ends) {
   const Lock lock = locked();
   for (const BlockId id : blocks) {
-    for (const auto& [stream, fence] : ends) blocks_[id].used(stream, fence);
+    for (const auto& [stream, fence] : ends) table_[id].used(stream, fence);
   }
 }
 
@@ -112,34 +90,38 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
   if (budget > budget_) device_->check_budget(budget);
   const Bytes previous = budget_;
   const auto check_leases = [&] {
-    if (leased_ <= budget) return;
-    throw OutOfMemory(
-        "the budget cannot become " + text(budget) + " now: " + text(leased_) +
-            " are leased by running modules and pins; try again when they end",
-        {.asked = budget, .budget = previous, .resident = committed_, .leased = leased_});
+    if (table_.sums().leased <= budget) return;
+    throw OutOfMemory("the budget cannot become " + text(budget) +
+                          " now: " + text(table_.sums().leased) +
+                          " are leased by running modules and pins; try again when they end",
+                      {.asked = budget,
+                       .budget = previous,
+                       .resident = table_.sums().committed,
+                       .leased = table_.sums().leased});
   };
   check_leases();
   budget_ = budget;
   try {
-    finish_moves(lock, last_job_, poll);  // those of the previous budget
-    while (committed_ > budget_) {        // which another thread may have set again
+    finish_moves(lock, moves_->last_job(), poll);  // those of the previous budget
+    while (table_.sums().committed > budget_) {    // which another thread may have set again
       Blocks victims;
-      if (choose_victims(0, [this](BlockId id) { return may_leave(id); }, victims)) {
+      if (moves_->choose_victims(
+              0, [this](BlockId id) { return table_[id].may_leave(); }, victims)) {
         evict(lock, victims, Left::budget, poll);
       } else if (moving()) {
         wait(lock, poll);  // other threads' moves: what is arriving may leave when it is there
       } else {
         check_leases();
         throw Error("the policy names no block to leave, so the budget cannot become " +
-                    text(budget) + "; " + text(idle_) + " could leave");
+                    text(budget) + "; " + text(table_.sums().idle) + " could leave");
       }
     }
-    plan_again({});
+    strategy_->budget_changed();
   } catch (...) {
     if (budget_ == budget) budget_ = previous;
     throw;
   }
-  if (journal_) note_budget();
+  notes_.budget(budget);
   device_->trim(budget);
   return previous;
 }
@@ -149,14 +131,14 @@ void Residency::close(const Poll& poll) {
   Lock lock = locked();
   if (closed_) return;
   while (moving()) wait(lock, poll);
-  if (thread_leases_ > 0) {
-    throw InUse("cannot close the session: " + std::to_string(thread_leases_) +
+  if (holders_.leases() > 0) {
+    throw InUse("cannot close the session: " + std::to_string(holders_.leases()) +
                 " modules are running in it; let them finish first");
   }
   closed_ = true;
-  for (auto& [start, range] : ranges_) {
-    for (const BlockId id : range.second) conceal_idle(blocks_[id]);
-    device_->settle(range.first);
+  for (const Range range : table_.ranges()) {
+    for (const BlockId id : table_.blocks_in(range)) moves_->conceal_idle(table_[id]);
+    device_->settle(range);
   }
 }
 

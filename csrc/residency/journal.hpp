@@ -16,7 +16,7 @@
 
 #include "device/device.hpp"
 #include "plan/plan.hpp"
-#include "residency/counts.hpp"
+#include "table/counts.hpp"
 
 namespace vramx {
 

@@ -5,34 +5,32 @@
 #include "base/error.hpp"
 #include "base/host_clock.hpp"
 #include "device/profiler.hpp"
-#include "residency/block.hpp"
+#include "residency/residency.hpp"
 
 namespace vramx {
 
-using State = Residency::Block::State;
-using Preference = Residency::Block::Preference;
+using State = Block::State;
+using Preference = Block::Preference;
 
 namespace {
 
-// How far ahead of the present use blocks are brought: enough to keep two lanes busy while a
-// departure waits for its last use, little enough to evict nothing that is needed sooner.
-constexpr std::size_t blocks_ahead = 8;
-constexpr std::size_t groups_ahead = 64;
+bool has_virtual_clock(const Device& device) { return !device.facts().asynchronous; }
 
-// Seconds for which a thread waits for what another one holds, where it can do without and where it
-// cannot: the other may be waiting for this one, as a module is for branches on threads of their
-// own.
-constexpr double patience_in_place = 1;
-constexpr double patience = 10;
+// A stream that has used a block waits for it no more.
+bool may_stall(const BlockTable& table, const Blocks& blocks, Stream stream) {
+  return std::any_of(blocks.begin(), blocks.end(), [&](BlockId id) {
+    return table[id].state != State::resident || table[id].waits(stream);
+  });
+}
 
 }  // namespace
 
-void Residency::wait(Lock& lock, const Poll& poll, std::optional<GroupId> group) {
+void Residency::wait(Lock& lock, const Poll& poll, MaybeGroup group) {
   const double began = host_seconds();
   const auto status = changed_.wait_for(lock, std::chrono::milliseconds(50));
   const double waited = host_seconds() - began;
-  stats_.stall_seconds += waited;
-  if (group && !virtual_clock_) group_records_[*group].stall_seconds += waited;
+  stall_seconds_ += waited;
+  if (group && !has_virtual_clock(*device_)) table_.group(*group).stall_seconds += waited;
   if (status == std::cv_status::timeout && poll) {
     lock.unlock();
     struct Relock {
@@ -43,66 +41,59 @@ void Residency::wait(Lock& lock, const Poll& poll, std::optional<GroupId> group)
   }
 }
 
-void Residency::settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll,
-                                   std::optional<GroupId> group) {
-  const auto settled = [&](BlockId id) { return blocks_[id].settled(); };
+void Residency::settle(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group) {
+  const auto settled = [&](BlockId id) { return table_[id].settled(); };
   while (!std::all_of(blocks.begin(), blocks.end(), settled)) wait(lock, poll, group);
 }
 
 // Not those that other threads decide meanwhile: under a program that runs there is always one.
 void Residency::finish_moves(Lock& lock, std::uint64_t last, const Poll& poll) {
-  while (!under_way_.empty() && under_way_.begin()->first <= last) wait(lock, poll);
+  while (!moves_->over(last)) wait(lock, poll);
 }
 
 bool Residency::read_in_place(const Blocks& blocks) const {
   return std::all_of(blocks.begin(), blocks.end(),
-                     [this](BlockId id) { return device_->reads_in_place(blocks_[id].range); });
+                     [this](BlockId id) { return device_->reads_in_place(table_[id].range); });
 }
 
 bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   Lock lock = locked();
   check_open();
-  if (group >= groups_.size()) throw BadConfig("unknown group " + std::to_string(group));
-  const Blocks& blocks = groups_[group];
-  const bool told = recording() || journal_;
-  const bool may_wait = (told || virtual_clock_) && may_stall(blocks, stream);
-  const Fence asked = told || may_wait ? time_now(stream) : nullptr;
-  if (settings_.profiled) begin_profiler_range(group_records_[group].name);
+  table_.check(group);
+  const Blocks& blocks = table_.group(group).blocks;
+  const bool told = strategy_->wants_times() || notes_;
+  const bool may_wait = (told || has_virtual_clock(*device_)) && may_stall(table_, blocks, stream);
+  const Fence asked = told || may_wait ? clock_or_nothing(*device_, stream) : nullptr;
+  if (settings_.profiled) begin_profiler_range(table_.group(group).name);
   bool on_card = false;
   try {
     on_card = start(lock, blocks, stream, true, group, poll);
   } catch (...) {
     if (settings_.profiled) end_profiler_range();
-    if (journal_) note_failure(std::current_exception());
+    notes_.failure(std::current_exception());
     throw;
   }
   in_use_.push_back(group);
-  ++group_records_[group].uses;
+  ++table_.group(group).uses;
   if (!asked) return on_card;
   // What waits for nothing begins as it is asked for: the program's own time here is no stall.
-  const Fence began = may_wait || planned_ ? time_now(stream) : asked;
-  if (virtual_clock_ && began) {
-    group_records_[group].stall_seconds += device_->seconds(asked, began);
+  const Fence began = may_wait || strategy_->held_up() ? clock_or_nothing(*device_, stream) : asked;
+  if (has_virtual_clock(*device_) && began) {
+    table_.group(group).stall_seconds += device_->seconds(asked, began);
   }
-  if (journal_) note_use(group, Event::Kind::stalled, stream, asked, began);
-  if (recording()) record(group, asked, began);
+  if (notes_) notes_.use(group, Event::Kind::stalled, stream, asked, began);
+  if (strategy_->wants_times()) strategy_->began(in_use_, asked, began);
   return on_card;
-}
-
-// A stream that has used a block waits for it no more.
-bool Residency::may_stall(const Blocks& blocks, Stream stream) const {
-  return std::any_of(blocks.begin(), blocks.end(), [&](BlockId id) {
-    return blocks_[id].state != State::resident || blocks_[id].waits(stream);
-  });
 }
 
 void Residency::release(GroupId group, Stream stream) {
   const Lock lock = locked();
   if (settings_.profiled) end_profiler_range();
-  if (journal_) note_use(group, Event::Kind::released, stream, nullptr, time_now(stream));
+  if (notes_)
+    notes_.use(group, Event::Kind::released, stream, nullptr, clock_or_nothing(*device_, stream));
   const auto it = std::find(in_use_.rbegin(), in_use_.rend(), group);
   if (it != in_use_.rend()) in_use_.erase(std::next(it).base());
-  end(groups_.at(group), stream, true);
+  end(table_.group(group).blocks, stream, true);
 }
 
 bool Residency::take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll) {
@@ -128,7 +119,7 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
   // A mark costs the stream a microsecond or two. Where nothing is about to leave the card it is
   // left until something is: it tells a later end then, and that is right too.
   Fence fence;
-  if (!at_rest() && !stay(blocks)) {
+  if (!at_rest() && !strategy_->keeps(blocks)) {
     try {
       fence = device_->mark(stream);
     } catch (...) {
@@ -136,69 +127,25 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
       throw;
     }
   }
-  for (const BlockId id : blocks) blocks_[id].used(stream, fence);
+  for (const BlockId id : blocks) table_[id].used(stream, fence);
   unlease(blocks, held_by_thread);
   changed_.notify_all();
 }
 
-/// Whether the plan keeps them all from the present use to their next.
-bool Residency::stay(const Blocks& blocks) const {
-  if (!schedule_ || !schedule_->on_course()) return false;
-  return std::all_of(blocks.begin(), blocks.end(),
-                     [this](BlockId id) { return blocks_[id].planned && schedule_->stays(id); });
-}
-
 void Residency::lease(const Blocks& blocks, bool held_by_thread) {
   for (const BlockId id : blocks) {
-    const Change change(*this, blocks_[id]);
-    ++blocks_[id].leases;
+    const auto change = table_.change(id);
+    ++table_[id].leases;
   }
-  if (held_by_thread) {
-    const auto mine = find_holder();
-    if (mine == holders_.end()) {
-      holders_.push_back({std::this_thread::get_id(), 1});
-    } else {
-      ++mine->leases;
-    }
-    ++thread_leases_;
-  }
+  if (held_by_thread) holders_.add();
 }
 
 void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
   for (const BlockId id : blocks) {
-    const Change change(*this, blocks_[id]);
-    --blocks_[id].leases;
+    const auto change = table_.change(id);
+    --table_[id].leases;
   }
-  if (held_by_thread) {
-    const auto mine = find_holder();
-    if (mine != holders_.end() && --mine->leases == 0) {
-      *mine = holders_.back();
-      holders_.pop_back();
-    }
-    --thread_leases_;
-  }
-}
-
-/// What the calling thread holds; the end where it holds nothing.
-Residency::Holders::iterator Residency::find_holder() {
-  const auto here = std::this_thread::get_id();
-  return std::find_if(holders_.begin(), holders_.end(),
-                      [here](const Holder& holder) { return holder.thread == here; });
-}
-
-/// Whether waiting may help since other threads hold leases. Of those that were waited for long
-/// enough it is not expected again that they end.
-bool Residency::others_hold(bool in_place) {
-  if (holders_.empty() || find_holder() != holders_.end()) return false;
-  const double most = in_place ? patience_in_place : patience;
-  const double now = host_seconds();
-  bool others = false;
-  for (Holder& holder : holders_) {
-    if (holder.seen == 0) holder.seen = now;
-    holder.passed_over |= now - holder.seen > most;
-    others |= !holder.passed_over;
-  }
-  return others;
+  if (held_by_thread) holders_.remove();
 }
 
 // Room is there, or could be made at once; or will never be, and the use goes over the link. All or
@@ -206,13 +153,13 @@ bool Residency::others_hold(bool in_place) {
 // it does not wait for other threads, so that no two threads wait for each other. What another
 // thread waits for beside vramx is not known, so the wait for it has an end.
 void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
-                              std::optional<GroupId> group) {
+                              MaybeGroup group) {
   for (;;) {
     Bytes need = 0;
     Bytes own_idle = 0;
     bool comes_to_host = false;
     for (const BlockId id : blocks) {
-      const Block& block = blocks_[id];
+      const Block& block = table_[id];
       if (block.state == State::leaving || block.state == State::held) {
         comes_to_host = true;
       } else if (block.leases == 0 && block.state == State::resident) {
@@ -222,9 +169,10 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
         need += block.range.size;
       }
     }
-    if (!comes_to_host && need + committed_ + own_idle <= budget_ + idle_) return;
+    if (!comes_to_host && need + table_.sums().committed + own_idle <= budget_ + table_.sums().idle)
+      return;
     const bool in_place = read_in_place(blocks);
-    if (!comes_to_host && !moving() && !others_hold(in_place)) {
+    if (!comes_to_host && !moving() && !holders_.may_wait(in_place)) {
       if (in_place) return;
       out_of_memory(blocks);
     }
@@ -234,14 +182,14 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
 }
 
 bool Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
-                      std::optional<GroupId> group, const Poll& poll) {
+                      MaybeGroup group, const Poll& poll) {
   wait_for_room(lock, blocks, poll, group);
-  if (group) follow(*group, stream);
+  if (group) strategy_->used(*group, stream);
   for (;;) {
     lease(blocks, held_by_thread);
     try {
-      const Started started = try_start(lock, blocks, stream, group, poll);
-      if (started != Started::not_yet) return started == Started::on_card;
+      const auto on_card = try_start(lock, blocks, stream, group, poll);
+      if (on_card) return *on_card;
     } catch (...) {
       unlease(blocks, held_by_thread);
       pump(lock);
@@ -254,42 +202,47 @@ bool Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held
   }
 }
 
-Residency::Started Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
-                                        std::optional<GroupId> group, const Poll& poll) {
+// Whether all is on the card now; none where some was not even brought.
+std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
+                                         MaybeGroup group, const Poll& poll) {
   Blocks over_link;
   Blocks absent;
   for (const BlockId id : blocks) {
-    Block& block = blocks_[id];
+    Block& block = table_[id];
     const bool shared = block.leases > 1;
     // A use in the midst of another's lease, outside the learned order, is a part of that one.
     const bool part = shared && !group && block.state != State::arriving;
-    if (!part) count(block, [&](Counts& counts) { counts.used(block.committed()); });
+    if (!part) table_.count(block, [&](Counts& counts) { counts.used(block.committed()); });
     if (block.committed()) {
-      policy_->touched(id);
+      strategy_->touched(id);
       continue;
     }
     // Under another lease it is being used over the link, and stays there.
     const bool stays = block.preference == Preference::host || shared;
     (stays ? over_link : absent).push_back(id);
   }
-  if (!absent.empty()) fits_ = false;
-  const auto jobs_before = last_job_;
-  const std::size_t brought =
-      bring(absent, Brought::use, [this](BlockId other) { return may_leave(other); });
+  if (!absent.empty()) strategy_->missed();
+  const auto jobs_before = moves_->last_job();
+  const std::size_t brought = moves_->bring(
+      absent, Brought::use, [this](BlockId other) { return table_[other].may_leave(); });
   for (std::size_t i = 0; i < absent.size(); ++i) {
     if (i < brought) {
-      policy_->touched(absent[i]);
+      strategy_->touched(absent[i]);
     } else {
       over_link.push_back(absent[i]);
     }
   }
   if (!read_in_place(over_link)) out_of_memory(blocks);
-  if (group) bring_ahead();
-  if (last_job_ != jobs_before) pump(lock);
-  settle_transitions(lock, blocks, poll, group);
-  Started started = Started::on_card;
+  if (group) {
+    const Ahead next = strategy_->ahead();
+    moves_->bring(next.wanted, next.why, next.may_leave);
+  }
+  if (moves_->last_job() != jobs_before) pump(lock);
+  settle(lock, blocks, poll, group);
+  bool all_came = true;
+  bool all_on_card = true;
   for (const BlockId id : blocks) {
-    Block& block = blocks_[id];
+    Block& block = table_[id];
     if (block.state == State::resident) {
       if (!block.waits(stream)) continue;
       // Asking first whether it is there already would take the driver longer.
@@ -297,49 +250,21 @@ Residency::Started Residency::try_start(Lock& lock, const Blocks& blocks, Stream
       block.ordered.push_back(stream);
     } else if (std::find(over_link.begin(), over_link.end(), id) != over_link.end()) {
       use_over_link(block, stream);
-      if (started == Started::on_card) started = Started::over_link;
+      all_on_card = false;
     } else if (block.error) {
       std::rethrow_exception(std::exchange(block.error, nullptr));
     } else {
-      started = Started::not_yet;
+      all_came = false;
     }
   }
-  return started;
+  return all_came ? std::optional(all_on_card) : std::nullopt;
 }
 
 void Residency::use_over_link(Block& block, Stream stream) {
-  expose(block);
+  moves_->expose(block);
   if (block.leases > 1) return;
   device_->use_over_link(stream, block.range);
-  count(block, [&](Counts& counts) { counts.over_link += block.range.size; });
-}
-
-void Residency::bring_ahead() {
-  if (!settings_.adaptive || at_rest()) return;
-  if (schedule_ && schedule_->on_course()) return bring_planned();
-  const Bytes limit =
-      std::min<Bytes>(blocks_ahead * settings_.block, (budget_ - std::min(leased_, budget())) / 2);
-  ++window_;
-  Blocks wanted;
-  Bytes total = 0;
-  // As far as the order has been right, and up to what comes as it likes, such as the expert that a
-  // router chooses: a wrong guess takes the place of something used before.
-  const std::size_t trusted = std::min(groups_ahead, 2 * order_.followed());
-  order_.ahead(trusted, [&](GroupId group) {
-    if (!order_.trusts(group)) return false;
-    for (const BlockId id : groups_[group]) {
-      Block& block = blocks_[id];
-      if (block.window == window_) continue;
-      total += block.range.size;
-      if (total > limit) return false;
-      block.window = window_;
-      const bool stays = block.preference == Preference::host || block.leases > 0;
-      if (block.state == State::host && !stays) wanted.push_back(id);
-    }
-    return true;
-  });
-  bring(wanted, Brought::order,
-        [this](BlockId other) { return may_leave(other) && blocks_[other].window != window_; });
+  table_.count(block, [&](Counts& counts) { counts.over_link += block.range.size; });
 }
 
 }  // namespace vramx

@@ -8,72 +8,31 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
-#include <exception>
 #include <functional>
-#include <limits>
-#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
-#include <thread>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "device/device.hpp"
-#include "mover/mover.hpp"
-#include "plan/schedule.hpp"
-#include "policy/order.hpp"
-#include "policy/policy.hpp"
-#include "residency/counts.hpp"
-#include "residency/journal.hpp"
-#include "residency/recorder.hpp"
-#include "residency/trial.hpp"
-#include "residency/usage.hpp"
+#include "residency/holders.hpp"
+#include "residency/moves.hpp"
+#include "residency/notes.hpp"
+#include "residency/settings.hpp"
+#include "strategy/strategy.hpp"
+#include "table/block_table.hpp"
 
 namespace vramx {
 
-enum class Advice : std::uint8_t {
-  read_mostly,
-  unset_read_mostly,
-  preferred_device,
-  preferred_host,
-  unset_preferred,
-  accessed_by,
-  unset_accessed_by,
-};
-
-struct Settings {
-  Bytes budget = 0;
-  Bytes block = 32 * MiB;
-  Bytes host_limit = std::numeric_limits<Bytes>::max();  ///< the most bytes to take charge of
-  bool adaptive = true;   ///< learn the order, bring ahead what is next, and plan what stays
-  bool threaded = true;   ///< moves are issued by a thread of their own
-  bool profiled = false;  ///< leases and moves are ranges in the attached profiler's timeline
-};
-
-/// The counts of all blocks that there ever were, and what is counted of the whole: in bytes, in
-/// moves and in seconds.
-struct Stats : Counts {
-  Bytes budget = 0, managed = 0, resident = 0, leased = 0, peak_resident = 0;
-  std::uint64_t failed_moves = 0;
-  double stall_seconds = 0;
-};
-
-/// Called now and then while a call waits, without locks; throws to end the wait.
-using Poll = std::function<void()>;
-using Blocks = std::vector<BlockId>;
-using MakePolicy = std::function<std::unique_ptr<Policy>(const Future&)>;
-
-class Residency final : public Future {
+class Residency final {
  public:
-  Residency(std::shared_ptr<Device> device, Settings settings, const MakePolicy& make_policy);
-  ~Residency() override;
+  Residency(std::shared_ptr<Device> device, Settings settings, const MakeStrategy& make_strategy);
+  ~Residency();
 
   /// Takes charge of a reserved range that is on the host; `dead` says its bytes mean nothing yet.
   void adopt(Range range, Use use, bool dead);
@@ -145,108 +104,30 @@ class Residency final : public Future {
   /// Takes everything to the host, settles it there, and refuses further use. Twice is fine.
   void close(const Poll& poll);
 
-  std::optional<std::uint64_t> next_use(BlockId block) const override;
-
-  struct Block;  ///< see residency/block.hpp; nobody outside this room needs it
-
  private:
-  struct Change;
-  /// Planned anew after each of so many rounds of a cycle: first uses take longer than later ones.
-  static constexpr unsigned rounds_planned = 3;
-  /// Then some are looked at now and then, after so many others at first: times may have changed.
-  static constexpr std::uint64_t first_pause = 16;
-  struct Moves {
-    Blocks victims;
-    Blocks arriving;
-    std::uint64_t journal = 0;  ///< the one that it is noted in
-    double submitted = 0;       ///< by that one's clock
-  };
   using Lock = std::unique_lock<std::mutex>;
-  /// A thread that holds leases, from its first one on.
-  struct Holder {
-    std::thread::id thread;
-    std::uint64_t leases = 0;
-    double seen = 0;           ///< when another first waited for it, by the host's clock
-    bool passed_over = false;  ///< others have waited for it long enough
-  };
-  using Holders = std::vector<Holder>;
-
+  using MaybeGroup = std::optional<GroupId>;
   Lock locked() const;
   void check_open() const;
   void check_not_leased(const Blocks& blocks, const char* action) const;
   [[noreturn]] void out_of_memory(const Blocks& blocks) const;
-  Blocks find_blocks(Range range) const;
-  void tally(const Block& block, int sign);
-  void list_released(const Block& block, bool present) noexcept;
-  void wait(Lock& lock, const Poll& poll, std::optional<GroupId> group = {});
-  void settle_transitions(Lock& lock, const Blocks& blocks, const Poll& poll,
-                          std::optional<GroupId> group = {});
+  void wait(Lock& lock, const Poll& poll, MaybeGroup group = {});
+  void settle(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group = {});
   void finish_moves(Lock& lock, std::uint64_t last, const Poll& poll);
   bool read_in_place(const Blocks& blocks) const;
-  std::string names_in_use() const;
-  void assign(GroupId group, Blocks blocks);
-  void empty_group(GroupId group);
 
-  void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
-                     std::optional<GroupId> group);
-  bool start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
-             std::optional<GroupId> group, const Poll& poll);
-  enum class Started : std::uint8_t { not_yet, on_card, over_link };
-  Started try_start(Lock& lock, const Blocks& blocks, Stream stream, std::optional<GroupId> group,
-                    const Poll& poll);
+  void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group);
+  bool start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread, MaybeGroup group,
+             const Poll& poll);
+  std::optional<bool> try_start(Lock& lock, const Blocks& blocks, Stream stream, MaybeGroup group,
+                                const Poll& poll);
   void lease(const Blocks& blocks, bool held_by_thread);
   void unlease(const Blocks& blocks, bool held_by_thread);
   void end(const Blocks& blocks, Stream stream, bool held_by_thread);
-  Holders::iterator find_holder();
-  bool others_hold(bool in_place);
-  bool stay(const Blocks& blocks) const;
-  bool may_leave(BlockId id) const;
-  bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;
-  std::size_t bring(const Blocks& wanted, Brought why, const MayLeave& may_leave);
-  void bring_ahead();
-  void bring_planned();
-  void follow(GroupId group, Stream stream);
-  Fence time_now(Stream stream) noexcept;
-  void record(GroupId group, Fence asked, Fence began);
-  void plan_if_due();
-  Bytes scratch_of_rounds(std::size_t length);
-  bool fits(std::size_t length, Bytes scratch) const;
-  bool plan_round(std::size_t length);
-  LinkRates link_rates() const;
-  bool adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position);
-  bool keeps_streaming(const Recorder::Round& round);
-  bool leaves_plan(const Recorder::Round& round);
-  void plan_from_scratch();
-  void plan_again(const std::vector<Bytes>& scratch);
-  void follow_scratch();
-  std::unique_ptr<Schedule> drop_plan();
-  void release_unless_stays(BlockId id);
   void use_over_link(Block& block, Stream stream);
-  void expose(Block& block);
-  void try_to_expose(Block& block) noexcept;
-  void conceal_idle(Block& block);
-  void tell_policy(const Blocks& leaving, const Blocks& arriving);
-  void retell_policy(BlockId id, bool on_card) noexcept;
-  void submit(Blocks victims, Blocks arriving, Left left_for, Brought brought_for);
-  void finished(std::uint64_t job, Outcome& outcome);
-  void settle_moves(const Moves& moves, const Outcome& outcome, const std::exception_ptr& error);
   /// Whether nothing that the program uses is about to come to the card, or to leave it.
-  bool at_rest() const { return away_ == 0 || (fits_ && !schedule_); }
-  bool recording() const { return settings_.adaptive && rounds_to_plan_ > 0 && !at_rest(); }
-  bool moving() const { return !under_way_.empty() || works_on_host_ > 0; }
-  void left_card(Block& block);
-  /// `event` takes the Counts to change: the block's, and those of all blocks.
-  template <typename Event>
-  void count(Block& block, const Event& event);
-  bool may_stall(const Blocks& blocks, Stream stream) const;
-  const std::string& name_of(const Block& block) const;
-  void note_move(const Block& block, const Moves& moves, const Outcome& outcome, std::size_t issue,
-                 const Fence& over);
-  void note_use(GroupId group, Event::Kind kind, Stream stream, Fence from, Fence to);
-  void note_failure(const std::exception_ptr& error);
-  void note_budget();
-  void note_plan();
-  TracedGroup traced(GroupId group) const;
+  bool at_rest() const { return table_.sums().away == 0 || strategy_->all_fits(); }
+  bool moving() const { return !moves_->none() || works_on_host_ > 0; }
   void pump(Lock& lock);
   void evict(Lock& lock, const Blocks& blocks, Left why, const Poll& poll);
   void take_off(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll);
@@ -257,63 +138,15 @@ class Residency final : public Future {
   std::uint64_t generation_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<Block> blocks_;
-  std::vector<BlockId> unused_ids_;
-  std::map<Address, std::pair<Range, Blocks>> ranges_;
-  std::deque<Blocks> groups_;  ///< a deque: a reference stays valid while others are defined
-  struct GroupRecord {
-    std::uint64_t serial = 0;
-    std::string name;
-    std::uint64_t uses = 0;
-    double stall_seconds = 0;
-  };
-  std::deque<GroupRecord> group_records_;  ///< by group
-  std::vector<GroupId> unused_groups_;
-  std::vector<std::vector<GroupId>> groups_of_;  ///< by block
-  Order order_;
-  Recorder recorder_;
-  Fence planned_;                       ///< when the present use had planned; null where it has not
-  std::vector<GroupId> in_use_;         ///< the groups leased now, in order
-  std::unique_ptr<Schedule> schedule_;  ///< the plan in force, or null
-  unsigned rounds_to_plan_ = rounds_planned;
-  std::uint64_t uses_ = 0;
-  std::uint64_t plan_from_use_ = 0;
-  std::uint64_t pause_ = first_pause;  ///< rounds until the next look
-  std::uint64_t look_again_at_use_ = 0;
-  Trial trial_;
-  std::uint64_t off_course_ = 0;  ///< uses since the plan last said what came
-  std::unique_ptr<Policy> policy_;
+  BlockTable table_;
+  Notes notes_;
+  std::vector<GroupId> in_use_;  ///< the groups leased now, in order
+  std::unique_ptr<Strategy> strategy_;
   Holders holders_;
-  std::uint64_t thread_leases_ = 0;
-  std::map<std::uint64_t, Moves> under_way_;  ///< by the number of the mover's job
-  std::uint64_t last_job_ = 0;
   std::uint64_t works_on_host_ = 0;
-  Bytes committed_ = 0;   ///< arriving and resident
-  Bytes idle_ = 0;        ///< resident and not leased
-  Bytes leased_ = 0;      ///< arriving or resident, and leased
-  bool fits_ = false;     ///< a whole cycle does, and no use has missed its blocks since
-  std::size_t away_ = 0;  ///< blocks that are not resident, the dead ones apart
-  std::atomic<std::size_t> scratch_on_host_ = 0;
-  std::size_t dead_on_card_ = 0;
-  Bytes leavable_ = 0;                  ///< resident, not leased, and no need of the plan's
-  Blocks released_;                     ///< resident, not leased, let go by the plan, in that order
-  Bytes unplanned_scratch_ = 0;         ///< arriving and resident, live, and not the plan's
-  Bytes most_scratch_ = 0;              ///< of those, since the present use began
-  Bytes round_scratch_ = 0;             ///< of those, in the present round
-  Bytes last_scratch_ = 0;              ///< of those, in the round before
-  std::uint64_t round_of_scratch_ = 0;  ///< the use with which that round ended
-  std::vector<Bytes> seen_scratch_;     ///< by use of the plan's, in its present round
-  Bytes look_from_room_ = 0;  ///< what the next block to bring by the plan takes, if known
-  std::uint64_t window_ = 0;  ///< the number of the present look ahead
-  Stats stats_;
-  Counts ungrouped_;  ///< of forgotten blocks that never were part of a group
-  std::uint64_t last_serial_ = 0;
-  std::uint64_t rounds_recorded_ = 0;
-  bool virtual_clock_ = false;
-  std::unique_ptr<Journal> journal_;  ///< while events are wanted
-  std::uint64_t journals_ = 0;        ///< begun so far
+  double stall_seconds_ = 0;
   bool closed_ = false;
-  std::unique_ptr<Mover> mover_;  ///< last: its thread ends before what it calls back is gone
+  std::unique_ptr<Moves> moves_;  ///< last: its thread ends before what it calls back is gone
 };
 
 }  // namespace vramx

@@ -390,7 +390,6 @@ class Core:
         budget: int,
         block: int,
         policy: object,
-        adaptive: bool,
         threaded: bool,
         host_limit: int,
         profiled: bool = False,

@@ -48,23 +48,22 @@ def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def _policy(policy: Any) -> tuple[Any, bool]:
-    """Tell the native policy and whether what comes next is brought ahead."""
-    known = ("adaptive", *_core.policy_names())
+def _checked_policy(policy: Any) -> Any:
+    known = _core.policy_names()
     if isinstance(policy, str):
         if policy not in known:
             raise ConfigError(
                 f"unknown policy {policy!r}; give one of {', '.join(known)}, or an object with "
                 "the methods arrived, touched, left and victim"
             )
-        return ("lru", True) if policy == "adaptive" else (policy, False)
+        return policy
     lacking = [name for name in _POLICY_METHODS if not callable(getattr(policy, name, None))]
     if lacking:
         raise ConfigError(
             f"policy {policy!r} has no {', '.join(lacking)}; give one of {', '.join(known)}, or an "
             "object with the methods arrived, touched, left and victim"
         )
-    return policy, False
+    return policy
 
 
 class Session:
@@ -96,7 +95,7 @@ class Session:
         block_bytes = parse_size(block, "block")
         reserve_bytes = parse_size(reserve, "reserve") if reserve != 0 else 0
         limit = LARGEST if host_limit is None else parse_size(host_limit, "host_limit")
-        native_policy, adaptive = _policy(policy)
+        policy = _checked_policy(policy)
         asked = None if budget is None else parse_size(budget, "budget")
         self.device = open_card(
             backend, card_ordinal(device), block_bytes, settings, accept_unpinned=accept_unpinned
@@ -114,8 +113,7 @@ class Session:
             device=self.device,
             budget=asked,
             block=block_bytes,
-            policy=native_policy,
-            adaptive=adaptive,
+            policy=policy,
             threaded=self.device.asynchronous,
             host_limit=limit,
             profiled=settings.profiled,

@@ -85,7 +85,7 @@ Counts counts_of(World& world, const std::vector<GroupId>& groups) {
 }  // namespace
 
 HOLDS("a journal that is kept among threads follows every block") {
-  World world(rig, {.budget = budget, .blocks = blocks, .adaptive = true});
+  World world(rig, {.budget = budget, .blocks = blocks, .policy = "adaptive"});
   const auto groups = groups_of(world);
   std::atomic<bool> over{false};
   std::vector<std::unique_ptr<Thread>> players;
@@ -119,7 +119,7 @@ HOLDS("a journal stays true where moves fail") {
   for (const auto operation : {Operation::bring, Operation::leave}) {
     std::int64_t told = 0;  // a fault may meet the journal's own clocks instead of a move
     for (const auto& fault : rig.faults(operation, Use::weights)) {
-      World world(rig, {.budget = budget, .blocks = blocks, .adaptive = true});
+      World world(rig, {.budget = budget, .blocks = blocks, .policy = "adaptive"});
       const auto groups = groups_of(world);
       Player player{world, groups, 0, std::mt19937(7)};
       for (int round = 0; round < 12; ++round) {
@@ -163,7 +163,7 @@ HOLDS("in a journal, what waits for nothing begins at the time at which it is as
 }
 
 HOLDS("the blocks' counts add up to the session's") {
-  World world(rig, {.budget = budget, .blocks = blocks, .adaptive = true});
+  World world(rig, {.budget = budget, .blocks = blocks, .policy = "adaptive"});
   const auto groups = groups_of(world);
   std::vector<std::unique_ptr<Thread>> players;
   for (unsigned number = 0; number < threads; ++number) {

@@ -81,7 +81,7 @@ class Program {
       : device_(std::make_shared<Forgetful>(card(moments, host_addresses), omits)),
         core_(std::make_shared<Core>(
             device_, Settings{.budget = budget, .block = block, .threaded = false},
-            [](const Future& future) { return make_policy("lru", future); })),
+            [](const View& view) { return make_strategy("adaptive", view); })),
         random_(moments.seed),
         all_(weights),
         pointed_(host_addresses) {

@@ -1,5 +1,5 @@
 // What the learned order predicts.
-#include "policy/order.hpp"
+#include "strategy/order.hpp"
 
 #include <algorithm>
 #include <numeric>

@@ -16,7 +16,7 @@ Blocks all_of(BlockId count) {
 }
 
 /// Throws where it is told to.
-struct Unruly final : Policy {
+struct Unruly final : Strategy {
   enum class Where : std::uint8_t { nowhere, arrived, left, victim };
 
   void meet(Where here) const {
@@ -128,7 +128,7 @@ TEST("a policy that throws changes nothing") {
   settings.block = rig->device()->facts().granule;
   settings.budget = 2 * settings.block;
   settings.threaded = false;
-  Residency residency(rig->device(), settings, [&](const Future&) {
+  Residency residency(rig->device(), settings, [&](const View&) {
     auto policy = std::make_unique<Unruly>();
     unruly = policy.get();
     return policy;

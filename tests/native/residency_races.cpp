@@ -48,8 +48,8 @@ struct Gated {
   }
 
   std::shared_ptr<FakeDevice> device = std::make_shared<FakeDevice>();
-  Residency residency{device, {.budget = 4, .block = 1}, [](const Future& future) {
-                        return make_policy("lru", future);
+  Residency residency{device, {.budget = 4, .block = 1}, [](const View& view) {
+                        return make_strategy("adaptive", view);
                       }};
 };
 
@@ -426,7 +426,7 @@ TEST("a forked child is told, and can let go of what it inherited") {
 TEST("a cycle is planned though all of it that is not on the card is always on its way") {
   const auto device = std::make_shared<FakeDevice>();
   Residency residency(device, {.budget = 10, .block = 1},
-                      [](const Future& future) { return make_policy("lru", future); });
+                      [](const View& view) { return make_strategy("adaptive", view); });
   constexpr BlockId blocks = 12;
   residency.adopt({0x1000, blocks}, Use::weights, false);
   std::vector<GroupId> groups;

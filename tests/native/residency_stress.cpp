@@ -226,7 +226,7 @@ WorldSpec spec_of(bool threaded, bool adaptive) {
   spec.budget = budget;
   spec.blocks = blocks;
   spec.threaded = threaded;
-  spec.adaptive = adaptive;
+  spec.policy = adaptive ? "adaptive" : "lru";
   return spec;
 }
 

@@ -212,7 +212,7 @@ HOLDS("a dead block comes and goes without a copy") {
 }
 
 HOLDS("host copies that are being worked on are not brought meanwhile") {
-  World world(rig, {.budget = 4, .adaptive = true, .threaded = false});
+  World world(rig, {.budget = 4, .policy = "adaptive", .threaded = false});
   const GroupId first = world.group({0});
   const GroupId second = world.group({1});
   world->guess({first, second});
@@ -277,7 +277,7 @@ HOLDS("no request reaches from one reserved range into the next") {
     settings.budget = 8 * settings.block;
     settings.threaded = threaded;
     Residency residency(rig.device(), settings,
-                        [](const Future& future) { return make_policy("lru", future); });
+                        [](const View& view) { return make_strategy("adaptive", view); });
     std::vector<Range> ranges;
     Blocks blocks;
     for (int i = 0; i < 4; ++i) {
@@ -306,7 +306,7 @@ HOLDS("host_limit is a limit, and reaching it takes nothing") {
   settings.block = rig.device()->facts().granule;
   settings.budget = settings.host_limit = 4 * settings.block;
   Residency residency(rig.device(), settings,
-                      [](const Future& future) { return make_policy("lru", future); });
+                      [](const View& view) { return make_strategy("adaptive", view); });
   const Range first = rig.device()->reserve(3 * settings.block, Use::weights);
   const Range second = rig.device()->reserve(2 * settings.block, Use::weights);
   residency.adopt(first, Use::weights, false);

@@ -28,7 +28,7 @@ struct Pool {
     settings.host_limit = host_blocks * block;
     settings.threaded = false;
     residency = std::make_shared<Residency>(
-        rig.device(), settings, [](const Future& future) { return make_policy("lru", future); });
+        rig.device(), settings, [](const View& view) { return make_strategy("adaptive", view); });
     scratch = std::make_unique<Scratch>(rig.device(), residency, block);
   }
 

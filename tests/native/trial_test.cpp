@@ -1,12 +1,12 @@
 // A plan that turns out slower than plain streaming is left, and comes back when it would pay.
-#include "residency/trial.hpp"
+#include "strategy/trial.hpp"
 
 #include <functional>
 
 #include "check.hpp"
 #include "over_simulated.hpp"
-#include "policy/policy.hpp"
 #include "residency/residency.hpp"
+#include "strategy/strategy.hpp"
 
 using namespace vramx;
 
@@ -60,7 +60,7 @@ struct Cycle {
     settings.block = block;
     settings.threaded = false;
     residency = std::make_unique<Residency>(
-        device, settings, [](const Future& future) { return make_policy("lru", future); });
+        device, settings, [](const View& view) { return make_strategy("adaptive", view); });
     device->planned = [this] { return residency->plan().has_value(); };
     range = device->reserve(blocks * block, Use::weights);
     residency->adopt(range, Use::weights, false);

@@ -10,11 +10,9 @@ World::World(rig::Rig& rig, const WorldSpec& spec)
   Settings settings;
   settings.budget = spec.budget * block_;
   settings.block = block_;
-  settings.adaptive = spec.adaptive;
   settings.threaded = spec.threaded;
-  residency_ = std::make_shared<Residency>(rig.device(), settings, [&](const Future& future) {
-    return make_policy(spec.policy, future);
-  });
+  residency_ = std::make_shared<Residency>(
+      rig.device(), settings, [&](const View& view) { return make_strategy(spec.policy, view); });
   range_ = rig.device()->reserve(spec.blocks * block_, spec.use);
   residency_->adopt(range_, spec.use, false);
   for (BlockId id = 0; id < spec.blocks; ++id) {

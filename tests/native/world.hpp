@@ -16,7 +16,6 @@ struct WorldSpec {
   vramx::Bytes blocks = 8;
   vramx::Use use = vramx::Use::weights;
   std::string policy = "lru";
-  bool adaptive = false;
   bool threaded = true;
 };
 

@@ -1,11 +1,12 @@
 // Least recently used leaves first: for memory used in no known order.
 #pragma once
 
-#include "policy/recency.hpp"
+#include "strategy/recency.hpp"
+#include "strategy/strategy.hpp"
 
 namespace vramx {
 
-class Lru final : public Policy {
+class Lru : public Strategy {
  public:
   void arrived(BlockId block) override { recency_.newest(block); }
   void touched(BlockId block) override { recency_.newest(block); }

@@ -1,4 +1,4 @@
-#include "policy/order.hpp"
+#include "strategy/order.hpp"
 
 #include <algorithm>
 #include <iterator>

@@ -2,15 +2,23 @@
 // algorithms for a virtual-storage computer", IBM Systems Journal 5 (1966). As good as its future.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <limits>
+#include <optional>
+#include <utility>
 
-#include "policy/recency.hpp"
+#include "strategy/recency.hpp"
+#include "strategy/strategy.hpp"
 
 namespace vramx {
 
-class Clairvoyant final : public Policy {
+/// How many uses from now a block is used again; none where nothing is known of it.
+using NextUse = std::function<std::optional<std::uint64_t>(BlockId)>;
+
+class Farthest : public Strategy {
  public:
-  explicit Clairvoyant(const Future& future) : future_(future) {}
+  explicit Farthest(NextUse next_use) : next_use_(std::move(next_use)) {}
   void arrived(BlockId block) override { recency_.newest(block); }
   void touched(BlockId block) override { recency_.newest(block); }
   void left(BlockId block) override { recency_.remove(block); }
@@ -19,7 +27,7 @@ class Clairvoyant final : public Policy {
     std::optional<BlockId> farthest;
     std::uint64_t distance = 0;
     for (const BlockId block : recency_.oldest_first()) {
-      const auto next = future_.next_use(block).value_or(std::numeric_limits<std::uint64_t>::max());
+      const auto next = next_use_(block).value_or(std::numeric_limits<std::uint64_t>::max());
       if ((!farthest || next > distance) && may_leave(block)) {
         farthest = block;
         distance = next;
@@ -29,7 +37,7 @@ class Clairvoyant final : public Policy {
   }
 
  private:
-  const Future& future_;
+  NextUse next_use_;
   Recency recency_;
 };
 

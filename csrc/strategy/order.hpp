@@ -11,9 +11,9 @@
 #include <optional>
 #include <vector>
 
-namespace vramx {
+#include "base/ids.hpp"
 
-using GroupId = std::uint32_t;
+namespace vramx {
 
 class Order {
  public:

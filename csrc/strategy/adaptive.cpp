@@ -1,11 +1,12 @@
-// The plan in force: made from what was recorded, followed use by use, and given up where it fails.
+#include "strategy/adaptive.hpp"
+
 #include <algorithm>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
 #include "base/error.hpp"
-#include "residency/block.hpp"
+#include "plan/bound.hpp"
 
 namespace vramx {
 
@@ -13,6 +14,11 @@ namespace {
 
 // How many uses ahead are looked at in one go.
 constexpr std::size_t uses_ahead = 1024;
+
+// How far ahead of the present use blocks are brought without a plan: enough to keep two lanes busy
+// while a departure waits for its last use, little enough to evict nothing that is needed sooner.
+constexpr std::size_t blocks_ahead = 8;
+constexpr std::size_t groups_ahead = 64;
 
 // So many uses off the plan's course and the program is taken to do something else now.
 constexpr std::uint64_t lost_after = 64;
@@ -28,39 +34,32 @@ constexpr std::uint64_t patience = 16;
 
 }  // namespace
 
-using State = Residency::Block::State;
-using Preference = Residency::Block::Preference;
-
-Fence Residency::time_now(Stream stream) noexcept {
-  try {
-    return device_->clock(stream);
-  } catch (const Error&) {
-    return nullptr;  // this use is not recorded, and what is known stays
-  }
-}
-
-void Residency::record(GroupId group, Fence asked, Fence began) {
+void Adaptive::began(const std::vector<GroupId>& in_use, Fence asked, Fence began) {
   if (!began) return recorder_.clear();
-  Recorder::Use use{.groups = {group},
+  Recorder::Use use{.groups = {in_use.back()},
                     .asked = asked,
                     .waited = planned_ ? std::exchange(planned_, nullptr) : asked,
                     .began = std::move(began)};
-  use.groups.insert(use.groups.end(), in_use_.begin(), std::prev(in_use_.end()));
+  use.groups.insert(use.groups.end(), in_use.begin(), std::prev(in_use.end()));
   recorder_.add(std::move(use));
 }
 
+std::optional<BlockId> Adaptive::let_go(const MayLeave& may_leave) const {
+  const auto found = std::ranges::find_if(table_.released(), may_leave);
+  return found == table_.released().end() ? std::nullopt : std::optional(*found);
+}
+
 // A use begins: the one before it is over, and what the plan does not keep of it may leave.
-void Residency::follow(GroupId group, Stream stream) {
+void Adaptive::used(GroupId group, Stream stream) {
   order_.used(group);
-  if (!settings_.adaptive) return;
   ++uses_;
-  const Bytes scratch = std::exchange(most_scratch_, unplanned_scratch_);
+  const Bytes scratch = table_.take_most_scratch();
   round_scratch_ = std::max(round_scratch_, scratch);
   recorder_.end_use(scratch);
   const auto rounds = rounds_recorded_;
   plan_if_due();
   // Planning holds up a program that gives the card no work ahead; that is no fault of the plan's.
-  planned_ = rounds_recorded_ != rounds ? time_now(stream) : nullptr;
+  planned_ = rounds_recorded_ != rounds ? clock_or_nothing(view_.device, stream) : nullptr;
   if (!schedule_) return;
   const auto before = schedule_->position();
   const bool on_course = schedule_->used(group);
@@ -72,21 +71,18 @@ void Residency::follow(GroupId group, Stream stream) {
     plan_from_scratch();
   }
   if (schedule_->position() == 0) follow_scratch();
-  for (const BlockId id : groups_[group]) {
-    if (!blocks_[id].released) continue;
-    const Change change(*this, blocks_[id]);
-    blocks_[id].released = false;
-  }
+  for (const BlockId id : table_.group(group).blocks) mark_released(id, false);
 }
 
-void Residency::release_unless_stays(BlockId id) {
-  const bool leaves = !schedule_->stays(id);
-  if (blocks_[id].released == leaves) return;
-  const Change change(*this, blocks_[id]);
-  blocks_[id].released = leaves;
+void Adaptive::mark_released(BlockId id, bool released) {
+  if (table_[id].released == released) return;
+  const auto change = table_.change(id);
+  table_[id].released = released;
 }
 
-void Residency::plan_if_due() {
+void Adaptive::release_unless_stays(BlockId id) { mark_released(id, !schedule_->stays(id)); }
+
+void Adaptive::plan_if_due() {
   const bool looks_again = rounds_to_plan_ == 0 && uses_ >= look_again_at_use_;
   if (rounds_to_plan_ == 0 && !looks_again) return;
   if (uses_ < plan_from_use_ || at_rest()) return;
@@ -111,30 +107,30 @@ void Residency::plan_if_due() {
 }
 
 /// The most there was in the last rounds of `length` uses.
-Bytes Residency::scratch_of_rounds(std::size_t length) {
+Bytes Adaptive::scratch_of_rounds(std::size_t length) {
   if (uses_ >= round_of_scratch_ + length) {
-    last_scratch_ = std::exchange(round_scratch_, unplanned_scratch_);
+    last_scratch_ = std::exchange(round_scratch_, table_.sums().unplanned_scratch);
     round_of_scratch_ = uses_;
   }
   return std::max(last_scratch_, round_scratch_);
 }
 
 /// Whether all that was used last, `length` uses long, is within the budget beside the scratch.
-bool Residency::fits(std::size_t length, Bytes scratch) const {
+bool Adaptive::fits(std::size_t length, Bytes scratch) const {
   std::unordered_set<BlockId> counted;
   Bytes total = scratch;
   for (std::size_t ago = 0; ago < length; ++ago) {
-    for (const BlockId id : groups_[order_.recent(ago)]) {
-      const Block& block = blocks_[id];
+    for (const BlockId id : table_.group(order_.recent(ago)).blocks) {
+      const Block& block = table_[id];
       if (!block.unplanned_scratch() && counted.insert(id).second) total += block.range.size;
     }
-    if (total > budget_) return false;
+    if (total > view_.budget) return false;
   }
   return true;
 }
 
-bool Residency::plan_round(std::size_t length) {
-  const auto round = recorder_.last_round(*device_, length);
+bool Adaptive::plan_round(std::size_t length) {
+  const auto round = recorder_.last_round(view_.device, length);
   if (!round) return false;
   for (std::size_t i = 0; i < length; ++i) {
     if (round->uses[i]->groups.front() == order_.recent(round->ago + length - i)) continue;
@@ -148,12 +144,12 @@ bool Residency::plan_round(std::size_t length) {
     Schedule::Use use{.group = round->uses[i]->groups.front(), .blocks = {}};
     Step step{.blocks = {}, .seconds = round->seconds[i], .scratch = round->uses[i]->scratch};
     for (const GroupId group : round->uses[i]->groups) {
-      for (const BlockId id : groups_[group]) {
+      for (const BlockId id : table_.group(group).blocks) {
         if (std::find(use.blocks.begin(), use.blocks.end(), id) != use.blocks.end()) continue;
-        if (blocks_[id].preference == Preference::host) continue;
+        if (table_[id].preference == Block::Preference::host) continue;
         const auto [it, fresh] = places.try_emplace(id, trace.blocks.size());
         if (fresh) {
-          const Block& block = blocks_[id];
+          const Block& block = table_[id];
           trace.blocks.push_back({block.range.size, block.leaves() == Leave::write_back});
         }
         use.blocks.push_back(id);
@@ -165,7 +161,7 @@ bool Residency::plan_round(std::size_t length) {
   }
   Bytes counted = 0;  // as the program's, and as the cycle's
   for (const auto& [id, place] : places) {
-    if (blocks_[id].unplanned_scratch()) counted += blocks_[id].range.size;
+    if (table_[id].unplanned_scratch()) counted += table_[id].range.size;
   }
   for (Step& step : trace.steps) step.scratch -= std::min(step.scratch, counted);
   // The round's last use came `ago` uses before the last one that was recorded.
@@ -186,7 +182,7 @@ bool Residency::plan_round(std::size_t length) {
 }
 
 /// Whether the plan was left, and what is brought without one still comes sooner.
-bool Residency::keeps_streaming(const Recorder::Round& round) {
+bool Adaptive::keeps_streaming(const Recorder::Round& round) {
   trial_.streamed(round.stalled, round.worked);
   if (!trial_.left()) return false;
   // What the plan left behind is there for a round or two.
@@ -196,7 +192,7 @@ bool Residency::keeps_streaming(const Recorder::Round& round) {
   return false;
 }
 
-bool Residency::leaves_plan(const Recorder::Round& round) {
+bool Adaptive::leaves_plan(const Recorder::Round& round) {
   if (!trial_.leaves_plan(round.stalled, round.worked, round.uses.size())) {
     if (trial_.suspects()) rounds_to_plan_ = std::max(rounds_to_plan_, 2U);
     return false;
@@ -207,25 +203,26 @@ bool Residency::leaves_plan(const Recorder::Round& round) {
 }
 
 /// Something else is to be planned than before: what was learned of the last plan is void.
-void Residency::plan_from_scratch() {
+void Adaptive::plan_from_scratch() {
   trial_ = {};
   pause_ = first_pause;
   rounds_to_plan_ = rounds_planned;
 }
 
-LinkRates Residency::link_rates() const {
-  return {.to_card = device_->facts().to_card, .to_host = device_->facts().to_host};
+LinkRates Adaptive::link_rates() const {
+  const Facts& facts = view_.device.facts();
+  return {.to_card = facts.to_card, .to_host = facts.to_host};
 }
 
 /// Returns whether another plan is in force now than before.
-bool Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position) {
-  if (trace.largest_step() + trace.least_scratch() > budget()) {
+bool Adaptive::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position) {
+  if (trace.largest_step() + trace.least_scratch() > view_.budget) {
     return drop_plan() != nullptr;  // a use goes over the link: there is no plan for that
   }
   const LinkRates link = link_rates();
-  Plan plan = make_plan(trace, budget(), link);
+  Plan plan = make_plan(trace, view_.budget, link);
   if (schedule_ && schedule_->begin_in(cycle) == 0) {
-    const Prediction present = predict(trace, schedule_->plan(), budget(), link);
+    const Prediction present = predict(trace, schedule_->plan(), view_.budget, link);
     if (cost(present, link) <= worth_a_change * cost(plan.predicted, link)) return false;
   }
   drop_plan();
@@ -234,19 +231,19 @@ bool Residency::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::s
   seen_scratch_ = schedule_->scratch();
   for (const auto& use : schedule_->cycle()) {
     for (const BlockId id : use.blocks) {
-      const Change change(*this, blocks_[id]);
-      blocks_[id].planned = true;
+      const auto change = table_.change(id);
+      table_[id].planned = true;
     }
     for (const BlockId id : use.blocks) release_unless_stays(id);
   }
-  most_scratch_ = unplanned_scratch_;
+  table_.take_most_scratch();
   look_from_room_ = 0;
-  if (journal_) note_plan();
+  view_.has_plan(schedule_->plan().predicted);
   return true;
 }
 
 // The budget has changed, or what must be kept out of it.
-void Residency::plan_again(const std::vector<Bytes>& scratch) {
+void Adaptive::plan_again(const std::vector<Bytes>& scratch) {
   const auto last = drop_plan();
   if (!last) return plan_from_scratch();
   trial_ = {};
@@ -259,7 +256,7 @@ void Residency::plan_again(const std::vector<Bytes>& scratch) {
 }
 
 // A round begins. What varies from round to round counts with the most of it.
-void Residency::follow_scratch() {
+void Adaptive::follow_scratch() {
   const std::vector<Bytes> planned = schedule_->scratch();
   std::vector<Bytes> seen = std::exchange(seen_scratch_, planned);
   Bytes more = 0;
@@ -267,60 +264,133 @@ void Residency::follow_scratch() {
     more = std::max(more, seen[i] - std::min(seen[i], planned[i]));
   }
   const auto most = [](const std::vector<Bytes>& of) { return *std::ranges::max_element(of); };
-  if (more > settings_.block) {
+  if (more > view_.block) {
     for (std::size_t i = 0; i < seen.size(); ++i) seen[i] = std::max(seen[i], planned[i]);
     plan_again(seen);
-  } else if (most(seen) + settings_.block < most(planned)) {
+  } else if (most(seen) + view_.block < most(planned)) {
     plan_again(seen);
   }
 }
 
-std::unique_ptr<Schedule> Residency::drop_plan() {
+std::unique_ptr<Schedule> Adaptive::drop_plan() {
   if (!schedule_) return nullptr;
-  for (Block& block : blocks_) {
-    if (!block.planned) continue;
-    const Change change(*this, block);
-    block.planned = block.released = false;
+  for (BlockId id = 0; id < table_.size(); ++id) {
+    if (!table_[id].planned) continue;
+    const auto change = table_.change(id);
+    table_[id].planned = table_[id].released = false;
   }
   return std::move(schedule_);
 }
 
+bool Adaptive::keeps(const Blocks& blocks) const {
+  if (!schedule_ || !schedule_->on_course()) return false;
+  return std::all_of(blocks.begin(), blocks.end(),
+                     [this](BlockId id) { return table_[id].planned && schedule_->stays(id); });
+}
+
+bool Adaptive::always_keeps(BlockId block) const {
+  return table_[block].planned && schedule_->always_stays(block);
+}
+
+void Adaptive::redefines(GroupId group) {
+  recorder_.clear();  // its uses name the group
+  for (const BlockId id : table_.group(group).blocks) forgets(id);
+}
+
+void Adaptive::forgets(BlockId block) {
+  if (table_[block].planned) drop_plan();
+}
+
+std::optional<PlanUsage> Adaptive::plan() const {
+  if (!schedule_) return std::nullopt;
+  const Trace& trace = schedule_->trace();
+  PlanUsage usage{.rounds = rounds_recorded_,
+                  .uses = trace.steps.size(),
+                  .budget = trace.beside_scratch(view_.budget),
+                  .ahead = schedule_->plan().ahead,
+                  .compute_seconds = trace.seconds(),
+                  .predicted = schedule_->plan().predicted};
+  for (const auto& block : trace.blocks) usage.used += block.size;
+  for (BlockId id = 0; id < table_.size(); ++id) {
+    if (always_keeps(id)) usage.stays += table_[id].range.size;
+  }
+  usage.bound_seconds = least_seconds(trace, view_.budget, link_rates());
+  return usage;
+}
+
+Ahead Adaptive::ahead() {
+  if (at_rest()) return {};
+  return schedule_ && schedule_->on_course() ? by_plan() : by_order();
+}
+
 // In the order of need, as far as there is room: what stays is left alone.
-void Residency::bring_planned() {
+Ahead Adaptive::by_plan() {
   // What the program allocates comes and goes: room is left for the most there will be meanwhile.
-  Bytes scratch = unplanned_scratch_;
+  const Sums& sums = table_.sums();
+  Bytes scratch = sums.unplanned_scratch;
   Bytes room = 0;
   const auto leave_room_for = [&](Bytes planned) {
     scratch = std::max(scratch, planned);
-    const Bytes taken = scratch + committed_ - unplanned_scratch_;
-    room = budget_ + leavable_ - std::min(budget_ + leavable_, taken);
+    const Bytes taken = scratch + sums.committed - sums.unplanned_scratch;
+    const Bytes most = view_.budget + sums.leavable;
+    room = most - std::min(most, taken);
   };
   leave_room_for(schedule_->present_scratch());
-  if (room < look_from_room_) return;
+  if (room < look_from_room_ && looked_at_version_ == table_.host_version()) return {};
   look_from_room_ = 0;
   ++window_;
-  Blocks wanted;
+  Ahead next{.wanted = {}, .why = Brought::plan, .may_leave = [this](BlockId other) {
+               return table_[other].may_leave() && table_[other].leavable();
+             }};
   Bytes total = 0;
   std::size_t looked_at = 0;
   schedule_->ahead([&](const Blocks& blocks, Bytes planned) {
     leave_room_for(planned);
     for (const BlockId id : blocks) {
-      Block& block = blocks_[id];
-      if (block.state != State::host || block.leases > 0 || block.window == window_) continue;
+      Block& block = table_[id];
+      if (block.state != Block::State::host || block.leases > 0 || block.window == window_) {
+        continue;
+      }
       block.window = window_;
       total += block.range.size;
       if (total > room) {
         look_from_room_ = block.range.size;
+        looked_at_version_ = table_.host_version();
         return false;
       }
-      wanted.push_back(id);
+      next.wanted.push_back(id);
     }
     return ++looked_at < uses_ahead;
   });
-  if (wanted.empty()) return;
-  bring(wanted, Brought::plan, [this](BlockId other) {
-    return may_leave(other) && (blocks_[other].leavable() || blocks_[other].dead);
+  return next;
+}
+
+Ahead Adaptive::by_order() {
+  const Bytes leased = table_.sums().leased;
+  const Bytes limit = std::min<Bytes>(blocks_ahead * view_.block,
+                                      (view_.budget - std::min<Bytes>(leased, view_.budget)) / 2);
+  ++window_;
+  Ahead next{.wanted = {}, .why = Brought::order, .may_leave = [this](BlockId other) {
+               return table_[other].may_leave() && table_[other].window != window_;
+             }};
+  Bytes total = 0;
+  // As far as the order has been right, and up to what comes as it likes, such as the expert that a
+  // router chooses: a wrong guess takes the place of something used before.
+  const std::size_t trusted = std::min(groups_ahead, 2 * order_.followed());
+  order_.ahead(trusted, [&](GroupId group) {
+    if (!order_.trusts(group)) return false;
+    for (const BlockId id : table_.group(group).blocks) {
+      Block& block = table_[id];
+      if (block.window == window_) continue;
+      total += block.range.size;
+      if (total > limit) return false;
+      block.window = window_;
+      const bool stays = block.preference == Block::Preference::host || block.leases > 0;
+      if (block.state == Block::State::host && !stays) next.wanted.push_back(id);
+    }
+    return true;
   });
+  return next;
 }
 
 }  // namespace vramx

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "plan/plan.hpp"
-#include "residency/counts.hpp"
+#include "table/counts.hpp"
 
 namespace vramx {
 

@@ -4,7 +4,7 @@
 #include <list>
 #include <vector>
 
-#include "policy/policy.hpp"
+#include "base/ids.hpp"
 
 namespace vramx {
 

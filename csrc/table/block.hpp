@@ -1,16 +1,19 @@
-// What residency knows of one block.
+// What is known of one block.
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <exception>
 #include <utility>
 #include <vector>
 
-#include "residency/residency.hpp"
+#include "base/range.hpp"
+#include "device/device.hpp"
+#include "table/counts.hpp"
 
 namespace vramx {
 
-struct Residency::Block {
+struct Block {
   /// `held`: on the host, while somebody works on the host copy.
   enum class State : std::uint8_t { unused, host, held, arriving, resident, leaving };
   enum class Preference : std::uint8_t { none, device, host };
@@ -48,6 +51,7 @@ struct Residency::Block {
   bool unplanned_scratch() const { return committed() && use == Use::scratch && !planned && !dead; }
   bool settled() const { return state == State::host || state == State::resident; }
   bool committed() const { return state == State::arriving || state == State::resident; }
+  bool may_leave() const { return state == State::resident && leases == 0; }
 
   Arrive arrives() const {
     if (dead) return Arrive::empty;
@@ -85,26 +89,6 @@ struct Residency::Block {
     }
     return all;
   }
-};
-
-template <typename Event>
-void Residency::count(Block& block, const Event& event) {
-  event(block.counts);
-  event(stats_);
-}
-
-/// Holds the counts true across a change of one block.
-struct Residency::Change {
-  Change(Residency& residency, Block& block) : residency_(residency), block_(block) {
-    residency_.tally(block_, -1);
-  }
-  ~Change() { residency_.tally(block_, +1); }
-  Change(const Change&) = delete;
-  Change& operator=(const Change&) = delete;
-
- private:
-  Residency& residency_;
-  Block& block_;
 };
 
 }  // namespace vramx

@@ -1,13 +1,18 @@
-// The policies against plain references on random sequences, and against the best there can be.
-#include "policy/policy.hpp"
+// The strategies against plain references on random sequences, and against the best there can be.
+#include "strategy/strategy.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <random>
 #include <set>
 
 #include "base/error.hpp"
 #include "check.hpp"
+#include "rig.hpp"
+#include "strategy/farthest.hpp"
+#include "strategy/lru.hpp"
+#include "strategy/mru.hpp"
 
 using namespace vramx;
 
@@ -31,9 +36,9 @@ Uses cycle(BlockId blocks, std::size_t passes) {
 }
 
 /// The future of a sequence of uses, seen from `present`, exactly.
-struct Exact final : Future {
+struct Exact {
   explicit Exact(Uses of) : uses(std::move(of)) {}
-  std::optional<std::uint64_t> next_use(BlockId block) const override {
+  std::optional<std::uint64_t> next_use(BlockId block) const {
     for (std::size_t i = present + 1; i < uses.size(); ++i) {
       if (uses[i] == block) return i - present;
     }
@@ -43,9 +48,17 @@ struct Exact final : Future {
   std::size_t present = 0;
 };
 
+const std::vector<std::string> names{"farthest", "lru", "mru"};
+
+std::unique_ptr<Strategy> make(const std::string& name, const Exact& future) {
+  if (name == "lru") return std::make_unique<Lru>();
+  if (name == "mru") return std::make_unique<Mru>();
+  return std::make_unique<Farthest>([&](BlockId block) { return future.next_use(block); });
+}
+
 /// A cache of `room` blocks over a sequence of uses; `seen` sees each victim before it leaves.
 template <class Seen>
-std::size_t misses(Policy& policy, Exact& future, std::size_t room, const Seen& seen) {
+std::size_t misses(Strategy& policy, Exact& future, std::size_t room, const Seen& seen) {
   std::set<BlockId> held;
   std::size_t missed = 0;
   for (future.present = 0; future.present < future.uses.size(); ++future.present) {
@@ -70,7 +83,7 @@ std::size_t misses(Policy& policy, Exact& future, std::size_t room, const Seen& 
 
 std::size_t misses(const std::string& name, const Uses& uses, std::size_t room) {
   Exact future(uses);
-  const auto policy = make_policy(name, future);
+  const auto policy = make(name, future);
   return misses(*policy, future, room, [](const auto&, BlockId) {});
 }
 
@@ -115,17 +128,13 @@ std::size_t fewest_misses(const Uses& uses, std::size_t room) {
   return fewest;
 }
 
-struct NoFuture final : Future {
-  std::optional<std::uint64_t> next_use(BlockId) const override { return std::nullopt; }
-};
-
 }  // namespace
 
 TEST("lru's victim is the one used longest ago") {
   std::mt19937 random(1);
   for (int round = 0; round < 30; ++round) {
     Exact future(random_uses(random, 200, 12));
-    const auto policy = make_policy("lru", future);
+    const auto policy = make("lru", future);
     misses(*policy, future, 1 + random() % 10, [&](const auto& held, BlockId victim) {
       for (const BlockId other : held) {
         REQUIRE(last_use(future, victim) <= last_use(future, other));
@@ -138,7 +147,7 @@ TEST("mru's victim is the one used last") {
   std::mt19937 random(2);
   for (int round = 0; round < 30; ++round) {
     Exact future(random_uses(random, 200, 12));
-    const auto policy = make_policy("mru", future);
+    const auto policy = make("mru", future);
     misses(*policy, future, 1 + random() % 10, [&](const auto& held, BlockId victim) {
       for (const BlockId other : held) {
         REQUIRE(last_use(future, victim) >= last_use(future, other));
@@ -147,11 +156,11 @@ TEST("mru's victim is the one used last") {
   }
 }
 
-TEST("clairvoyant's victim is the one needed farthest from now") {
+TEST("farthest's victim is the one needed farthest from now") {
   std::mt19937 random(3);
   for (int round = 0; round < 30; ++round) {
     Exact future(random_uses(random, 200, 12));
-    const auto policy = make_policy("clairvoyant", future);
+    const auto policy = make("farthest", future);
     misses(*policy, future, 1 + random() % 10, [&](const auto& held, BlockId victim) {
       const auto distance = future.next_use(victim).value_or(never);
       for (const BlockId other : held) {
@@ -161,12 +170,12 @@ TEST("clairvoyant's victim is the one needed farthest from now") {
   }
 }
 
-TEST("clairvoyant with an exact future has the fewest misses there can be") {
+TEST("farthest with an exact future has the fewest misses there can be") {
   std::mt19937 random(4);
   for (int round = 0; round < 60; ++round) {
     const Uses uses = random_uses(random, 24, 6);
     const std::size_t room = 1 + random() % 5;
-    REQUIRE(misses("clairvoyant", uses, room) == fewest_misses(uses, room));
+    REQUIRE(misses("farthest", uses, room) == fewest_misses(uses, room));
   }
 }
 
@@ -176,7 +185,7 @@ TEST("on a cycle mru is as good as any, and lru misses always") {
     for (std::size_t room = 1; room < blocks; ++room) {
       const std::size_t fewest = fewest_misses(uses, room);
       REQUIRE(misses("mru", uses, room) == fewest);
-      REQUIRE(misses("clairvoyant", uses, room) == fewest);
+      REQUIRE(misses("farthest", uses, room) == fewest);
       REQUIRE(misses("lru", uses, room) == uses.size());
     }
   }
@@ -188,30 +197,29 @@ TEST("no policy has fewer misses than the fewest") {
     const Uses uses = random_uses(random, 24, 6);
     const std::size_t room = 1 + random() % 5;
     const std::size_t fewest = fewest_misses(uses, room);
-    for (const auto& name : policy_names()) REQUIRE(misses(name, uses, room) >= fewest);
+    for (const auto& name : names) REQUIRE(misses(name, uses, room) >= fewest);
   }
 }
 
-TEST("clairvoyant without a future is lru") {
+TEST("farthest without a future is lru") {
   std::mt19937 random(6);
-  const NoFuture nothing;
-  const auto policy = make_policy("clairvoyant", nothing);
+  Farthest policy([](BlockId) { return std::nullopt; });
   for (int round = 0; round < 10; ++round) {
     Exact future(random_uses(random, 100, 12));
-    misses(*policy, future, 4, [&](const auto& held, BlockId victim) {
+    misses(policy, future, 4, [&](const auto& held, BlockId victim) {
       for (const BlockId other : held) {
         REQUIRE(last_use(future, victim) <= last_use(future, other));
       }
     });
-    for (BlockId block = 0; block < 12; ++block) policy->left(block);
+    for (BlockId block = 0; block < 12; ++block) policy.left(block);
   }
 }
 
 TEST("a victim may leave, and there is one whenever any block may") {
   std::mt19937 random(7);
-  for (const auto& name : policy_names()) {
+  for (const auto& name : names) {
     Exact future(random_uses(random, 50, 10));
-    const auto policy = make_policy(name, future);
+    const auto policy = make(name, future);
     const auto any = [](BlockId) { return true; };
     REQUIRE(!policy->victim(any));
     std::set<BlockId> held;
@@ -236,13 +244,15 @@ TEST("a victim may leave, and there is one whenever any block may") {
 }
 
 TEST("an unknown policy is refused by name, with the known ones") {
-  const NoFuture nothing;
+  const auto rig = rig::simulated();
+  BlockTable table(1);
+  const std::atomic<Bytes> budget = 1;
   try {
-    make_policy("fifo", nothing);
+    make_strategy("fifo", {table, *rig->device(), budget, 1, nullptr});
     REQUIRE(false);
   } catch (const BadConfig& error) {
     const std::string text = error.what();
     REQUIRE(text.find("'fifo'") != std::string::npos);
-    for (const auto& name : policy_names()) REQUIRE(text.find(name) != std::string::npos);
+    for (const auto& name : strategy_names()) REQUIRE(text.find(name) != std::string::npos);
   }
 }

@@ -1,11 +1,12 @@
 // Most recently used leaves first: optimal for a cycle larger than the budget.
 #pragma once
 
-#include "policy/recency.hpp"
+#include "strategy/recency.hpp"
+#include "strategy/strategy.hpp"
 
 namespace vramx {
 
-class Mru final : public Policy {
+class Mru final : public Strategy {
  public:
   void arrived(BlockId block) override { recency_.newest(block); }
   void touched(BlockId block) override { recency_.newest(block); }

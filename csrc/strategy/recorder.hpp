@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/ids.hpp"
 #include "device/device.hpp"
-#include "policy/order.hpp"
 
 namespace vramx {
 

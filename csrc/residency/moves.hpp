@@ -1,0 +1,82 @@
+// The moves of a session's blocks: what leaves for what comes, jobs for the mover, and how they
+// ended.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+
+#include "device/device.hpp"
+#include "mover/mover.hpp"
+#include "residency/notes.hpp"
+#include "residency/settings.hpp"
+#include "strategy/strategy.hpp"
+#include "table/block_table.hpp"
+
+namespace vramx {
+
+/// Its owner's lock guards it, but for `pump`. What it refers to outlives it.
+class Moves {
+ public:
+  /// Told of a job that is over, by any thread and without the lock: calls `settle` under it.
+  using Finished = std::function<void(std::uint64_t job, Outcome& outcome)>;
+
+  Moves(std::shared_ptr<Device> device, BlockTable& table, Strategy& strategy, Notes& notes,
+        const Settings& settings, const std::atomic<Bytes>& budget, Finished finished);
+
+  /// Adds to `victims` until they make room for `size` more; adds none where they cannot.
+  bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;
+  /// Puts as many of `wanted` under way as room can be made for, in order; returns how many.
+  std::size_t bring(const Blocks& wanted, Brought why, const MayLeave& may_leave);
+  /// Puts under way what leaves, and then what comes.
+  void submit(Blocks victims, Blocks arriving, Left left_for, Brought brought_for);
+  /// Issues what was put under way, where no thread of the mover's does.
+  void pump() { mover_.pump(); }
+  /// Takes note of how a job ended.
+  void settle(std::uint64_t job, Outcome& outcome);
+
+  /// Whether all up to a job are over.
+  bool over(std::uint64_t job) const {
+    return under_way_.empty() || under_way_.begin()->first > job;
+  }
+  bool none() const { return under_way_.empty(); }
+  std::uint64_t last_job() const { return last_job_; }
+  std::uint64_t failed() const { return failed_; }
+  Bytes peak_resident() const { return peak_resident_; }
+
+  /// Lets the card use a block where it lies on the host.
+  void expose(Block& block);
+  /// Where it fails the block stays hidden until it is next used in place.
+  void try_to_expose(Block& block) noexcept;
+  /// What is leased may be in use where it lies, and what arrives is concealed by its move.
+  void conceal_idle(Block& block);
+
+ private:
+  struct Asked {
+    Blocks victims;
+    Blocks arriving;
+    std::uint64_t journal = 0;  ///< the one that it is noted in
+    double submitted = 0;       ///< by that one's clock
+  };
+  void tell_strategy(const Blocks& leaving, const Blocks& arriving);
+  void retell_strategy(BlockId id, bool on_card) noexcept;
+  void left_card(Block& block);
+  void settle(const Asked& moves, const Outcome& outcome, const std::exception_ptr& error);
+
+  std::shared_ptr<Device> device_;
+  BlockTable& table_;
+  Strategy& strategy_;
+  Notes& notes_;
+  const Settings& settings_;
+  const std::atomic<Bytes>& budget_;
+  Finished finished_;
+  std::map<std::uint64_t, Asked> under_way_;  ///< by the number of the job
+  std::uint64_t last_job_ = 0;
+  std::uint64_t failed_ = 0;  ///< moves
+  Bytes peak_resident_ = 0;
+  Mover mover_;  ///< last: its thread ends before what it calls back is gone
+};
+
+}  // namespace vramx

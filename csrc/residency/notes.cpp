@@ -1,0 +1,155 @@
+#include "residency/notes.hpp"
+
+#include <syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <utility>
+
+#include "base/error.hpp"
+
+namespace vramx {
+
+namespace {
+
+std::uint64_t this_thread() {
+  static thread_local const auto number = static_cast<std::uint64_t>(syscall(SYS_gettid));
+  return number;
+}
+
+const char* name_of(Arrive how) {
+  static constexpr std::array names{"duplicate", "move", "empty"};
+  return names[static_cast<std::size_t>(how)];
+}
+
+const char* name_of(Leave how) {
+  static constexpr std::array names{"drop", "write_back", "discard"};
+  return names[static_cast<std::size_t>(how)];
+}
+
+std::string text(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& what) {
+    return what.what();
+  } catch (...) {
+    return "the wait was ended";
+  }
+}
+
+}  // namespace
+
+using Kind = Event::Kind;
+
+void Notes::begin(Device& device, Stream stream, std::size_t most_events, Bytes budget) {
+  if (journal_) {
+    throw InUse("a trace of this session is being recorded already; end that one first");
+  }
+  Log start{.budget = budget};
+  for (BlockId id = 0; id < table_.size(); ++id) {
+    const Block& block = table_[id];
+    if (block.state == Block::State::unused) continue;
+    start.blocks.push_back({block.serial, block.range, block.use});
+    if (block.committed()) start.resident.push_back(block.serial);
+  }
+  for (GroupId group = 0; group < table_.group_count(); ++group) {
+    if (!table_.group(group).blocks.empty()) start.groups.push_back(traced(group));
+  }
+  journal_ = std::make_unique<Journal>(device, stream, most_events, std::move(start));
+  ++number_;
+}
+
+std::unique_ptr<Journal> Notes::end() {
+  if (!journal_) throw InUse("no trace of this session is being recorded");
+  return std::move(journal_);
+}
+
+void Notes::placed(const Block& block) {
+  if (journal_) journal_->add(PlacedBlock{block.serial, block.range, block.use});
+}
+
+void Notes::forgotten(const Block& block) {
+  if (!journal_) return;
+  journal_->add({.kind = Kind::forgotten,
+                 .block = block.serial,
+                 .bytes = block.range.size,
+                 .submitted = journal_->now()});
+}
+
+void Notes::defined(GroupId group) {
+  if (journal_) journal_->add(traced(group));
+}
+
+void Notes::correct_start(const Block& block, bool resident) {
+  if (journal_) journal_->correct_start(block.serial, resident);
+}
+
+TracedGroup Notes::traced(GroupId group) const {
+  TracedGroup traced{
+      .serial = table_.group(group).serial, .name = table_.group(group).name, .blocks = {}};
+  for (const BlockId id : table_.group(group).blocks) traced.blocks.push_back(table_[id].serial);
+  return traced;
+}
+
+void Notes::move(const Block& block, double submitted, const Outcome& outcome, std::size_t issue,
+                 const Fence& over) {
+  if (!journal_) return;
+  const bool came = block.state == Block::State::resident;
+  const bool crosses = came ? block.arriving != Arrive::empty : block.leaving == Leave::write_back;
+  const Issue& at = outcome.issues.at(issue);
+  journal_->add(
+      {.kind = came ? Kind::arrived : Kind::left,
+       .cause = came ? brought_names[static_cast<std::size_t>(block.brought_for)]
+                     : left_names[static_cast<std::size_t>(block.left_for)],
+       .how = came ? vramx::name_of(block.arriving) : vramx::name_of(block.leaving),
+       .lane = at.lane,
+       .request = at.request,
+       .block = block.serial,
+       .bytes = block.range.size,
+       .submitted = submitted,
+       .began = journal_->virtual_clock() ? Event::unknown : journal_->since_start(at.began),
+       .ended = journal_->virtual_clock() ? Event::unknown : journal_->since_start(at.ended),
+       // What crosses no link is over when it was issued.
+       .from = crosses ? at.from : nullptr,
+       // A fence without a time can be waited for, but not be read.
+       .to = journal_->virtual_clock() ? over
+             : crosses                 ? at.to
+                                       : nullptr});
+}
+
+void Notes::use(GroupId group, Kind kind, Stream stream, Fence from, Fence to) {
+  const double now = journal_->now();
+  journal_->add({.kind = kind,
+                 .group = table_.group(group).serial,
+                 .stream = stream,
+                 .thread = this_thread(),
+                 .submitted = now,
+                 .began = from ? now : Event::unknown,
+                 .ended = now,
+                 .from = std::move(from),
+                 .to = std::move(to)});
+}
+
+void Notes::failure(const std::exception_ptr& error) {
+  if (!journal_) return;
+  journal_->add({.kind = Kind::failed,
+                 .thread = this_thread(),
+                 .submitted = journal_->now(),
+                 .text = text(error)});
+}
+
+void Notes::budget(Bytes budget) {
+  if (!journal_) return;
+  journal_->add({.kind = Kind::budget, .bytes = budget, .submitted = journal_->now()});
+}
+
+void Notes::plan(const Prediction& plan) {
+  if (!journal_) return;
+  journal_->add({.kind = Kind::plan,
+                 .bytes = plan.moved_in,
+                 .bytes_out = plan.moved_out,
+                 .seconds = plan.seconds,
+                 .submitted = journal_->now()});
+}
+
+}  // namespace vramx

@@ -1,0 +1,51 @@
+// What happens, written into a journal while somebody asks for one.
+#pragma once
+
+#include <cstdint>
+#include <exception>
+#include <memory>
+
+#include "mover/mover.hpp"
+#include "residency/journal.hpp"
+#include "table/block_table.hpp"
+
+namespace vramx {
+
+/// Its owner's lock guards it.
+class Notes {
+ public:
+  explicit Notes(const BlockTable& table) : table_(table) {}
+
+  /// As Residency::begin_trace.
+  void begin(Device& device, Stream stream, std::size_t most_events, Bytes budget);
+  /// Throws InUse where no journal is kept.
+  std::unique_ptr<Journal> end();
+  /// The number of the journal that is kept; 0 where none is.
+  std::uint64_t kept() const { return journal_ ? number_ : 0; }
+  explicit operator bool() const { return journal_ != nullptr; }
+  /// By its clock; 0 where none is kept.
+  double now() const { return journal_ ? journal_->now() : 0; }
+
+  /// Nothing is done where no journal is kept.
+  void placed(const Block& block);
+  void forgotten(const Block& block);
+  void defined(GroupId group);
+  void use(GroupId group, Event::Kind kind, Stream stream, Fence from, Fence to);
+  /// A block came, or left, by the `issue`th request of a job that was asked for then.
+  void move(const Block& block, double submitted, const Outcome& outcome, std::size_t issue,
+            const Fence& over);
+  /// A move that counted as done at the start was not.
+  void correct_start(const Block& block, bool resident);
+  void failure(const std::exception_ptr& error);
+  void budget(Bytes budget);
+  void plan(const Prediction& plan);
+
+ private:
+  TracedGroup traced(GroupId group) const;
+
+  const BlockTable& table_;
+  std::unique_ptr<Journal> journal_;
+  std::uint64_t number_ = 0;  ///< of the last one
+};
+
+}  // namespace vramx

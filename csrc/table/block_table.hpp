@@ -1,0 +1,138 @@
+// Which bytes a session has charge of: its blocks, the ranges and groups that they make up, and
+// sums over them. It knows what is where, and neither moves nor decides anything.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "table/block.hpp"
+#include "table/counts.hpp"
+
+namespace vramx {
+
+/// What is known of a group beside its blocks.
+struct Group {
+  std::uint64_t serial = 0;
+  std::string name;  ///< what reports and timelines call it
+  std::uint64_t uses = 0;
+  double stall_seconds = 0;
+  Blocks blocks{};  ///< each once, in the order of their addresses within a range
+};
+
+/// In bytes, where no other unit is named.
+struct Sums {
+  Bytes managed = 0;
+  Bytes committed = 0;           ///< arriving and resident
+  Bytes idle = 0;                ///< resident and not leased
+  Bytes leased = 0;              ///< arriving or resident, and leased
+  Bytes leavable = 0;            ///< resident, not leased, and no need of the plan's
+  Bytes unplanned_scratch = 0;   ///< arriving and resident, live, and not the plan's
+  std::size_t away = 0;          ///< blocks that are not resident, the dead ones apart
+  std::size_t dead_on_card = 0;  ///< blocks
+};
+
+class BlockTable {
+ public:
+  /// `block` is the most bytes of a block.
+  explicit BlockTable(Bytes block) : block_(block) {}
+
+  Block& operator[](BlockId id) { return blocks_[id]; }
+  const Block& operator[](BlockId id) const { return blocks_[id]; }
+  /// Of all blocks, those whose numbers nobody uses included.
+  std::size_t size() const { return blocks_.size(); }
+  BlockId id_of(const Block& block) const { return static_cast<BlockId>(&block - blocks_.data()); }
+
+  /// Takes charge of a range that is on the host; returns its blocks.
+  const Blocks& add(Range range, Use use, bool dead);
+  /// Gives up a range as it was added; none of its blocks is on its way.
+  void remove(Range range);
+  /// The blocks of a range as it was added. Throws BadConfig for another.
+  const Blocks& blocks_in(Range whole) const;
+  /// The blocks that hold any byte of a range. Throws BadConfig on foreign bytes.
+  Blocks find(Range range) const;
+  bool owns(Range range) const;
+  /// The first block of the range that holds an address; null where none does.
+  const Block* holder_of(Address address) const;
+  std::vector<Range> ranges() const;
+
+  GroupId define(Blocks blocks, std::string name);
+  /// Leaves a group without blocks, which `assign` gives it anew.
+  void empty(GroupId group);
+  void assign(GroupId group, Blocks blocks);
+  void undefine(GroupId group);
+  Group& group(GroupId group) { return groups_[group]; }
+  const Group& group(GroupId group) const { return groups_[group]; }
+  /// Throws BadConfig on an unknown one.
+  void check(GroupId group) const;
+  std::size_t group_count() const { return groups_.size(); }
+  const std::vector<GroupId>& groups_of(BlockId id) const { return groups_of_[id]; }
+  /// The name of a group that a block is part of.
+  const std::string& name_of(const Block& block) const;
+
+  /// Holds the sums true across a change of one block.
+  class Change {
+   public:
+    Change(BlockTable& table, Block& block) : table_(table), block_(block) {
+      table_.tally(block_, -1);
+    }
+    ~Change() { table_.tally(block_, +1); }
+    Change(const Change&) = delete;
+    Change& operator=(const Change&) = delete;
+
+   private:
+    BlockTable& table_;
+    Block& block_;
+  };
+  Change change(BlockId id) { return {*this, blocks_[id]}; }
+
+  const Sums& sums() const { return sums_; }
+  /// Live scratch blocks on the host. Safe from any thread.
+  std::size_t scratch_on_host() const { return scratch_on_host_; }
+  /// Resident, not leased, and let go by the plan, in that order.
+  const Blocks& released() const { return released_; }
+  /// The most unplanned scratch there was since this was last asked.
+  Bytes take_most_scratch() { return std::exchange(most_scratch_, sums_.unplanned_scratch); }
+  /// Changes whenever a block is on the host that was not, or the reverse.
+  std::uint64_t host_version() const { return host_version_; }
+
+  /// `event` takes the Counts to change: the block's, and those of all blocks.
+  template <typename Event>
+  void count(Block& block, const Event& event) {
+    event(block.counts);
+    event(totals_);
+  }
+  /// Of all blocks that there ever were.
+  const Counts& totals() const { return totals_; }
+  /// Of blocks that never were part of a group.
+  Counts ungrouped() const;
+
+ private:
+  void tally(const Block& block, int sign);
+  void list_released(const Block& block, bool present) noexcept;
+  BlockId unused();
+
+  const Bytes block_;
+  std::vector<Block> blocks_;
+  std::vector<BlockId> unused_ids_;
+  std::map<Address, std::pair<Range, Blocks>> ranges_;
+  std::deque<Group> groups_;  ///< a deque: a reference stays valid while others are defined
+  std::vector<GroupId> unused_groups_;
+  std::vector<std::vector<GroupId>> groups_of_;  ///< by block
+  std::uint64_t last_serial_ = 0;
+  Sums sums_;
+  std::atomic<std::size_t> scratch_on_host_ = 0;
+  Blocks released_;
+  Bytes most_scratch_ = 0;
+  std::uint64_t host_version_ = 0;
+  Counts totals_;
+  Counts ungrouped_;  ///< of blocks that are gone
+};
+
+}  // namespace vramx
