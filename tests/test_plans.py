@@ -238,9 +238,7 @@ def test_a_random_order_costs_about_what_recency_costs(open_model: OpenModel) ->
     for policy in ("adaptive", "lru"):
         random_ = random.Random(5)
         model = open_model(frames, [1] * count, [SECONDS] * count, policy=policy)
-        moved[policy] = sum(
-            model.run(random_.sample(range(count), 12)).moved_in for _ in range(60)
-        )
+        moved[policy] = sum(model.run(random_.sample(range(count), 12)).moved_in for _ in range(60))
     assert moved["adaptive"] <= 1.25 * moved["lru"]
 
 

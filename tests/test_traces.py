@@ -149,8 +149,11 @@ def check_log(log: _core.Log, stats: _core.Stats) -> None:
             )
 
 
+policies = st.sampled_from(["adaptive", "lru"])
+
+
 @many
-@given(before=steps, during=steps, policy=st.sampled_from(["adaptive", "lru"]), budget=st.integers(4, 13))
+@given(before=steps, during=steps, policy=policies, budget=st.integers(4, 13))
 def test_what_a_trace_tells_is_what_the_counts_tell(
     open_core: OpenCore,
     before: list[tuple[str, int]],
@@ -187,7 +190,7 @@ def test_what_a_trace_tells_is_what_the_counts_tell(
 
 
 @many
-@given(during=steps, policy=st.sampled_from(["adaptive", "lru"]), budget=st.integers(4, 13))
+@given(during=steps, policy=policies, budget=st.integers(4, 13))
 def test_a_trace_changes_nothing(
     open_core: OpenCore, during: list[tuple[str, int]], policy: str, budget: int
 ) -> None:
