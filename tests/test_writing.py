@@ -110,20 +110,23 @@ import resource, signal, sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import vramx
-from vramx.pipelines.pictures import save_picture
+from vramx.pipelines.pictures import Beside, layout_of, picture_target
+
+def save(pixels, path):
+    with picture_target(path, layout_of(pixels), Beside()) as put:
+        put(pixels)
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 52, 3), np.uint8))
+picture = np.random.default_rng(0).integers(0, 256, (40, 52, 3), np.uint8)
 folder = Path(sys.argv[1])
 for suffix in sys.argv[2:]:
     whole, cut = folder / f"whole{suffix}", folder / f"cut{suffix}"
-    save_picture(picture, whole)
+    save(picture, whole)
     resource.setrlimit(resource.RLIMIT_FSIZE, (whole.stat().st_size - 1, resource.RLIM_INFINITY))
     try:
-        save_picture(picture, cut)
+        save(picture, cut)
     except vramx.MediaError as error:
         assert "File too large" in str(error), error
     else:

@@ -12,7 +12,8 @@ _AMPERE = "NVIDIA Ampere GA102 GPU Architecture, whitepaper, and GeForce specifi
 _ADA = "NVIDIA Ada GPU Architecture, whitepaper, and GeForce specifications"
 _BLACKWELL = "NVIDIA RTX Blackwell GPU Architecture, whitepaper, and GeForce specifications"
 _DATASHEET = "NVIDIA's datasheet of this card"
-_LAPTOP = "NVIDIA's GeForce laptop specifications, at the highest clock that they name"
+_LAPTOP = "computed from cores and the highest clock in NVIDIA's GeForce laptop specifications"
+_COMPUTED = "NVIDIA's datasheet of this card, operations computed from cores and clock"
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ CARDS = {
                 (_QUADRO_RTX, 3, 8, _DATASHEET),
                 (_RTX_A, 4, 4, _DATASHEET),
                 (_RTX_ADA, 4, 4, _DATASHEET),
-                (_RTX_PRO, 5, 4, _DATASHEET),
+                (_RTX_PRO, 5, 4, _COMPUTED),
             )
             for name, gib, lanes, bandwidth, single in rows
         ),
