@@ -171,7 +171,7 @@ def measure(
                 row["network_vramx"] = median_rate(lambda: len([*sr(few)]), 3)
 
                 def enlarge() -> int:
-                    return sr.enlarge_video(source, target, options=options, overwrite=True).frames
+                    return sr.enlarge_video(source, target, options=options, overwrite=True)
 
                 own_rate.append(rate(enlarge))
                 row["peak"] = sr.session.stats().peak_resident

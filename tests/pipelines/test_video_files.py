@@ -765,7 +765,7 @@ def test_a_video_is_enlarged_within_the_budget(
         with vramx.super_resolution(nn.Upsample(scale_factor=2), tile=32, **options) as sr:
             arguments = (folder / "in.mp4", str(folder / "out.mp4"))
             made = sr.enlarge_video(*arguments, segment=7, options={"crf": "10"})
-            assert (made.frames, made.size) == (COUNT, (128, 96))
+            assert made == COUNT
             assert sr.session.stats().peak_resident <= 32 * 2**20
             with pytest.raises(vramx.MediaError, match="exists"):
                 sr.enlarge_video(*arguments)

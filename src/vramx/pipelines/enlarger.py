@@ -335,7 +335,7 @@ class SuperResolution:
         end: float | Fraction | str | None = None,
         overwrite: bool = False,
         progress: bool = False,
-    ) -> VideoResult:
+    ) -> int:
         """Enlarge a video in a file; see `vramx.pipelines.video.transform_video`.
 
         Times of frames are kept; sound, subtitles and chapters are copied. When the job is stopped,
@@ -374,8 +374,8 @@ class SuperResolution:
 
         Returns
         -------
-        VideoResult
-            How many frames the target has, and of which size.
+        int
+            How many frames the target has.
 
         Raises
         ------
@@ -384,6 +384,34 @@ class SuperResolution:
             holds another job. Finished segments stay.
         ConfigError
             If there is no such codec, option or pixel format, or `deinterlace` is neither.
+        """
+        return self.change_video(
+            source,
+            target,
+            codec=codec,
+            options=options,
+            pix_fmt=pix_fmt,
+            segment=segment,
+            deinterlace=deinterlace,
+            on_corrupt=on_corrupt,
+            start=start,
+            end=end,
+            overwrite=overwrite,
+            progress=progress,
+        ).frames
+
+    def change_video(self, source: str | Path, target: str | Path, **options: Any) -> VideoResult:
+        """Enlarge a video as `enlarge_video` does, and tell more of it.
+
+        Parameters
+        ----------
+        source, target, **options
+            As `enlarge_video`.
+
+        Returns
+        -------
+        VideoResult
+            How many frames the target has, of which size, and which were lost.
         """
         from vramx.pipelines.video import transform_video
 
@@ -396,22 +424,9 @@ class SuperResolution:
             "overlap": _named(self._asked.overlap),
             "multiple": _named(self._asked.multiple),
         }
+        run = self._ready.run
         return transform_video(
-            source,
-            target,
-            self._ready.run,
-            identity=identity,
-            size=self.target_size,
-            codec=codec,
-            options=options,
-            pix_fmt=pix_fmt,
-            segment=segment,
-            deinterlace=deinterlace,
-            on_corrupt=on_corrupt,
-            start=start,
-            end=end,
-            overwrite=overwrite,
-            progress=progress,
+            source, target, run, identity=identity, size=self.target_size, **options
         )
 
     def preview_video(

@@ -143,7 +143,7 @@ def enlarge_file(
             "a video, such as .mp4"
         )
     begun = time.perf_counter()
-    made = enlarger.enlarge_video(
+    made = enlarger.change_video(
         source, target, overwrite=overwrite, progress=progress, **(video or {})
     )
     seconds = time.perf_counter() - begun
