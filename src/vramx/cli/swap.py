@@ -16,7 +16,7 @@ from vramx.cli.folders import rest_as_dict, write_failures, write_rest
 from vramx.cli.output import json_option, write_json
 from vramx.cli.pictures import picture_options
 from vramx.cli.session import session_options
-from vramx.cli.video import check_preview, stoppable, video_options
+from vramx.cli.video import of_preview, stoppable, video_options
 
 if TYPE_CHECKING:
     from vramx.pipelines.swapping.swap import FaceSwap
@@ -114,14 +114,7 @@ def swap(
     overwrite: bool,
     quality: int | None,
     format: str | None,  # noqa: A002 - click's name
-    codec: str,
-    codec_options: dict[str, str],
-    pix_fmt: str | None,
-    segment: int,
-    deinterlace: str,
-    on_corrupt: str,
-    start: str | None,
-    end: str | None,
+    video: dict[str, Any],
     preview: bool,
     references: tuple[Path, ...],
     no_face: str,
@@ -143,7 +136,6 @@ def swap(
     A video's job that is stopped goes on when the same command is given again. Frames without a
     face to swap are passed on unchanged, and counted, unless --no-face error.
     """
-    check_preview(preview, end)
     details = {
         "size": size,
         "template": template,
@@ -170,16 +162,6 @@ def swap(
             if job is None:
                 told = _write_thumbnails(fs, faces_of, thumbnails)
             else:
-                video = {
-                    "codec": codec,
-                    "options": codec_options,
-                    "pix_fmt": pix_fmt,
-                    "segment": segment,
-                    "deinterlace": deinterlace,
-                    "on_corrupt": on_corrupt,
-                    "start": start,
-                    "end": end,
-                }
                 pictures = {"quality": quality, "format": format}
                 told = _swap(
                     fs, job, overwrite=overwrite, preview=preview, pictures=pictures, video=video
@@ -226,8 +208,7 @@ def _swap(
         made = [{"out": str(each.out), **asdict(each.result)} for each in done.made]
         return {"files": made, **rest_as_dict(done)}
     if preview:
-        seen = {name: video[name] for name in ("start", "deinterlace")}
-        result = fs.preview_video(*job, overwrite=overwrite, **seen)
+        result = fs.preview_video(*job, overwrite=overwrite, **of_preview(video))
     elif is_video(job.out):
         result = fs.swap_video(*job, overwrite=overwrite, progress=progress, **video)
     else:

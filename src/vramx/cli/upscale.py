@@ -15,7 +15,7 @@ from vramx.cli.folders import rest_as_dict, write_failures, write_rest
 from vramx.cli.output import json_option, write_json
 from vramx.cli.pictures import picture_options
 from vramx.cli.session import session_options
-from vramx.cli.video import check_preview, stoppable, video_options
+from vramx.cli.video import of_preview, stoppable, video_options
 from vramx.units import format_size
 
 if TYPE_CHECKING:
@@ -101,14 +101,7 @@ def upscale(
     format: str | None,  # noqa: A002 - click's name
     multiple: int | None,
     dtype: str | None,
-    codec: str,
-    codec_options: dict[str, str],
-    pix_fmt: str | None,
-    segment: int,
-    deinterlace: str,
-    on_corrupt: str,
-    start: str | None,
-    end: str | None,
+    video: dict[str, Any],
     preview: bool,
     overwrite: bool,
     as_json: bool,
@@ -129,7 +122,6 @@ def upscale(
     )
 
     require_media_libraries()
-    check_preview(preview, end)
     if preview and source.is_dir():
         raise click.UsageError("--preview is of a video, and IN is a folder")
     if source.is_file() and target.is_file() and not overwrite:
@@ -157,22 +149,11 @@ def upscale(
                     enlarger,
                     source,
                     target,
-                    start=start,
-                    deinterlace=deinterlace,
                     overwrite=overwrite,
+                    **of_preview(video),
                 )
                 result = FolderResult([made])
             else:
-                video = {
-                    "codec": codec,
-                    "options": codec_options,
-                    "pix_fmt": pix_fmt,
-                    "segment": segment,
-                    "deinterlace": deinterlace,
-                    "on_corrupt": on_corrupt,
-                    "start": start,
-                    "end": end,
-                }
                 made = enlarge_file(
                     enlarger, source, target, progress=progress, video=video, **files
                 )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -66,17 +65,34 @@ _OPTIONS = (
 )
 
 
-def video_options(command: F) -> F:
-    """Add ``--codec`` and the others that are about videos, and ``--overwrite``."""
+#: Options that the library takes by the same names.
+_SAME = ("codec", "pix_fmt", "segment", "deinterlace", "on_corrupt", "start", "end")
+
+
+def video_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--codec`` and the others that are about videos, and ``--overwrite``.
+
+    The command is given ``video``, what the library's functions of videos take, and ``preview`` and
+    ``overwrite``.
+    """
+
+    @functools.wraps(command)
+    def gathered(*args: Any, **options: Any) -> Any:
+        video = {name: options.pop(name) for name in _SAME}
+        video["options"] = options.pop("codec_options")
+        if options["preview"] and video["end"] is not None:
+            raise click.UsageError("--preview is of one frame, that at --start: leave out --end")
+        return command(*args, video=video, **options)
+
+    made: Callable[..., Any] = gathered
     for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+        made = option(made)
+    return made
 
 
-def check_preview(preview: bool, end: str | None) -> None:
-    """Refuse options that a preview has no use for."""
-    if preview and end is not None:
-        raise click.UsageError("--preview is of one frame, that at --start: leave out --end")
+def of_preview(video: dict[str, Any]) -> dict[str, Any]:
+    """Return what of the options a preview takes."""
+    return {name: video[name] for name in ("start", "deinterlace")}
 
 
 @contextlib.contextmanager
