@@ -304,18 +304,23 @@ def test_where_all_fits_nothing_is_asked_for(open_session: OpenSession, renewals
         del kept
 
 
+def part_by_part(session: vramx.Session, renewals: Renewals) -> Callable[[], int]:
+    """Manage parts; return what runs one more and tells how often it was asked for by then."""
+    x = torch.randn(2, 128)
+    parts = iter(session.manage(nn.Sequential(*(linear() for _ in range(20)))))
+
+    def asked() -> int:
+        next(parts)(x)
+        return len(renewals)
+
+    return asked
+
+
 def test_what_leaves_too_little_room_is_asked_for(
     open_session: OpenSession, renewals: Renewals
 ) -> None:
-    x = torch.randn(2, 128)
     with torch.no_grad(), open_session(16 * BLOCK) as session:
-        parts = iter(session.manage(nn.Sequential(*(linear() for _ in range(20)))))
-
-        def asked() -> int:
-            """Run a part; return how often it was asked for by then."""
-            next(parts)(x)
-            return len(renewals)
-
+        asked = part_by_part(session, renewals)
         assert asked() == 0
         kept = [session.empty((11 * BLOCK // 4,))]
         assert asked() == 0
@@ -336,14 +341,8 @@ def test_what_leaves_too_little_room_is_asked_for(
 def test_what_is_in_use_or_kept_by_choice_is_not_asked_for(
     open_session: OpenSession, renewals: Renewals
 ) -> None:
-    x = torch.randn(2, 128)
     with torch.no_grad(), open_session(16 * BLOCK) as session:
-        parts = iter(session.manage(nn.Sequential(*(linear() for _ in range(20)))))
-
-        def asked() -> int:
-            next(parts)(x)
-            return len(renewals)
-
+        asked = part_by_part(session, renewals)
         assert asked() == 0
         with session.keep_cache():
             kept = [session.empty((12 * BLOCK // 4,))]
