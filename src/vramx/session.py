@@ -643,7 +643,7 @@ class Session:
         if isinstance(self.device, _core.SimulatedDevice):
             counts["stall_seconds"] = self.device.stalled
         if self._torch_bridge is not None:
-            counts["passes"] = self._torch_bridge.passes
+            counts["passes"] = self._torch_bridge.passes.count
             counts["unleased_touches"] = self._torch_bridge.unleased_touches
         return Stats(**counts)
 

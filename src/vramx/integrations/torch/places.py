@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase as _Norm
 
 from vramx import _core
+from vramx.integrations.torch.core import TorchCore
 from vramx.integrations.torch.internals.layout import (
     COUNTS_USES,
     FOUND_LAYOUT,
@@ -39,7 +40,6 @@ from vramx.integrations.torch.tensors import (
 )
 
 if TYPE_CHECKING:
-    from vramx.integrations.torch.bridge import TorchBridge
     from vramx.integrations.torch.loading import Incoming
 
 
@@ -76,17 +76,17 @@ class Places:
 
     Parameters
     ----------
-    bridge : TorchBridge
-        The session's torch side.
+    torch_core : TorchCore
+        What the session's torch side stands on.
     """
 
-    def __init__(self, bridge: TorchBridge) -> None:
-        self._core = bridge.core
-        self._device = bridge.device
-        self._two_copies = bridge.two_copies
+    def __init__(self, torch_core: TorchCore) -> None:
+        self._torch_core = torch_core
+        self._core = torch_core.core
+        self._device = torch_core.device
+        self._two_copies = torch_core.two_copies
         # Storages are pointed at one of two copies, so it must be known where they say it.
-        self._takes_weights = FOUND_LAYOUT or not bridge.two_copies
-        self._finish = bridge.finish
+        self._takes_weights = FOUND_LAYOUT or not torch_core.two_copies
         self._places: dict[int, _Place] = {}
         self._absent: set[int] = set()
         #: Where something may be written unseen while it is used.
@@ -133,7 +133,7 @@ class Places:
                 parts = [held]
             else:
                 spans = split(held)
-                storages = [Storage(each[0], start, end) for start, end, each in spans]
+                storages = [Storage(each[0], start, size) for start, size, each in spans]
                 parts = [each for _, _, each in spans]
             for storage, inside in zip(storages, parts):
                 storage.origin = storages[0].origin
@@ -251,7 +251,7 @@ class Places:
             if found is not None and found[0] in self:
                 inside.setdefault(found[0], []).append(tensor)
         self._core.evict([self._places[address].range for address in inside])
-        self._finish()  # what the program wrote to host copies
+        self._torch_core.finish()  # what the program wrote to host copies
         by_origin: dict[int, list[_Place]] = {}
         for address in inside:
             place = self._places[address]
@@ -266,8 +266,8 @@ class Places:
     ) -> None:
         """Put parts of one storage back into one."""
         first = min(place.start for place in places)
-        end = max(place.start + place.nbytes for place in places)
-        raw = torch.empty(end - first, dtype=torch.uint8, device="cpu")
+        size = max(place.start - first + place.nbytes for place in places)
+        raw = torch.empty(size, dtype=torch.uint8, device="cpu")
         self._core.load(
             [
                 (place.address, raw.data_ptr() + place.start - first, place.nbytes)
