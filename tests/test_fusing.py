@@ -140,7 +140,7 @@ def test_a_part_called_by_itself_has_a_lease_of_its_own(open_session: OpenSessio
         assert leased(session, lambda: part(X)) == ["Model.layers.3.first"]
         assert torch.equal(part(X), expected)
         assert session.stats().resident == BLOCK
-        assert session.stats().unleased_touches == 0
+        assert session.stats().unleased_accesses == 0
         assert {row.uses for row in session.modules()} == {0, 2}
 
 

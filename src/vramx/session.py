@@ -644,7 +644,7 @@ class Session:
             counts["stall_seconds"] = self.device.stalled
         if self._torch_bridge is not None:
             counts["passes"] = self._torch_bridge.passes.count
-            counts["unleased_touches"] = self._torch_bridge.unleased_touches
+            counts["unleased_accesses"] = self._torch_bridge.unleased_accesses
         return Stats(**counts)
 
     def modules(self) -> list[ModuleStats]:

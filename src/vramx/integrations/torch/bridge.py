@@ -77,7 +77,7 @@ class TorchBridge:
             _bridges.add(self)
 
     @property
-    def unleased_touches(self) -> int:
+    def unleased_accesses(self) -> int:
         """Uses of managed memory outside any lease, as far as the device shows them."""
         return self._unleased.count if self._unleased is not None else 0
 

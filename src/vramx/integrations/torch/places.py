@@ -50,7 +50,7 @@ class _Place:
     memory: weakref.ref[_core.Memory]
     address: int
     nbytes: int
-    use: _core.Use
+    purpose: _core.Use
     home: torch.device
     origin: object  # the same for all parts of one storage
     start: int  # where in that they were
@@ -108,11 +108,13 @@ class Places:
     def weight_at(self, address: int) -> tuple[int, int] | None:
         """Tell which weights begin at an address: it and their bytes, or None."""
         place = self._places.get(address)
-        return place.range if place is not None and place.use is _core.Use.WEIGHTS else None
+        return place.range if place is not None and place.purpose is _core.Use.WEIGHTS else None
 
     def weights(self) -> list[tuple[int, int]]:
         """List where weights lie: addresses and bytes."""
-        return [place.range for place in self._places.values() if place.use is _core.Use.WEIGHTS]
+        return [
+            place.range for place in self._places.values() if place.purpose is _core.Use.WEIGHTS
+        ]
 
     def is_buffer(self, address: int) -> bool:
         """Tell whether no parameter lies in the place at an address."""
@@ -124,7 +126,7 @@ class Places:
         """Collect what lies in these tensors' storages, each once, by what it is for."""
         parameters = {id(part) for p in module.parameters() for _, part in parts_of(p)}
         unseen = _written_unseen(module)
-        by_use: dict[_core.Use, list[Storage]] = {_core.Use.WEIGHTS: [], _core.Use.SCRATCH: []}
+        by_purpose: dict[_core.Use, list[Storage]] = {_core.Use.WEIGHTS: [], _core.Use.SCRATCH: []}
         for key, held in shared_storages(list(tensors.values())).items():
             if key is None:
                 continue
@@ -146,8 +148,8 @@ class Places:
                     and self._takes_weights
                     and not any(id(tensor) in unseen for tensor in inside)
                 )
-                by_use[_core.Use.WEIGHTS if is_weight else _core.Use.SCRATCH].append(storage)
-        return by_use
+                by_purpose[_core.Use.WEIGHTS if is_weight else _core.Use.SCRATCH].append(storage)
+        return by_purpose
 
     def take_in(
         self,
@@ -174,20 +176,20 @@ class Places:
         OutOfMemoryError
             If the host, ``host_limit`` or ``VRAMX_MANAGED_LIMIT`` cannot hold it.
         """
-        for use, storages in self._storages(module, tensors, incoming).items():
-            for storage, memory in moved_in(self._core, storages, use):
+        for purpose, storages in self._storages(module, tensors, incoming).items():
+            for storage, memory in moved_in(self._core, storages, purpose):
                 raw = as_bytes(memory)
                 self._places[memory.address] = _Place(
                     memory=weakref.ref(memory),
                     address=memory.address,
                     nbytes=memory.nbytes,
-                    use=use,
+                    purpose=purpose,
                     home=storage.home,
                     origin=storage.origin,
                     start=storage.start,
                     has_parameter=storage.is_weight,
                 )
-                if use is _core.Use.WEIGHTS:
+                if purpose is _core.Use.WEIGHTS:
                     self._core.point(raw.untyped_storage()._cdata, memory.address, memory.nbytes)
                 for tensor in storage.tensors:
                     placement.put(tensor, storage.view(tensor, raw))
