@@ -641,8 +641,8 @@ class Session:
             if hasattr(native, name)
         }
         if self._torch_bridge is not None:
-            counts["passes"] = self._torch_bridge.passes
-            counts["unleased_touches"] = self._torch_bridge.unleased_touches
+            counts["passes"] = self._torch_bridge.passes.count
+            counts["unleased_accesses"] = self._torch_bridge.unleased_accesses
         return Stats(**counts)
 
     def modules(self) -> list[ModuleStats]:
