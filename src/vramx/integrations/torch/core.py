@@ -35,7 +35,7 @@ class TorchCore:
     def __init__(self, core: _core.Core, device: _core.Device, *, check: bool) -> None:
         self.core = core
         self.check = check
-        self.simulated = device.kind == "simulated"
+        self.simulated = device.computes_on_host
         self.ordinal = device.ordinal
         self.device = torch.device("cpu") if self.simulated else torch.device("cuda", self.ordinal)
         self.two_copies = device.host_addresses
