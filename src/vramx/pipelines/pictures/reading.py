@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from vramx.errors import ConfigError, Error, MediaError
 from vramx.pipelines.images import pil_to_array
 from vramx.pipelines.pictures import deep
+from vramx.pipelines.pictures.claims import check_claim, check_tiles
 from vramx.pipelines.pictures.colours import as_rgb
 from vramx.pipelines.pictures.formats import identified
 from vramx.pipelines.pictures.metadata import beside_of, beside_of_tags, turned, without_turn
@@ -101,6 +102,8 @@ def load_picture(path: Path) -> FilePicture:
 
 def from_pil(image: Image.Image, path: Path) -> FilePicture:
     """Take the present frame of a file that Pillow opened."""
+    check_claim(image.size, str(image.format), path)  # pages have sizes of their own
+    check_tiles(image, path)
     image.load()
     seen = as_rgb(image, path)
     pixels = turned(pil_to_array(seen), image.getexif().get(_ORIENTATION, 1))
@@ -146,10 +149,11 @@ def opened(path: Path) -> Iterator[Image.Image | Any]:
     """
     try:
         if deep.is_tiff(path) and deep.is_deep_tiff(tags := deep.tiff_tags(path)):
-            _check_area(tags[256] * tags[257])
+            check_claim((tags[256], tags[257]), "TIFF", path)
             yield tags
             return
         with identified(path) as image:
+            check_claim(image.size, str(image.format), path)
             yield image
     except ConfigError as error:
         raise MediaError(f"{path}: {error}") from error
@@ -168,11 +172,3 @@ def opened(path: Path) -> Iterator[Image.Image | Any]:
         raise MediaError(
             f"{path} cannot be read as a picture: {type(error).__name__}: {error}"
         ) from error
-
-
-def _check_area(pixels: int) -> None:
-    most = Image.MAX_IMAGE_PIXELS
-    if most is not None and pixels > 2 * most:
-        raise Image.DecompressionBombError(
-            f"Image size ({pixels} pixels) exceeds limit of {2 * most} pixels."
-        )
