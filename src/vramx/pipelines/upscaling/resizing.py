@@ -33,7 +33,9 @@ class Wanted:
             if not (known and 0 < self.scale < 1e6):
                 raise ConfigError(f"scale {self.scale!r} is not a number above 0")
             if self.height is not None or self.width is not None:
-                raise ConfigError("scale says the size already: leave out height and width, or it")
+                raise ConfigError(
+                    "scale= says the size already: leave out height= and width=, or it"
+                )
         for name in ("height", "width"):
             if getattr(self, name) is not None:
                 as_count(getattr(self, name), name)
