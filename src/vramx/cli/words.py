@@ -51,7 +51,7 @@ def in_options(said: str, command: click.Command | None) -> str:
 def warnings_as_lines(worded: Callable[[object], str]) -> Iterator[None]:
     """Show warnings of a scope as lines on the standard error, in the words of the command."""
 
-    def show(message: object, *_: object) -> None:
+    def show(message: object, *_: object, **__: object) -> None:
         with contextlib.suppress(OSError):  # nobody reads it any more
             click.echo(f"Warning: {worded(message)}", err=True)
 
