@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,19 +86,37 @@ def load_picture(path: Path) -> FilePicture:
     Warns
     -----
     RuntimeWarning
-        If it is in CMYK without a profile.
+        If it is in CMYK without a profile, or in AVIF of more than 8 bits a channel.
     """
     with opened(path) as image:
         if not isinstance(image, Image.Image):
             return _deep_tiff(path, image)
         if (frames := frame_count(image)) > 1:
             raise MediaError(f"{path} has {frames} frames; only single ones can be read")
+        tell_lost_bits(image, path)
         if deep.is_deep_png(image):
             image.load()  # what follows the pixels, such as EXIF
-            beside = beside_of(image, image, path)
-            pixels = turned(deep.read_png(path), image.getexif().get(_ORIENTATION, 1))
-            return FilePicture(pixels, without_turn(beside))
+            return _deep(deep.read_png(path), image, path)
+        if deep.is_deep_heif(image):
+            return _deep(deep.read_heif(path), image, path)
         return from_pil(image, path)
+
+
+def tell_lost_bits(image: Image.Image, path: Path) -> None:
+    """Warn of an AVIF file of which Pillow reads fewer bits than it has."""
+    if image.format == "AVIF" and (bits := deep.avif_bits(path)) > 8:
+        warnings.warn(
+            f"{path} has {bits} bits a channel, of which Pillow reads 8: to keep them, make a "
+            "16-bit PNG of it, such as by `avifdec --depth 16`",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _deep(pixels: Pixels, image: Image.Image, path: Path) -> FilePicture:
+    beside = beside_of(image, image, path)
+    turn = image.getexif().get(_ORIENTATION, 1)
+    return FilePicture(turned(pixels, turn), without_turn(beside))
 
 
 def from_pil(image: Image.Image, path: Path) -> FilePicture:
