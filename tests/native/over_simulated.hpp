@@ -21,7 +21,7 @@ class OverSimulated : public vramx::Device,
   vramx::Streams& streams() override { return *this; }
   vramx::Store& memory(vramx::Use /*use*/) override { return *this; }
   const vramx::Traits& traits() const override { return card_.traits(); }
-  vramx::Route& link() override { return *this; }
+  vramx::Route& route(vramx::Place /*from*/) override { return *this; }
   vramx::Rates rates() const override { return card_.rates(); }
   Range reserve(vramx::Bytes size, vramx::Use use) override { return card_.reserve(size, use); }
   void release(Range range) noexcept override { card_.release(range); }
@@ -53,6 +53,7 @@ class OverSimulated : public vramx::Device,
   }
   bool reached(const Fence& fence) const noexcept override { return card_.reached(fence); }
   void wait(const Fence& fence) override { card_.wait(fence); }
+  double stalled() const override { return card_.stalled(); }
   void settle(Range range) noexcept override { card_.settle(range); }
 
  private:
