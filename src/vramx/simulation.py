@@ -32,6 +32,7 @@ class Simulation:
         host_memory: int,
         reads_over_link: bool,
         host_addresses: bool,
+        managed_access: bool,
     ) -> None:
         self.capacity = capacity
         self.link_up = link_up
@@ -42,6 +43,7 @@ class Simulation:
         self.host_memory = host_memory
         self.reads_over_link = reads_over_link
         self.host_addresses = host_addresses
+        self.managed_access = managed_access
 
     def device(self, *, check_drops: bool = False) -> _core.SimulatedDevice:
         """Make a card.
@@ -66,6 +68,7 @@ class Simulation:
             host_memory=self.host_memory,
             reads_over_link=self.reads_over_link,
             host_addresses=self.host_addresses,
+            managed_access=self.managed_access,
             check_drops=check_drops,
         )
 
@@ -93,6 +96,7 @@ def simulate(
     host_memory: Size | None = None,
     reads_over_link: bool = True,
     memory: Literal["mapped", "managed"] = "mapped",
+    managed_access: bool = True,
 ) -> Simulation:
     """Configure the simulated device for the sessions opened from now on.
 
@@ -116,6 +120,9 @@ def simulate(
         What weights lie in: ``"mapped"`` memory, whose host copy has an address of its own and is
         used in place outside a lease, or ``"managed"`` memory of one address. What the program
         allocates has one. A card that does not read over the link has managed memory alone.
+    managed_access : bool
+        Whether it has concurrent managed access. Without, as under WSL, what the program allocates
+        stays on the card, and ``memory="managed"`` cannot be had.
 
     Returns
     -------
@@ -133,6 +140,11 @@ def simulate(
         raise ConfigError(f"latency {latency!r} is not a time of zero or more seconds")
     if memory not in ("mapped", "managed"):
         raise ConfigError(f"memory {memory!r} is neither 'mapped' nor 'managed'")
+    if memory == "managed" and not managed_access:
+        raise ConfigError(
+            "memory='managed' takes a card with concurrent managed access; leave out one of memory "
+            "and managed_access"
+        )
     link_up = parse_rate(link, "link")
     simulation = Simulation(
         capacity=parse_size(capacity, "capacity"),
@@ -148,6 +160,7 @@ def simulate(
         ),
         reads_over_link=reads_over_link,
         host_addresses=memory == "mapped",
+        managed_access=managed_access,
     )
     _stack.append(simulation)
     return simulation

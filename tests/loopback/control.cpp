@@ -34,6 +34,11 @@ void loopback_fail(const char* entry, uint64_t nth, int result) {
   }
 }
 
+void loopback_set_name(const char* name) {
+  const Guard lock(state().mutex);
+  state().name = name;
+}
+
 void loopback_set_version(int version) {
   const Guard lock(state().mutex);
   state().version = version;
@@ -47,6 +52,11 @@ void loopback_set_cards(int count) {
 void loopback_set_concurrent_access(int value) {
   const Guard lock(state().mutex);
   state().concurrent_access = value;
+}
+
+void loopback_set_managed_memory(int value) {
+  const Guard lock(state().mutex);
+  state().managed_memory = value;
 }
 
 void loopback_set_maps_memory(int value) {
