@@ -157,7 +157,7 @@ class Turn:
         """Return its figures, in bytes and seconds."""
         session, median = self.ready.session, statistics.median(self.times)
         # A plan's seconds are virtual on a simulated card.
-        plan = session.plan() if session is not None and session.device.asynchronous else None
+        plan = session.plan() if session is not None and not session.device.virtual_clock else None
         return {
             "who": self.case.who,
             "ratio": self.case.ratio,

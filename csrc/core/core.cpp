@@ -55,7 +55,8 @@ Core::~Core() {
 }
 
 std::vector<std::shared_ptr<Memory>> Core::reserve(const std::vector<Bytes>& sizes, Use use) {
-  const Packing packing = pack(sizes, device_->facts().granule, std::max(largest_arena, block_));
+  const Packing packing =
+      pack(sizes, device_->memory(use).traits().granule, std::max(largest_arena, block_));
   std::vector<std::shared_ptr<Arena>> arenas;
   for (const Bytes size : packing.arenas) {
     arenas.push_back(std::make_shared<Arena>(device_, residency_, size, use, false));
@@ -88,18 +89,31 @@ Blocks Core::blocks_of(const std::vector<Copy>& copies) const {
   return all;
 }
 
-void Core::store(const std::vector<Copy>& copies) {
-  const auto one = [&](const Copy& copy) {
-    device_->store(copy.device, reinterpret_cast<const void*>(copy.program), copy.size);  // NOLINT
+Store& Core::memory_at(Address address) const {
+  return device_->memory(residency_->holds_weights(address) ? Use::weights : Use::scratch);
+}
+
+template <class One>
+void Core::copy_on_host(const std::vector<Copy>& copies, const One& one) {
+  const auto copy = [&](const std::vector<Copy>& some) {
+    residency_->on_host(blocks_of(some), [&] { copy_all(some, one); }, nullptr);
   };
-  residency_->on_host(blocks_of(copies), [&] { copy_all(copies, one); }, nullptr);
+  if (device_->memory(Use::weights).lowest() == Place::host) return copy(copies);
+  for (const Copy& each : copies) copy({each});  // the host may not have room for all at once
+}
+
+void Core::store(const std::vector<Copy>& copies) {
+  copy_on_host(copies, [&](const Copy& copy) {
+    memory_at(copy.device)
+        .store(copy.device, reinterpret_cast<const void*>(copy.program), copy.size);  // NOLINT
+  });
 }
 
 void Core::load(const std::vector<Copy>& copies) {
-  const auto one = [&](const Copy& copy) {
-    device_->load(reinterpret_cast<void*>(copy.program), copy.device, copy.size);  // NOLINT
-  };
-  residency_->on_host(blocks_of(copies), [&] { copy_all(copies, one); }, nullptr);
+  copy_on_host(copies, [&](const Copy& copy) {
+    memory_at(copy.device)
+        .load(reinterpret_cast<void*>(copy.program), copy.device, copy.size);  // NOLINT
+  });
 }
 
 void Core::close(const Poll& poll) { residency_->close(poll); }

@@ -18,7 +18,7 @@ constexpr unsigned most_lanes = 64;
 }  // namespace
 
 SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec), work_(spec.moments) {
-  if (spec.capacity == 0 || !(spec.to_card > 0) || !(spec.to_host > 0) || !(spec.latency >= 0) ||
+  if (spec.capacity == 0 || !(spec.link.up > 0) || !(spec.link.down > 0) || !(spec.latency >= 0) ||
       spec.lanes == 0 || spec.lanes > most_lanes || spec.granule == 0 || spec.granule % page != 0) {
     throw BadConfig(
         "a simulated card needs a capacity and link rates above zero, a latency of zero "
@@ -26,19 +26,19 @@ SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec), work_(spec.m
         std::to_string(most_lanes) + " lanes and a granule in multiples of " + text(page));
   }
   lanes_.resize(spec.lanes);
-  facts_ = Facts{.name = "simulated card of " + text(spec.capacity),
-                 .kind = "simulated",
-                 .ordinal = 0,
-                 .uuid = "",
-                 .capacity = spec.capacity,
-                 .granule = spec.granule,
-                 .unit = spec.granule,
-                 .lanes = spec.lanes,
-                 .reads_over_link = spec.reads_over_link,
-                 .host_addresses = spec.host_addresses && spec.reads_over_link,
-                 .asynchronous = false,
-                 .to_card = spec.to_card,
-                 .to_host = spec.to_host};
+  facts_ = {.name = "simulated card of " + text(spec.capacity),
+            .kind = "simulated",
+            .ordinal = 0,
+            .uuid = "",
+            .capacity = spec.capacity,
+            .lanes = spec.lanes,
+            .computes_on_host = true,
+            .virtual_clock = true,
+            .slow_moves = false};
+  traits_ = {.granule = spec.granule,
+             .unit = spec.granule,
+             .reads_over_link = spec.reads_over_link,
+             .host_addresses = spec.host_addresses && spec.reads_over_link};
 }
 
 SimulatedDevice::~SimulatedDevice() {
@@ -91,7 +91,7 @@ SimulatedDevice::Chunk& SimulatedDevice::chunk(Range range) {
 Range SimulatedDevice::reserve(Bytes size, Use use) {
   const std::lock_guard lock(mutex_);
   injected(Operation::reserve);
-  check_reservation(facts_, size);
+  check_reservation(traits_, size);
   if (host_used_ + size > spec_.host_memory) {
     throw OutOfMemory("the simulated host has " + text(spec_.host_memory - host_used_) +
                           " left of " + text(spec_.host_memory) + "; " + text(size) +
@@ -114,7 +114,7 @@ Range SimulatedDevice::reserve(Bytes size, Use use) {
   std::memset(range.data(), poison, size);
   chunks_[range.start] = Chunk{.range = range,
                                .host = *host,
-                               .host_addresses = facts_.host_addresses && use == Use::weights};
+                               .host_addresses = traits_.host_addresses && use == Use::weights};
   host_used_ += size;
   return range;
 }
@@ -180,7 +180,7 @@ Fence SimulatedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   double end = start;
   if (how != Arrive::empty) {
     const double flowing = std::max(start + spec_.latency, link_[0]);
-    end = flowing + static_cast<double>(range.size) / spec_.to_card;
+    end = flowing + static_cast<double>(range.size) / spec_.link.up;
     link_[0] = end;
     moved_in_ += range.size;
   }
@@ -222,7 +222,7 @@ Fence SimulatedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   double end = std::max({queue.at, host_now_, latest(after)});
   if (how == Leave::write_back) {
     const double flowing = std::max(end + spec_.latency, link_[1]);
-    end = flowing + static_cast<double>(range.size) / spec_.to_host;
+    end = flowing + static_cast<double>(range.size) / spec_.link.down;
     queue.at = link_[1] = end;
     moved_out_ += range.size;
   }
@@ -280,7 +280,7 @@ void SimulatedDevice::refresh(Stream stream, Range range) {
   const unsigned char* host = two_copies(range).on_host(range.start);
   Queue& q = queue(stream);
   q.at = link_[0] =
-      std::max(q.at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.to_card;
+      std::max(q.at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.link.up;
   refreshed_ += range.size;
   submit(q, range, [range, host] { std::memcpy(range.data(), host, range.size); });
 }
@@ -290,7 +290,7 @@ void SimulatedDevice::save(Stream stream, Range range) {
   unsigned char* host = two_copies(range).on_host(range.start);
   Queue& q = queue(stream);
   q.at = link_[1] =
-      std::max(q.at + spec_.latency, link_[1]) + static_cast<double>(range.size) / spec_.to_host;
+      std::max(q.at + spec_.latency, link_[1]) + static_cast<double>(range.size) / spec_.link.down;
   saved_ += range.size;
   submit(q, range, [range, host] { std::memcpy(host, range.data(), range.size); });
 }

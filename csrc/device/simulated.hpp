@@ -33,8 +33,7 @@ inline constexpr unsigned char poison = 0xD5;
 
 struct SimulatedSpec {
   Bytes capacity = 8 * GiB;
-  double to_card = 25e9;   ///< bytes a second
-  double to_host = 25e9;   ///< bytes a second
+  Rates link = {.up = 25e9, .down = 25e9};
   double latency = 10e-6;  ///< seconds a request
   unsigned lanes = 2;
   Bytes granule = 64 * KiB;
@@ -50,13 +49,19 @@ struct SimulatedSpec {
 enum class Operation : std::uint8_t { reserve, bring, leave, expose };
 inline constexpr std::size_t operations = 4;
 
-class SimulatedDevice final : public Device {
+class SimulatedDevice final : public Device, public Streams, public Store, public Route {
  public:
   explicit SimulatedDevice(SimulatedSpec spec);
   ~SimulatedDevice() override;
 
   const Facts& facts() const override { return facts_; }
   Bytes free_bytes() const override;
+  Streams& streams() override { return *this; }
+  Store& memory(Use /*use*/) override { return *this; }
+
+  const Traits& traits() const override { return traits_; }
+  Route& route(Place /*from*/) override { return *this; }
+  Rates rates() const override { return spec_.link; }
   Range reserve(Bytes size, Use use) override;
   void release(Range range) noexcept override;
   void store(Address to, const void* from, Bytes size) override;
@@ -91,7 +96,7 @@ class SimulatedDevice final : public Device {
   /// The virtual time, in seconds, at which all work asked for so far is done.
   double now() const;
   /// Virtual seconds that streams spent waiting for fences.
-  double stalled() const;
+  double stalled() const override;
   /// The most bytes on the card at one virtual time, counted here and not by any manager.
   Bytes peak_on_card() const;
   Bytes on_card() const;
@@ -129,6 +134,7 @@ class SimulatedDevice final : public Device {
 
   SimulatedSpec spec_;
   Facts facts_;
+  Traits traits_;
   mutable std::mutex mutex_;
   std::condition_variable gate_;
   bool held_ = false;

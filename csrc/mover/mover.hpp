@@ -1,10 +1,11 @@
 // Issues moves in order, on a native thread of its own where moves cost host time.
 //
-// A job takes ranges off the card, then brings others. A departure may hold the thread until the
-// last use of its range is over: that is why it is not the caller's thread. Neighbours in a job
-// move in one request, and arrivals take the lanes by turns. Jobs run first in, first out, and what
-// arrives waits for all that left before it. A job that fails says how far it got; who submitted it
-// takes back the jobs behind it that counted on the room it did not make.
+// A job takes ranges down from their places, then brings others up, hop by hop. A departure may
+// hold the thread until the last use of its range is over: that is why it is not the caller's
+// thread. Neighbours in a job move in one request, and arrivals take the lanes by turns. Jobs run
+// first in, first out, and what arrives waits for all that left before it. A job that fails says
+// how far it got; who submitted it takes back the jobs behind it that counted on the room it did
+// not make.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,7 @@
 namespace vramx {
 
 struct Departure {
+  Route* route = nullptr;
   Range range;
   Address home = 0;  ///< the start of the reserved range it lies in
   Leave how = Leave::drop;
@@ -27,11 +29,12 @@ struct Departure {
 };
 
 struct Arrival {
+  Route* route = nullptr;
   Range range;
   Address home = 0;
   Arrive how = Arrive::duplicate;
-  bool conceal = false;  ///< the range is exposed now
-  std::string name{};    ///< in a profiler's timeline
+  Store* exposed_in = nullptr;  ///< where the range is exposed now
+  std::string name{};           ///< in a profiler's timeline
 };
 
 /// When a request was carried out: by the host's clock, and where the device tells by its lane's.
@@ -83,10 +86,10 @@ class Mover {
 
   void loop();
   void carry_out(Job job);
-  Fence time_of(Lane lane) noexcept;
+  Fence time_of(Route& route) noexcept;
   template <class Ask>
-  Fence issue(const Job& job, const std::string& name, std::size_t moves, Outcome& outcome,
-              Ask&& ask);
+  Fence issue(const Job& job, Route& route, const std::string& name, std::size_t moves,
+              Outcome& outcome, Ask&& ask);
   void depart(const Job& job, Outcome& outcome);
   void arrive(const Job& job, Outcome& outcome);
 

@@ -1,5 +1,6 @@
 // Leases: what they wait for, what they bring, and what they bring ahead.
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/error.hpp"
@@ -14,13 +15,19 @@ using Preference = Block::Preference;
 
 namespace {
 
-bool has_virtual_clock(const Device& device) { return !device.facts().asynchronous; }
-
 // A stream that has used a block waits for it no more.
 bool may_stall(const BlockTable& table, const Blocks& blocks, Stream stream) {
-  return std::any_of(blocks.begin(), blocks.end(), [&](BlockId id) {
-    return table[id].state != State::resident || table[id].waits(stream);
-  });
+  return std::any_of(blocks.begin(), blocks.end(),
+                     [&](BlockId id) { return !table[id].resident() || table[id].waits(stream); });
+}
+
+// Whether there is room, or could be made at once. What is idle on the card can leave the host too.
+bool has_room(const Sums& sums, const PerPlace<Bytes>& need, Bytes budget, Bytes host_limit) {
+  const Bytes on_card = need[Place::card] + sums.held[Place::card];
+  if (on_card > budget + sums.idle[Place::card]) return false;
+  if (need[Place::host] == 0) return true;
+  const Bytes on_host = need[Place::host] + sums.held[Place::host];
+  return on_host <= host_limit + sums.idle[Place::card] + sums.idle[Place::host];
 }
 
 }  // namespace
@@ -30,7 +37,7 @@ void Residency::wait(Lock& lock, const Poll& poll, MaybeGroup group) {
   const auto status = changed_.wait_for(lock, std::chrono::milliseconds(50));
   const double waited = host_seconds() - began;
   stall_seconds_ += waited;
-  if (group && !has_virtual_clock(*device_)) table_.group(*group).stall_seconds += waited;
+  if (group && !device_->facts().virtual_clock) table_.group(*group).stall_seconds += waited;
   if (status == std::cv_status::timeout && poll) {
     lock.unlock();
     struct Relock {
@@ -52,8 +59,9 @@ void Residency::finish_moves(Lock& lock, std::uint64_t last, const Poll& poll) {
 }
 
 bool Residency::read_in_place(const Blocks& blocks) const {
-  return std::all_of(blocks.begin(), blocks.end(),
-                     [this](BlockId id) { return device_->reads_in_place(table_[id].range); });
+  return std::all_of(blocks.begin(), blocks.end(), [this](BlockId id) {
+    return memory_of(table_[id]).reads_in_place(table_[id].range);
+  });
 }
 
 bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
@@ -62,8 +70,9 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   table_.check(group);
   const Blocks& blocks = table_.group(group).blocks;
   const bool told = strategy_->wants_times() || notes_;
-  const bool may_wait = (told || has_virtual_clock(*device_)) && may_stall(table_, blocks, stream);
-  const Fence asked = told || may_wait ? clock_or_nothing(*device_, stream) : nullptr;
+  const bool may_wait =
+      (told || device_->facts().virtual_clock) && may_stall(table_, blocks, stream);
+  const Fence asked = told || may_wait ? clock_or_nothing(device_->streams(), stream) : nullptr;
   if (settings_.profiled) begin_profiler_range(table_.group(group).name);
   bool on_card = false;
   try {
@@ -77,9 +86,10 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   ++table_.group(group).uses;
   if (!asked) return on_card;
   // What waits for nothing begins as it is asked for: the program's own time here is no stall.
-  const Fence began = may_wait || strategy_->held_up() ? clock_or_nothing(*device_, stream) : asked;
-  if (has_virtual_clock(*device_) && began) {
-    table_.group(group).stall_seconds += device_->seconds(asked, began);
+  const Fence began =
+      may_wait || strategy_->held_up() ? clock_or_nothing(device_->streams(), stream) : asked;
+  if (device_->facts().virtual_clock && began) {
+    table_.group(group).stall_seconds += device_->streams().seconds(asked, began);
   }
   if (notes_) notes_.use(group, Event::Kind::stalled, stream, asked, began);
   if (strategy_->wants_times()) strategy_->began(in_use_, asked, began);
@@ -90,7 +100,8 @@ void Residency::release(GroupId group, Stream stream) {
   const Lock lock = locked();
   if (settings_.profiled) end_profiler_range();
   if (notes_)
-    notes_.use(group, Event::Kind::released, stream, nullptr, clock_or_nothing(*device_, stream));
+    notes_.use(group, Event::Kind::released, stream, nullptr,
+               clock_or_nothing(device_->streams(), stream));
   const auto it = std::find(in_use_.rbegin(), in_use_.rend(), group);
   if (it != in_use_.rend()) in_use_.erase(std::next(it).base());
   end(table_.group(group).blocks, stream, true);
@@ -121,7 +132,7 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
   Fence fence;
   if (!at_rest() && !strategy_->keeps(blocks)) {
     try {
-      fence = device_->mark(stream);
+      fence = device_->streams().mark(stream);
     } catch (...) {
       unlease(blocks, held_by_thread);
       throw;
@@ -155,24 +166,24 @@ void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
 void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
                               MaybeGroup group) {
   for (;;) {
-    Bytes need = 0;
-    Bytes own_idle = 0;
-    bool comes_to_host = false;
+    PerPlace<Bytes> need{};  // with what of it is idle there now
+    bool comes_to_rest = false;
     for (const BlockId id : blocks) {
       const Block& block = table_[id];
       if (block.state == State::leaving || block.state == State::held) {
-        comes_to_host = true;
-      } else if (block.leases == 0 && block.state == State::resident) {
-        own_idle += block.range.size;
-      } else if (block.leases == 0 && block.state == State::host &&
-                 block.preference != Preference::host) {
-        need += block.range.size;
+        comes_to_rest = true;
+      } else if (block.leases == 0 && block.settled()) {
+        const bool stays = block.away() && block.preference == Preference::host;
+        const Place to = stays ? Place::host : Place::card;
+        for (Place place = to; place <= block.at; place = below(place)) {
+          if (place < block.at || block.may_fall(place)) need[place] += block.range.size;
+        }
+        if (block.resident() && block.lowest > Place::host) need[Place::host] += block.range.size;
       }
     }
-    if (!comes_to_host && need + table_.sums().committed + own_idle <= budget_ + table_.sums().idle)
-      return;
+    if (!comes_to_rest && has_room(table_.sums(), need, budget_, settings_.host_limit)) return;
     const bool in_place = read_in_place(blocks);
-    if (!comes_to_host && !moving() && !holders_.may_wait(in_place)) {
+    if (!comes_to_rest && !moving() && !holders_.may_wait(in_place)) {
       if (in_place) return;
       out_of_memory(blocks);
     }
@@ -232,7 +243,13 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
       over_link.push_back(absent[i]);
     }
   }
-  if (!read_in_place(over_link)) out_of_memory(blocks);
+  Blocks deeper;  // than the card reaches
+  std::ranges::copy_if(over_link, std::back_inserter(deeper),
+                       [this](BlockId id) { return table_[id].at > Place::host; });
+  const std::size_t raised = moves_->bring(
+      deeper, Brought::use, [this](BlockId other) { return table_[other].may_leave(); },
+      Place::host);
+  if (raised < deeper.size() || !read_in_place(over_link)) out_of_memory(blocks);
   if (group) {
     const Ahead next = strategy_->ahead();
     moves_->bring(next.wanted, next.why, next.may_leave);
@@ -243,10 +260,10 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
   bool all_on_card = true;
   for (const BlockId id : blocks) {
     Block& block = table_[id];
-    if (block.state == State::resident) {
+    if (block.resident()) {
       if (!block.waits(stream)) continue;
       // Asking first whether it is there already would take the driver longer.
-      device_->order(stream, block.arrival);
+      device_->streams().order(stream, block.arrival);
       block.ordered.push_back(stream);
     } else if (std::find(over_link.begin(), over_link.end(), id) != over_link.end()) {
       use_over_link(block, stream);
@@ -262,8 +279,9 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
 
 void Residency::use_over_link(Block& block, Stream stream) {
   moves_->expose(block);
+  block.written(Place::host);
   if (block.leases > 1) return;
-  device_->use_over_link(stream, block.range);
+  memory_of(block).use_over_link(stream, block.range);
   table_.count(block, [&](Counts& counts) { counts.over_link += block.range.size; });
 }
 

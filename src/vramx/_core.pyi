@@ -34,9 +34,9 @@ class Device:
     @property
     def granule(self) -> int: ...
     @property
-    def to_card(self) -> float: ...
+    def link_up(self) -> float: ...
     @property
-    def to_host(self) -> float: ...
+    def link_down(self) -> float: ...
     @property
     def reads_over_link(self) -> bool: ...
     @property
@@ -44,42 +44,48 @@ class Device:
     @property
     def keeps_what_leaves(self) -> bool: ...
     @property
-    def asynchronous(self) -> bool: ...
+    def pageable_bytes(self) -> int:
+        """Host memory of weights that could not be pinned."""
+
+    @property
+    def holds_up_launches(self) -> str:
+        """Why launches wait for moves that need not; empty where they do not."""
+
+    @property
+    def computes_on_host(self) -> bool:
+        """Whether its memory is the host's, and the processor computes on it."""
+
+    @property
+    def virtual_clock(self) -> bool:
+        """Whether time passes by what is asked of the card alone."""
+
+    @property
+    def slow_moves(self) -> bool:
+        """Whether asking for a move takes host time."""
+
     @property
     def free_bytes(self) -> int: ...
     @property
     def card_bytes(self) -> int: ...
 
 class CudaDevice(Device):
-    def set_link(self, to_card: float, to_host: float) -> None:
-        """Tells what moves reach over the link, bytes a second."""
+    def set_rates(self, memory: Use, up: float, down: float) -> None:
+        """
+        Tells what moves of weights, or scratch, reach over the link, bytes a second.
+        """
 
-class ManagedDevice(CudaDevice):
-    def __init__(self, driver: str, ordinal: int) -> None: ...
-    @property
-    def lacks_context(self) -> str:
-        """Why the driver gave no context for moves; empty where it did."""
+def open_managed(driver: str, ordinal: int) -> CudaDevice:
+    """A card with all in managed memory."""
+
+def open_mapped(driver: str, ordinal: int, unit: int, accept_unpinned: bool = False) -> CudaDevice:
+    """
+    A card with weights in mapped memory, moved a unit at once, and scratch in managed memory.
+    """
 
 def set_managed_limit(limit: int) -> int:
     """Caps the managed bytes of this process; returns the previous cap."""
 
 def managed_bytes() -> int: ...
-
-class MappedDevice(CudaDevice):
-    def __init__(
-        self, driver: str, ordinal: int, unit: int, accept_unpinned: bool = False
-    ) -> None: ...
-    @property
-    def pageable_bytes(self) -> int:
-        """Host memory that could not be pinned."""
-
-class DividedDevice(Device):
-    def __init__(self, weights: CudaDevice, scratch: CudaDevice) -> None: ...
-    @property
-    def weights(self) -> CudaDevice: ...
-    @property
-    def scratch(self) -> CudaDevice: ...
-
 def pinned_bytes() -> int:
     """The host memory that mapped devices have pinned."""
 
@@ -95,8 +101,8 @@ class SimulatedDevice(Device):
     def __init__(
         self,
         capacity: int,
-        to_card: float,
-        to_host: float,
+        link_up: float,
+        link_down: float,
         latency: float,
         lanes: int,
         granule: int,
@@ -160,7 +166,7 @@ def policy_names() -> list[str]:
 
 class PassLimits:
     def __init__(
-        self, used: int, budget: int, to_card: float, compute: float, in_flight: int
+        self, used: int, budget: int, link: float, compute: float, in_flight: int
     ) -> None: ...
     def fluid(self) -> float:
         """Seconds that nothing moving uncompressed bytes can beat."""
@@ -183,15 +189,15 @@ def plan_pass(
     blocks: Sequence[int],
     steps: Sequence[tuple[Sequence[int], float]],
     budget: int,
-    to_card: float,
-    to_host: float,
+    up: float,
+    down: float,
 ) -> Prediction:
     """
     Plans a cyclic pass, whose steps are (places of blocks, seconds), and predicts it.
     """
 
 def least_seconds(
-    blocks: Sequence[int], steps: Sequence[tuple[Sequence[int], float]], budget: int, to_card: float
+    blocks: Sequence[int], steps: Sequence[tuple[Sequence[int], float]], budget: int, up: float
 ) -> float:
     """Seconds that no way of moving the blocks of such a pass can beat."""
 
@@ -365,9 +371,9 @@ class Log:
     @property
     def lane_times(self) -> bool: ...
     @property
-    def to_card(self) -> float: ...
+    def link_up(self) -> float: ...
     @property
-    def to_host(self) -> float: ...
+    def link_down(self) -> float: ...
     @property
     def lanes(self) -> int: ...
 
@@ -502,6 +508,9 @@ def find_layout(tensor: object, alias: object, other: object) -> bool:
     Finds where tensors keep what is else asked for; returns whether it did.
     """
 
+def data_address(tensor: object) -> int:
+    """Where a tensor's storage begins; 0 where it has none."""
+
 class Versions:
     """How often tensors were changed in place, as of the last look."""
 
@@ -545,18 +554,20 @@ class PresentStream:
         """Returns its handle."""
 
 class CallContext:
-    """What the leased calls of one session share."""
+    """
+    What the leased calls of one session share.
 
-    def __init__(
-        self,
-        core: Core,
-        stream: PresentStream,
-        activations: object,
-        scratch_grew: object,
-        wrote: object,
-    ) -> None: ...
-    def enter(self) -> int:
-        """Notes a call on this thread; returns how many it was in."""
+    `program` is told of what they do, by its methods: `call_begins` of a thread's outermost
+    call, `contents_changed` of a unit whose module does not hold what is leased,
+    `storage_replaced` of one where a tensor has another storage after the call, `wrote` of
+    ranges, `scratch_grew`. Its `activations` returns which arguments lie in the core's memory.
+    """
+
+    def __init__(self, core: Core, stream: PresentStream, program: object) -> None: ...
+    def enter(self, called: object) -> None:
+        """
+        Notes a call on this thread, of which the program is told if it is the outermost.
+        """
 
     def leave(self) -> None:
         """Notes its end."""
@@ -580,16 +591,11 @@ def newly_addressed(address: int) -> int:
     As weight_at, but 0 where it is known already that the program has the address.
     """
 
-def data_address(tensor: object) -> int:
-    """Where a tensor's storage begins; 0 where it has none."""
-
 class LeasedCall:
     """
     Calls `inner` under a lease of a group, with a budget of `least_budget` bytes or more.
 
-    It is a module where `hooks` say where that has them. `begin_round` is called with the call
-    before a thread's outermost one; `stale` where the module does not hold what is leased;
-    `replaced` under the lease, where a tensor has another storage after the call.
+    It is a module where `hooks` say where that has them. The context's program is told of `unit`.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -598,12 +604,10 @@ class LeasedCall:
     def __init__(
         self,
         context: CallContext,
+        unit: object,
         group: int,
         inner: object,
         hooks: object | None,
-        begin_round: object,
-        stale: object,
-        replaced: object,
         least_budget: int,
     ) -> None: ...
     def lease(
@@ -639,13 +643,8 @@ class LeasedCall:
         Reports versioned tensors that were changed in place since the last look.
         """
 
-    def part_of(self, whole: LeasedCall) -> None:
-        """
-        Leases nothing while the call of a module that it is a part of holds a lease.
-        """
-
-    def part_of_none(self) -> None:
-        """Is a part of no other call any more."""
+    def fuse(self, member: LeasedCall) -> None:
+        """The call of a member leases nothing while this one holds a lease."""
 
     def __deepcopy__(self, memo: object) -> None: ...
     def __reduce__(self) -> tuple[type, tuple[()]]: ...

@@ -114,7 +114,7 @@ class Session:
             budget=asked,
             block=block_bytes,
             policy=policy,
-            threaded=self.device.asynchronous,
+            threaded=self.device.slow_moves,
             host_limit=limit,
             profiled=settings.profiled,
         )
@@ -413,7 +413,7 @@ class Session:
             tensor = self._torch.empty(sizes, dtype)
             self._tell_unpinned()
             return tensor
-        if self.device.kind != "simulated":
+        if not self.device.computes_on_host:
             raise ConfigError(
                 f"numpy arrays live in host memory; on {self.device.name} give a torch dtype"
             )
@@ -640,11 +640,9 @@ class Session:
             for name in Stats.__dataclass_fields__
             if hasattr(native, name)
         }
-        if isinstance(self.device, _core.SimulatedDevice):
-            counts["stall_seconds"] = self.device.stalled
         if self._torch_bridge is not None:
-            counts["passes"] = self._torch_bridge.passes
-            counts["unleased_touches"] = self._torch_bridge.unleased_touches
+            counts["passes"] = self._torch_bridge.passes.count
+            counts["unleased_accesses"] = self._torch_bridge.unleased_accesses
         return Stats(**counts)
 
     def modules(self) -> list[ModuleStats]:
