@@ -42,7 +42,7 @@ case $what in
     if (($# > 2)); then
       measure peers "${@:2}"
     else
-      for tokens in 2048 7000 16384; do measure "peers-linear-$tokens" peers --tokens "$tokens"; done
+      for tokens in 2048 7000 16384; do measure "peers-$tokens" peers --tokens "$tokens"; done
       for model in decode unet; do measure "peers-$model" peers --model "$model"; done
       # As large as Flux.
       measure peers-dit peers --model dit --weights 22GiB --ratios 2 --timeout 240
@@ -58,14 +58,14 @@ case $what in
     ;;
   forecast) measure forecast forecast --tokens 2048 16384 --ratios 1.5 2 4 ;;
   turns)
-    measure turns-unet turns --ratios 0.9 1.25 1.5 2 4 --peers prefix strided --rounds 10
+    measure turns-unet turns --ratios 0.9 1.25 2 4 --peers prefix strided --rounds 10
     measure images-6GiB frames --program images --batches 1 --peers --budget 6GiB
     measure images-4GiB frames --program images --batches 1 --peers --budget 4GiB
     ;;
   libraries)
     for model in torchao bitsandbytes; do
       for tokens in 1 256; do
-        measure "turns-$model-$tokens" turns --model $model --weights 2GiB --tokens $tokens --ratios 2
+        measure "$model-$tokens" turns --model $model --weights 2GiB --tokens $tokens --ratios 2
       done
     done
     measure onnx onnx
