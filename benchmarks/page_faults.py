@@ -32,11 +32,12 @@ class PageFaults:
         paths = [f"-I{place / 'include'}" for place in places]
         paths += [f"{flag}{each}" for each in libraries for flag in ("-L", "-Xlinker=-rpath=")]
         flags = ["-shared", "-Xcompiler", "-fPIC", "-O2", "-cudart", "none", *paths]
-        subprocess.run([nvcc, *flags, source, "-lcupti", "-lcuda", "-o", library], check=True)
+        building = [nvcc, *flags, source, "-lcupti", "-lcuda", "-o", library]
+        if subprocess.run(building, check=False).returncode != 0:
+            raise SkippedError("nvcc cannot build what counts page faults")
         self._library = ctypes.CDLL(str(library))
         self._library.page_faults_taken.restype = ctypes.c_uint64
-        result = self._library.page_faults_start()
-        if result != 0:
+        if (result := self._library.page_faults_start()) != 0:
             raise SkippedError(f"CUPTI refused to count page faults: error {result}")
         self.steady = self.control = 0
 

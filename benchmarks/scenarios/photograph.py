@@ -29,7 +29,7 @@ USUAL = ((400, 10), (192, 10), (400, 32))
 
 COLUMNS = """
 who:who:text budget:budget:size seconds:seconds:s over_whole:/whole:ratio largest:largest:s
-mean:mean:s peak:peak:size
+mean::g peak:peak:size
 """
 
 
