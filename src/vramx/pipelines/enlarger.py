@@ -14,7 +14,7 @@ import torch
 
 from vramx.errors import SessionClosedError
 from vramx.pipelines.chain import Pipeline, as_count
-from vramx.pipelines.files import check_paths, claimed
+from vramx.pipelines.files import check_paths
 from vramx.pipelines.images import is_picture, to_planes
 from vramx.pipelines.networks import (
     channels_last,
@@ -286,17 +286,21 @@ class SuperResolution:
         from vramx.pipelines.pictures import change_picture
 
         source, target = Path(source), Path(target)
-        with claimed(target):
-            check_paths(source, target, overwrite=overwrite)
-            ways: dict[torch.Size, Way] = {}
+        ways: dict[torch.Size, Way] = {}
 
-            def enlarge(pixels: Any, put: Callable[[Any], None]) -> None:
-                self._ready.write(pixels, put, ways)
+        def enlarge(pixels: Any, put: Callable[[Any], None]) -> None:
+            self._ready.write(pixels, put, ways)
 
-            with self._bar(progress, source.name, ways):
-                change_picture(
-                    source, target, enlarge, size=self.target_size, quality=quality, format=format
-                )
+        with self._bar(progress, source.name, ways):
+            change_picture(
+                source,
+                target,
+                enlarge,
+                size=self.target_size,
+                quality=quality,
+                format=format,
+                overwrite=overwrite,
+            )
         return next(iter(ways.values()))
 
     @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vramx.errors import MediaError
-from vramx.pipelines.files import check_paths, claimed, same_size
+from vramx.pipelines.files import check_paths, same_size
 from vramx.pipelines.images import is_picture
 from vramx.pipelines.swapping.face_chain import FaceChain
 from vramx.pipelines.swapping.frame import Frame, SwappedFile, SwapResult, total
@@ -108,15 +108,12 @@ class FaceSwap(FaceChain):
         target, out = Path(target), Path(out)
         _check_out(source, target, out, overwrite=overwrite)
         writable_format(out, format)
-        return self._swap_picture(self._sources(source), target, out, quality, format)
+        faces = self._sources(source)
+        options = {"quality": quality, "format": format, "overwrite": overwrite}
+        return self._swap_picture(faces, target, out, **options)
 
     def _swap_picture(
-        self,
-        faces: list[Someone],
-        target: Path,
-        out: Path,
-        quality: int | None = None,
-        format: str | None = None,  # noqa: A002
+        self, faces: list[Someone], target: Path, out: Path, **options: Any
     ) -> SwapResult:
         from vramx.pipelines.pictures import change_picture
 
@@ -127,7 +124,7 @@ class FaceSwap(FaceChain):
             done.extend(frames)
             put(made)
 
-        change_picture(target, out, swap, quality=quality, format=format)
+        change_picture(target, out, swap, **options)
         return total(done)
 
     def swap_video(
@@ -326,9 +323,8 @@ class FaceSwap(FaceChain):
         faces = self._sources(source)
 
         def swap(picture: Path, place: Path, quality: int | None) -> SwappedFile:
-            with claimed(place):
-                check_paths(picture, place, overwrite=overwrite)
-                return SwappedFile(place, self._swap_picture(faces, picture, place, quality))
+            options = {"quality": quality, "overwrite": overwrite}
+            return SwappedFile(place, self._swap_picture(faces, picture, place, **options))
 
         return change_folder(
             swap,
