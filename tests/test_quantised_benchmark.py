@@ -59,8 +59,7 @@ def test_quantised_layers_take_turns_within_their_budget_or_say_what_is_missing(
     file = tmp_path / "rows.json"
     given = f"turns --backend simulated --model {kind} --weights 2MiB --width 256 --block 64KiB"
     given = [*given.split(), "--ratios", "2", "--rounds", "1", "--json", str(file)]
-    kinds = {kind: lambda block: block}
-    monkeypatch.setattr(quantised, "KINDS", kinds)
+    monkeypatch.setitem(quantised.KINDS, kind, lambda block: block)
     with vramx.simulate(capacity="64MiB", granule="4KiB"):
         assert main(given) == 0
     _, row = json.loads(file.read_text())["rows"]
@@ -68,6 +67,6 @@ def test_quantised_layers_take_turns_within_their_budget_or_say_what_is_missing(
     assert row["card_bytes"] <= row["budget"] <= row["weights"] / 2
     assert row["moved_in"] >= row["weights"] - row["budget"]
     assert row["weights"] >= 2 * MIB
-    kinds[kind] = fails
+    monkeypatch.setitem(quantised.KINDS, kind, fails)
     assert main(given) == 2
     assert "no kernel for this card" in capsys.readouterr().err
