@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 import vramx
 from photograph import Pixels, Stock, empty_cache, photograph, told
 from reporting import Report
+from vramx import VideoOptions
 from vramx.pipelines import pretrained
 from vramx.pipelines.video.channel import Channel
 from vramx.pipelines.video.source import VideoSource
@@ -171,7 +172,9 @@ def measure(
                 row["network_vramx"] = median_rate(lambda: len([*sr(few)]), 3)
 
                 def enlarge() -> int:
-                    return sr.enlarge_video(source, target, options=options, overwrite=True)
+                    return sr.enlarge_video(
+                        source, target, VideoOptions(codec_options=options), overwrite=True
+                    ).frames
 
                 own_rate.append(rate(enlarge))
                 row["peak"] = sr.session.stats().peak_resident

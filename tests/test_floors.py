@@ -29,7 +29,18 @@ NATIVE_FOREIGN = {"cuda.h": "device", "nvtx3": "device", "nanobind": "bind"}
 
 PYTHON = (
     {"_core", "errors", "units"},
-    {"advice", "arrays", "checkpoints", "config", "nvml", "pcie", "simulation"},
+    {
+        "advice",
+        "arrays",
+        "checkpoints",
+        "config",
+        "nvml",
+        "pcie",
+        "progress",
+        "settings",
+        "simulation",
+        "stopping",
+    },
     {"card", "runtime", "stats", "watcher", "writing"},
     {"seeing"},
     {"session"},
@@ -40,6 +51,7 @@ PYTHON = (
     {"queue"},
     {"integrations"},
     {"pipelines"},
+    {"tasks"},
     {"doctor"},
     {"monitor", "plan"},
     {"bench"},

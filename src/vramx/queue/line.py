@@ -444,7 +444,7 @@ class Queue:
                 self._measured.pop((job.kind, job.batch), None)
             if job.batch is None or job.batch == 1:
                 return functools.partial(job.set_exception, failure)
-            if job.stop_asked:
+            if job.stop.stopped:
                 stopped = CancelledError(f"the job {job.name} was asked to stop, and did")
                 return functools.partial(job.set_exception, stopped)
             del failure

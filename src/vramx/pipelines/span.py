@@ -11,7 +11,8 @@ from vramx.errors import ConfigError
 
 #: Seconds, or ``"HH:MM:SS.mmm"``.
 Time = float | Fraction | str | None
-#: ``[[HH:]MM:]SS[.mmm]``.
+#: A fraction as it is written, and ``[[HH:]MM:]SS[.mmm]``.
+_RATIO = re.compile(r"\d+/0*[1-9]\d*")
 _CLOCK = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
@@ -30,21 +31,18 @@ class Span:
     start: Fraction | None = None
     end: Fraction | None = None
 
-    @classmethod
-    def of(cls, start: Time, end: Time) -> Span:
-        """Take the arguments of a user.
+    def check_order(self) -> None:
+        """See that there is something between.
 
         Raises
         ------
         ConfigError
-            If one is no time, or the end is not after the start.
+            If the end is not after the start.
         """
-        span = cls(as_seconds(start, "start"), as_seconds(end, "end"))
-        if span.end is not None and span.end <= (span.start or 0):
+        if self.end is not None and self.end <= (self.start or 0):
             raise ConfigError(
-                f"end {span.end_text} is not after start {span.start_text}: no frame is between"
+                f"end {self.end_text} is not after start {self.start_text}: no frame is between"
             )
-        return span
 
     @property
     def start_text(self) -> str:
@@ -87,7 +85,7 @@ def as_seconds(given: Any, name: str) -> Fraction | None:
     Parameters
     ----------
     given : int, float, Fraction, str or None
-        Seconds, or ``"HH:MM:SS.mmm"``, whose hours and minutes may be left out.
+        Seconds, also as ``"5/4"``, or ``"HH:MM:SS.mmm"``, whose hours and minutes may be left out.
     name : str
         What it is called in a message.
 
@@ -103,6 +101,8 @@ def as_seconds(given: Any, name: str) -> Fraction | None:
     """
     if given is None or isinstance(given, Fraction):
         time = given
+    elif isinstance(given, str) and _RATIO.fullmatch(given):
+        time = Fraction(given)
     else:
         parts = None if isinstance(given, bool) else _CLOCK.fullmatch(str(given).strip())
         if parts is None:
