@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vramx.errors import MediaError, StoppedError
+from vramx.errors import MediaError
 from vramx.pipelines.files import check_paths, claimed, same_size
 from vramx.pipelines.images import is_picture
 from vramx.pipelines.options import PictureOptions, VideoOptions
 from vramx.pipelines.swapping.face_chain import FaceChain
-from vramx.pipelines.swapping.found import Face
 from vramx.pipelines.swapping.frame import Frame, SwappedFile, SwapResult, total
 from vramx.pipelines.swapping.people import Someone
 from vramx.progress import Meter, OnProgress
@@ -372,20 +371,9 @@ class FaceSwap(FaceChain):
             pictures, count = (pixels for _, pixels in video.frames()), video.frame_count
         meter = Meter(on_progress, target.name, "frame", count)
         found = self._run([], pictures, lambda number: f"{target}, frame {number}")
-
-        def shown() -> Iterator[tuple[Any, list[Face]]]:
-            for number, (_, (frame,)) in enumerate(found):
-                if stop is not None and stop.stopped:
-                    error = StoppedError(f"{target} was stopped after {number} frames")
-                    error.done, error.kept = number, Path(folder)
-                    raise error
-                pixels = frame.pixels.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
-                yield pixels, frame.faces
-                meter.add(1)
-
-        written = write_thumbnails(shown(), Path(folder), self._given_choice.similarity)
-        meter.finish()
-        return written
+        frames = (frame for _, (frame,) in found)
+        similarity = self._options.similarity
+        return write_thumbnails(target, frames, Path(folder), similarity, meter, stop or Stop())
 
     def _identity(self, faces: list[Someone]) -> dict[str, str]:
         """Describe what the results depend on."""
