@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from typing import Any
 
 from vramx.errors import ConfigError
@@ -101,10 +103,10 @@ def as_seconds(given: Any, name: str) -> Fraction | None:
     """
     if given is None or isinstance(given, Fraction):
         time = given
-    elif isinstance(given, str) and _RATIO.fullmatch(given):
-        time = Fraction(given)
+    elif _is_plain(given) or (isinstance(given, str) and _RATIO.fullmatch(given)):
+        time = Fraction(str(given))
     else:
-        parts = None if isinstance(given, bool) else _CLOCK.fullmatch(str(given).strip())
+        parts = _CLOCK.fullmatch(given.strip()) if isinstance(given, str) else None
         if parts is None:
             raise ConfigError(
                 f"{name} {given!r} is no time: give seconds from 0 up, or HH:MM:SS.mmm"
@@ -114,3 +116,9 @@ def as_seconds(given: Any, name: str) -> Fraction | None:
     if time is not None and time < 0:
         raise ConfigError(f"{name} {given!r} is before the video begins: give 0 or more")
     return time
+
+
+def _is_plain(given: Any) -> bool:
+    """Tell whether a time is a number from 0 up."""
+    is_number = isinstance(given, Real) and not isinstance(given, bool)
+    return is_number and math.isfinite(given) and given >= 0
