@@ -64,6 +64,7 @@ class Meter:
         self._total = total
         self._done = self._begin = done
         self._begun = time.monotonic()
+        self._is_all_told = False
         self.way = ""
         self._tell()
 
@@ -80,11 +81,12 @@ class Meter:
 
     def finish(self) -> None:
         """Tell that this is all, unless that was told."""
-        if self._done != self._total:
-            self._total = self._done
+        self._total = self._done
+        if not self._is_all_told:
             self._tell()
 
     def _tell(self) -> None:
+        self._is_all_told = self._done == self._total
         if self._told is None:
             return
         total, left = self._total, None

@@ -31,6 +31,8 @@ pytest.importorskip("av")
 pytest.importorskip("skimage.data")
 Image = pytest.importorskip("PIL.Image")
 
+from vramx.pipelines.video import transform_video  # noqa: E402
+
 from . import clips  # noqa: E402
 from .face_networks import portrait  # noqa: E402
 from .test_face_swap_files import picture as picture_of_faces  # noqa: E402
@@ -56,6 +58,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture, a moving one, two clips, a folder of pictures and a face; read only."""
     folder = tmp_path_factory.mktemp("media")
     clips.write_clip(folder / "in.mp4", FRAMES)
+    clips.write_clip(folder / "in.mkv", FRAMES)  # which seems to have 22, by its length and rate
     clips.write_clip(folder / "faces.mp4", FRAMES, draw=picture_of_faces)
     pictures = [Image.fromarray(clips.picture(number)) for number in range(3)]
     pictures[0].save(folder / "in.png")
@@ -146,6 +149,22 @@ def test_a_video_that_is_stopped_again_before_its_first_new_frame_loses_none(
     assert kept[0] == kept[1] > 0
 
 
+def test_what_is_stopped_while_finished_frames_are_passed_by_computes_nothing(
+    media: Path, tmp_path: Path
+) -> None:
+    def work(*, transform: Any, **more: Any) -> None:
+        target = tmp_path / "out.mp4"
+        transform_video(media / "in.mp4", target, transform, identity={}, options=VIDEO, **more)
+
+    def never(_: Any) -> Any:
+        raise AssertionError("computed")
+
+    for done, transform in ((SEGMENT + 1, iter), (0, never)):
+        stopping = StopAt(done)
+        with pytest.raises(StoppedError):
+            work(transform=transform, on_progress=stopping, stop=stopping.stop)
+
+
 def test_a_video_that_is_stopped_before_a_segment_is_finished_keeps_nothing(
     media: Path, tmp_path: Path
 ) -> None:
@@ -160,11 +179,6 @@ def test_a_stopped_folder_keeps_its_pictures_and_goes_on(
     media: Path, tmp_path: Path, kind: Any
 ) -> None:
     task = kind(media / "in", tmp_path / "out")
-    if kind is swap:
-        task = SwapTask(
-            source=media / "me.png", target=media / "in", out=tmp_path / "out",
-            models=FACES, session=CARD,
-        )  # fmt: skip
     stopping = StopAt(1)
     with pytest.raises(StoppedError, match="1 of its 3 pictures") as stopped:
         run(task, on_progress=stopping, stop=stopping.stop)
@@ -200,7 +214,7 @@ def kinds(media: Path, folder: Path) -> Iterator[tuple[Task[Any], str, int]]:
     """Tasks of all kinds, what they count, and how much that is."""
     yield upscale(media / "in.png", folder / "a.png"), "px", 64 * 48
     yield upscale(media / "in.gif", folder / "b.gif"), "frame", 3
-    yield upscale(media / "in.mp4", folder / "c.mp4"), "frame", FRAMES
+    yield upscale(media / "in.mkv", folder / "c.mp4"), "frame", FRAMES
     yield upscale(media / "in", folder / "d"), "picture", 3
     yield upscale(media / "in.mp4", folder / "e.png", preview=True), "frame", 1
     yield swap(media / "face.png", folder / "f.png"), "frame", 1
