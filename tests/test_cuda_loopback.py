@@ -37,10 +37,8 @@ class Card:
 
     def device(self) -> _core.Device:
         if self.backend == "managed":
-            return _core.ManagedDevice(driver=self.driver.path, ordinal=0)
-        mapped = _core.MappedDevice(driver=self.driver.path, ordinal=0, unit=BLOCK)
-        managed = _core.ManagedDevice(driver=self.driver.path, ordinal=0)
-        return _core.DividedDevice(weights=mapped, scratch=managed)
+            return _core.open_managed(driver=self.driver.path, ordinal=0)
+        return _core.open_mapped(driver=self.driver.path, ordinal=0, unit=BLOCK)
 
     def core(self, budget: int, *, policy: str = "lru") -> _core.Core:
         """A core whose budget is a number of blocks."""

@@ -20,7 +20,7 @@ UNLIMITED = 2**64 - 1
 
 
 def card(driver: Loopback, ordinal: int = 0) -> _core.Device:
-    return _core.ManagedDevice(driver=driver.path, ordinal=ordinal)
+    return _core.open_managed(driver=driver.path, ordinal=ordinal)
 
 
 def core(device: _core.Device, host_limit: int = UNLIMITED) -> _core.Core:
@@ -49,14 +49,14 @@ def test_a_card_is_told_as_the_driver_tells_it(loopback: Loopback) -> None:
     assert device.capacity == 8 * 2**30
     assert device.granule == GRANULE
     assert device.reads_over_link
-    assert device.asynchronous
+    assert device.slow_moves
     assert device.free_bytes == device.capacity
 
 
 def test_no_driver(tmp_path: Path) -> None:
     path = str(tmp_path / "libcuda.so.1")
     with pytest.raises(vramx.NoDeviceError, match=r"no NVIDIA driver.*simulated") as raised:
-        _core.ManagedDevice(driver=path, ordinal=0)
+        _core.open_managed(driver=path, ordinal=0)
     assert path in str(raised.value)
 
 

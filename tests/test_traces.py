@@ -402,9 +402,9 @@ def test_threads_are_traced_apart(open_core: OpenCore) -> None:
 def test_a_card_s_trace_is_true_too(loopback: Loopback, kind: str) -> None:
     block = 2 * 2**20
     if kind == "managed":
-        device: _core.Device = _core.ManagedDevice(driver=loopback.path, ordinal=0)
+        device: _core.Device = _core.open_managed(driver=loopback.path, ordinal=0)
     else:
-        device = _core.MappedDevice(driver=loopback.path, ordinal=0, unit=block)
+        device = _core.open_mapped(driver=loopback.path, ordinal=0, unit=block)
     core = _core.Core(
         device=device,
         budget=3 * block,

@@ -63,7 +63,7 @@ nb::typed<nb::dict, nb::str, nb::any> array_interface(const Held& held) {
 }
 
 int dlpack_type(const Held& held) {
-  return held.memory->card().kind == "simulated" ? nb::device::cpu::value : nb::device::cuda::value;
+  return held.memory->card().computes_on_host ? nb::device::cpu::value : nb::device::cuda::value;
 }
 
 /// Unlike the array interfaces, DLPack says which card it is. Asked about mapped memory that lies
@@ -220,7 +220,9 @@ void core(nb::module_& module) {
           "Lets a storage point at the host copy but under a lease; False where that cannot be.")
       .def(
           "host_address",
-          [](Core& core, Address address) { return core.device()->host_address(address); },
+          [](Core& core, Address address) {
+            return core.device()->memory(Use::weights).host_address(address);
+          },
           "address"_a, "Where the card uses the host copy of weights in place, or 0.")
       .def(
           "unpoint",

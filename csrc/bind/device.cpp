@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "bind/bind.hpp"
-#include "device/divided.hpp"
+#include "device/cuda_device.hpp"
 #include "device/managed.hpp"
 #include "device/mapped.hpp"
 #include "device/simulated.hpp"
@@ -18,6 +18,8 @@ using namespace nb::literals;
 namespace vramx::bind {
 
 namespace {
+
+Store& weights(Device& device) { return device.memory(Use::weights); }
 
 /// What a kernel found.
 struct Check {
@@ -41,45 +43,57 @@ void device(nb::module_& module) {
       .def_prop_ro("ordinal", [](const Device& d) { return d.facts().ordinal; })
       .def_prop_ro("uuid", [](const Device& d) { return d.facts().uuid; })
       .def_prop_ro("capacity", [](const Device& d) { return d.facts().capacity; })
-      .def_prop_ro("granule", [](const Device& d) { return d.facts().granule; })
-      .def_prop_ro("to_card", [](const Device& d) { return d.facts().to_card; })
-      .def_prop_ro("to_host", [](const Device& d) { return d.facts().to_host; })
-      .def_prop_ro("reads_over_link", [](const Device& d) { return d.facts().reads_over_link; })
-      .def_prop_ro("host_addresses", [](const Device& d) { return d.facts().host_addresses; })
-      .def_prop_ro("keeps_what_leaves", [](const Device& d) { return d.facts().keeps_what_leaves; })
-      .def_prop_ro("asynchronous", [](const Device& d) { return d.facts().asynchronous; })
+      .def_prop_ro("granule", [](Device& d) { return weights(d).traits().granule; })
+      .def_prop_ro("to_card", [](Device& d) { return weights(d).link().rates().up; })
+      .def_prop_ro("to_host", [](Device& d) { return weights(d).link().rates().down; })
+      .def_prop_ro("reads_over_link", [](Device& d) { return weights(d).traits().reads_over_link; })
+      .def_prop_ro("host_addresses", [](Device& d) { return weights(d).traits().host_addresses; })
+      .def_prop_ro("keeps_what_leaves",
+                   [](Device& d) { return weights(d).traits().keeps_what_leaves; })
+      .def_prop_ro(
+          "pageable_bytes", [](Device& d) { return weights(d).pageable_bytes(); },
+          "Host memory of weights that could not be pinned.")
+      .def_prop_ro(
+          "holds_up_launches", [](Device& d) { return d.memory(Use::scratch).holds_up_launches(); },
+          "Why launches wait for moves that need not; empty where they do not.")
+      .def_prop_ro(
+          "computes_on_host", [](const Device& d) { return d.facts().computes_on_host; },
+          "Whether its memory is the host's, and the processor computes on it.")
+      .def_prop_ro(
+          "virtual_clock", [](const Device& d) { return d.facts().virtual_clock; },
+          "Whether time passes by what is asked of the card alone.")
+      .def_prop_ro(
+          "slow_moves", [](const Device& d) { return d.facts().slow_moves; },
+          "Whether asking for a move takes host time.")
       .def_prop_ro("free_bytes", &Device::free_bytes)
-      .def_prop_ro("card_bytes", &Device::card_bytes);
+      .def_prop_ro("card_bytes", [](Device& d) {
+        const Bytes held = weights(d).card_bytes();
+        return &weights(d) == &d.memory(Use::scratch) ? held
+                                                      : held + d.memory(Use::scratch).card_bytes();
+      });
 
   nb::class_<CudaDevice, Device>(module, "CudaDevice")
-      .def("set_link", &CudaDevice::set_link, "to_card"_a, "to_host"_a,
-           "Tells what moves reach over the link, bytes a second.");
-  nb::class_<ManagedDevice, CudaDevice>(module, "ManagedDevice")
-      .def(nb::init<const std::string&, int>(), "driver"_a, "ordinal"_a,
-           nb::call_guard<nb::gil_scoped_release>())
-      .def_prop_ro("lacks_context", &ManagedDevice::lacks_context,
-                   "Why the driver gave no context for moves; empty where it did.");
+      .def(
+          "set_rates",
+          [](CudaDevice& d, Use use, double up, double down) {
+            d.memory(use).set_rates({.up = up, .down = down});
+          },
+          "memory"_a, "up"_a, "down"_a,
+          "Tells what moves of weights, or scratch, reach over the link, bytes a second.");
+  module.def("open_managed", &open_managed, "driver"_a, "ordinal"_a,
+             nb::call_guard<nb::gil_scoped_release>(), "A card with all in managed memory.");
+  module.def(
+      "open_mapped",
+      [](const std::string& driver, int ordinal, Bytes unit, bool accept_unpinned) {
+        return open_mapped(driver, ordinal, unit,
+                           accept_unpinned ? Unpinned::accept : Unpinned::refuse);
+      },
+      "driver"_a, "ordinal"_a, "unit"_a, "accept_unpinned"_a = false,
+      nb::call_guard<nb::gil_scoped_release>(),
+      "A card with weights in mapped memory, moved a unit at once, and scratch in managed memory.");
   module.def("set_managed_limit", &set_managed_limit, "limit"_a,
              "Caps the managed bytes of this process; returns the previous cap.");
   module.def("managed_bytes", &managed_bytes);
-
-  nb::class_<MappedDevice, CudaDevice>(module, "MappedDevice")
-      .def(
-          "__init__",
-          [](MappedDevice* self, const std::string& driver, int ordinal, Bytes unit,
-             bool accept_unpinned) {
-            new (self) MappedDevice(driver, ordinal, unit,
-                                    accept_unpinned ? Unpinned::accept : Unpinned::refuse);
-          },
-          "driver"_a, "ordinal"_a, "unit"_a, "accept_unpinned"_a = false,
-          nb::call_guard<nb::gil_scoped_release>())
-      .def_prop_ro("pageable_bytes", &MappedDevice::pageable_bytes,
-                   "Host memory that could not be pinned.");
-  nb::class_<DividedDevice, Device>(module, "DividedDevice")
-      .def(nb::init<std::shared_ptr<CudaDevice>, std::shared_ptr<CudaDevice>>(), "weights"_a,
-           "scratch"_a)
-      .def_prop_ro("weights", &DividedDevice::weights)
-      .def_prop_ro("scratch", &DividedDevice::scratch);
   module.def("pinned_bytes", &pinned_bytes, "The host memory that mapped devices have pinned.");
 
   nb::class_<Check>(module, "Check", "What a kernel that looked at bytes found.")

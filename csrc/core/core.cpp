@@ -55,7 +55,8 @@ Core::~Core() {
 }
 
 std::vector<std::shared_ptr<Memory>> Core::reserve(const std::vector<Bytes>& sizes, Use use) {
-  const Packing packing = pack(sizes, device_->facts().granule, std::max(largest_arena, block_));
+  const Packing packing =
+      pack(sizes, device_->memory(use).traits().granule, std::max(largest_arena, block_));
   std::vector<std::shared_ptr<Arena>> arenas;
   for (const Bytes size : packing.arenas) {
     arenas.push_back(std::make_shared<Arena>(device_, residency_, size, use, false));
@@ -88,16 +89,22 @@ Blocks Core::blocks_of(const std::vector<Copy>& copies) const {
   return all;
 }
 
+Store& Core::memory_at(Address address) const {
+  return device_->memory(residency_->holds_weights(address) ? Use::weights : Use::scratch);
+}
+
 void Core::store(const std::vector<Copy>& copies) {
   const auto one = [&](const Copy& copy) {
-    device_->store(copy.device, reinterpret_cast<const void*>(copy.program), copy.size);  // NOLINT
+    memory_at(copy.device)
+        .store(copy.device, reinterpret_cast<const void*>(copy.program), copy.size);  // NOLINT
   };
   residency_->on_host(blocks_of(copies), [&] { copy_all(copies, one); }, nullptr);
 }
 
 void Core::load(const std::vector<Copy>& copies) {
   const auto one = [&](const Copy& copy) {
-    device_->load(reinterpret_cast<void*>(copy.program), copy.device, copy.size);  // NOLINT
+    memory_at(copy.device)
+        .load(reinterpret_cast<void*>(copy.program), copy.device, copy.size);  // NOLINT
   };
   residency_->on_host(blocks_of(copies), [&] { copy_all(copies, one); }, nullptr);
 }

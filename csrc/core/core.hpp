@@ -68,6 +68,7 @@ class Core : public std::enable_shared_from_this<Core> {
 
  private:
   Blocks blocks_of(const std::vector<Copy>& copies) const;
+  Store& memory_at(Address address) const;
 
   std::shared_ptr<Device> device_;
   std::shared_ptr<Residency> residency_;

@@ -47,7 +47,7 @@ Pointers::~Pointers() {
 }
 
 bool Pointers::add(Address object, Range card) {
-  const Address host = device_->host_address(card.start);
+  const Address host = weights().host_address(card.start);
   if (host == 0) return false;
   Address* const word = word_that_holds(object, card.start);
   if (word == nullptr) {
@@ -93,16 +93,16 @@ void Pointers::hold(const Some& pointers, const Some& away, Stream stream) {
       Pointer& pointer = **next;
       if (pointer.holders == 0 && std::find(away.begin(), away.end(), *next) == away.end()) {
         if (pointer.stale || pointer.exposed) {
-          device_->refresh(stream, pointer.card);
-          pointer.refreshed = device_->mark(stream);
+          weights().refresh(stream, pointer.card);
+          pointer.refreshed = device_->streams().mark(stream);
           pointer.refreshed_on = stream;
         }
         pointer.stale = false;
         pointer.point(pointer.card.start);
       }
       if (pointer.refreshed && pointer.refreshed_on != stream) {
-        if (device_->reached(pointer.refreshed)) pointer.refreshed = nullptr;
-        device_->order(stream, pointer.refreshed);
+        if (device_->streams().reached(pointer.refreshed)) pointer.refreshed = nullptr;
+        device_->streams().order(stream, pointer.refreshed);
       }
       ++pointer.holders;
     }
@@ -123,9 +123,11 @@ void Pointers::let_go(const Some& pointers, Stream stream) {
     }
     try {
       std::erase(others, stream);
-      for (const Stream other : others) device_->order(stream, mark_or_nothing(*device_, other));
-      if (pointer->written && pointer->word != nullptr) device_->save(stream, pointer->card);
-      for (const Stream other : others) device_->order(other, device_->mark(stream));
+      for (const Stream other : others)
+        device_->streams().order(stream, mark_or_nothing(device_->streams(), other));
+      if (pointer->written && pointer->word != nullptr) weights().save(stream, pointer->card);
+      for (const Stream other : others)
+        device_->streams().order(other, device_->streams().mark(stream));
     } catch (...) {
       failure = std::current_exception();
     }

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdio>
+#include <utility>
 
 #include "base/error.hpp"
 
@@ -25,7 +26,7 @@ std::string uuid_text(const CUuuid& uuid) {
 
 }  // namespace
 
-CudaDevice::Card::~Card() {
+CudaContext::~CudaContext() {
   if (context == nullptr) return;
   for (const auto& events : spare) {
     for (CUevent event : events) driver->event_destroy(event);
@@ -37,8 +38,8 @@ CudaDevice::Card::~Card() {
   }
 }
 
-std::shared_ptr<CudaDevice::Card> CudaDevice::Card::another() const {
-  auto made = std::make_shared<Card>();
+std::shared_ptr<CudaContext> CudaContext::another() const {
+  auto made = std::make_shared<CudaContext>();
   made->driver = driver;
   made->device = device;
   made->apart = true;
@@ -51,9 +52,9 @@ std::shared_ptr<CudaDevice::Card> CudaDevice::Card::another() const {
   return made;
 }
 
-CudaDevice::Lanes::Lanes(std::shared_ptr<Card> of, unsigned count) : card(std::move(of)) {
-  const Driver& cuda = *card->driver;
-  const Current here(cuda, card->context);
+CudaLanes::CudaLanes(std::shared_ptr<CudaContext> of, unsigned count) : context(std::move(of)) {
+  const Driver& cuda = *context->driver;
+  const Current here = context->current();
   for (Lane lane = 0; lane < count; ++lane) {
     CUstream stream = nullptr;
     const CUresult result = cuda.stream_create(&stream, CU_STREAM_NON_BLOCKING);
@@ -65,143 +66,160 @@ CudaDevice::Lanes::Lanes(std::shared_ptr<Card> of, unsigned count) : card(std::m
   }
 }
 
-CudaDevice::Lanes::~Lanes() {
-  for (CUstream stream : streams) card->driver->stream_destroy(stream);
+CudaLanes::~CudaLanes() {
+  for (CUstream stream : streams) context->driver->stream_destroy(stream);
 }
 
-CudaDevice::Event::Event(std::shared_ptr<Card> of, bool with_time)
-    : card(std::move(of)), timed(with_time) {
+CudaEvent::CudaEvent(std::shared_ptr<CudaContext> of, bool with_time)
+    : context(std::move(of)), timed(with_time) {
   {
-    const std::lock_guard lock(card->mutex);
-    auto& spare = card->spare[timed];
+    const std::lock_guard lock(context->mutex);
+    auto& spare = context->spare[timed];
     if (!spare.empty()) {
       event = spare.back();
       spare.pop_back();
       return;
     }
   }
-  const Current here(*card->driver, card->context);
+  const Current here = context->current();
   // Whoever waits for it sleeps: while blocks stream, the mover would spin on a core of its own.
   unsigned kind = CU_EVENT_BLOCKING_SYNC;
   if (!timed) kind |= CU_EVENT_DISABLE_TIMING;
-  card->driver->check(card->driver->event_create(&event, kind), "cuEventCreate");
+  const Driver& cuda = *context->driver;
+  cuda.check(cuda.event_create(&event, kind), "cuEventCreate");
 }
 
-CudaDevice::Event::~Event() {
-  const std::lock_guard lock(card->mutex);
-  auto& spare = card->spare[timed];
+CudaEvent::~CudaEvent() {
+  const std::lock_guard lock(context->mutex);
+  auto& spare = context->spare[timed];
   if (spare.size() < most_spare_events) {
     spare.push_back(event);
   } else {
-    card->driver->event_destroy(event);
+    context->driver->event_destroy(event);
   }
 }
 
-CudaDevice::CudaDevice(const std::string& driver_path, int ordinal, Needs needs)
-    : card_(std::make_shared<Card>()) {
-  card_->driver = Driver::open(driver_path);
-  const Driver& cuda = *card_->driver;
+namespace {
+
+const CudaEvent& event_of(const Fence& fence) { return static_cast<const CudaEvent&>(*fence); }
+
+/// Whether it is known to be reached, without asking the driver.
+bool is_over(const Fence& fence) { return !fence || event_of(fence).over; }
+
+CUstream stream_of(Stream stream) { return reinterpret_cast<CUstream>(stream); }  // NOLINT
+
+std::shared_ptr<CudaContext> open(const std::string& driver_path, int ordinal) {
+  auto context = std::make_shared<CudaContext>();
+  context->driver = Driver::open(driver_path);
+  const Driver& cuda = *context->driver;
   int cards = 0;
   cuda.check(cuda.device_count(&cards), "cuDeviceGetCount");
   if (ordinal < 0 || ordinal >= cards) {
     throw NoDevice("there is no CUDA device " + std::to_string(ordinal) + ": the driver lists " +
                    std::to_string(cards) + ", numbered from 0");
   }
-  cuda.check(cuda.device_get(&card_->device, ordinal), "cuDeviceGet");
-  std::array<char, 128> name{};
-  cuda.check(cuda.device_name(name.data(), name.size(), card_->device), "cuDeviceGetName");
-  int has = 0;
-  cuda.check(cuda.device_attribute(&has, needs.attribute, card_->device), "cuDeviceGetAttribute");
-  if (has == 0) throw NoDevice(std::string(name.data()) + " " + needs.lacking);
-  CUuuid uuid{};
-  cuda.check(cuda.device_uuid(&uuid, card_->device), "cuDeviceGetUuid");
-  size_t capacity = 0;
-  cuda.check(cuda.device_memory(&capacity, card_->device), "cuDeviceTotalMem");
-  cuda.check(cuda.context_retain(&card_->context, card_->device), "cuDevicePrimaryCtxRetain");
-  facts_ = Facts{.name = name.data(),
-                 .kind = "",
-                 .ordinal = ordinal,
-                 .uuid = uuid_text(uuid),
-                 .capacity = capacity,
-                 .granule = 2 * MiB,
-                 .unit = 2 * MiB,
-                 .lanes = 2,
-                 .reads_over_link = true,
-                 .asynchronous = true};
-  lanes_ = std::make_unique<Lanes>(card_, facts_.lanes);
+  cuda.check(cuda.device_get(&context->device, ordinal), "cuDeviceGet");
+  cuda.check(cuda.context_retain(&context->context, context->device), "cuDevicePrimaryCtxRetain");
+  return context;
 }
 
-CudaDevice::~CudaDevice() = default;
+Facts facts_of(const CudaContext& context, int ordinal) {
+  const Driver& cuda = *context.driver;
+  std::array<char, 128> name{};
+  cuda.check(cuda.device_name(name.data(), name.size(), context.device), "cuDeviceGetName");
+  CUuuid uuid{};
+  cuda.check(cuda.device_uuid(&uuid, context.device), "cuDeviceGetUuid");
+  size_t capacity = 0;
+  cuda.check(cuda.device_memory(&capacity, context.device), "cuDeviceTotalMem");
+  return {.name = name.data(),
+          .kind = "",
+          .ordinal = ordinal,
+          .uuid = uuid_text(uuid),
+          .capacity = capacity,
+          .lanes = 2};
+}
 
-Bytes CudaDevice::free_bytes() const {
-  const Current here = current();
+}  // namespace
+
+CudaCard::CudaCard(const std::string& driver_path, int ordinal)
+    : context_(open(driver_path, ordinal)),
+      facts_(facts_of(*context_, ordinal)),
+      lanes_(context_, facts_.lanes) {}
+
+Bytes CudaCard::free_bytes() const {
+  const Current here = context_->current();
   size_t free = 0;
   size_t total = 0;
   cuda().check(cuda().memory_info(&free, &total), "cuMemGetInfo");
   return free;
 }
 
-const CudaDevice::Event& CudaDevice::event_of(const Fence& fence) {
-  return static_cast<const Event&>(*fence);
+int CudaCard::attribute(CUdevice_attribute which) const {
+  int value = 0;
+  cuda().check(cuda().device_attribute(&value, which, context_->device), "cuDeviceGetAttribute");
+  return value;
 }
 
-bool CudaDevice::is_over(const Fence& fence) { return !fence || event_of(fence).over; }
-
-void CudaDevice::order_lane(CUstream lane, Fences after) const {
+void CudaCard::order_lane(CUstream lane, Fences after) const {
   for (const Fence& fence : after) {
     if (is_over(fence)) continue;
     cuda().check(cuda().stream_wait_event(lane, event_of(fence).event, 0), "cuStreamWaitEvent");
   }
 }
 
-void CudaDevice::record(const Event& event, CUstream lane) const {
-  cuda().check(cuda().event_record(event.event, lane), "cuEventRecord");
-}
-
-void CudaDevice::order(Stream stream, const Fence& fence) {
+void CudaCard::order(Stream stream, const Fence& fence) {
   if (is_over(fence)) return;
-  const Current here = current();
+  const Current here = context_->current();
   order_lane(stream_of(stream), {&fence, 1});
 }
 
-Fence CudaDevice::mark(Stream stream) {
-  const Current here = current();
-  auto end = std::make_shared<Event>(card_);
-  record(*end, stream_of(stream));
+Fence CudaCard::mark(Stream stream) {
+  const Current here = context_->current();
+  auto end = std::make_shared<CudaEvent>(context_);
+  cuda().check(cuda().event_record(end->event, stream_of(stream)), "cuEventRecord");
   return end;
 }
 
-Fence CudaDevice::clock(Stream stream) {
-  const Current here = current();
-  auto now = std::make_shared<Event>(card_, true);
-  record(*now, stream_of(stream));
+Fence CudaCard::clock(Stream stream) {
+  const Current here = context_->current();
+  auto now = std::make_shared<CudaEvent>(context_, true);
+  cuda().check(cuda().event_record(now->event, stream_of(stream)), "cuEventRecord");
   return now;
 }
 
-Fence CudaDevice::lane_clock(Lane lane) {
-  return clock(reinterpret_cast<Stream>(lanes_->at(lane)));  // NOLINT
-}
-
-double CudaDevice::seconds(const Fence& from, const Fence& to) const {
-  const Current here = current();
+double CudaCard::seconds(const Fence& from, const Fence& to) const {
+  const Current here = context_->current();
   float milliseconds = 0;
   cuda().check(cuda().event_elapsed(&milliseconds, event_of(from).event, event_of(to).event),
                "cuEventElapsedTime");
   return milliseconds / 1e3;
 }
 
-bool CudaDevice::reached(const Fence& fence) const noexcept {
+bool CudaCard::reached(const Fence& fence) const noexcept {
   if (is_over(fence)) return true;
   if (cuda().event_query(event_of(fence).event) != CUDA_SUCCESS) return false;
   event_of(fence).over = true;
   return true;
 }
 
-void CudaDevice::wait(const Fence& fence) {
+void CudaCard::wait(const Fence& fence) {
   if (is_over(fence)) return;
-  const Current here(cuda(), event_of(fence).card->context);
+  const Current here = event_of(fence).context->current();
   cuda().check(cuda().event_wait(event_of(fence).event), "cuEventSynchronize");
   event_of(fence).over = true;
+}
+
+CudaStore::CudaStore(std::shared_ptr<CudaCard> card, Needs needs) : card_(std::move(card)) {
+  if (card_->attribute(needs.attribute) == 0) throw NoDevice(name() + " " + needs.lacking);
+  traits_.reads_over_link = true;
+}
+
+Fence CudaStore::lane_clock(Lane lane) {
+  return card_->clock(reinterpret_cast<Stream>(card_->lanes().at(lane)));  // NOLINT
+}
+
+void CudaStore::record(const CudaEvent& event, CUstream lane) const {
+  cuda().check(cuda().event_record(event.event, lane), "cuEventRecord");
 }
 
 }  // namespace vramx

@@ -1,4 +1,5 @@
-// What every CUDA backend has: a card and its context, copy lanes, and fences that are events.
+// What every kind of CUDA memory has: a card and its context, copy lanes, and fences that are
+// events.
 #pragma once
 
 #include <atomic>
@@ -12,89 +13,105 @@
 
 namespace vramx {
 
-class CudaDevice : public Device {
- public:
-  ~CudaDevice() override;
+/// What outlives its card while a fence does: a context and its spare events.
+struct CudaContext {
+  std::shared_ptr<const Driver> driver;
+  CUdevice device = 0;
+  CUcontext context = nullptr;
+  bool apart = false;  ///< made here, and not the one that the program works in
+  std::mutex mutex;
+  std::vector<CUevent> spare[2];  ///< without and with times
 
-  const Facts& facts() const override { return facts_; }
-  /// Tells what moves reach over this card's link, bytes a second.
-  void set_link(double to_card, double to_host) {
-    facts_.to_card = to_card;
-    facts_.to_host = to_host;
-  }
-  Bytes free_bytes() const override;
+  ~CudaContext();
+  /// One more context on the same card.
+  std::shared_ptr<CudaContext> another() const;
+  Current current() const { return Current(*driver, context); }
+};
+
+/// A fence, which holds its context.
+struct CudaEvent final : Mark {
+  explicit CudaEvent(std::shared_ptr<CudaContext> of, bool with_time = false);
+  ~CudaEvent() override;
+  CudaEvent(const CudaEvent&) = delete;
+  CudaEvent& operator=(const CudaEvent&) = delete;
+
+  std::shared_ptr<CudaContext> context;
+  bool timed;
+  CUevent event = nullptr;
+  /// Once reached it stays so; the driver takes microseconds to say it again.
+  mutable std::atomic<bool> over = false;
+};
+
+/// Copy queues. They and the fences on them belong to one context.
+struct CudaLanes {
+  CudaLanes(std::shared_ptr<CudaContext> of, unsigned count);
+  ~CudaLanes();
+  CudaLanes(const CudaLanes&) = delete;
+  CudaLanes& operator=(const CudaLanes&) = delete;
+  CUstream at(Lane lane) const { return streams.at(lane); }
+
+  std::shared_ptr<CudaContext> context;
+  std::vector<CUstream> streams;
+};
+
+class CudaCard final : public Streams {
+ public:
+  /// Throws NoDevice where the card does not exist.
+  CudaCard(const std::string& driver_path, int ordinal);
+
+  const Facts& facts() const { return facts_; }
+  Bytes free_bytes() const;
+  const std::shared_ptr<CudaContext>& context() const { return context_; }
+  const CudaLanes& lanes() const { return lanes_; }
+  const Driver& cuda() const { return *context_->driver; }
+  int attribute(CUdevice_attribute which) const;
+  /// The lane's stream waits for the fences; the host does not.
+  void order_lane(CUstream lane, Fences after) const;
+
   void order(Stream stream, const Fence& fence) override;
   Fence mark(Stream stream) override;
   Fence clock(Stream stream) override;
-  Fence lane_clock(Lane lane) override;
   double seconds(const Fence& from, const Fence& to) const override;
   bool reached(const Fence& fence) const noexcept override;
   void wait(const Fence& fence) override;
 
+ private:
+  std::shared_ptr<CudaContext> context_;  ///< the program's
+  Facts facts_;
+  CudaLanes lanes_;
+};
+
+/// Memory of one kind and its link.
+class CudaStore : public Store, public Route {
+ public:
+  const Traits& traits() const override { return traits_; }
+  Route& link() override { return *this; }
+  Rates rates() const override { return rates_; }
+  Fence lane_clock(Lane lane) override;
+  /// Tells what moves of such memory reach over this card's link.
+  void set_rates(Rates rates) { rates_ = rates; }
+
  protected:
-  /// What outlives the device object while a fence does: a context and its spare events.
-  struct Card {
-    std::shared_ptr<const Driver> driver;
-    CUdevice device = 0;
-    CUcontext context = nullptr;
-    bool apart = false;  ///< made here, and not the one that the program works in
-    std::mutex mutex;
-    std::vector<CUevent> spare[2];  ///< without and with times
-
-    ~Card();
-    /// One more context on the same card.
-    std::shared_ptr<Card> another() const;
-  };
-
-  /// Copy queues. They and the fences on them belong to one context.
-  struct Lanes {
-    Lanes(std::shared_ptr<Card> of, unsigned count);
-    ~Lanes();
-    Lanes(const Lanes&) = delete;
-    Lanes& operator=(const Lanes&) = delete;
-    CUstream at(Lane lane) const { return streams.at(lane); }
-
-    std::shared_ptr<Card> card;
-    std::vector<CUstream> streams;
-  };
-
-  /// A fence, which holds its card.
-  struct Event final : Mark {
-    explicit Event(std::shared_ptr<Card> of, bool with_time = false);
-    ~Event() override;
-    Event(const Event&) = delete;
-    Event& operator=(const Event&) = delete;
-
-    std::shared_ptr<Card> card;
-    bool timed;
-    CUevent event = nullptr;
-    /// Once reached it stays so; the driver takes microseconds to say it again.
-    mutable std::atomic<bool> over = false;
-  };
-
-  /// A card's attribute that a backend cannot do without, and what to say where it is 0.
+  /// A card's attribute that a kind of memory cannot do without, and what to say where it is 0.
   struct Needs {
     CUdevice_attribute attribute;
     const char* lacking;
   };
 
-  /// Throws NoDevice where the card does not exist or lacks what the backend needs.
-  CudaDevice(const std::string& driver_path, int ordinal, Needs needs);
+  /// Throws NoDevice where the card lacks what the memory needs.
+  CudaStore(std::shared_ptr<CudaCard> card, Needs needs);
 
   static CUstream stream_of(Stream stream) { return reinterpret_cast<CUstream>(stream); }  // NOLINT
-  const Driver& cuda() const { return *card_->driver; }
-  static const Event& event_of(const Fence& fence);
-  /// Whether it is known to be reached, without asking the driver.
-  static bool is_over(const Fence& fence);
-  Current current() const { return Current(cuda(), card_->context); }
-  /// The lane's stream waits for the fences; the host does not.
-  void order_lane(CUstream lane, Fences after) const;
+  const Driver& cuda() const { return card_->cuda(); }
+  const std::string& name() const { return card_->facts().name; }
+  const std::shared_ptr<CudaContext>& context() const { return card_->context(); }
+  Current current() const { return context()->current(); }
   /// Records the event on the lane.
-  void record(const Event& event, CUstream lane) const;
+  void record(const CudaEvent& event, CUstream lane) const;
 
-  std::shared_ptr<Card> card_;
-  Facts facts_;                   ///< kind and reads_over_link are the backend's to fill in
-  std::unique_ptr<Lanes> lanes_;  ///< of the program's context
+  std::shared_ptr<CudaCard> card_;
+  Traits traits_;
+  Rates rates_;
 };
 
 }  // namespace vramx

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "base/error.hpp"
 
@@ -31,23 +32,21 @@ void count(Bytes size) {
 Bytes set_managed_limit(Bytes allowed) { return limit.exchange(allowed); }
 Bytes managed_bytes() { return held.load(); }
 
-ManagedDevice::ManagedDevice(const std::string& driver_path, int ordinal)
-    : CudaDevice(driver_path, ordinal,
-                 {CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS,
-                  "has no concurrent managed access here (it is absent on Windows, WSL and cards "
-                  "before Pascal), so memory cannot be oversubscribed"}) {
-  facts_.kind = "managed";
-  carrying_ = lanes_.get();
-  latest_.resize(facts_.lanes);
+ManagedStore::ManagedStore(std::shared_ptr<CudaCard> card)
+    : CudaStore(std::move(card),
+                {CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS,
+                 "has no concurrent managed access here (it is absent on Windows, WSL and cards "
+                 "before Pascal), so memory cannot be oversubscribed"}) {
+  carrying_ = &card_->lanes();
   // Seen on an H200: NVML's free did not rise by a byte after 4 GiB had left, and a further GiB
   // that came took new memory.
-  facts_.keeps_what_leaves = true;
+  traits_.keeps_what_leaves = true;
 }
 
-const CudaDevice::Lanes& ManagedDevice::carrying_lanes() {
+const CudaLanes& ManagedStore::carrying_lanes() {
   std::call_once(first_carried_, [this] {
     try {
-      apart_ = std::make_unique<Lanes>(card_->another(), facts_.lanes);
+      apart_ = std::make_unique<CudaLanes>(context()->another(), card_->facts().lanes);
       carrying_ = apart_.get();
     } catch (const Error& error) {
       const std::lock_guard lock(mutex_);
@@ -57,41 +56,41 @@ const CudaDevice::Lanes& ManagedDevice::carrying_lanes() {
   return *carrying_.load();
 }
 
-std::string ManagedDevice::lacks_context() const {
+std::string ManagedStore::holds_up_launches() const {
   const std::lock_guard lock(mutex_);
   return lacks_context_;
 }
 
 // Times of two contexts cannot be compared, so the program's waits for the lane.
-Fence ManagedDevice::lane_clock(Lane lane) {
-  const Lanes* carrying = carrying_.load();
-  if (carrying != lanes_.get()) {
-    const auto end = std::make_shared<Event>(carrying->card);
+Fence ManagedStore::lane_clock(Lane lane) {
+  const CudaLanes* carrying = carrying_.load();
+  if (carrying != &card_->lanes()) {
+    const auto end = std::make_shared<CudaEvent>(carrying->context);
     record(*end, carrying->at(lane));
     const Fence after = end;
-    order_lane(lanes_->at(lane), {&after, 1});
+    card_->order_lane(card_->lanes().at(lane), {&after, 1});
   }
-  return CudaDevice::lane_clock(lane);
+  return CudaStore::lane_clock(lane);
 }
 
-void ManagedDevice::advise(Range range, CUmem_advise advice, CUdevice where) const {
+void ManagedStore::advise(Range range, CUmem_advise advice, CUdevice where) const {
   cuda().check(cuda().advise(range.start, range.size, advice, where), "cuMemAdvise");
 }
 
-Range ManagedDevice::reserve(Bytes size, Use use) {
-  check_reservation(facts_, size);
+Range ManagedStore::reserve(Bytes size, Use use) {
+  check_reservation(traits_, size);
   const Current here = current();
   count(size);
   CUdeviceptr start = 0;
   try {
     cuda().check(cuda().allocate_managed(&start, size, CU_MEM_ATTACH_GLOBAL), "cuMemAllocManaged");
     const Range range{start, size};
-    if (range.start % facts_.granule != 0) {
+    if (range.start % traits_.granule != 0) {
       throw DeviceFailure("cuMemAllocManaged gave an address that is not 2 MiB-aligned");
     }
     advise(range, CU_MEM_ADVISE_SET_PREFERRED_LOCATION, CU_DEVICE_CPU);
     if (use == Use::scratch) {
-      advise(range, CU_MEM_ADVISE_SET_ACCESSED_BY, card_->device);
+      advise(range, CU_MEM_ADVISE_SET_ACCESSED_BY, context()->device);
       const std::lock_guard lock(mutex_);
       scratch_.push_back(range);
     }
@@ -103,7 +102,7 @@ Range ManagedDevice::reserve(Bytes size, Use use) {
   }
 }
 
-std::vector<Fence> ManagedDevice::populating(Range range) {
+std::vector<Fence> ManagedStore::populating(Range range) {
   std::vector<Fence> under_way;
   const std::lock_guard lock(mutex_);
   std::erase_if(populating_, [&](const auto& each) {
@@ -114,9 +113,9 @@ std::vector<Fence> ManagedDevice::populating(Range range) {
   return under_way;
 }
 
-void ManagedDevice::release(Range range) noexcept {
+void ManagedStore::release(Range range) noexcept {
   try {
-    for (const Fence& fence : populating(range)) wait(fence);
+    for (const Fence& fence : populating(range)) card_->wait(fence);
     const Current here = current();
     cuda().free(range.start);
   } catch (const Error&) {
@@ -127,49 +126,43 @@ void ManagedDevice::release(Range range) noexcept {
   std::erase_if(scratch_, [&](const Range& each) { return each.start == range.start; });
 }
 
-void ManagedDevice::store(Address to, const void* from, Bytes size) {
+void ManagedStore::store(Address to, const void* from, Bytes size) {
   std::memcpy(Range{to, size}.data(), from, size);
 }
 
-void ManagedDevice::load(void* to, Address from, Bytes size) {
+void ManagedStore::load(void* to, Address from, Bytes size) {
   std::memcpy(to, Range{from, size}.data(), size);
 }
 
-Fence ManagedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
-  const Lanes& lanes = how == Arrive::empty ? *lanes_ : carrying_lanes();
-  const Current here(cuda(), lanes.card->context);
+Fence ManagedStore::bring(Range range, Arrive how, Lane lane, Fences after) {
+  const CudaLanes& lanes = how == Arrive::empty ? card_->lanes() : carrying_lanes();
+  const Current here = lanes.context->current();
   CUstream stream = lanes.at(lane);
-  std::vector<Fence> before = populating(range);
-  {
-    const std::lock_guard lock(mutex_);
-    before.push_back(latest_.at(lane));
-  }
-  auto arrival = std::make_shared<Event>(lanes.card);
-  order_lane(stream, after);
-  order_lane(stream, before);
-  if (how == Arrive::duplicate) advise(range, CU_MEM_ADVISE_SET_READ_MOSTLY, card_->device);
+  const std::vector<Fence> before = populating(range);
+  auto arrival = std::make_shared<CudaEvent>(lanes.context);
+  card_->order_lane(stream, after);
+  card_->order_lane(stream, before);
+  if (how == Arrive::duplicate) advise(range, CU_MEM_ADVISE_SET_READ_MOSTLY, context()->device);
   try {
-    cuda().check(cuda().prefetch(range.start, range.size, card_->device, stream),
+    cuda().check(cuda().prefetch(range.start, range.size, context()->device, stream),
                  "cuMemPrefetchAsync");
     record(*arrival, stream);
   } catch (...) {
     if (how != Arrive::duplicate) cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream);
     cuda().stream_wait(stream);  // advice has no stream: what comes after it would stay
-    cuda().advise(range.start, range.size, CU_MEM_ADVISE_UNSET_READ_MOSTLY, card_->device);
+    cuda().advise(range.start, range.size, CU_MEM_ADVISE_UNSET_READ_MOSTLY, context()->device);
     throw;
   }
-  const std::lock_guard lock(mutex_);
-  latest_[lane] = arrival;
   return arrival;
 }
 
-Fence ManagedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
-  const Lanes& lanes = how == Leave::discard ? *lanes_ : carrying_lanes();
-  const Current here(cuda(), lanes.card->context);
+Fence ManagedStore::leave(Range range, Leave how, Lane lane, Fences after) {
+  const CudaLanes& lanes = how == Leave::discard ? card_->lanes() : carrying_lanes();
+  const Current here = lanes.context->current();
   // Advice has no stream: it takes hold at once, so the last use must be over.
-  for (const Fence& fence : after) wait(fence);
+  for (const Fence& fence : after) card_->wait(fence);
   if (how != Leave::drop) {
-    const auto gone = std::make_shared<Event>(lanes.card);
+    const auto gone = std::make_shared<CudaEvent>(lanes.context);
     CUstream stream = lanes.at(lane);
     if (how != Leave::discard || !discard(range, stream)) {
       cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream),
@@ -177,19 +170,19 @@ Fence ManagedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
     }
     try {
       record(*gone, stream);
-      wait(gone);
+      card_->wait(gone);
     } catch (...) {
-      cuda().prefetch(range.start, range.size, card_->device, stream);
+      cuda().prefetch(range.start, range.size, context()->device, stream);
       throw;
     }
   }
-  advise(range, CU_MEM_ADVISE_UNSET_READ_MOSTLY, card_->device);
+  advise(range, CU_MEM_ADVISE_UNSET_READ_MOSTLY, context()->device);
   return nullptr;
 }
 
 /// Whether the driver can let go of bytes. A thirtieth of the time that they take to the host,
 /// where nobody needs them (measured: 4 ms a GiB); CUDA 13's drivers do.
-bool ManagedDevice::discard(Range range, CUstream stream) const {
+bool ManagedStore::discard(Range range, CUstream stream) const {
   if (cuda().discard == nullptr) return false;
   CUdeviceptr start = range.start;
   std::size_t size = range.size;
@@ -199,22 +192,22 @@ bool ManagedDevice::discard(Range range, CUstream stream) const {
   return true;
 }
 
-void ManagedDevice::expose(Range range) {
+void ManagedStore::expose(Range range) {
   const Current here = current();
   // Pages that nobody touched yet are populated on the host first: the card's own first touch of
   // them would fault at a twentieth of the link.
-  const auto populated = std::make_shared<Event>(card_);
-  cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, lanes_->at(0)),
+  const auto populated = std::make_shared<CudaEvent>(context());
+  cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, card_->lanes().at(0)),
                "cuMemPrefetchAsync");
-  record(*populated, lanes_->at(0));
+  record(*populated, card_->lanes().at(0));
   {
     const std::lock_guard lock(mutex_);
     populating_.emplace_back(range, populated);
   }
-  advise(range, CU_MEM_ADVISE_SET_ACCESSED_BY, card_->device);
+  advise(range, CU_MEM_ADVISE_SET_ACCESSED_BY, context()->device);
 }
 
-void ManagedDevice::conceal(Range range) {
+void ManagedStore::conceal(Range range) {
   {
     const std::lock_guard lock(mutex_);
     const bool for_good = std::any_of(scratch_.begin(), scratch_.end(),
@@ -222,12 +215,12 @@ void ManagedDevice::conceal(Range range) {
     if (for_good) return;
   }
   const Current here = current();
-  advise(range, CU_MEM_ADVISE_UNSET_ACCESSED_BY, card_->device);
+  advise(range, CU_MEM_ADVISE_UNSET_ACCESSED_BY, context()->device);
 }
 
-void ManagedDevice::use_over_link(Stream /*stream*/, Range /*range*/) {}
+void ManagedStore::use_over_link(Stream /*stream*/, Range /*range*/) {}
 
 // Managed memory is readable wherever it is.
-void ManagedDevice::settle(Range /*range*/) noexcept {}
+void ManagedStore::settle(Range /*range*/) noexcept {}
 
 }  // namespace vramx

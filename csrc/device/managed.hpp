@@ -21,14 +21,15 @@
 
 namespace vramx {
 
-/// The most managed bytes all devices of this process may hold at once; returns the previous limit.
+/// The most managed bytes all sessions of this process may hold at once; returns the previous
+/// limit.
 Bytes set_managed_limit(Bytes limit);
 Bytes managed_bytes();
 
-class ManagedDevice final : public CudaDevice {
+class ManagedStore final : public CudaStore {
  public:
-  /// Throws NoDevice where the card does not exist or cannot access managed memory concurrently.
-  ManagedDevice(const std::string& driver_path, int ordinal);
+  /// Throws NoDevice where the card cannot access managed memory concurrently.
+  explicit ManagedStore(std::shared_ptr<CudaCard> card);
 
   Range reserve(Bytes size, Use use) override;
   void release(Range range) noexcept override;
@@ -41,11 +42,10 @@ class ManagedDevice final : public CudaDevice {
   void use_over_link(Stream stream, Range range) override;
   void settle(Range range) noexcept override;
   Fence lane_clock(Lane lane) override;
-  /// Why the driver gave no context for moves, so that launches wait for them; else empty.
-  std::string lacks_context() const;
+  std::string holds_up_launches() const override;
 
  private:
-  const Lanes& carrying_lanes();
+  const CudaLanes& carrying_lanes();
   void advise(Range range, CUmem_advise advice, CUdevice where) const;
   /// What populates pages of a range on the host, and is forgotten here.
   std::vector<Fence> populating(Range range);
@@ -55,10 +55,9 @@ class ManagedDevice final : public CudaDevice {
   std::vector<Range> scratch_;  ///< mapped for the card for good
   std::string lacks_context_;
   std::once_flag first_carried_;
-  std::unique_ptr<Lanes> apart_;
-  std::atomic<const Lanes*> carrying_;  ///< those that bytes cross on; the program's until then
+  std::unique_ptr<CudaLanes> apart_;
+  std::atomic<const CudaLanes*> carrying_;  ///< those that bytes cross on; the program's until then
   std::vector<std::pair<Range, Fence>> populating_;
-  std::vector<Fence> latest_;  ///< by lane: its last arrival, in whichever context
 };
 
 }  // namespace vramx

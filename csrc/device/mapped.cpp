@@ -2,69 +2,64 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/error.hpp"
 
 namespace vramx {
 
 /// What is mapped and moved at once.
-struct MappedDevice::Unit {
+struct MappedStore::Unit {
   Range range;
   void* host = nullptr;    ///< its host copy
   Handle card_memory = 0;  ///< while it is on the card
   bool shown = false;      ///< whether that is mapped at its addresses
 };
 
-struct MappedDevice::Reserved {
+struct MappedStore::Reserved {
   Addresses addresses;
   std::unique_ptr<HostCopy> host;
   std::vector<Unit> units{};
 };
 
-MappedDevice::MappedDevice(const std::string& driver_path, int ordinal, Bytes unit,
-                           Unpinned unpinned)
-    : CudaDevice(driver_path, ordinal,
-                 {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
-                  "has no virtual memory management here, which backend=\"mapped\" needs; use "
-                  "backend=\"managed\""}),
-      access_{.location = on_card(card_->device).location,
+MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned unpinned)
+    : CudaStore(std::move(card),
+                {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
+                 "has no virtual memory management here, which backend=\"mapped\" needs; use "
+                 "backend=\"managed\""}),
+      access_{.location = on_card(context()->device).location,
               .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE},
       unpinned_(unpinned),
-      memory_(card_->driver, card_->device) {
+      memory_(context()->driver, context()->device) {
   const Current here = current();
-  const CUmemAllocationProp card = on_card(card_->device);
+  const CUmemAllocationProp place = on_card(context()->device);
   size_t granularity = 0;
-  cuda().check(cuda().granularity(&granularity, &card, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
+  cuda().check(cuda().granularity(&granularity, &place, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
                "cuMemGetAllocationGranularity");
-  facts_.granule = round_up(facts_.granule, granularity);
-  if (unit == 0 || unit % facts_.granule != 0) {
-    throw BadConfig("the unit of mapped memory is a multiple of " + text(facts_.granule) + " on " +
-                    facts_.name + ", not " + std::to_string(unit) + " bytes");
+  traits_.granule = round_up(traits_.granule, granularity);
+  if (unit == 0 || unit % traits_.granule != 0) {
+    throw BadConfig("the unit of mapped memory is a multiple of " + text(traits_.granule) + " on " +
+                    name() + ", not " + std::to_string(unit) + " bytes");
   }
-  int in_place = 0;
-  cuda().check(
-      cuda().device_attribute(
-          &in_place, CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM, card_->device),
-      "cuDeviceGetAttribute");
-  facts_.kind = "mapped";
-  facts_.unit = unit;
-  facts_.reads_over_link = facts_.host_addresses = in_place != 0;
+  traits_.unit = unit;
+  traits_.reads_over_link = traits_.host_addresses =
+      card_->attribute(CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM) != 0;
 }
 
-MappedDevice::~MappedDevice() = default;
+MappedStore::~MappedStore() = default;
 
-void MappedDevice::check_budget(Bytes budget) const {
+void MappedStore::check_budget(Bytes budget) const {
   const Bytes held = memory_.held();
-  const Bytes free = free_bytes();
+  const Bytes free = card_->free_bytes();
   if (budget <= held + free) return;
   throw OutOfMemory("the card cannot give a budget of " + text(budget) + " now: of its " +
-                        text(facts_.capacity) + " this session holds " + text(held) + " and " +
-                        text(free) +
+                        text(card_->facts().capacity) + " this session holds " + text(held) +
+                        " and " + text(free) +
                         " are free. Lower the budget, or free memory of other programs",
                     {.asked = budget, .resident = held});
 }
 
-Bytes MappedDevice::pageable_bytes() const {
+Bytes MappedStore::pageable_bytes() const {
   const std::lock_guard lock(mutex_);
   Bytes all = 0;
   for (const auto& [start, reserved] : reserved_) {
@@ -73,24 +68,24 @@ Bytes MappedDevice::pageable_bytes() const {
   return all;
 }
 
-std::unique_ptr<HostCopy> MappedDevice::host_copy_for(Bytes size) const {
+std::unique_ptr<HostCopy> MappedStore::host_copy_for(Bytes size) const {
   try {
-    return std::make_unique<HostCopy>(card_->driver, size, true);
+    return std::make_unique<HostCopy>(context()->driver, size, true);
   } catch (const PinRefused&) {
     if (unpinned_ == Unpinned::refuse) throw;
   }
-  return std::make_unique<HostCopy>(card_->driver, size, false);
+  return std::make_unique<HostCopy>(context()->driver, size, false);
 }
 
-Range MappedDevice::reserve(Bytes size, Use /*use*/) {
-  check_reservation(facts_, size);
+Range MappedStore::reserve(Bytes size, Use /*use*/) {
+  check_reservation(traits_, size);
   const Current here = current();
   auto made = std::unique_ptr<Reserved>(
-      new Reserved{.addresses = {card_->driver, size, facts_.granule}, .host = nullptr});
+      new Reserved{.addresses = {context()->driver, size, traits_.granule}, .host = nullptr});
   const Range range = made->addresses.range();
   made->host = host_copy_for(size);
-  for (Bytes from = 0; from < size; from += facts_.unit) {
-    made->units.push_back({.range = {range.start + from, std::min(facts_.unit, size - from)},
+  for (Bytes from = 0; from < size; from += traits_.unit) {
+    made->units.push_back({.range = {range.start + from, std::min(traits_.unit, size - from)},
                            .host = Range{made->host->start() + from, 0}.data()});
   }
   const std::lock_guard lock(mutex_);
@@ -98,7 +93,7 @@ Range MappedDevice::reserve(Bytes size, Use /*use*/) {
   return range;
 }
 
-void MappedDevice::release(Range range) noexcept {
+void MappedStore::release(Range range) noexcept {
   std::unique_ptr<Reserved> gone;
   {
     const std::lock_guard lock(mutex_);
@@ -121,7 +116,7 @@ void MappedDevice::release(Range range) noexcept {
   }
 }
 
-MappedDevice::Reserved& MappedDevice::find(Range range) const {
+MappedStore::Reserved& MappedStore::find(Range range) const {
   const std::lock_guard lock(mutex_);
   auto it = reserved_.upper_bound(range.start);
   if (it == reserved_.begin() || !(--it)->second->addresses.range().contains(range)) {
@@ -131,40 +126,40 @@ MappedDevice::Reserved& MappedDevice::find(Range range) const {
   return *it->second;
 }
 
-MappedDevice::Units MappedDevice::units_of(Reserved& home, Range range) const {
+MappedStore::Units MappedStore::units_of(Reserved& home, Range range) const {
   const Bytes from = range.start - home.addresses.range().start;
-  const Bytes first = from / facts_.unit;
-  const Bytes last = (from + std::max<Bytes>(range.size, 1) - 1) / facts_.unit;
+  const Bytes first = from / traits_.unit;
+  const Bytes last = (from + std::max<Bytes>(range.size, 1) - 1) / traits_.unit;
   return Units(home.units).subspan(first, last - first + 1);
 }
 
-MappedDevice::Units MappedDevice::whole_units(Range range) {
+MappedStore::Units MappedStore::whole_units(Range range) {
   Reserved& home = find(range);
   const Range all = home.addresses.range();
   const Bytes from = range.start - all.start;
-  const bool ends_whole = (range.end() - all.start) % facts_.unit == 0 || range.end() == all.end();
-  if (range.size == 0 || from % facts_.unit != 0 || !ends_whole) {
-    throw BadConfig("mapped memory moves in whole units of " + text(facts_.unit) + ", not " +
+  const bool ends_whole = (range.end() - all.start) % traits_.unit == 0 || range.end() == all.end();
+  if (range.size == 0 || from % traits_.unit != 0 || !ends_whole) {
+    throw BadConfig("mapped memory moves in whole units of " + text(traits_.unit) + ", not " +
                     std::to_string(range.size) + " bytes at " + std::to_string(from) +
                     " of its range");
   }
   return units_of(home, range);
 }
 
-void* MappedDevice::host_copy(Range range) const {
+void* MappedStore::host_copy(Range range) const {
   const Reserved& home = find(range);
   return Range{home.host->start() + (range.start - home.addresses.range().start), 0}.data();
 }
 
-void MappedDevice::store(Address to, const void* from, Bytes size) {
+void MappedStore::store(Address to, const void* from, Bytes size) {
   std::memcpy(host_copy({to, size}), from, size);
 }
 
-void MappedDevice::load(void* to, Address from, Bytes size) {
+void MappedStore::load(void* to, Address from, Bytes size) {
   std::memcpy(to, host_copy({from, size}), size);
 }
 
-void MappedDevice::show(Units units) const {
+void MappedStore::show(Units units) const {
   for (Unit& unit : units) {
     if (unit.shown) continue;
     cuda().check(cuda().map(unit.range.start, unit.range.size, 0, unit.card_memory, 0), "cuMemMap");
@@ -175,7 +170,7 @@ void MappedDevice::show(Units units) const {
                "cuMemSetAccess");
 }
 
-void MappedDevice::hide(Units units) const noexcept {
+void MappedStore::hide(Units units) const noexcept {
   for (Unit& unit : units) {
     if (unit.shown && cuda().unmap(unit.range.start, unit.range.size) == CUDA_SUCCESS) {
       unit.shown = false;
@@ -183,7 +178,7 @@ void MappedDevice::hide(Units units) const noexcept {
   }
 }
 
-void MappedDevice::take_memory(Units units) {
+void MappedStore::take_memory(Units units) {
   try {
     for (Unit& unit : units) unit.card_memory = memory_.take(unit.range.size);
   } catch (...) {
@@ -192,33 +187,33 @@ void MappedDevice::take_memory(Units units) {
   }
 }
 
-void MappedDevice::give_memory(Units units) noexcept {
+void MappedStore::give_memory(Units units) noexcept {
   for (Unit& unit : units) {
     if (unit.card_memory != 0) memory_.give(unit.range.size, unit.card_memory);
     unit.card_memory = 0;
   }
 }
 
-void MappedDevice::copy_to_card(const Unit& unit, Range part, CUstream stream) const {
+void MappedStore::copy_to_card(const Unit& unit, Range part, CUstream stream) const {
   const auto* from = static_cast<const char*>(unit.host) + (part.start - unit.range.start);
   cuda().check(cuda().copy_to_card(part.start, from, part.size, stream), "cuMemcpyHtoDAsync");
 }
 
-void MappedDevice::copy_to_host(const Unit& unit, Range part, CUstream stream) const {
+void MappedStore::copy_to_host(const Unit& unit, Range part, CUstream stream) const {
   auto* to = static_cast<char*>(unit.host) + (part.start - unit.range.start);
   cuda().check(cuda().copy_to_host(to, part.start, part.size, stream), "cuMemcpyDtoHAsync");
 }
 
-Fence MappedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
+Fence MappedStore::bring(Range range, Arrive how, Lane lane, Fences after) {
   const Current here = current();
   const Units units = whole_units(range);
   const auto on_card = [](const Unit& unit) { return unit.card_memory != 0; };
   if (std::any_of(units.begin(), units.end(), on_card)) {
     throw BadConfig("bring of a range that is on the card");
   }
-  CUstream stream = lanes_->at(lane);
-  auto arrival = std::make_shared<Event>(card_);
-  order_lane(stream, after);
+  CUstream stream = card_->lanes().at(lane);
+  auto arrival = std::make_shared<CudaEvent>(context());
+  card_->order_lane(stream, after);
   take_memory(units);
   try {
     show(units);
@@ -236,7 +231,7 @@ Fence MappedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   return arrival;
 }
 
-void MappedDevice::copy_back(Units units, CUstream lane) const {
+void MappedStore::copy_back(Units units, CUstream lane) const {
   try {
     for (const Unit& unit : units) copy_to_host(unit, unit.range, lane);
   } catch (...) {
@@ -246,15 +241,15 @@ void MappedDevice::copy_back(Units units, CUstream lane) const {
   cuda().check(cuda().stream_wait(lane), "cuStreamSynchronize");
 }
 
-Fence MappedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
+Fence MappedStore::leave(Range range, Leave how, Lane lane, Fences after) {
   const Current here = current();
   const Units units = whole_units(range);
   const auto on_host = [](const Unit& unit) { return unit.card_memory == 0; };
   if (std::any_of(units.begin(), units.end(), on_host)) {
     throw BadConfig("leave of a range that is not on the card");
   }
-  for (const Fence& fence : after) wait(fence);
-  if (how == Leave::write_back) copy_back(units, lanes_->at(lane));
+  for (const Fence& fence : after) card_->wait(fence);
+  if (how == Leave::write_back) copy_back(units, card_->lanes().at(lane));
   try {
     for (Unit& unit : units) {
       cuda().check(cuda().unmap(unit.range.start, unit.range.size), "cuMemUnmap");
@@ -268,47 +263,47 @@ Fence MappedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   return nullptr;
 }
 
-bool MappedDevice::reads_in_place(Range range) const {
-  return facts_.reads_over_link && find(range).host->pinned();
+bool MappedStore::reads_in_place(Range range) const {
+  return traits_.reads_over_link && find(range).host->pinned();
 }
 
-void MappedDevice::expose(Range range) {
+void MappedStore::expose(Range range) {
   whole_units(range);
   if (reads_in_place(range)) return;
-  throw DeviceFailure(facts_.name + " does not read the host memory of " + text(range.size) +
+  throw DeviceFailure(name() + " does not read the host memory of " + text(range.size) +
                       " in place" +
-                      (facts_.reads_over_link ? ", which the system refused to pin" : ""));
+                      (traits_.reads_over_link ? ", which the system refused to pin" : ""));
 }
 
-void MappedDevice::conceal(Range range) { whole_units(range); }
+void MappedStore::conceal(Range range) { whole_units(range); }
 
-void MappedDevice::use_over_link(Stream /*stream*/, Range range) { whole_units(range); }
+void MappedStore::use_over_link(Stream /*stream*/, Range range) { whole_units(range); }
 
-Address MappedDevice::host_address(Address address) const {
+Address MappedStore::host_address(Address address) const {
   const Reserved& home = find({address, 1});
-  if (!facts_.reads_over_link || !home.host->pinned()) return 0;
+  if (!traits_.reads_over_link || !home.host->pinned()) return 0;
   return home.host->start() + (address - home.addresses.range().start);
 }
 
-void MappedDevice::refresh(Stream stream, Range range) {
+void MappedStore::refresh(Stream stream, Range range) {
   const Current here = current();
   for (const Unit& unit : units_of(find(range), range)) {
     copy_to_card(unit, unit.range.common(range), stream_of(stream));
   }
 }
 
-void MappedDevice::save(Stream stream, Range range) {
+void MappedStore::save(Stream stream, Range range) {
   const Current here = current();
   for (const Unit& unit : units_of(find(range), range)) {
     copy_to_host(unit, unit.range.common(range), stream_of(stream));
   }
 }
 
-void MappedDevice::settle(Range range) noexcept {
+void MappedStore::settle(Range range) noexcept {
   try {
     if (reads_in_place(range)) return;
     for (const Unit& unit : whole_units(range)) {
-      if (unit.card_memory == 0) wait(bring(unit.range, Arrive::duplicate, 0, {}));
+      if (unit.card_memory == 0) card_->wait(bring(unit.range, Arrive::duplicate, 0, {}));
     }
   } catch (const Error&) {
     // The card has no more room.

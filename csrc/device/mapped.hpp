@@ -33,13 +33,12 @@ namespace vramx {
 /// What to do where the system refuses to pin host memory.
 enum class Unpinned : std::uint8_t { refuse, accept };
 
-class MappedDevice final : public CudaDevice {
+class MappedStore final : public CudaStore {
  public:
-  /// Throws NoDevice where the card does not exist or lacks virtual memory management, BadConfig
-  /// where `unit` is not a multiple of what the card maps.
-  MappedDevice(const std::string& driver_path, int ordinal, Bytes unit,
-               Unpinned unpinned = Unpinned::refuse);
-  ~MappedDevice() override;
+  /// Throws NoDevice where the card lacks virtual memory management, BadConfig where `unit` is not
+  /// a multiple of what the card maps.
+  MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned unpinned = Unpinned::refuse);
+  ~MappedStore() override;
 
   Range reserve(Bytes size, Use use) override;
   void release(Range range) noexcept override;
@@ -56,8 +55,7 @@ class MappedDevice final : public CudaDevice {
   void save(Stream stream, Range range) override;
   void check_budget(Bytes budget) const override;
   Bytes card_bytes() const override { return memory_.held(); }
-  /// The reserved bytes whose host copies are not pinned.
-  Bytes pageable_bytes() const;
+  Bytes pageable_bytes() const override;
   void trim(Bytes most) noexcept override { memory_.trim(most); }
   /// Bytes that are not pinned come to the card for good, as far as it has room; what does not fit
   /// stays reachable with load alone. The others stay readable at their host addresses.

@@ -26,19 +26,19 @@ SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec), work_(spec.m
         std::to_string(most_lanes) + " lanes and a granule in multiples of " + text(page));
   }
   lanes_.resize(spec.lanes);
-  facts_ = Facts{.name = "simulated card of " + text(spec.capacity),
-                 .kind = "simulated",
-                 .ordinal = 0,
-                 .uuid = "",
-                 .capacity = spec.capacity,
-                 .granule = spec.granule,
-                 .unit = spec.granule,
-                 .lanes = spec.lanes,
-                 .reads_over_link = spec.reads_over_link,
-                 .host_addresses = spec.host_addresses && spec.reads_over_link,
-                 .asynchronous = false,
-                 .to_card = spec.to_card,
-                 .to_host = spec.to_host};
+  facts_ = {.name = "simulated card of " + text(spec.capacity),
+            .kind = "simulated",
+            .ordinal = 0,
+            .uuid = "",
+            .capacity = spec.capacity,
+            .lanes = spec.lanes,
+            .computes_on_host = true,
+            .virtual_clock = true,
+            .slow_moves = false};
+  traits_ = {.granule = spec.granule,
+             .unit = spec.granule,
+             .reads_over_link = spec.reads_over_link,
+             .host_addresses = spec.host_addresses && spec.reads_over_link};
 }
 
 SimulatedDevice::~SimulatedDevice() {
@@ -91,7 +91,7 @@ SimulatedDevice::Chunk& SimulatedDevice::chunk(Range range) {
 Range SimulatedDevice::reserve(Bytes size, Use use) {
   const std::lock_guard lock(mutex_);
   injected(Operation::reserve);
-  check_reservation(facts_, size);
+  check_reservation(traits_, size);
   if (host_used_ + size > spec_.host_memory) {
     throw OutOfMemory("the simulated host has " + text(spec_.host_memory - host_used_) +
                           " left of " + text(spec_.host_memory) + "; " + text(size) +
@@ -114,7 +114,7 @@ Range SimulatedDevice::reserve(Bytes size, Use use) {
   std::memset(range.data(), poison, size);
   chunks_[range.start] = Chunk{.range = range,
                                .host = *host,
-                               .host_addresses = facts_.host_addresses && use == Use::weights};
+                               .host_addresses = traits_.host_addresses && use == Use::weights};
   host_used_ += size;
   return range;
 }

@@ -50,13 +50,19 @@ struct SimulatedSpec {
 enum class Operation : std::uint8_t { reserve, bring, leave, expose };
 inline constexpr std::size_t operations = 4;
 
-class SimulatedDevice final : public Device {
+class SimulatedDevice final : public Device, public Streams, public Store, public Route {
  public:
   explicit SimulatedDevice(SimulatedSpec spec);
   ~SimulatedDevice() override;
 
   const Facts& facts() const override { return facts_; }
   Bytes free_bytes() const override;
+  Streams& streams() override { return *this; }
+  Store& memory(Use /*use*/) override { return *this; }
+
+  const Traits& traits() const override { return traits_; }
+  Route& link() override { return *this; }
+  Rates rates() const override { return {.up = spec_.to_card, .down = spec_.to_host}; }
   Range reserve(Bytes size, Use use) override;
   void release(Range range) noexcept override;
   void store(Address to, const void* from, Bytes size) override;
@@ -129,6 +135,7 @@ class SimulatedDevice final : public Device {
 
   SimulatedSpec spec_;
   Facts facts_;
+  Traits traits_;
   mutable std::mutex mutex_;
   std::condition_variable gate_;
   bool held_ = false;

@@ -91,18 +91,18 @@ void Mover::loop() {
   }
 }
 
-Fence Mover::time_of(Lane lane) noexcept {
+Fence Mover::time_of(Route& route) noexcept {
   try {
-    return device_->lane_clock(lane);
+    return route.lane_clock(next_lane_);
   } catch (const Error&) {
     return nullptr;  // the host's times remain
   }
 }
 
-// One request of the device for `moves` of the job's, on the next lane.
+// One request of a route for `moves` of the job's, on the next lane.
 template <class Ask>
-Fence Mover::issue(const Job& job, const std::string& name, std::size_t moves, Outcome& outcome,
-                   Ask&& ask) {
+Fence Mover::issue(const Job& job, Route& route, const std::string& name, std::size_t moves,
+                   Outcome& outcome, Ask&& ask) {
   struct Shown {
     explicit Shown(const std::string* name) : shown(name != nullptr) {
       if (shown) begin_profiler_range(*name);
@@ -116,9 +116,9 @@ Fence Mover::issue(const Job& job, const std::string& name, std::size_t moves, O
   } const range{profiled_ ? &name : nullptr};
   if (!job.timed) return ask();
   Issue issue{.request = ++requests_, .lane = next_lane_, .began = host_seconds()};
-  issue.from = time_of(next_lane_);
+  issue.from = time_of(route);
   const Fence over = ask();
-  issue.to = time_of(next_lane_);
+  issue.to = time_of(route);
   issue.ended = host_seconds();
   outcome.issues.insert(outcome.issues.end(), moves, issue);
   return over;
@@ -138,8 +138,9 @@ void Mover::depart(const Job& job, Outcome& outcome) {
       after.insert(after.end(), more.after.begin(), more.after.end());
     }
     const Departure& first = job.departures[i];
-    const Fence left = issue(job, first.name, next - i, outcome,
-                             [&] { return device_->leave(range, first.how, next_lane_, after); });
+    const Fence left = issue(job, *first.route, first.name, next - i, outcome, [&] {
+      return first.route->leave(range, first.how, next_lane_, after);
+    });
     if (left) {
       for (auto& fences : not_ordered_) fences.push_back(left);
     }
@@ -151,7 +152,7 @@ void Mover::depart(const Job& job, Outcome& outcome) {
 
 void Mover::arrive(const Job& job, Outcome& outcome) {
   for (const Arrival& arrival : job.arrivals) {
-    if (arrival.conceal) device_->conceal(arrival.range);
+    if (arrival.exposed_in != nullptr) arrival.exposed_in->conceal(arrival.range);
     ++outcome.concealed;
   }
   for (std::size_t i = 0; i < job.arrivals.size();) {
@@ -166,14 +167,19 @@ void Mover::arrive(const Job& job, Outcome& outcome) {
     }
     // A departure waits for what the driver has queued before it, so the queue is kept at one
     // request a lane: it keeps the link busy, and longer ones were measured a fifth slower.
-    if (state_->thread.joinable()) device_->wait(under_way_[next_lane_]);
+    Fence& latest = under_way_[next_lane_];
     auto& after = not_ordered_[next_lane_];
+    if (state_->thread.joinable()) {
+      device_->streams().wait(latest);
+    } else if (latest) {
+      after.push_back(latest);
+    }
     const Arrival& first = job.arrivals[i];
-    const Fence arrived = issue(job, first.name, next - i, outcome, [&] {
-      return device_->bring(range, first.how, next_lane_, after);
+    const Fence arrived = issue(job, *first.route, first.name, next - i, outcome, [&] {
+      return first.route->bring(range, first.how, next_lane_, after);
     });
     after.clear();
-    under_way_[next_lane_] = arrived;
+    latest = arrived;
     next_lane_ = (next_lane_ + 1) % device_->facts().lanes;
     outcome.arrivals.insert(outcome.arrivals.end(), next - i, arrived);
     i = next;

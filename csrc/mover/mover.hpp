@@ -19,6 +19,7 @@
 namespace vramx {
 
 struct Departure {
+  Route* route = nullptr;
   Range range;
   Address home = 0;  ///< the start of the reserved range it lies in
   Leave how = Leave::drop;
@@ -27,11 +28,12 @@ struct Departure {
 };
 
 struct Arrival {
+  Route* route = nullptr;
   Range range;
   Address home = 0;
   Arrive how = Arrive::duplicate;
-  bool conceal = false;  ///< the range is exposed now
-  std::string name{};    ///< in a profiler's timeline
+  Store* exposed_in = nullptr;  ///< where the range is exposed now
+  std::string name{};           ///< in a profiler's timeline
 };
 
 /// When a request was carried out: by the host's clock, and where the device tells by its lane's.
@@ -83,10 +85,10 @@ class Mover {
 
   void loop();
   void carry_out(Job job);
-  Fence time_of(Lane lane) noexcept;
+  Fence time_of(Route& route) noexcept;
   template <class Ask>
-  Fence issue(const Job& job, const std::string& name, std::size_t moves, Outcome& outcome,
-              Ask&& ask);
+  Fence issue(const Job& job, Route& route, const std::string& name, std::size_t moves,
+              Outcome& outcome, Ask&& ask);
   void depart(const Job& job, Outcome& outcome);
   void arrive(const Job& job, Outcome& outcome);
 

@@ -8,13 +8,14 @@ namespace vramx {
 Arena::Arena(std::shared_ptr<Device> device, std::shared_ptr<Residency> residency, Bytes size,
              Use use, bool dead)
     : device_(std::move(device)),
+      memory_(device_->memory(use)),
       residency_(std::move(residency)),
       generation_(process_generation()),
-      range_(device_->reserve(size, use)) {
+      range_(memory_.reserve(size, use)) {
   try {
     residency_->adopt(range_, use, dead);
   } catch (...) {
-    device_->release(range_);
+    memory_.release(range_);
     throw;
   }
 }
@@ -28,7 +29,7 @@ Arena::~Arena() {
     // A lease still uses it: losing the memory is better than freeing it under that use.
     return;
   }
-  device_->release(range_);
+  memory_.release(range_);
 }
 
 }  // namespace vramx

@@ -20,6 +20,7 @@ class Arena {
 
  private:
   std::shared_ptr<Device> device_;
+  Store& memory_;
   std::shared_ptr<Residency> residency_;
   std::uint64_t generation_;
   Range range_;

@@ -44,7 +44,7 @@ Scratch::Pieces::iterator Scratch::find_live(Address address) {
 }
 
 void Scratch::grow(Bytes size) {
-  const Bytes needed = round_up(size, device_->facts().granule);
+  const Bytes needed = round_up(size, device_->memory(Use::scratch).traits().granule);
   const auto make = [&](Bytes bytes) {
     auto arena = std::make_unique<Arena>(device_, residency_, bytes, Use::scratch, true);
     const Range range = arena->range();
@@ -109,7 +109,7 @@ Range Scratch::allocate(Bytes size, Stream stream, const Poll& poll) {
     residency_->place(blocks, stream, poll);
     lock.lock();
     for (const auto& [ended_on, fence] : piece->second.ends) {
-      if (ended_on != stream) device_->order(stream, fence);
+      if (ended_on != stream) device_->streams().order(stream, fence);
     }
   } catch (...) {
     if (!lock.owns_lock()) lock.lock();
@@ -148,7 +148,7 @@ Scratch::Pieces::iterator Scratch::merge(Pieces::iterator piece) {
       piece->second.ends.emplace_back(stream, std::move(fence));
     } else {
       // Nothing says which of the two is later; the stream's present end is later than both.
-      same->second = mark_or_nothing(*device_, stream);
+      same->second = mark_or_nothing(device_->streams(), stream);
     }
   }
   piece->second.size += next->second.size;
@@ -174,7 +174,8 @@ void Scratch::abandon(Address address) noexcept {
 }
 
 void Scratch::end_life(Pieces::iterator piece) {
-  for (auto& [stream, fence] : piece->second.ends) fence = mark_or_nothing(*device_, stream);
+  for (auto& [stream, fence] : piece->second.ends)
+    fence = mark_or_nothing(device_->streams(), stream);
   live_bytes_ -= piece->second.size;
   const Blocks blocks = residency_->blocks_of({piece->first, piece->second.size});
   residency_->end_uses(blocks, piece->second.ends);
@@ -192,7 +193,7 @@ void Scratch::trim_locked() {
       ++it;
       continue;
     }
-    for (const auto& [stream, fence] : piece->second.ends) device_->wait(fence);
+    for (const auto& [stream, fence] : piece->second.ends) device_->streams().wait(fence);
     free_.erase({range.size, range.start});
     pieces_.erase(piece);
     it = arenas_.erase(it);

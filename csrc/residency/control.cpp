@@ -32,7 +32,7 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
         break;
       case Advice::unset_read_mostly:
         // A host copy that the program uses in place is never the older one.
-        block.read_mostly = device_->host_address(block.range.start) != 0;
+        block.read_mostly = memory_of(block).host_address(block.range.start) != 0;
         break;
       case Advice::preferred_device:
         block.preference = Preference::device;
@@ -87,7 +87,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
                     ") and at most the card's " + text(device_->facts().capacity) + ", not " +
                     text(budget));
   }
-  if (budget > budget_) device_->check_budget(budget);
+  if (budget > budget_) device_->memory(Use::weights).check_budget(budget);
   const Bytes previous = budget_;
   const auto check_leases = [&] {
     if (table_.sums().leased <= budget) return;
@@ -122,7 +122,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
     throw;
   }
   notes_.budget(budget);
-  device_->trim(budget);
+  device_->memory(Use::weights).trim(budget);
   return previous;
 }
 
@@ -137,8 +137,9 @@ void Residency::close(const Poll& poll) {
   }
   closed_ = true;
   for (const Range range : table_.ranges()) {
-    for (const BlockId id : table_.blocks_in(range)) moves_->conceal_idle(table_[id]);
-    device_->settle(range);
+    const Blocks& blocks = table_.blocks_in(range);
+    for (const BlockId id : blocks) moves_->conceal_idle(table_[id]);
+    memory_of(table_[blocks.front()]).settle(range);
   }
 }
 

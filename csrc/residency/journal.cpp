@@ -17,19 +17,20 @@ constexpr int resolved_at_once = 4;
 }  // namespace
 
 Journal::Journal(Device& device, Stream stream, std::size_t most_events, Log start)
-    : device_(device),
+    : streams_(device.streams()),
       most_events_(most_events),
-      virtual_clock_(!device.facts().asynchronous),
-      origin_(device.clock(stream)),
+      virtual_clock_(device.facts().virtual_clock),
+      origin_(device.streams().clock(stream)),
       resident_(start.resident.begin(), start.resident.end()),
       log_(std::move(start)) {
-  if (!virtual_clock_) device_.wait(origin_);
+  if (!virtual_clock_) streams_.wait(origin_);
   began_ = host_seconds();
   log_.virtual_clock = virtual_clock_;
-  log_.lane_times = virtual_clock_ || device_.lane_clock(0) != nullptr;
-  log_.to_card = device_.facts().to_card;
-  log_.to_host = device_.facts().to_host;
-  log_.lanes = device_.facts().lanes;
+  Route& link = device.memory(Use::weights).link();
+  log_.lane_times = virtual_clock_ || link.lane_clock(0) != nullptr;
+  log_.to_card = link.rates().up;
+  log_.to_host = link.rates().down;
+  log_.lanes = device.facts().lanes;
 }
 
 double Journal::now() const { return virtual_clock_ ? latest_ : since_start(host_seconds()); }
@@ -37,11 +38,11 @@ double Journal::now() const { return virtual_clock_ ? latest_ : since_start(host
 /// Whether the fence's time, where there is one, is known now.
 bool Journal::read(Fence& fence, double& time, bool wait) {
   if (!fence) return true;
-  if (!virtual_clock_ && !device_.reached(fence)) {
+  if (!virtual_clock_ && !streams_.reached(fence)) {
     if (!wait) return false;
-    device_.wait(fence);
+    streams_.wait(fence);
   }
-  time = device_.seconds(origin_, fence);
+  time = streams_.seconds(origin_, fence);
   fence = nullptr;
   return true;
 }

@@ -108,7 +108,7 @@ class Journal {
   bool resolve(Event& event, bool wait) noexcept;
   void lose(const Event& event);
 
-  Device& device_;
+  Streams& streams_;
   std::size_t most_events_;
   bool virtual_clock_;
   Fence origin_;

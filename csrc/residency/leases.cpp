@@ -14,8 +14,6 @@ using Preference = Block::Preference;
 
 namespace {
 
-bool has_virtual_clock(const Device& device) { return !device.facts().asynchronous; }
-
 // A stream that has used a block waits for it no more.
 bool may_stall(const BlockTable& table, const Blocks& blocks, Stream stream) {
   return std::any_of(blocks.begin(), blocks.end(), [&](BlockId id) {
@@ -30,7 +28,7 @@ void Residency::wait(Lock& lock, const Poll& poll, MaybeGroup group) {
   const auto status = changed_.wait_for(lock, std::chrono::milliseconds(50));
   const double waited = host_seconds() - began;
   stall_seconds_ += waited;
-  if (group && !has_virtual_clock(*device_)) table_.group(*group).stall_seconds += waited;
+  if (group && !device_->facts().virtual_clock) table_.group(*group).stall_seconds += waited;
   if (status == std::cv_status::timeout && poll) {
     lock.unlock();
     struct Relock {
@@ -52,8 +50,9 @@ void Residency::finish_moves(Lock& lock, std::uint64_t last, const Poll& poll) {
 }
 
 bool Residency::read_in_place(const Blocks& blocks) const {
-  return std::all_of(blocks.begin(), blocks.end(),
-                     [this](BlockId id) { return device_->reads_in_place(table_[id].range); });
+  return std::all_of(blocks.begin(), blocks.end(), [this](BlockId id) {
+    return memory_of(table_[id]).reads_in_place(table_[id].range);
+  });
 }
 
 bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
@@ -62,8 +61,9 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   table_.check(group);
   const Blocks& blocks = table_.group(group).blocks;
   const bool told = strategy_->wants_times() || notes_;
-  const bool may_wait = (told || has_virtual_clock(*device_)) && may_stall(table_, blocks, stream);
-  const Fence asked = told || may_wait ? clock_or_nothing(*device_, stream) : nullptr;
+  const bool may_wait =
+      (told || device_->facts().virtual_clock) && may_stall(table_, blocks, stream);
+  const Fence asked = told || may_wait ? clock_or_nothing(device_->streams(), stream) : nullptr;
   if (settings_.profiled) begin_profiler_range(table_.group(group).name);
   bool on_card = false;
   try {
@@ -77,9 +77,10 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   ++table_.group(group).uses;
   if (!asked) return on_card;
   // What waits for nothing begins as it is asked for: the program's own time here is no stall.
-  const Fence began = may_wait || strategy_->held_up() ? clock_or_nothing(*device_, stream) : asked;
-  if (has_virtual_clock(*device_) && began) {
-    table_.group(group).stall_seconds += device_->seconds(asked, began);
+  const Fence began =
+      may_wait || strategy_->held_up() ? clock_or_nothing(device_->streams(), stream) : asked;
+  if (device_->facts().virtual_clock && began) {
+    table_.group(group).stall_seconds += device_->streams().seconds(asked, began);
   }
   if (notes_) notes_.use(group, Event::Kind::stalled, stream, asked, began);
   if (strategy_->wants_times()) strategy_->began(in_use_, asked, began);
@@ -90,7 +91,8 @@ void Residency::release(GroupId group, Stream stream) {
   const Lock lock = locked();
   if (settings_.profiled) end_profiler_range();
   if (notes_)
-    notes_.use(group, Event::Kind::released, stream, nullptr, clock_or_nothing(*device_, stream));
+    notes_.use(group, Event::Kind::released, stream, nullptr,
+               clock_or_nothing(device_->streams(), stream));
   const auto it = std::find(in_use_.rbegin(), in_use_.rend(), group);
   if (it != in_use_.rend()) in_use_.erase(std::next(it).base());
   end(table_.group(group).blocks, stream, true);
@@ -121,7 +123,7 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
   Fence fence;
   if (!at_rest() && !strategy_->keeps(blocks)) {
     try {
-      fence = device_->mark(stream);
+      fence = device_->streams().mark(stream);
     } catch (...) {
       unlease(blocks, held_by_thread);
       throw;
@@ -246,7 +248,7 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
     if (block.state == State::resident) {
       if (!block.waits(stream)) continue;
       // Asking first whether it is there already would take the driver longer.
-      device_->order(stream, block.arrival);
+      device_->streams().order(stream, block.arrival);
       block.ordered.push_back(stream);
     } else if (std::find(over_link.begin(), over_link.end(), id) != over_link.end()) {
       use_over_link(block, stream);
@@ -263,7 +265,7 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
 void Residency::use_over_link(Block& block, Stream stream) {
   moves_->expose(block);
   if (block.leases > 1) return;
-  device_->use_over_link(stream, block.range);
+  memory_of(block).use_over_link(stream, block.range);
   table_.count(block, [&](Counts& counts) { counts.over_link += block.range.size; });
 }
 

@@ -128,14 +128,16 @@ void Moves::submit(Blocks victims, Blocks arriving, Left left_for, Brought broug
     Block& block = table_[id];
     block.leaving = block.leaves();
     block.left_for = block.released ? Left::plan : left_for;
-    job.departures.push_back({block.range, block.home, block.leaving, block.fences(*device_)});
+    job.departures.push_back({&memory_of(block).link(), block.range, block.home, block.leaving,
+                              block.fences(device_->streams())});
     if (settings_.profiled) job.departures.back().name = "leave " + table_.name_of(block);
   }
   for (const BlockId id : arriving) {
     Block& block = table_[id];
     block.arriving = block.arrives();
     block.brought_for = brought_for;
-    job.arrivals.push_back({block.range, block.home, block.arriving, block.exposed});
+    job.arrivals.push_back({&memory_of(block).link(), block.range, block.home, block.arriving,
+                            block.exposed ? &memory_of(block) : nullptr});
     if (settings_.profiled) job.arrivals.back().name = "bring " + table_.name_of(block);
   }
   tell_strategy(victims, arriving);
@@ -225,7 +227,7 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
 
 void Moves::expose(Block& block) {
   if (block.exposed) return;
-  device_->expose(block.range);
+  memory_of(block).expose(block.range);
   block.exposed = true;
 }
 
@@ -239,7 +241,7 @@ void Moves::try_to_expose(Block& block) noexcept {
 
 void Moves::conceal_idle(Block& block) {
   if (!block.exposed || block.state != State::host || block.leases > 0) return;
-  device_->conceal(block.range);
+  memory_of(block).conceal(block.range);
   block.exposed = false;
 }
 

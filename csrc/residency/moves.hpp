@@ -62,6 +62,7 @@ class Moves {
   };
   void tell_strategy(const Blocks& leaving, const Blocks& arriving);
   void retell_strategy(BlockId id, bool on_card) noexcept;
+  Store& memory_of(const Block& block) { return device_->memory(block.use); }
   void left_card(Block& block);
   void settle(const Asked& moves, const Outcome& outcome, const std::exception_ptr& error);
 

@@ -41,16 +41,18 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
       table_(settings.block),
       notes_(table_) {
   const Facts& facts = device_->facts();
-  if (settings_.block == 0 || settings_.block % facts.unit != 0) {
-    throw BadConfig("a block is a multiple of " + text(facts.unit) + " on " + facts.name +
-                    ", not " + std::to_string(settings_.block) + " bytes");
+  for (const Use use : {Use::weights, Use::scratch}) {
+    const Bytes unit = device_->memory(use).traits().unit;
+    if (settings_.block > 0 && settings_.block % unit == 0) continue;
+    throw BadConfig("a block is a multiple of " + text(unit) + " on " + facts.name + ", not " +
+                    std::to_string(settings_.block) + " bytes");
   }
   if (budget_ < settings_.block || budget_ > facts.capacity) {
     throw BadConfig("a budget is at least one block (" + text(settings_.block) +
                     ") and at most the card's " + text(facts.capacity) + ", not " + text(budget_) +
                     "; pass another budget or a smaller block");
   }
-  device_->check_budget(budget_);
+  device_->memory(Use::weights).check_budget(budget_);
   strategy_ = make_strategy({.table = table_,
                              .device = *device_,
                              .budget = budget_,
@@ -122,8 +124,8 @@ void Residency::forget(Range range, bool keep) {
     check_not_leased(ids, "give up memory");
   }
   for (const BlockId id : ids) {
-    device_->wait(table_[id].departure);
-    for (const auto& fence : table_[id].fences(*device_)) device_->wait(fence);
+    device_->streams().wait(table_[id].departure);
+    for (const auto& fence : table_[id].fences(device_->streams())) device_->streams().wait(fence);
   }
   for (const BlockId id : ids) {
     Block& block = table_[id];
@@ -224,7 +226,7 @@ std::size_t Residency::scratch_on_host() const { return table_.scratch_on_host()
 void Residency::out_of_memory(const Blocks& blocks) const {
   Bytes asked = 0;
   for (const BlockId id : blocks) asked += table_[id].range.size;
-  const char* where = device_->facts().reads_over_link
+  const char* where = device_->memory(Use::weights).traits().reads_over_link
                           ? "all of it over the link, since the system refused to pin it so"
                           : "host memory over the link";
   throw OutOfMemory("a use of " + text(asked) + " does not fit the budget of " + text(budget_) +

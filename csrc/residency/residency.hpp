@@ -114,6 +114,7 @@ class Residency final {
   void wait(Lock& lock, const Poll& poll, MaybeGroup group = {});
   void settle(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group = {});
   void finish_moves(Lock& lock, std::uint64_t last, const Poll& poll);
+  Store& memory_of(const Block& block) const { return device_->memory(block.use); }
   bool read_in_place(const Blocks& blocks) const;
 
   void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group);

@@ -59,7 +59,8 @@ void Adaptive::used(GroupId group, Stream stream) {
   const auto rounds = rounds_recorded_;
   plan_if_due();
   // Planning holds up a program that gives the card no work ahead; that is no fault of the plan's.
-  planned_ = rounds_recorded_ != rounds ? clock_or_nothing(view_.device, stream) : nullptr;
+  planned_ =
+      rounds_recorded_ != rounds ? clock_or_nothing(view_.device.streams(), stream) : nullptr;
   if (!schedule_) return;
   const auto before = schedule_->position();
   const bool on_course = schedule_->used(group);
@@ -210,8 +211,8 @@ void Adaptive::plan_from_scratch() {
 }
 
 LinkRates Adaptive::link_rates() const {
-  const Facts& facts = view_.device.facts();
-  return {.to_card = facts.to_card, .to_host = facts.to_host};
+  const Rates rates = view_.device.memory(Use::weights).link().rates();
+  return {.to_card = rates.up, .to_host = rates.down};
 }
 
 /// Returns whether another plan is in force now than before.

@@ -48,8 +48,9 @@ class Recorder {
   std::optional<Round> last_round(Device& device, std::size_t count) {
     std::size_t known = uses_.size();
     // A virtual clock's times are known at once.
-    const bool runs_behind = device.facts().asynchronous;
-    while (runs_behind && known > count && !device.reached(uses_[known - 1].asked)) --known;
+    const bool runs_behind = !device.facts().virtual_clock;
+    while (runs_behind && known > count && !device.streams().reached(uses_[known - 1].asked))
+      --known;
     if (known <= count) return std::nullopt;
     Round round;
     const std::size_t end = known - 1;  // the use that ends the last one of the round
@@ -57,7 +58,7 @@ class Recorder {
       round.uses.push_back(&uses_[i]);
       round.seconds.push_back(typical_work(device, i, count));
       round.worked += work(device, i);
-      round.stalled += std::max(0.0, device.seconds(uses_[i].waited, uses_[i].began));
+      round.stalled += std::max(0.0, device.streams().seconds(uses_[i].waited, uses_[i].began));
     }
     round.ago = uses_.size() - end;
     return round;
@@ -68,7 +69,8 @@ class Recorder {
 
   double work(Device& device, std::size_t use) {
     auto& worked = uses_[use].worked;
-    if (!worked) worked = std::max(0.0, device.seconds(uses_[use].began, uses_[use + 1].asked));
+    if (!worked)
+      worked = std::max(0.0, device.streams().seconds(uses_[use].began, uses_[use + 1].asked));
     return *worked;
   }
 

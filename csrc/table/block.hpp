@@ -81,11 +81,11 @@ struct Block {
 
   /// What to wait for before the block may move. A use that was not marked ended before the present
   /// end of its stream.
-  std::vector<Fence> fences(Device& device) const {
+  std::vector<Fence> fences(Streams& streams) const {
     std::vector<Fence> all;
     if (arrival) all.push_back(arrival);
     for (const auto& [stream, fence] : uses) {
-      all.push_back(fence ? fence : mark_or_nothing(device, stream));
+      all.push_back(fence ? fence : mark_or_nothing(streams, stream));
     }
     return all;
   }

@@ -44,42 +44,48 @@ class Device:
     @property
     def keeps_what_leaves(self) -> bool: ...
     @property
-    def asynchronous(self) -> bool: ...
+    def pageable_bytes(self) -> int:
+        """Host memory of weights that could not be pinned."""
+
+    @property
+    def holds_up_launches(self) -> str:
+        """Why launches wait for moves that need not; empty where they do not."""
+
+    @property
+    def computes_on_host(self) -> bool:
+        """Whether its memory is the host's, and the processor computes on it."""
+
+    @property
+    def virtual_clock(self) -> bool:
+        """Whether time passes by what is asked of the card alone."""
+
+    @property
+    def slow_moves(self) -> bool:
+        """Whether asking for a move takes host time."""
+
     @property
     def free_bytes(self) -> int: ...
     @property
     def card_bytes(self) -> int: ...
 
 class CudaDevice(Device):
-    def set_link(self, to_card: float, to_host: float) -> None:
-        """Tells what moves reach over the link, bytes a second."""
+    def set_rates(self, memory: Use, up: float, down: float) -> None:
+        """
+        Tells what moves of weights, or scratch, reach over the link, bytes a second.
+        """
 
-class ManagedDevice(CudaDevice):
-    def __init__(self, driver: str, ordinal: int) -> None: ...
-    @property
-    def lacks_context(self) -> str:
-        """Why the driver gave no context for moves; empty where it did."""
+def open_managed(driver: str, ordinal: int) -> CudaDevice:
+    """A card with all in managed memory."""
+
+def open_mapped(driver: str, ordinal: int, unit: int, accept_unpinned: bool = False) -> CudaDevice:
+    """
+    A card with weights in mapped memory, moved a unit at once, and scratch in managed memory.
+    """
 
 def set_managed_limit(limit: int) -> int:
     """Caps the managed bytes of this process; returns the previous cap."""
 
 def managed_bytes() -> int: ...
-
-class MappedDevice(CudaDevice):
-    def __init__(
-        self, driver: str, ordinal: int, unit: int, accept_unpinned: bool = False
-    ) -> None: ...
-    @property
-    def pageable_bytes(self) -> int:
-        """Host memory that could not be pinned."""
-
-class DividedDevice(Device):
-    def __init__(self, weights: CudaDevice, scratch: CudaDevice) -> None: ...
-    @property
-    def weights(self) -> CudaDevice: ...
-    @property
-    def scratch(self) -> CudaDevice: ...
-
 def pinned_bytes() -> int:
     """The host memory that mapped devices have pinned."""
 

@@ -83,13 +83,13 @@ def open_card(
         return current_simulation().device(check_drops=config.check)
     if config.managed_limit is not None:
         _core.set_managed_limit(config.managed_limit)
-    managed = _core.ManagedDevice(driver=config.cuda_driver, ordinal=ordinal)
+    managed = _core.open_managed(driver=config.cuda_driver, ordinal=ordinal)
     rate = pinned_rate(managed.uuid)
-    _tell_link(managed, rate)
+    _tell_link(managed, rate, weights="managed")
     if backend == "managed":
         return managed
     try:
-        mapped = _core.MappedDevice(
+        mapped = _core.open_mapped(
             driver=config.cuda_driver,
             ordinal=ordinal,
             unit=block,
@@ -102,14 +102,17 @@ def open_card(
     # What is used outside its module's call would fail while it is away.
     if backend == "auto" and not mapped.reads_over_link:
         return managed
-    _tell_link(mapped, rate)
-    return _core.DividedDevice(weights=mapped, scratch=managed)
+    _tell_link(mapped, rate, weights="mapped")
+    return mapped
 
 
-def _tell_link(device: _core.CudaDevice, rate: float | None) -> None:
+def _tell_link(device: _core.CudaDevice, rate: float | None, *, weights: str) -> None:
     """Tell a device what its moves reach over a link with this rate, where that is known."""
-    if rate is not None:
-        device.set_link(*moving_rates(device.kind, rate))
+    if rate is None:
+        return
+    for memory, kind in ((_core.Use.WEIGHTS, weights), (_core.Use.SCRATCH, "managed")):
+        up, down = moving_rates(kind, rate)
+        device.set_rates(memory, up, down)
 
 
 def unpinned(device: _core.Device) -> list[str]:
@@ -125,9 +128,7 @@ def unpinned(device: _core.Device) -> list[str]:
     list of str
         A sentence for each kind of memory that was had instead; none where all went well.
     """
-    if isinstance(device, _core.DividedDevice):
-        device = device.weights
-    if not isinstance(device, _core.MappedDevice) or not device.pageable_bytes:
+    if not device.pageable_bytes:
         return []
     return [
         f"{format_size(device.pageable_bytes)} of host memory could not be pinned and is pageable: "
@@ -150,13 +151,11 @@ def slowed(device: _core.Device) -> list[str]:
     list of str
         A sentence for each thing refused.
     """
-    if isinstance(device, _core.DividedDevice):
-        device = device.scratch
-    if not isinstance(device, _core.ManagedDevice) or not device.lacks_context:
+    if not device.holds_up_launches:
         return []
     return [
         "launches wait while managed memory moves, since the driver gave no CUDA context for moves "
-        f"({device.lacks_context}): free some of the card's memory and open the session again"
+        f"({device.holds_up_launches}): free some of the card's memory and open the session again"
     ]
 
 

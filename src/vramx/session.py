@@ -114,7 +114,7 @@ class Session:
             budget=asked,
             block=block_bytes,
             policy=policy,
-            threaded=self.device.asynchronous,
+            threaded=self.device.slow_moves,
             host_limit=limit,
             profiled=settings.profiled,
         )
@@ -413,7 +413,7 @@ class Session:
             tensor = self._torch.empty(sizes, dtype)
             self._tell_unpinned()
             return tensor
-        if self.device.kind != "simulated":
+        if not self.device.computes_on_host:
             raise ConfigError(
                 f"numpy arrays live in host memory; on {self.device.name} give a torch dtype"
             )

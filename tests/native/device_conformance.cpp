@@ -15,17 +15,17 @@ namespace {
 /// A reserved range, given back with its scope.
 struct Held {
   Held(rig::Rig& rig, Bytes granules, Use use = Use::weights)
-      : device(*rig.device()), range(device.reserve(granules * device.facts().granule, use)) {}
+      : device(rig.device()), range(device.reserve(granules * device.traits().granule, use)) {}
   ~Held() { device.release(range); }
   Held(const Held&) = delete;
   Held& operator=(const Held&) = delete;
 
   Range part(Bytes first, Bytes count) const {
-    const Bytes granule = device.facts().granule;
+    const Bytes granule = device.traits().granule;
     return {range.start + first * granule, count * granule};
   }
 
-  Device& device;
+  const rig::Flat device;
   Range range;
 };
 
@@ -68,22 +68,22 @@ void left(const Held& held, Leave how) {
 HOLDS("the facts are ones that placement can rely on") {
   const Facts& facts = rig.device()->facts();
   REQUIRE(!facts.name.empty() && !facts.kind.empty());
-  REQUIRE(facts.capacity > 0 && facts.granule > 0 && facts.lanes > 0);
+  REQUIRE(facts.capacity > 0 && rig.device()->traits().granule > 0 && facts.lanes > 0);
   REQUIRE(rig.device()->free_bytes() <= facts.capacity);
 }
 
 HOLDS("a reserved range is aligned and on the host") {
   const Held weights(rig, 3);
   const Held scratch(rig, 1, Use::scratch);
-  const Bytes granule = weights.device.facts().granule;
+  const Bytes granule = weights.device.traits().granule;
   REQUIRE(weights.range.start % granule == 0 && weights.range.size == 3 * granule);
   REQUIRE(scratch.range.start % granule == 0);
   REQUIRE(rig.on_card() == 0);
 }
 
 HOLDS("reserve takes multiples of the granule only") {
-  Device& device = *rig.device();
-  const Bytes granule = device.facts().granule;
+  const rig::Flat device = rig.device();
+  const Bytes granule = device.traits().granule;
   REQUIRE_THROWS(BadConfig, device.reserve(0, Use::weights));
   REQUIRE_THROWS(BadConfig, device.reserve(granule / 2, Use::weights));
   REQUIRE_THROWS(BadConfig, device.reserve(granule + 1, Use::scratch));
@@ -137,7 +137,7 @@ HOLDS("a discarded range is off the card and can be used again") {
 
 HOLDS("parts of a reserved range move on their own") {
   const Held held(rig, 4);
-  const Bytes granule = held.device.facts().granule;
+  const Bytes granule = held.device.traits().granule;
   const auto bytes = pattern(held.range.size, 5);
   store(held, bytes);
   const Range middle = held.part(1, 1);
@@ -227,7 +227,7 @@ HOLDS("settled bytes stay readable, on the card and on the host") {
 }
 
 HOLDS("a fence is reached once the work before it is over") {
-  Device& device = *rig.device();
+  const rig::Flat device = rig.device();
   REQUIRE(device.reached(nullptr));
   device.wait(nullptr);
   const Stream stream = rig.stream();
@@ -241,7 +241,7 @@ HOLDS("a fence is reached once the work before it is over") {
 }
 
 HOLDS("a stream ordered after a fence ends after it") {
-  Device& device = *rig.device();
+  const rig::Flat device = rig.device();
   const Stream busy = rig.stream();
   const Stream other = rig.stream();
   rig.occupy(busy);
@@ -269,28 +269,6 @@ HOLDS("nothing comes to the card before what it waits for") {
   REQUIRE(rig.on_card() == held.range.size);
 }
 
-HOLDS("what comes on a lane comes after what the lane was given before, bytes or none") {
-  for (const Arrive first : {Arrive::empty, Arrive::move}) {
-    const Held room(rig, 1, Use::scratch);
-    const Held weights(rig, 1);
-    const Held scratch(rig, 1, Use::scratch);
-    Device& device = room.device;
-    const Stream stream = rig.stream();
-    rig.occupy(stream);
-    const Fence after[] = {device.mark(stream)};
-    const Fence arrivals[] = {device.bring(room.range, first, 0, after),
-                              device.bring(weights.range, Arrive::duplicate, 0, {}),
-                              device.bring(scratch.range, Arrive::move, 0, {})};
-    for (const Fence& arrival : arrivals) REQUIRE(!device.reached(arrival));
-    rig.finish(stream);
-    device.wait(arrivals[1]);
-    REQUIRE(device.reached(after[0]));
-    device.wait(arrivals[0]);
-    device.wait(arrivals[2]);
-    REQUIRE(rig.on_card() == 3 * device.facts().granule);
-  }
-}
-
 HOLDS("nothing leaves the card before its last use is over") {
   for (const Leave how : {Leave::drop, Leave::write_back, Leave::discard}) {
     const Held held(rig, 1);
@@ -312,7 +290,7 @@ HOLDS("ranges that are misaligned or foreign are refused, and nothing changes") 
   const Held held(rig, 2);
   const auto bytes = pattern(held.range.size, 11);
   store(held, bytes);
-  const Bytes granule = held.device.facts().granule;
+  const Bytes granule = held.device.traits().granule;
   const Address start = held.range.start;
   const Range wrong[] = {{start + granule / 2, granule},
                          {start, granule / 2},
@@ -336,7 +314,7 @@ HOLDS("a failed reserve takes nothing, and the next one works") {
   for (const Use use : {Use::weights, Use::scratch}) {
     for (const auto& fault : rig.faults(Operation::reserve, use)) {
       fault.arm();
-      REQUIRE_THROWS(Error, rig.device()->reserve(rig.device()->facts().granule, use));
+      REQUIRE_THROWS(Error, rig.device()->reserve(rig.device()->traits().granule, use));
       const Held held(rig, 1, use);
       brought(held, Arrive::move);
     }

@@ -12,7 +12,10 @@
 #include "base/error.hpp"
 #include "device/device.hpp"
 
-class FakeDevice final : public vramx::Device {
+class FakeDevice final : public vramx::Device,
+                         public vramx::Streams,
+                         public vramx::Store,
+                         public vramx::Route {
  public:
   using Range = vramx::Range;
   using Fence = vramx::Fence;
@@ -42,6 +45,11 @@ class FakeDevice final : public vramx::Device {
 
   const vramx::Facts& facts() const override { return facts_; }
   vramx::Bytes free_bytes() const override { return facts_.capacity; }
+  vramx::Streams& streams() override { return *this; }
+  vramx::Store& memory(vramx::Use /*use*/) override { return *this; }
+  const vramx::Traits& traits() const override { return traits_; }
+  vramx::Route& link() override { return *this; }
+  vramx::Rates rates() const override { return {}; }
   Range reserve(vramx::Bytes size, vramx::Use /*use*/) override { return {0x1000, size}; }
   void release(Range /*range*/) noexcept override {}
   void store(vramx::Address, const void*, vramx::Bytes) override {}
@@ -98,16 +106,8 @@ class FakeDevice final : public vramx::Device {
     return std::make_shared<Named>(name);
   }
 
-  static vramx::Facts of_granule_one() {
-    vramx::Facts facts;
-    facts.name = facts.kind = "fake";
-    facts.capacity = vramx::GiB;
-    facts.granule = facts.unit = 1;
-    facts.reads_over_link = true;
-    return facts;
-  }
-
-  vramx::Facts facts_ = of_granule_one();
+  vramx::Facts facts_ = {.name = "fake", .kind = "fake", .uuid = "", .capacity = vramx::GiB};
+  vramx::Traits traits_ = {.granule = 1, .unit = 1, .reads_over_link = true};
   mutable std::mutex mutex_;
   std::condition_variable gate_;
   std::vector<std::string> log_;

@@ -159,7 +159,7 @@ HOLDS("in a journal, what waits for nothing begins at the time at which it is as
   REQUIRE(log.events.size() == 2);
   REQUIRE(log.events[0].kind == Event::Kind::stalled);
   REQUIRE(log.events[0].began == log.events[0].ended);
-  REQUIRE(with_a_journal == marks + (rig.device()->facts().asynchronous ? log.events.size() : 0));
+  REQUIRE(with_a_journal == marks + (rig.device()->facts().slow_moves ? log.events.size() : 0));
 }
 
 HOLDS("the blocks' counts add up to the session's") {

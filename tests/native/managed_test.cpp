@@ -8,6 +8,7 @@
 
 #include "base/error.hpp"
 #include "check.hpp"
+#include "device/cuda_device.hpp"
 #include "loopback.h"
 #include "rig.hpp"
 
@@ -21,8 +22,8 @@ LoopbackCounts counts() {
   return now;
 }
 
-Range reserved(Device& device, Bytes granules, Use use = Use::weights) {
-  return device.reserve(granules * device.facts().granule, use);
+Range reserved(const rig::Flat& device, Bytes granules, Use use = Use::weights) {
+  return device.reserve(granules * device.traits().granule, use);
 }
 
 template <class Act>
@@ -43,7 +44,7 @@ bool says(const std::string& text, const std::string& part) {
 
 TEST("an error of the driver is told with the call and the driver's words") {
   const auto rig = rig::managed();
-  Device& device = *rig->device();
+  const rig::Flat device = rig->device();
   const auto reserve_failing = [&](int result) {
     loopback_fail("cuMemAllocManaged", 1, result);
     return told([&] { reserved(device, 1); });
@@ -57,7 +58,7 @@ TEST("an error of the driver is told with the call and the driver's words") {
 }
 
 TEST("a device that cannot be opened leaves nothing of itself") {
-  ManagedDevice(LOOPBACK_PATH, 0);  // the driver is open from here on
+  open_managed(LOOPBACK_PATH, 0);  // the driver is open from here on
   const LoopbackCounts before = counts();
   const std::pair<const char*, std::uint64_t> faults[] = {
       {"cuDeviceGetCount", 1},     {"cuDeviceGet", 1},         {"cuDeviceGetName", 1},
@@ -67,21 +68,21 @@ TEST("a device that cannot be opened leaves nothing of itself") {
   };
   for (const auto& [entry, nth] : faults) {
     loopback_fail(entry, nth, CUDA_ERROR_UNKNOWN);
-    REQUIRE_THROWS(DeviceFailure, ManagedDevice(LOOPBACK_PATH, 0));
+    REQUIRE_THROWS(DeviceFailure, open_managed(LOOPBACK_PATH, 0));
     const LoopbackCounts after = counts();
     if (after.live_contexts != before.live_contexts || after.live_streams != before.live_streams) {
       throw check::Failed(std::string("something is left after a failed ") + entry);
     }
   }
-  REQUIRE_THROWS(NoDevice, ManagedDevice(LOOPBACK_PATH, 7));
-  REQUIRE_THROWS(NoDevice, ManagedDevice(LOOPBACK_PATH, -1));
+  REQUIRE_THROWS(NoDevice, open_managed(LOOPBACK_PATH, 7));
+  REQUIRE_THROWS(NoDevice, open_managed(LOOPBACK_PATH, -1));
 }
 
 TEST("a fence may outlive its device") {
   const LoopbackCounts before = counts();
   Fence fence;
   {
-    ManagedDevice device(LOOPBACK_PATH, 0);
+    const rig::Flat device(open_managed(LOOPBACK_PATH, 0));
     fence = device.mark(0);
   }
   REQUIRE(counts().live_contexts == before.live_contexts + 1);
@@ -92,7 +93,7 @@ TEST("a fence may outlive its device") {
 
 TEST("bytes cross the link from a context of their own, made when the first ones do") {
   const auto rig = rig::managed();
-  Device& device = *rig->device();
+  const rig::Flat device = rig->device();
   const std::uint64_t before = counts().live_contexts;
   const Range scratch = reserved(device, 1, Use::scratch);
   device.wait(device.bring(scratch, Arrive::empty, 0, {}));
@@ -115,7 +116,7 @@ TEST("bytes cross the link from a context of their own, made when the first ones
 
 TEST("discarded bytes do not cross the link, but where the driver cannot let go of them") {
   const auto rig = rig::managed();
-  Device& device = *rig->device();
+  const rig::Flat device = rig->device();
   const Range scratch = reserved(device, 2, Use::scratch);
   for (const bool can : {true, false, true}) {
     device.wait(device.bring(scratch, Arrive::empty, 0, {}));
@@ -136,7 +137,7 @@ TEST("discarded bytes do not cross the link, but where the driver cannot let go 
 TEST("where the driver gives no context for moves they share the program's, which is told") {
   for (const char* entry : {"cuCtxCreate_v2", "cuCtxSetLimit", "cuStreamCreate"}) {
     const auto rig = rig::managed();
-    auto& device = static_cast<ManagedDevice&>(*rig->device());
+    const rig::Flat device = rig->device();
     const LoopbackCounts before = counts();
     const Range range = reserved(device, 1);
     loopback_fail(entry, 1, CUDA_ERROR_OUT_OF_MEMORY);
@@ -145,7 +146,7 @@ TEST("where the driver gives no context for moves they share the program's, whic
       device.leave(range, Leave::drop, 0, {});
     }
     REQUIRE(rig->moved_in() == 2 * range.size);
-    REQUIRE(says(device.lacks_context(), "CUDA_ERROR_OUT_OF_MEMORY"));
+    REQUIRE(says((*device).memory(Use::scratch).holds_up_launches(), "CUDA_ERROR_OUT_OF_MEMORY"));
     const LoopbackCounts after = counts();
     REQUIRE(after.live_contexts == before.live_contexts);
     REQUIRE(after.live_streams == before.live_streams);
@@ -157,8 +158,8 @@ TEST("an arrival may outlive its device, and its context with it") {
   const LoopbackCounts before = counts();
   Fence arrival;
   {
-    ManagedDevice device(LOOPBACK_PATH, 0);
-    REQUIRE(device.lacks_context().empty());
+    const rig::Flat device(open_managed(LOOPBACK_PATH, 0));
+    REQUIRE((*device).memory(Use::scratch).holds_up_launches().empty());
     const Range range = reserved(device, 1);
     arrival = device.bring(range, Arrive::duplicate, 0, {});
     device.wait(arrival);
@@ -172,7 +173,7 @@ TEST("an arrival may outlive its device, and its context with it") {
 
 TEST("a lane's clock runs with its moves, before the first one and after") {
   const auto rig = rig::managed();
-  Device& device = *rig->device();
+  const rig::Flat device = rig->device();
   const Stream stream = rig->stream();
   const Fence start = device.lane_clock(0);
   const Range range = reserved(device, 1);
@@ -190,7 +191,7 @@ TEST("a lane's clock runs with its moves, before the first one and after") {
 
 TEST("no call leaves a context behind on the calling thread") {
   const auto rig = rig::managed();
-  Device& device = *rig->device();
+  const rig::Flat device = rig->device();
   const Range range = reserved(device, 1, Use::scratch);
   const Fence fence = device.bring(range, Arrive::move, 0, {});
   device.order(rig->stream(), fence);
@@ -208,7 +209,7 @@ TEST("no call leaves a context behind on the calling thread") {
 
 TEST("no advice is given while the last use is not over") {
   const auto rig = rig::managed();
-  Device& device = *rig->device();
+  const rig::Flat device = rig->device();
   const Range range = reserved(device, 1);
   device.wait(device.bring(range, Arrive::duplicate, 0, {}));
   const Stream stream = rig->stream();
@@ -233,7 +234,7 @@ TEST("no advice is given while the last use is not over") {
 
 TEST("weights never fault: on the card, exposed, or dropped and brought again") {
   const auto rig = rig::managed();
-  Device& device = *rig->device();
+  const rig::Flat device = rig->device();
   const Stream stream = rig->stream();
   const Range range = reserved(device, 4);
   device.expose(range);
@@ -254,7 +255,7 @@ TEST("weights never fault: on the card, exposed, or dropped and brought again") 
 
 TEST("scratch is mapped for the card wherever it lies") {
   const auto rig = rig::managed();
-  Device& device = *rig->device();
+  const rig::Flat device = rig->device();
   const Stream stream = rig->stream();
   const Range range = reserved(device, 2, Use::scratch);
   rig->use(stream, range, true);
@@ -271,9 +272,9 @@ TEST("scratch is mapped for the card wherever it lies") {
 
 TEST("the limit on managed memory counts every device, and reaching it takes nothing") {
   const auto rig = rig::managed();
-  Device& device = *rig->device();
-  ManagedDevice other(LOOPBACK_PATH, 0);
-  const Bytes granule = device.facts().granule;
+  const rig::Flat device = rig->device();
+  const rig::Flat other(open_managed(LOOPBACK_PATH, 0));
+  const Bytes granule = device.traits().granule;
   const Bytes before = set_managed_limit(4 * granule);
   const Range first = reserved(device, 3);
   const std::string words = told([&] { reserved(other, 2); });

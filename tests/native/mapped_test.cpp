@@ -1,6 +1,4 @@
 // What is particular to mapped memory: units, the card's memory that is kept, and remapping.
-#include "device/mapped.hpp"
-
 #include <cuda.h>
 
 #include <cstdio>
@@ -12,6 +10,7 @@
 
 #include "base/error.hpp"
 #include "check.hpp"
+#include "device/cuda_device.hpp"
 #include "loopback.h"
 #include "rig.hpp"
 
@@ -65,7 +64,7 @@ struct Capacity {
 
 /// A range with bytes of its own, given back with its scope.
 struct Held {
-  Held(Device& of, Bytes size, Use use = Use::weights)
+  Held(const rig::Flat& of, Bytes size, Use use = Use::weights)
       : device(of), range(of.reserve(size, use)), bytes(size) {
     for (std::size_t i = 0; i < bytes.size(); ++i) {
       bytes[i] = static_cast<unsigned char>((i * 31 + i / 4096) % 251);
@@ -90,7 +89,7 @@ struct Held {
     return copy == bytes;
   }
 
-  Device& device;
+  const rig::Flat device;
   Range range;
   std::vector<unsigned char> bytes;
 };
@@ -115,31 +114,31 @@ TEST("a card without virtual memory management is refused, and leaves nothing") 
   const LoopbackCounts before = counts();
   {
     const Says without(loopback_set_maps_memory, 0);
-    const auto error = thrown<NoDevice>([] { MappedDevice(LOOPBACK_PATH, 0, unit); });
+    const auto error = thrown<NoDevice>([] { open_mapped(LOOPBACK_PATH, 0, unit); });
     REQUIRE(says(error, "virtual memory management"));
   }
   for (const Bytes wrong : {Bytes{0}, MiB, 3 * MiB}) {
-    REQUIRE_THROWS(BadConfig, MappedDevice(LOOPBACK_PATH, 0, wrong));
+    REQUIRE_THROWS(BadConfig, open_mapped(LOOPBACK_PATH, 0, wrong));
   }
   for (const char* entry : {"cuMemGetAllocationGranularity", "cuStreamCreate"}) {
     loopback_fail(entry, 1, CUDA_ERROR_UNKNOWN);
-    REQUIRE_THROWS(DeviceFailure, MappedDevice(LOOPBACK_PATH, 0, unit));
+    REQUIRE_THROWS(DeviceFailure, open_mapped(LOOPBACK_PATH, 0, unit));
   }
   REQUIRE(same_holdings(before));
 }
 
 TEST("the facts tell the unit, and whether host memory can be read in place") {
   REQUIRE(rig::mapped(unit)->device()->facts().kind == "mapped");
-  REQUIRE(rig::mapped(unit)->device()->facts().unit == unit);
-  REQUIRE(rig::mapped(unit)->device()->facts().reads_over_link);
+  REQUIRE(rig::mapped(unit)->device()->traits().unit == unit);
+  REQUIRE(rig::mapped(unit)->device()->traits().reads_over_link);
   const auto without = rig::mapped(unit, HostMemory::only_copied);
-  REQUIRE(!without->device()->facts().reads_over_link);
+  REQUIRE(!without->device()->traits().reads_over_link);
 }
 
 TEST("whole units move, the shorter last one too, and nothing less") {
   for (const auto host : {HostMemory::read_in_place, HostMemory::only_copied}) {
     const auto rig = rig::mapped(unit, host);
-    Device& device = *rig->device();
+    const rig::Flat device = rig->device();
     const Held held(device, 2 * unit + 2 * MiB);
     const Address start = held.range.start;
     const Range last{start + 2 * unit, 2 * MiB};
@@ -162,8 +161,8 @@ TEST("whole units move, the shorter last one too, and nothing less") {
 
 TEST("the card's memory is kept and used again") {
   const auto rig = rig::mapped(unit);
-  const Held first(*rig->device(), 4 * unit);
-  const Held second(*rig->device(), 4 * unit);
+  const Held first(rig->device(), 4 * unit);
+  const Held second(rig->device(), 4 * unit);
   first.bring();
   const std::uint64_t created = loopback_calls("cuMemCreate");
   for (int turn = 0; turn < 5; ++turn) {
@@ -182,7 +181,7 @@ TEST("the card's memory that is kept is never more than was in use at one time")
   std::vector<std::unique_ptr<Held>> all;
   // Ranges whose last units come in every size.
   for (const Bytes size : {unit, 2 * MiB, 2 * unit, unit + 2 * MiB, 3 * unit}) {
-    all.push_back(std::make_unique<Held>(*rig->device(), size));
+    all.push_back(std::make_unique<Held>(rig->device(), size));
   }
   Bytes most = 0;
   for (std::size_t turn = 0; turn < 40; ++turn) {
@@ -200,9 +199,9 @@ TEST("the card's memory that is kept is never more than was in use at one time")
 
 TEST("memory kept in other sizes makes way before the card is found full") {
   const auto rig = rig::mapped(unit);
-  const Held large(*rig->device(), 2 * unit);
-  const Held small(*rig->device(), 2 * MiB);
-  const Held smaller(*rig->device(), 2 * MiB);
+  const Held large(rig->device(), 2 * unit);
+  const Held small(rig->device(), 2 * MiB);
+  const Held smaller(rig->device(), 2 * MiB);
   large.bring();
   small.bring();
   large.leave();
@@ -213,8 +212,8 @@ TEST("memory kept in other sizes makes way before the card is found full") {
 
 TEST("a full card is told with its figures, and nothing has changed") {
   const auto rig = rig::mapped(unit);
-  const Held there(*rig->device(), unit);
-  const Held held(*rig->device(), 3 * unit);
+  const Held there(rig->device(), unit);
+  const Held held(rig->device(), 3 * unit);
   there.bring();
   {
     const Capacity tight(3 * unit);
@@ -230,7 +229,7 @@ TEST("a full card is told with its figures, and nothing has changed") {
 
 TEST("host memory that the system refuses is told with its figures") {
   const auto rig = rig::mapped(unit);
-  const Held held(*rig->device(), 2 * unit);
+  const Held held(rig->device(), 2 * unit);
   const LoopbackCounts before = counts();
   loopback_fail("cuMemHostRegister_v2", 1, CUDA_ERROR_OUT_OF_MEMORY);
   const auto error = thrown<OutOfMemory>([&] { rig->device()->reserve(3 * unit, Use::weights); });
@@ -248,11 +247,11 @@ TEST("what the system refuses to pin is pageable, where that is accepted") {
   for (const CUresult refusal : refusals) {
     for (const bool refused : {false, true}) {
       {
-        MappedDevice device(LOOPBACK_PATH, 0, unit, Unpinned::accept);
+        const rig::Flat device(open_mapped(LOOPBACK_PATH, 0, unit, Unpinned::accept));
         const LoopbackCounts open = counts();
         if (refused) loopback_fail("cuMemHostRegister_v2", 1, refusal);
         const Held held(device, 3 * unit);
-        REQUIRE(device.pageable_bytes() == (refused ? 3 * unit : 0));
+        REQUIRE((*device).memory(Use::weights).pageable_bytes() == (refused ? 3 * unit : 0));
         const Bytes pinned = refused ? 0 : 3 * unit;
         REQUIRE(counts().registered == pinned && pinned_bytes() == pinned);
         for (const Leave how : {Leave::drop, Leave::write_back, Leave::drop}) {
@@ -279,7 +278,7 @@ TEST("what the system refuses to pin is pageable, where that is accepted") {
 
 TEST("what the card cannot use in place says so, and comes to the card when it is settled") {
   const PageableCopies allowed;
-  MappedDevice device(LOOPBACK_PATH, 0, unit, Unpinned::accept);
+  const rig::Flat device(open_mapped(LOOPBACK_PATH, 0, unit, Unpinned::accept));
   const Held pinned(device, unit);
   loopback_fail("cuMemHostRegister_v2", 1, CUDA_ERROR_OUT_OF_MEMORY);
   const Held held(device, 2 * unit);
@@ -299,7 +298,7 @@ TEST("what the card cannot use in place says so, and comes to the card when it i
 TEST("the host copy has an address of its own, where the card can use it there") {
   for (const auto host : {HostMemory::read_in_place, HostMemory::only_copied}) {
     const auto rig = rig::mapped(unit, host);
-    Device& device = *rig->device();
+    const rig::Flat device = rig->device();
     const Held held(device, 2 * unit);
     if (host == HostMemory::only_copied) {
       REQUIRE(device.host_address(held.range.start) == 0);
@@ -324,7 +323,7 @@ TEST("the host copy has an address of its own, where the card can use it there")
 
 TEST("either copy is carried to the other in the order of a stream, in parts of units too") {
   const auto rig = rig::mapped(unit);
-  Device& device = *rig->device();
+  const rig::Flat device = rig->device();
   const Held held(device, 3 * unit);
   held.bring();
   const Range part{held.range.start + unit / 2 + 1, unit + 77};
@@ -349,7 +348,7 @@ TEST("either copy is carried to the other in the order of a stream, in parts of 
 
 TEST("pinned host copies stay out of forked children, whose writes could move the pages") {
   const auto rig = rig::mapped(unit);
-  const Held held(*rig->device(), unit);
+  const Held held(rig->device(), unit);
   const Address start = rig->device()->host_address(held.range.start);
   std::ifstream maps("/proc/self/smaps");
   std::string flags;
@@ -368,7 +367,7 @@ TEST("pinned host copies stay out of forked children, whose writes could move th
 
 TEST("copies of pageable memory keep their place in a lane") {
   const auto rig = rig::mapped(unit, HostMemory::pageable);
-  Device& device = *rig->device();
+  const rig::Flat device = rig->device();
   const Held held(device, unit);
   const Stream stream = rig->stream();
   rig->occupy(stream);
@@ -382,7 +381,7 @@ TEST("copies of pageable memory keep their place in a lane") {
 
 TEST("the driver is not asked again about what was reached") {
   const auto rig = rig::mapped(unit);
-  Device& device = *rig->device();
+  const rig::Flat device = rig->device();
   const Held held(device, unit);
   const Stream stream = rig->stream();
   const char* entries[] = {"cuEventQuery", "cuEventSynchronize", "cuStreamWaitEvent"};
@@ -411,7 +410,7 @@ TEST("the driver is not asked again about what was reached") {
 
 TEST("a budget that the card cannot give is told with its figures") {
   const auto rig = rig::mapped(unit);
-  const Held held(*rig->device(), 2 * unit);
+  const Held held(rig->device(), 2 * unit);
   held.bring();
   const Capacity tight(5 * unit);
   rig->device()->check_budget(5 * unit);
@@ -427,11 +426,11 @@ TEST("a move that fails at any of its calls is undone for every unit") {
   };
   const auto check_host = [](const rig::Rig& rig, const Held& held) {
     REQUIRE(rig.on_card() == 0 && held.host_holds());
-    if (rig.device()->facts().reads_over_link) REQUIRE(held.host_reads());
+    if (rig.device()->traits().reads_over_link) REQUIRE(held.host_reads());
   };
   for (const auto host : {HostMemory::read_in_place, HostMemory::only_copied}) {
     const auto rig = rig::mapped(unit, host);
-    const Held held(*rig->device(), 3 * unit);
+    const Held held(rig->device(), 3 * unit);
     const Case bringing[] = {{"cuMemCreate", 3},
                              {"cuMemMap", 3},
                              {"cuMemSetAccess", 1},
@@ -463,7 +462,7 @@ TEST("a move that fails at any of its calls is undone for every unit") {
 
 TEST("settled bytes that find no room on the card can still be loaded") {
   const auto rig = rig::mapped(unit, HostMemory::only_copied);
-  const Held held(*rig->device(), 3 * unit);
+  const Held held(rig->device(), 3 * unit);
   {
     const Capacity tight(2 * unit);
     rig->device()->settle(held.range);
@@ -477,7 +476,7 @@ TEST("no call on mapped memory leaves a context behind on the calling thread") {
   for (const auto host : {HostMemory::read_in_place, HostMemory::only_copied}) {
     const auto rig = rig::mapped(unit, host);
     {
-      const Held held(*rig->device(), unit, Use::scratch);
+      const Held held(rig->device(), unit, Use::scratch);
       held.bring();
       loopback_fail("cuMemcpyDtoHAsync_v2", 1, CUDA_ERROR_UNKNOWN);
       REQUIRE_THROWS(DeviceFailure, held.leave(Leave::write_back));

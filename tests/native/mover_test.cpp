@@ -18,15 +18,18 @@ struct Bench {
   explicit Bench(bool threaded) : mover(std::make_unique<Mover>(device, threaded)) {}
 
   /// Ranges lie at these addresses and are one byte long.
-  static Job job(const Starts& departures, const Starts& arrivals, bool conceal = false) {
+  Job job(const Starts& departures, const Starts& arrivals, bool conceal = false) const {
     Job job;
     job.departures.resize(departures.size());
     job.arrivals.resize(arrivals.size());
-    for (std::size_t i = 0; i < departures.size(); ++i)
+    for (std::size_t i = 0; i < departures.size(); ++i) {
+      job.departures[i].route = device.get();
       job.departures[i].range = {departures[i], 1};
+    }
     for (std::size_t i = 0; i < arrivals.size(); ++i) {
+      job.arrivals[i].route = device.get();
       job.arrivals[i].range = {arrivals[i], 1};
-      job.arrivals[i].conceal = conceal;
+      job.arrivals[i].exposed_in = conceal ? device.get() : nullptr;
     }
     job.done = [](const Outcome&) {};
     return job;
@@ -101,13 +104,13 @@ TEST("what arrives waits for all that left before it, on whatever lane") {
   const Log log = bench.device->log();
   REQUIRE(log[2] == "bring 200+1 lane 0 after leave 100,leave 110");
   REQUIRE(log[4] == "bring 210+1 lane 1 after leave 100,leave 110,leave 120");
-  REQUIRE(log[5] == "bring 220+1 lane 0 after leave 120");
-  REQUIRE(log[6] == "bring 230+1 lane 1 after nothing");
+  REQUIRE(log[5] == "bring 220+1 lane 0 after leave 120,bring 200");
+  REQUIRE(log[6] == "bring 230+1 lane 1 after bring 210");
 }
 
 TEST("a departure waits for the uses that it was given") {
   Bench bench(false);
-  Job job = Bench::job({100}, {});
+  Job job = bench.job({100}, {});
   job.departures[0].after = {nullptr, bench.device->bring({7, 1}, {}, 0, {})};
   bench.submit(std::move(job));
   bench.finish(1);
@@ -116,7 +119,7 @@ TEST("a departure waits for the uses that it was given") {
 
 TEST("neighbours of one kind move in one request, and each has its outcome") {
   Bench bench(false);
-  Job job = Bench::job({100, 101, 102, 104}, {200, 201, 203, 202});
+  Job job = bench.job({100, 101, 102, 104}, {200, 201, 203, 202});
   job.departures[1].after = {bench.device->bring({7, 1}, {}, 0, {})};
   job.departures[2].how = Leave::write_back;
   bench.submit(std::move(job));
@@ -134,7 +137,7 @@ TEST("neighbours of one kind move in one request, and each has its outcome") {
 
 TEST("neighbours in different reserved ranges move on their own") {
   Bench bench(false);
-  Job job = Bench::job({100, 101}, {200, 201});
+  Job job = bench.job({100, 101}, {200, 201});
   job.departures[1].home = job.arrivals[1].home = 101;
   bench.submit(std::move(job));
   bench.finish(1);
@@ -151,6 +154,17 @@ TEST("arrivals take the lanes by turns") {
   REQUIRE(log[0].starts_with("bring 200+1 lane 0"));
   REQUIRE(log[1].starts_with("bring 210+1 lane 1"));
   REQUIRE(log[2].starts_with("bring 220+1 lane 0"));
+}
+
+TEST("what comes on a lane comes after what the lane brought before, by whichever route") {
+  Bench bench(false);
+  FakeDevice other;
+  bench.submit({}, {200});
+  Job job = bench.job({}, {210, 220});
+  job.arrivals[1].route = &other;
+  bench.submit(std::move(job));
+  bench.finish(2);
+  REQUIRE(other.log() == Log{"bring 220+1 lane 0 after bring 200"});
 }
 
 TEST("a departure that fails stops its job, which says how many had left") {
@@ -214,7 +228,7 @@ TEST("queued jobs that bring something can be taken back, others and begun ones 
     bench.submit({100}, {200});
     if (threaded) bench.device->await_arrival();
     for (const std::uint64_t number : {7, 8, 9}) {
-      Job job = number == 8 ? Bench::job({120}, {}) : Bench::job({110}, {210});
+      Job job = number == 8 ? bench.job({120}, {}) : bench.job({110}, {210});
       job.number = number;
       bench.submit(std::move(job));
     }
@@ -275,7 +289,7 @@ TEST("pump returns with its job done, even where another thread is doing the wor
 TEST("an ending job may queue another") {
   for (const bool threaded : {false, true}) {
     Bench bench(threaded);
-    Job job = Bench::job({}, {200});
+    Job job = bench.job({}, {200});
     job.done = [&](const Outcome&) { bench.submit({}, {210}); };
     bench.mover->submit(std::move(job));
     bench.finish(1);

@@ -21,7 +21,7 @@ constexpr Bytes budget = 3 * block;
 constexpr std::size_t weights = 6;
 constexpr Stream streams = 2;
 
-enum class Omits : std::uint8_t { nothing, stream_wait, room, lane_order, last_use, refresh, save };
+enum class Omits : std::uint8_t { nothing, stream_wait, room, last_use, refresh, save };
 
 class Forgetful final : public OverSimulated {
  public:
@@ -32,7 +32,6 @@ class Forgetful final : public OverSimulated {
 
   const Facts& facts() const override { return facts_; }
   Fence bring(Range range, Arrive how, Lane lane, Fences after) override {
-    if (omits_ == Omits::lane_order) lane = next_lane_++ % card().facts().lanes;
     return OverSimulated::bring(range, how, lane, omits_ == Omits::room ? Fences{} : after);
   }
   Fence leave(Range range, Leave how, Lane lane, Fences after) override {
@@ -51,7 +50,6 @@ class Forgetful final : public OverSimulated {
  private:
   Omits omits_;
   Facts facts_;
-  Lane next_lane_ = 0;
 };
 
 SimulatedSpec card(Moments moments, bool host_addresses) {
@@ -223,10 +221,6 @@ TEST("a stream's wait that is left out shows") {
 
 TEST("an arrival that does not wait for its room shows") {
   REQUIRE(failing(Omits::room, Moment::random, true) > 0);
-}
-
-TEST("a lane whose order is not kept shows") {
-  REQUIRE(failing(Omits::lane_order, Moment::random, true) > 0);
 }
 
 TEST("a departure that does not wait for the last use shows") {

@@ -3,7 +3,10 @@
 
 #include "device/simulated.hpp"
 
-class OverSimulated : public vramx::Device {
+class OverSimulated : public vramx::Device,
+                      public vramx::Streams,
+                      public vramx::Store,
+                      public vramx::Route {
  public:
   using Range = vramx::Range;
   using Fence = vramx::Fence;
@@ -15,6 +18,11 @@ class OverSimulated : public vramx::Device {
 
   const vramx::Facts& facts() const override { return card_.facts(); }
   vramx::Bytes free_bytes() const override { return card_.free_bytes(); }
+  vramx::Streams& streams() override { return *this; }
+  vramx::Store& memory(vramx::Use /*use*/) override { return *this; }
+  const vramx::Traits& traits() const override { return card_.traits(); }
+  vramx::Route& link() override { return *this; }
+  vramx::Rates rates() const override { return card_.rates(); }
   Range reserve(vramx::Bytes size, vramx::Use use) override { return card_.reserve(size, use); }
   void release(Range range) noexcept override { card_.release(range); }
   void store(vramx::Address to, const void* from, vramx::Bytes size) override {

@@ -125,7 +125,7 @@ TEST("a policy that throws changes nothing") {
   const auto rig = rig::simulated();
   Unruly* unruly = nullptr;
   Settings settings;
-  settings.block = rig->device()->facts().granule;
+  settings.block = rig->device()->traits().granule;
   settings.budget = 2 * settings.block;
   settings.threaded = false;
   Residency residency(rig->device(), settings, [&](const View&) {

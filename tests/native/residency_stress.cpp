@@ -141,7 +141,7 @@ class Player {
 
   /// In the stream's order, while this thread goes on.
   void look(BlockId id) {
-    const Range at = rig::seen(*shared_.rig.device(), world_.at(id));
+    const Range at = rig::seen(shared_.rig.device(), world_.at(id));
     shared_.rig.launch(stream_, at, [&wrong = shared_.wrong, at, value = world_.value(id)] {
       const auto* bytes = static_cast<const unsigned char*>(at.data());
       for (const Bytes place : {Bytes{0}, at.size / 2, at.size - 1}) {

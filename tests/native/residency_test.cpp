@@ -251,8 +251,8 @@ HOLDS("after the end bytes stay readable and nothing more is done") {
 
 TEST("memory is given up only once its departures are over") {
   const auto rig = rig::simulated();
-  Device& device = *rig->device();
-  const Bytes block = device.facts().granule;
+  const rig::Flat device = rig->device();
+  const Bytes block = device.traits().granule;
   const Range next = device.reserve(block, Use::weights);
   {
     World world(*rig, {.budget = 1});
@@ -273,7 +273,7 @@ TEST("memory is given up only once its departures are over") {
 HOLDS("no request reaches from one reserved range into the next") {
   for (const bool threaded : {false, true}) {
     Settings settings;
-    settings.block = rig.device()->facts().granule;
+    settings.block = rig.device()->traits().granule;
     settings.budget = 8 * settings.block;
     settings.threaded = threaded;
     Residency residency(rig.device(), settings,
@@ -303,7 +303,7 @@ HOLDS("no request reaches from one reserved range into the next") {
 
 HOLDS("host_limit is a limit, and reaching it takes nothing") {
   Settings settings;
-  settings.block = rig.device()->facts().granule;
+  settings.block = rig.device()->traits().granule;
   settings.budget = settings.host_limit = 4 * settings.block;
   Residency residency(rig.device(), settings,
                       [](const View& view) { return make_strategy("adaptive", view); });

@@ -5,10 +5,9 @@
 #include <algorithm>
 
 #include "check.hpp"
-#include "device/divided.hpp"
+#include "device/cuda_device.hpp"
 #include "device/driver.hpp"
 #include "device/managed.hpp"
-#include "device/mapped.hpp"
 #include "loopback.h"
 
 namespace rig {
@@ -25,7 +24,7 @@ class Simulated final : public Rig {
   explicit Simulated(vramx::SimulatedSpec spec)
       : card_(std::make_shared<vramx::SimulatedDevice>(spec)), device_(card_) {}
 
-  const std::shared_ptr<vramx::Device>& device() const override { return device_; }
+  const Flat& device() const override { return device_; }
   Stream stream() override { return next_stream_++; }
   void occupy(Stream stream) override { card_->compute(stream, 1.0); }
   void finish(Stream /*stream*/) override {}
@@ -46,14 +45,14 @@ class Simulated final : public Rig {
   bool poisons() const override { return true; }
   std::string close() override {
     const Bytes held = card_->on_card();
-    device_.reset();
+    device_ = Flat(nullptr);
     card_.reset();
     return held == 0 ? "" : vramx::text(held) + " on the card";
   }
 
  private:
   std::shared_ptr<vramx::SimulatedDevice> card_;
-  std::shared_ptr<vramx::Device> device_;
+  Flat device_;
   Stream next_stream_ = 1;
 };
 
@@ -79,7 +78,7 @@ class Loopback : public Rig {
     if (context_ != nullptr) driver_->context_release(0);
   }
 
-  const std::shared_ptr<vramx::Device>& device() const override { return device_; }
+  const Flat& device() const override { return device_; }
   Stream stream() override {
     const vramx::Current current(*driver_, context_);
     CUstream stream = nullptr;
@@ -108,14 +107,14 @@ class Loopback : public Rig {
     constexpr Bytes page = 2 * vramx::MiB;
     for (Bytes from = 0; from < range.size; from += page) {
       const vramx::Range at =
-          seen(*device_, {range.start + from, std::min(page, range.size - from)});
+          seen(device_, {range.start + from, std::min(page, range.size - from)});
       loopback_touch(stream, at.start, at.size, writes ? 1 : 0);
     }
   }
   Bytes faulted() const override { return counts().faulted - start_.faulted; }
   bool poisons() const override { return false; }
   std::string close() override {
-    device_.reset();
+    device_ = Flat(nullptr);
     for (const CUstream stream : streams_) driver_->stream_destroy(stream);
     streams_.clear();
     driver_->context_release(0);
@@ -147,15 +146,13 @@ class Loopback : public Rig {
 
  private:
   LoopbackCounts start_;
-  std::shared_ptr<vramx::Device> device_;
+  Flat device_;
   std::shared_ptr<const vramx::Driver> driver_;
   CUcontext context_ = nullptr;
   std::vector<CUstream> streams_;
 };
 
-std::shared_ptr<vramx::ManagedDevice> open_managed() {
-  return std::make_shared<vramx::ManagedDevice>(LOOPBACK_PATH, 0);
-}
+std::shared_ptr<vramx::Device> open_managed() { return vramx::open_managed(LOOPBACK_PATH, 0); }
 
 std::vector<Fault> managed_faults(Operation operation) {
   switch (operation) {
@@ -181,7 +178,10 @@ class Managed final : public Loopback {
   }
 };
 
-std::shared_ptr<vramx::MappedDevice> open_mapped(Bytes unit, HostMemory host) {
+/// All in mapped memory, or weights alone.
+enum class Scratch : std::uint8_t { mapped, managed };
+
+std::shared_ptr<vramx::Device> open_mapped(Bytes unit, HostMemory host, Scratch scratch) {
   auto unpinned = vramx::Unpinned::refuse;
   if (host == HostMemory::pageable) {
     loopback_set_pinnable(0);
@@ -190,15 +190,20 @@ std::shared_ptr<vramx::MappedDevice> open_mapped(Bytes unit, HostMemory host) {
   }
   // What the driver says is asked once, when the device is made.
   loopback_set_uses_registered(host == HostMemory::only_copied ? 0 : 1);
-  auto device = std::make_shared<vramx::MappedDevice>(LOOPBACK_PATH, 0, unit, unpinned);
+  const auto card = std::make_shared<vramx::CudaCard>(LOOPBACK_PATH, 0);
+  const auto memory = std::make_shared<vramx::MappedStore>(card, unit, unpinned);
   loopback_set_uses_registered(1);
-  return device;
+  if (scratch == Scratch::mapped) {
+    return std::make_shared<vramx::CudaDevice>(card, memory, memory, "mapped");
+  }
+  const auto managed = std::make_shared<vramx::ManagedStore>(card);
+  return std::make_shared<vramx::CudaDevice>(card, memory, managed, "mapped");
 }
 
 class Mapped : public Loopback {
  public:
   Mapped(Bytes unit, HostMemory host)
-      : Mapped(host, [unit, host] { return open_mapped(unit, host); }) {}
+      : Mapped(host, [unit, host] { return open_mapped(unit, host, Scratch::mapped); }) {}
   ~Mapped() override {
     loopback_set_pinnable(~Bytes{0});
     loopback_set_copies_pageable(0);
@@ -234,8 +239,7 @@ class Divided final : public Mapped {
  public:
   Divided()
       : Mapped(HostMemory::read_in_place, [] {
-          return std::make_shared<vramx::DividedDevice>(
-              open_mapped(2 * vramx::MiB, HostMemory::read_in_place), open_managed());
+          return open_mapped(2 * vramx::MiB, HostMemory::read_in_place, Scratch::managed);
         }) {}
 
   std::vector<Fault> faults(Operation operation, Use use) const override {
@@ -245,10 +249,10 @@ class Divided final : public Mapped {
 
 }  // namespace
 
-vramx::Range seen(const vramx::Device& device, vramx::Range range) {
+vramx::Range seen(const Flat& device, vramx::Range range) {
   const vramx::Address host = device.host_address(range.start);
   if (host == 0) return range;
-  const auto* card = dynamic_cast<const vramx::SimulatedDevice*>(&device);
+  const auto* card = dynamic_cast<const vramx::SimulatedDevice*>(&*device);
   const bool there = card != nullptr ? card->holds(range) : loopback_maps(range.start) != 0;
   return there ? range : vramx::Range{host, range.size};
 }

@@ -9,6 +9,7 @@
 
 #include "device/device.hpp"
 #include "device/simulated.hpp"
+#include "flat.hpp"
 
 namespace rig {
 
@@ -25,7 +26,7 @@ class Rig {
  public:
   virtual ~Rig() = default;
 
-  virtual const std::shared_ptr<vramx::Device>& device() const = 0;
+  virtual const Flat& device() const = 0;
   /// A compute stream that nothing else uses. Where no kernels wait in it, tests do its work at
   /// once: they look at bytes, and write some.
   virtual vramx::Stream stream() = 0;
@@ -45,7 +46,7 @@ class Rig {
   /// Work on `stream` reads, or writes, the range.
   virtual void use(vramx::Stream stream, vramx::Range range, bool writes) = 0;
   /// Whether what is not on the card can be used over the link.
-  virtual bool reads_over_link() const { return device()->facts().reads_over_link; }
+  virtual bool reads_over_link() const { return device()->traits().reads_over_link; }
   /// Bytes that work touched without their being on the card or mapped for it.
   virtual vramx::Bytes faulted() const = 0;
   virtual std::vector<Fault> faults(vramx::Operation operation, vramx::Use use) const = 0;
@@ -57,7 +58,7 @@ class Rig {
 
 /// Where the program and the card find a range's bytes now: at the host's addresses what is not on
 /// the card and has such.
-vramx::Range seen(const vramx::Device& device, vramx::Range range);
+vramx::Range seen(const Flat& device, vramx::Range range);
 
 std::unique_ptr<Rig> simulated(vramx::SimulatedSpec spec = {});
 /// The managed device over the stand-in driver, whose counts start from zero. One at a time.

@@ -21,7 +21,7 @@ constexpr Bytes granules_a_block = 2;
 /// A scratch pool over a rig, in small blocks.
 struct Pool {
   explicit Pool(rig::Rig& of, Bytes budget_blocks = 64, Bytes host_blocks = 1 << 20)
-      : rig(of), block(granules_a_block * of.device()->facts().granule) {
+      : rig(of), block(granules_a_block * of.device()->traits().granule) {
     Settings settings;
     settings.block = block;
     settings.budget = budget_blocks * block;

@@ -6,7 +6,7 @@
 using namespace vramx;
 
 World::World(rig::Rig& rig, const WorldSpec& spec)
-    : rig_(rig), block_(rig.device()->facts().granule), values_(spec.blocks) {
+    : rig_(rig), block_(rig.device()->traits().granule), values_(spec.blocks) {
   Settings settings;
   settings.budget = spec.budget * block_;
   settings.block = block_;
@@ -36,11 +36,11 @@ Range World::at(BlockId id) const { return {range_.start + id * block_, block_};
 
 void World::write(BlockId id) {
   values_[id] = static_cast<unsigned char>(values_[id] % 200 + 1);
-  std::memset(rig::seen(*rig_.device(), at(id)).data(), values_[id], block_);
+  std::memset(rig::seen(rig_.device(), at(id)).data(), values_[id], block_);
 }
 
 bool World::reads(BlockId id) const {
-  const auto* bytes = static_cast<const unsigned char*>(rig::seen(*rig_.device(), at(id)).data());
+  const auto* bytes = static_cast<const unsigned char*>(rig::seen(rig_.device(), at(id)).data());
   if (!rig_.poisons()) {
     // The bytes lie at one address wherever they are: a look is enough, and large blocks are slow.
     return bytes[0] == values_[id] && bytes[block_ / 2] == values_[id] &&

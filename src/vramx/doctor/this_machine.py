@@ -145,13 +145,11 @@ class ThisMachine:
 
     def open_managed(self, ordinal: int) -> None:
         """Open a card for managed memory."""
-        _core.ManagedDevice(driver=from_environment().cuda_driver, ordinal=ordinal)
+        _core.open_managed(driver=from_environment().cuda_driver, ordinal=ordinal)
 
     def open_mapped(self, ordinal: int) -> None:
         """Open a card for mapped memory."""
-        _core.MappedDevice(
-            driver=from_environment().cuda_driver, ordinal=ordinal, unit=_MAPPED_UNIT
-        )
+        _core.open_mapped(driver=from_environment().cuda_driver, ordinal=ordinal, unit=_MAPPED_UNIT)
 
     def host_memory(self) -> HostMemory:
         """Describe the host's memory."""

@@ -30,7 +30,7 @@ def require_card(session: Session, library: str) -> None:
             "on the CPU without it"
         )
     session._usable()
-    if session.device.kind == "simulated":
+    if session.device.computes_on_host:
         raise ConfigError(
             f'{library} computes on a real card; open the session with backend="managed"'
         )

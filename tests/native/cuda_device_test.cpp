@@ -1,10 +1,9 @@
 // A card divided between two backends.
-#include "device/divided.hpp"
-
 #include "base/error.hpp"
 #include "check.hpp"
+#include "device/cuda_device.hpp"
 #include "device/managed.hpp"
-#include "device/mapped.hpp"
+#include "device/pinned.hpp"
 #include "loopback.h"
 #include "rig.hpp"
 
@@ -12,8 +11,8 @@ using namespace vramx;
 
 TEST("weights are pinned and mapped, and scratch is unified memory") {
   const auto rig = rig::divided();
-  Device& device = *rig->device();
-  const Bytes size = device.facts().unit;
+  const rig::Flat device = rig->device();
+  const Bytes size = device.traits().unit;
   const Bytes pinned = pinned_bytes();
   const Bytes managed = managed_bytes();
   const Range weights = device.reserve(size, Use::weights);
@@ -28,8 +27,8 @@ TEST("weights are pinned and mapped, and scratch is unified memory") {
 
 TEST("scratch may be used while it moves, by work that nobody announced") {
   const auto rig = rig::divided();
-  Device& device = *rig->device();
-  const Range scratch = device.reserve(device.facts().unit, Use::scratch);
+  const rig::Flat device = rig->device();
+  const Range scratch = device.reserve(device.traits().unit, Use::scratch);
   const Stream stream = rig->stream();
   rig->occupy(stream);
   rig->use(stream, scratch, false);
@@ -42,8 +41,8 @@ TEST("scratch may be used while it moves, by work that nobody announced") {
 
 TEST("addresses that weights and scratch have by turns go to the backend that has them now") {
   const auto rig = rig::divided();
-  Device& device = *rig->device();
-  const Bytes size = device.facts().unit;
+  const rig::Flat device = rig->device();
+  const Bytes size = device.traits().unit;
   for (int turn = 0; turn < 20; ++turn) {
     const Use use = turn % 3 == 0 ? Use::weights : Use::scratch;
     const Range range = device.reserve(size, use);

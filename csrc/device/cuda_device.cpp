@@ -1,0 +1,32 @@
+#include "device/cuda_device.hpp"
+
+#include <utility>
+
+#include "device/managed.hpp"
+
+namespace vramx {
+
+CudaDevice::CudaDevice(std::shared_ptr<CudaCard> card, std::shared_ptr<CudaStore> weights,
+                       std::shared_ptr<CudaStore> scratch, std::string kind)
+    : card_(std::move(card)),
+      weights_(std::move(weights)),
+      scratch_(std::move(scratch)),
+      facts_(card_->facts()) {
+  facts_.kind = std::move(kind);
+}
+
+std::shared_ptr<CudaDevice> open_managed(const std::string& driver_path, int ordinal) {
+  auto card = std::make_shared<CudaCard>(driver_path, ordinal);
+  auto memory = std::make_shared<ManagedStore>(card);
+  return std::make_shared<CudaDevice>(card, memory, memory, "managed");
+}
+
+std::shared_ptr<CudaDevice> open_mapped(const std::string& driver_path, int ordinal, Bytes unit,
+                                        Unpinned unpinned) {
+  auto card = std::make_shared<CudaCard>(driver_path, ordinal);
+  auto scratch = std::make_shared<ManagedStore>(card);
+  auto weights = std::make_shared<MappedStore>(card, unit, unpinned);
+  return std::make_shared<CudaDevice>(card, weights, scratch, "mapped");
+}
+
+}  // namespace vramx
