@@ -29,8 +29,8 @@ CARD = {
 }
 NATIVE_CARD = {
     "capacity": 64 * MIB,
-    "to_card": 1e9,
-    "to_host": 1e9,
+    "link_up": 1e9,
+    "link_down": 1e9,
     "latency": 0.0,
     "lanes": 2,
     "granule": 4 * KIB,

@@ -550,7 +550,7 @@ def test_no_granule_crashes_the_process(granule: int) -> None:
         import vramx
         from vramx import _core
         try:
-            device = _core.SimulatedDevice(capacity=2**24, to_card=1e9, to_host=1e9, latency=0.0,
+            device = _core.SimulatedDevice(capacity=2**24, link_up=1e9, link_down=1e9, latency=0.0,
                 lanes=2, granule={granule}, host_memory=2**30, reads_over_link=True,
                 host_addresses=True, check_drops=False)
             core = _core.Core(device=device, budget={granule} * 64, block={granule} * 16,

@@ -345,14 +345,14 @@ def test_plans_count_with_the_link_of_the_cards_slot(
     def rates(backend: str) -> tuple[float, float]:
         pinned_rate.cache_clear()
         device = open_card(backend, 0, BLOCK, config, accept_unpinned=False)
-        return device.to_card, device.to_host
+        return device.link_up, device.link_down
 
     uuid = Card(loopback, "managed").device().uuid
     monkeypatch.setitem(sys.modules, "pynvml", Slot(uuid, 4, 8))
     eight_lanes = rates("mapped")
     assert eight_lanes == (link_rate(4, 8), link_rate(4, 8))
-    to_card, to_host = rates("managed")
-    assert to_host < to_card < link_rate(4, 8)
+    up, down = rates("managed")
+    assert down < up < link_rate(4, 8)
     monkeypatch.setitem(sys.modules, "pynvml", Slot(uuid, 4, 16))
     assert rates("mapped") == (2 * eight_lanes[0], 2 * eight_lanes[1])
     unknown = [Slot("GPU-other", 4, 16), Slot(uuid, 0, 16), None]

@@ -564,7 +564,7 @@ def test_a_forked_child_lets_go_of_a_session_and_ends(threaded: bool) -> None:
     run_child(
         textwrap.dedent(FORKED)
         + textwrap.dedent(f"""
-        device = _core.SimulatedDevice(capacity=64 * BLOCK, to_card=1e9, to_host=1e9, latency=0,
+        device = _core.SimulatedDevice(capacity=64 * BLOCK, link_up=1e9, link_down=1e9, latency=0,
             lanes=2, granule=4096, host_memory=2**40, reads_over_link=True, host_addresses=True,
             check_drops=False)
         core = _core.Core(device=device, budget=4 * BLOCK, block=BLOCK, policy="lru",

@@ -146,8 +146,8 @@ class ProgramOnACard(RuleBasedStateMachine):
         self.budget = self.most_budget = blocks * BLOCK + GRANULE
         self.device = _core.SimulatedDevice(
             capacity=16 * BLOCK,
-            to_card=1e9,
-            to_host=5e8,
+            link_up=1e9,
+            link_down=5e8,
             latency=latency,
             lanes=2,
             granule=GRANULE,

@@ -308,7 +308,7 @@ def test_a_policy_object_and_other_threads_never_wait_for_each_other() -> None:
                 near.wait()
                 return next(filter(may_leave, self.on_card), None)
 
-        device = _core.SimulatedDevice(capacity=2**20, to_card=1e9, to_host=1e9, latency=0,
+        device = _core.SimulatedDevice(capacity=2**20, link_up=1e9, link_down=1e9, latency=0,
             lanes=2, granule=4096, host_memory=2**30, reads_over_link=True, host_addresses=True,
             check_drops=False)
         core = _core.Core(device=device, budget=2**16, block=2**16, policy=Policy(),

@@ -44,8 +44,8 @@ void device(nb::module_& module) {
       .def_prop_ro("uuid", [](const Device& d) { return d.facts().uuid; })
       .def_prop_ro("capacity", [](const Device& d) { return d.facts().capacity; })
       .def_prop_ro("granule", [](Device& d) { return weights(d).traits().granule; })
-      .def_prop_ro("to_card", [](Device& d) { return weights(d).link().rates().up; })
-      .def_prop_ro("to_host", [](Device& d) { return weights(d).link().rates().down; })
+      .def_prop_ro("link_up", [](Device& d) { return weights(d).link().rates().up; })
+      .def_prop_ro("link_down", [](Device& d) { return weights(d).link().rates().down; })
       .def_prop_ro("reads_over_link", [](Device& d) { return weights(d).traits().reads_over_link; })
       .def_prop_ro("host_addresses", [](Device& d) { return weights(d).traits().host_addresses; })
       .def_prop_ro("keeps_what_leaves",
@@ -102,12 +102,11 @@ void device(nb::module_& module) {
   nb::class_<SimulatedDevice, Device>(module, "SimulatedDevice")
       .def(
           "__init__",
-          [](SimulatedDevice* self, Bytes capacity, double to_card, double to_host, double latency,
-             unsigned lanes, Bytes granule, Bytes host_memory, bool reads_over_link,
+          [](SimulatedDevice* self, Bytes capacity, double link_up, double link_down,
+             double latency, unsigned lanes, Bytes granule, Bytes host_memory, bool reads_over_link,
              bool check_drops, bool host_addresses) {
             new (self) SimulatedDevice({.capacity = capacity,
-                                        .to_card = to_card,
-                                        .to_host = to_host,
+                                        .link = {.up = link_up, .down = link_down},
                                         .latency = latency,
                                         .lanes = lanes,
                                         .granule = granule,
@@ -116,7 +115,7 @@ void device(nb::module_& module) {
                                         .host_addresses = host_addresses,
                                         .check_drops = check_drops});
           },
-          "capacity"_a, "to_card"_a, "to_host"_a, "latency"_a, "lanes"_a, "granule"_a,
+          "capacity"_a, "link_up"_a, "link_down"_a, "latency"_a, "lanes"_a, "granule"_a,
           "host_memory"_a, "reads_over_link"_a, "check_drops"_a, "host_addresses"_a = true)
       .def(
           "compute",

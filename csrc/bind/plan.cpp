@@ -31,15 +31,15 @@ void plan(nb::module_& module) {
   nb::class_<PassLimits>(module, "PassLimits")
       .def(
           "__init__",
-          [](PassLimits* self, Bytes used, Bytes budget, double to_card, double compute,
+          [](PassLimits* self, Bytes used, Bytes budget, double link, double compute,
              Bytes in_flight) {
             new (self) PassLimits{.used = used,
                                   .budget = budget,
-                                  .to_card = to_card,
+                                  .link = link,
                                   .compute = compute,
                                   .in_flight = in_flight};
           },
-          "used"_a, "budget"_a, "to_card"_a, "compute"_a, "in_flight"_a)
+          "used"_a, "budget"_a, "link"_a, "compute"_a, "in_flight"_a)
       .def("fluid", &PassLimits::fluid, "Seconds that nothing moving uncompressed bytes can beat.")
       .def("plan", &PassLimits::plan, "Seconds that an evenly spread plan reaches.")
       .def("lru", &PassLimits::lru, "Seconds that LRU takes on a cycle.");
@@ -51,21 +51,19 @@ void plan(nb::module_& module) {
 
   module.def(
       "plan_pass",
-      [](const std::vector<Bytes>& blocks, const Steps& steps, Bytes budget, double to_card,
-         double to_host) {
-        return make_plan(trace_of(blocks, steps), budget, {.to_card = to_card, .to_host = to_host})
-            .predicted;
+      [](const std::vector<Bytes>& blocks, const Steps& steps, Bytes budget, double up,
+         double down) {
+        return make_plan(trace_of(blocks, steps), budget, {.up = up, .down = down}).predicted;
       },
-      "blocks"_a, "steps"_a, "budget"_a, "to_card"_a, "to_host"_a,
-      nb::call_guard<nb::gil_scoped_release>(),
+      "blocks"_a, "steps"_a, "budget"_a, "up"_a, "down"_a, nb::call_guard<nb::gil_scoped_release>(),
       "Plans a cyclic pass, whose steps are (places of blocks, seconds), and predicts it.");
 
   module.def(
       "least_seconds",
-      [](const std::vector<Bytes>& blocks, const Steps& steps, Bytes budget, double to_card) {
-        return least_seconds(trace_of(blocks, steps), budget, {.to_card = to_card});
+      [](const std::vector<Bytes>& blocks, const Steps& steps, Bytes budget, double up) {
+        return least_seconds(trace_of(blocks, steps), budget, {.up = up});
       },
-      "blocks"_a, "steps"_a, "budget"_a, "to_card"_a, nb::call_guard<nb::gil_scoped_release>(),
+      "blocks"_a, "steps"_a, "budget"_a, "up"_a, nb::call_guard<nb::gil_scoped_release>(),
       "Seconds that no way of moving the blocks of such a pass can beat.");
 }
 

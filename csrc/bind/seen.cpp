@@ -95,8 +95,8 @@ void seen(nb::module_& module) {
       .def_ro("seconds", &Log::seconds)
       .def_ro("virtual_clock", &Log::virtual_clock)
       .def_ro("lane_times", &Log::lane_times)
-      .def_ro("to_card", &Log::to_card)
-      .def_ro("to_host", &Log::to_host)
+      .def_prop_ro("link_up", [](const Log& log) { return log.link.up; })
+      .def_prop_ro("link_down", [](const Log& log) { return log.link.down; })
       .def_ro("lanes", &Log::lanes);
 }
 

@@ -93,20 +93,27 @@ Store& Core::memory_at(Address address) const {
   return device_->memory(residency_->holds_weights(address) ? Use::weights : Use::scratch);
 }
 
+template <class One>
+void Core::copy_on_host(const std::vector<Copy>& copies, const One& one) {
+  const auto copy = [&](const std::vector<Copy>& some) {
+    residency_->on_host(blocks_of(some), [&] { copy_all(some, one); }, nullptr);
+  };
+  if (device_->memory(Use::weights).lowest() == Place::host) return copy(copies);
+  for (const Copy& each : copies) copy({each});  // the host may not have room for all at once
+}
+
 void Core::store(const std::vector<Copy>& copies) {
-  const auto one = [&](const Copy& copy) {
+  copy_on_host(copies, [&](const Copy& copy) {
     memory_at(copy.device)
         .store(copy.device, reinterpret_cast<const void*>(copy.program), copy.size);  // NOLINT
-  };
-  residency_->on_host(blocks_of(copies), [&] { copy_all(copies, one); }, nullptr);
+  });
 }
 
 void Core::load(const std::vector<Copy>& copies) {
-  const auto one = [&](const Copy& copy) {
+  copy_on_host(copies, [&](const Copy& copy) {
     memory_at(copy.device)
         .load(reinterpret_cast<void*>(copy.program), copy.device, copy.size);  // NOLINT
-  };
-  residency_->on_host(blocks_of(copies), [&] { copy_all(copies, one); }, nullptr);
+  });
 }
 
 void Core::close(const Poll& poll) { residency_->close(poll); }

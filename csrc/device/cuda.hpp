@@ -85,7 +85,7 @@ class CudaCard final : public Streams {
 class CudaStore : public Store, public Route {
  public:
   const Traits& traits() const override { return traits_; }
-  Route& link() override { return *this; }
+  Route& route(Place /*from*/) override { return *this; }
   Rates rates() const override { return rates_; }
   Fence lane_clock(Lane lane) override;
   /// Tells what moves of such memory reach over this card's link.

@@ -18,7 +18,7 @@ constexpr unsigned most_lanes = 64;
 }  // namespace
 
 SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec), work_(spec.moments) {
-  if (spec.capacity == 0 || !(spec.to_card > 0) || !(spec.to_host > 0) || !(spec.latency >= 0) ||
+  if (spec.capacity == 0 || !(spec.link.up > 0) || !(spec.link.down > 0) || !(spec.latency >= 0) ||
       spec.lanes == 0 || spec.lanes > most_lanes || spec.granule == 0 || spec.granule % page != 0) {
     throw BadConfig(
         "a simulated card needs a capacity and link rates above zero, a latency of zero "
@@ -180,7 +180,7 @@ Fence SimulatedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   double end = start;
   if (how != Arrive::empty) {
     const double flowing = std::max(start + spec_.latency, link_[0]);
-    end = flowing + static_cast<double>(range.size) / spec_.to_card;
+    end = flowing + static_cast<double>(range.size) / spec_.link.up;
     link_[0] = end;
     moved_in_ += range.size;
   }
@@ -222,7 +222,7 @@ Fence SimulatedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   double end = std::max({queue.at, host_now_, latest(after)});
   if (how == Leave::write_back) {
     const double flowing = std::max(end + spec_.latency, link_[1]);
-    end = flowing + static_cast<double>(range.size) / spec_.to_host;
+    end = flowing + static_cast<double>(range.size) / spec_.link.down;
     queue.at = link_[1] = end;
     moved_out_ += range.size;
   }
@@ -280,7 +280,7 @@ void SimulatedDevice::refresh(Stream stream, Range range) {
   const unsigned char* host = two_copies(range).on_host(range.start);
   Queue& q = queue(stream);
   q.at = link_[0] =
-      std::max(q.at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.to_card;
+      std::max(q.at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.link.up;
   refreshed_ += range.size;
   submit(q, range, [range, host] { std::memcpy(range.data(), host, range.size); });
 }
@@ -290,7 +290,7 @@ void SimulatedDevice::save(Stream stream, Range range) {
   unsigned char* host = two_copies(range).on_host(range.start);
   Queue& q = queue(stream);
   q.at = link_[1] =
-      std::max(q.at + spec_.latency, link_[1]) + static_cast<double>(range.size) / spec_.to_host;
+      std::max(q.at + spec_.latency, link_[1]) + static_cast<double>(range.size) / spec_.link.down;
   saved_ += range.size;
   submit(q, range, [range, host] { std::memcpy(host, range.data(), range.size); });
 }

@@ -33,8 +33,7 @@ inline constexpr unsigned char poison = 0xD5;
 
 struct SimulatedSpec {
   Bytes capacity = 8 * GiB;
-  double to_card = 25e9;   ///< bytes a second
-  double to_host = 25e9;   ///< bytes a second
+  Rates link = {.up = 25e9, .down = 25e9};
   double latency = 10e-6;  ///< seconds a request
   unsigned lanes = 2;
   Bytes granule = 64 * KiB;
@@ -61,8 +60,8 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   Store& memory(Use /*use*/) override { return *this; }
 
   const Traits& traits() const override { return traits_; }
-  Route& link() override { return *this; }
-  Rates rates() const override { return {.up = spec_.to_card, .down = spec_.to_host}; }
+  Route& route(Place /*from*/) override { return *this; }
+  Rates rates() const override { return spec_.link; }
   Range reserve(Bytes size, Use use) override;
   void release(Range range) noexcept override;
   void store(Address to, const void* from, Bytes size) override;

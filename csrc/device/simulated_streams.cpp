@@ -34,7 +34,7 @@ void SimulatedDevice::use_over_link(Stream stream, Range range) {
   const std::lock_guard lock(mutex_);
   Queue& q = queue(stream);
   const double end =
-      std::max(q.at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.to_card;
+      std::max(q.at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.link.up;
   stalled_ += end - q.at;
   q.at = link_[0] = end;
   moved_in_ += range.size;

@@ -13,6 +13,7 @@
 
 #include "base/bytes.hpp"
 #include "base/range.hpp"
+#include "device/place.hpp"
 #include "device/route.hpp"
 #include "device/streams.hpp"
 
@@ -37,8 +38,13 @@ class Store {
   virtual ~Store() = default;
 
   virtual const Traits& traits() const = 0;
+  /// The lowest place of a range, in which it starts.
+  virtual Place lowest() const { return Place::host; }
+  /// The way up from a place, which is below the card. One that ends at the host uses store and
+  /// load, which come after what was asked before, and is done on return.
+  virtual Route& route(Place from) = 0;
   /// From the host to the card.
-  virtual Route& link() = 0;
+  Route& link() { return route(Place::host); }
 
   /// Addresses for `size` bytes (a multiple of the granule), which may read as anything. Throws
   /// BadConfig for another size, and OutOfMemory where the host or an allowance is exhausted.

@@ -131,7 +131,8 @@ void Mover::depart(const Job& job, Outcome& outcome) {
     std::size_t next = i + 1;
     for (; next < job.departures.size(); ++next) {
       const Departure& more = job.departures[next];
-      const bool joins = more.how == job.departures[i].how && more.home == job.departures[i].home &&
+      const bool joins = more.route == job.departures[i].route &&
+                         more.how == job.departures[i].how && more.home == job.departures[i].home &&
                          more.range.start == range.end();
       if (!joins) break;
       range.size += more.range.size;
@@ -160,8 +161,8 @@ void Mover::arrive(const Job& job, Outcome& outcome) {
     std::size_t next = i + 1;
     for (; next < job.arrivals.size(); ++next) {
       const Arrival& more = job.arrivals[next];
-      const bool joins = more.how == job.arrivals[i].how && more.home == job.arrivals[i].home &&
-                         more.range.start == range.end();
+      const bool joins = more.route == job.arrivals[i].route && more.how == job.arrivals[i].how &&
+                         more.home == job.arrivals[i].home && more.range.start == range.end();
       if (!joins) break;
       range.size += more.range.size;
     }

@@ -1,10 +1,11 @@
 // Issues moves in order, on a native thread of its own where moves cost host time.
 //
-// A job takes ranges off the card, then brings others. A departure may hold the thread until the
-// last use of its range is over: that is why it is not the caller's thread. Neighbours in a job
-// move in one request, and arrivals take the lanes by turns. Jobs run first in, first out, and what
-// arrives waits for all that left before it. A job that fails says how far it got; who submitted it
-// takes back the jobs behind it that counted on the room it did not make.
+// A job takes ranges down from their places, then brings others up, hop by hop. A departure may
+// hold the thread until the last use of its range is over: that is why it is not the caller's
+// thread. Neighbours in a job move in one request, and arrivals take the lanes by turns. Jobs run
+// first in, first out, and what arrives waits for all that left before it. A job that fails says
+// how far it got; who submitted it takes back the jobs behind it that counted on the room it did
+// not make.
 #pragma once
 
 #include <cstdint>

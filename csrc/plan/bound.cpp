@@ -10,7 +10,7 @@ namespace vramx {
 namespace {
 
 /// By step: the seconds that what is used there first takes on the link.
-std::vector<double> crossings(const Trace& trace, LinkRates link) {
+std::vector<double> crossings(const Trace& trace, Rates link) {
   std::vector<double> crossing;
   std::vector<bool> counted(trace.blocks.size());
   for (const Step& step : trace.steps) {
@@ -20,14 +20,14 @@ std::vector<double> crossings(const Trace& trace, LinkRates link) {
       counted[block] = true;
       bytes += trace.blocks[block].size;
     }
-    crossing.push_back(static_cast<double>(bytes) / link.to_card);
+    crossing.push_back(static_cast<double>(bytes) / link.up);
   }
   return crossing;
 }
 
 }  // namespace
 
-double least_seconds(const Trace& trace, Bytes budget, LinkRates link) {
+double least_seconds(const Trace& trace, Bytes budget, Rates link) {
   const std::size_t steps = trace.steps.size();
   const std::vector<double> crossing = crossings(trace, link);
   // The stretch whose crossing exceeds its work by most, of a round's length at most: sums from the
@@ -45,7 +45,7 @@ double least_seconds(const Trace& trace, Bytes budget, LinkRates link) {
     sums.push_back(before - last.seconds);
   }
   const Bytes room = trace.beside_scratch(budget);
-  return trace.seconds() + std::max(0.0, most - static_cast<double>(room) / link.to_card);
+  return trace.seconds() + std::max(0.0, most - static_cast<double>(room) / link.up);
 }
 
 }  // namespace vramx

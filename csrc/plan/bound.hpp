@@ -9,6 +9,6 @@ namespace vramx {
 /// budget is on the card as the stretch begins; the rest crosses the link before the work of its
 /// last step, and what is not worked in that stretch is beside it. So it is longer than
 /// PassLimits::fluid where a part of the round works long with few bytes.
-double least_seconds(const Trace& trace, Bytes budget, LinkRates link);
+double least_seconds(const Trace& trace, Bytes budget, Rates link);
 
 }  // namespace vramx

@@ -12,12 +12,12 @@ namespace vramx {
 struct PassLimits {
   Bytes used = 0;
   Bytes budget = 0;
-  double to_card = 0;   ///< the link, bytes a second
+  double link = 0;      ///< bytes a second towards the card
   double compute = 0;   ///< the pass with everything resident, seconds
   Bytes in_flight = 0;  ///< room for what is on its way or just leaving: slots times block size
 
   Bytes excess(Bytes room) const { return used > room ? used - room : 0; }
-  double crossing(Bytes bytes) const { return static_cast<double>(bytes) / to_card; }
+  double crossing(Bytes bytes) const { return static_cast<double>(bytes) / link; }
 
   /// Nothing that moves uncompressed bytes is faster.
   double fluid() const { return std::max(compute, crossing(excess(budget))); }

@@ -82,7 +82,7 @@ using Places = std::vector<std::size_t>;  ///< of spans
 
 class Planner {
  public:
-  Planner(const Trace& trace, Bytes budget, LinkRates link)
+  Planner(const Trace& trace, Bytes budget, Rates link)
       : trace_(trace),
         budget_(budget),
         rest_(trace.beside_scratch(budget)),
@@ -123,9 +123,9 @@ class Planner {
     for (const Places& group : groups_) keep_most(group, room, burst, load, stays);
     Plan plan;
     plan.ahead = ahead;
-    for (const Step& step : trace_.steps) plan.stays.emplace_back(step.blocks.size());
+    for (const Step& step : trace_.steps) plan.levels.emplace_back(step.blocks.size());
     for (std::size_t i = 0; i < spans_.size(); ++i) {
-      plan.stays[spans_[i].from][spans_[i].place] = stays[i];
+      plan.levels[spans_[i].from][spans_[i].place] = stays[i] ? Level::kept : Level::streamed;
     }
     plan.predicted = predict(trace_, plan, budget_, link_);
     return plan;
@@ -136,7 +136,7 @@ class Planner {
     return static_cast<std::int64_t>(trace_.blocks[block].size);
   }
   double cost_a_byte(const Span& span) const {
-    return trace_.blocks[span.block].written ? 1 + link_.to_card / link_.to_host : 1;
+    return trace_.blocks[span.block].written ? 1 + link_.up / link_.down : 1;
   }
 
   void add(const Places& places, Load& load, int sign) const {
@@ -219,7 +219,7 @@ class Planner {
   const Trace& trace_;
   Bytes budget_;
   Bytes rest_;  ///< of it, for blocks
-  LinkRates link_;
+  Rates link_;
   Axis axis_;
   std::vector<Span> spans_;
   Places by_worth_;
@@ -229,16 +229,16 @@ class Planner {
 
 }  // namespace
 
-double cost(const Prediction& pass, LinkRates link) {
-  return pass.seconds + worth_moving * static_cast<double>(pass.moved_in) / link.to_card;
+double cost(const Prediction& pass, Rates link) {
+  return pass.seconds + worth_moving * static_cast<double>(pass.moved_in) / link.up;
 }
 
-Plan make_plan(const Trace& trace, Bytes budget, LinkRates link, Bytes ahead) {
+Plan make_plan(const Trace& trace, Bytes budget, Rates link, Bytes ahead) {
   check(trace, trace.beside_scratch(budget));
   return Planner(trace, budget, link).plan(ahead, ahead);
 }
 
-Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
+Plan make_plan(const Trace& trace, Bytes budget, Rates link) {
   const Bytes rest = trace.beside_scratch(budget);
   check(trace, rest);
   const Planner planner(trace, budget, link);
@@ -260,7 +260,7 @@ Plan make_plan(const Trace& trace, Bytes budget, LinkRates link) {
     consider(ahead, rest);
   };
   const auto good = [&] {
-    const double crossing = static_cast<double>(best.predicted.moved_in) / link.to_card;
+    const double crossing = static_cast<double>(best.predicted.moved_in) / link.up;
     return best.predicted.seconds <= good_enough * std::max(trace.seconds(), crossing);
   };
   // Less is less to move where the budget is small; more lets uneven passes catch up.

@@ -12,6 +12,7 @@
 // 1995.)
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "plan/trace.hpp"
@@ -24,27 +25,31 @@ struct Prediction {
   Bytes moved_out = 0;  ///< a pass, written back
 };
 
+/// What becomes of a block between two uses: it is kept on the card, or leaves and is streamed
+/// back.
+enum class Level : std::uint8_t { streamed, kept };
+
 struct Plan {
-  /// By step, and by place among the step's blocks: it stays until its next use.
-  std::vector<std::vector<bool>> stays;
+  /// By step, and by the block's place among the step's, until its next use.
+  std::vector<std::vector<Level>> levels;
   Bytes ahead = 0;  ///< room kept free for what is brought ahead
   Prediction predicted;
 };
 
 /// What passes are compared by: their seconds, and for what they move some more, since moves hold
 /// up a program that runs beside them.
-double cost(const Prediction& pass, LinkRates link);
+double cost(const Prediction& pass, Rates link);
 
 /// Plans a trace for a budget, with the room for bringing ahead that predicts the cheapest pass.
 /// Throws BadConfig where the trace is empty or names unknown blocks, and OutOfMemory where a
 /// step's blocks exceed the budget.
-Plan make_plan(const Trace& trace, Bytes budget, LinkRates link);
+Plan make_plan(const Trace& trace, Bytes budget, Rates link);
 
 /// The same with `ahead` bytes, or as many as the largest step leaves, kept free.
-Plan make_plan(const Trace& trace, Bytes budget, LinkRates link, Bytes ahead);
+Plan make_plan(const Trace& trace, Bytes budget, Rates link, Bytes ahead);
 
 /// How long a pass takes under a plan when passes follow each other: the link carries one block at
 /// a time in the order of need, as early as there is room, and a step waits for its blocks.
-Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, LinkRates link);
+Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, Rates link);
 
 }  // namespace vramx

@@ -18,7 +18,7 @@ struct Return {
 
 }  // namespace
 
-Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, LinkRates link) {
+Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, Rates link) {
   constexpr std::uint64_t rounds = 3;  // the first has a start, which the others have not
   const std::uint64_t steps = trace.steps.size();
   Prediction prediction;
@@ -26,7 +26,7 @@ Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, LinkRates
   Bytes present = 0;  // at the start of a round: what stays across it
   for (const Span& span : spans_of(trace)) {
     const TracedBlock& block = trace.blocks[span.block];
-    if (!plan.stays[span.from][span.place]) {
+    if (plan.levels[span.from][span.place] == Level::streamed) {
       by_departure.push_back({block.size, block.written, span.from, span.to % steps});
       prediction.moved_in += block.size;
       if (block.written) prediction.moved_out += block.size;
@@ -65,14 +65,14 @@ Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, LinkRates
         const auto bytes = static_cast<double>(next->size);
         brought += bytes;
         while (room + 1 < rooms.size() && rooms[room].bytes < brought) ++room;
-        arrived = std::max(arrived, rooms[room].from) + bytes / link.to_card;
+        arrived = std::max(arrived, rooms[room].from) + bytes / link.up;
         now = std::max(now, arrived);
       }
       if (more > 0) brought += more;
       now += trace.steps[step].seconds;
       for (; leaves != by_departure.end() && leaves->leaves_after == step; ++leaves) {
         const auto bytes = static_cast<double>(leaves->size);
-        if (leaves->written) left = std::max(left, now) + bytes / link.to_host;
+        if (leaves->written) left = std::max(left, now) + bytes / link.down;
         rooms.push_back({rooms.back().bytes + bytes, leaves->written ? left : now});
       }
     }

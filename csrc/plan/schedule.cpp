@@ -17,7 +17,7 @@ Schedule::Schedule(std::vector<Use> cycle, Trace trace, Plan plan, std::size_t p
     places_of_[use.group].push_back(at);
     for (std::size_t i = 0; i < use.blocks.size(); ++i) {
       if (use.blocks[i] >= uses_of_.size()) uses_of_.resize(use.blocks[i] + 1);
-      uses_of_[use.blocks[i]].emplace_back(at, plan_.stays[at][i]);
+      uses_of_[use.blocks[i]].emplace_back(at, plan_.levels[at][i] == Level::kept);
     }
   }
 }

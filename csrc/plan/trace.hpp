@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/bytes.hpp"
+#include "device/route.hpp"
 
 namespace vramx {
 
@@ -49,12 +50,6 @@ struct Trace {
     for (const Step& step : steps) total += step.seconds;
     return total;
   }
-};
-
-/// The link's rates in bytes a second.
-struct LinkRates {
-  double to_card = 0;
-  double to_host = 0;
 };
 
 }  // namespace vramx

@@ -7,7 +7,6 @@
 
 namespace vramx {
 
-using State = Block::State;
 using Preference = Block::Preference;
 
 void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
@@ -22,7 +21,7 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
   }
   // What is on the card came as the old advice had it; it comes back as the new one has it.
   if (to_host || advice == Advice::unset_read_mostly) {
-    take_off(lock, blocks, "change how memory is kept", poll);
+    put_on_host(lock, blocks, "change how memory is kept", poll);
   }
   for (const BlockId id : blocks) {
     Block& block = table_[id];
@@ -45,7 +44,7 @@ void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
         break;
       case Advice::accessed_by:
         block.accessed_by = true;
-        if (block.state == State::host) moves_->expose(block);
+        if (block.settled() && block.at == Place::host) moves_->expose(block);
         break;
       case Advice::unset_accessed_by:
         block.accessed_by = false;
@@ -59,7 +58,7 @@ void Residency::written(const Blocks& blocks) {
   const Lock lock = locked();
   check_open();
   for (const BlockId id : blocks) {
-    if (table_[id].committed()) table_[id].dirty = true;
+    if (table_[id].committed()) table_[id].written(Place::card);
   }
 }
 
@@ -68,7 +67,7 @@ void Residency::set_dead(const Blocks& blocks, bool dead) {
   for (const BlockId id : blocks) {
     const auto change = table_.change(id);
     table_[id].dead = dead;
-    if (!dead && table_[id].committed()) table_[id].dirty = true;
+    if (!dead && table_[id].committed()) table_[id].written(Place::card);
   }
 }
 
@@ -96,24 +95,23 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
                           " are leased by running modules and pins; try again when they end",
                       {.asked = budget,
                        .budget = previous,
-                       .resident = table_.sums().committed,
+                       .resident = table_.sums().held[Place::card],
                        .leased = table_.sums().leased});
   };
   check_leases();
   budget_ = budget;
   try {
-    finish_moves(lock, moves_->last_job(), poll);  // those of the previous budget
-    while (table_.sums().committed > budget_) {    // which another thread may have set again
-      Blocks victims;
-      if (moves_->choose_victims(
-              0, [this](BlockId id) { return table_[id].may_leave(); }, victims)) {
+    finish_moves(lock, moves_->last_job(), poll);        // those of the previous budget
+    while (table_.sums().held[Place::card] > budget_) {  // which another thread may have set again
+      Falls victims;
+      if (moves_->make_room({}, [this](BlockId id) { return table_[id].may_leave(); }, victims)) {
         evict(lock, victims, Left::budget, poll);
       } else if (moving()) {
         wait(lock, poll);  // other threads' moves: what is arriving may leave when it is there
       } else {
         check_leases();
         throw Error("the policy names no block to leave, so the budget cannot become " +
-                    text(budget) + "; " + text(table_.sums().idle) + " could leave");
+                    text(budget) + "; " + text(table_.sums().idle[Place::card]) + " could leave");
       }
     }
     strategy_->budget_changed();

@@ -1,5 +1,6 @@
 // What leaves because the program says so, what it asks for ahead, and work on host copies.
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "residency/residency.hpp"
@@ -8,44 +9,69 @@ namespace vramx {
 
 using State = Block::State;
 
+namespace {
+
+Falls falls_of(const BlockTable& table, const Blocks& blocks) {
+  Falls falls;
+  for (const BlockId id : blocks) {
+    if (table[id].may_leave()) falls.push_back({id, Place::card});
+  }
+  return falls;
+}
+
+}  // namespace
+
 void Residency::pump(Lock& lock) {
   lock.unlock();
   moves_->pump();
   lock.lock();
 }
 
-void Residency::evict(Lock& lock, const Blocks& blocks, Left why, const Poll& poll) {
-  Blocks victims;
-  for (const BlockId id : blocks) {
-    if (table_[id].may_leave()) victims.push_back(id);
+void Residency::evict(Lock& lock, const Falls& falls, Left why, const Poll& poll) {
+  if (falls.empty()) return;
+  for (const Fall& fall : falls) {
+    const auto change = table_.change(fall.id);
+    table_[fall.id].released = false;  // it leaves for good, whatever was planned
   }
-  if (victims.empty()) return;
-  for (const BlockId id : victims) {
-    const auto change = table_.change(id);
-    table_[id].released = false;  // it leaves for good, whatever was planned
-  }
-  moves_->submit(victims, {}, why, Brought::use);
+  moves_->submit(falls, {}, Place::card, why, Brought::use);
   const auto mine = moves_->last_job();
   pump(lock);
   finish_moves(lock, mine, poll);
-  for (const BlockId id : victims) {
-    if (table_[id].state == State::resident && table_[id].error) {
-      std::rethrow_exception(std::exchange(table_[id].error, nullptr));
+  for (const Fall& fall : falls) {
+    Block& block = table_[fall.id];
+    if (block.resident() && block.error) {
+      std::rethrow_exception(std::exchange(block.error, nullptr));
     }
   }
 }
 
-// Until all of the blocks are on the host at one moment: while one eviction waits, others may
-// bring.
-void Residency::take_off(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll) {
+// Until all of the blocks are on the host at one moment: while one move waits, others may take
+// them away again.
+void Residency::put_on_host(Lock& lock, const Blocks& blocks, const char* action,
+                            const Poll& poll) {
   for (;;) {
     settle(lock, blocks, poll);
     check_not_leased(blocks, action);
-    if (std::none_of(blocks.begin(), blocks.end(),
-                     [this](BlockId id) { return table_[id].may_leave(); })) {
-      return;
-    }
-    evict(lock, blocks, Left::host, poll);
+    Blocks deeper;
+    std::ranges::copy_if(blocks, std::back_inserter(deeper),
+                         [this](BlockId id) { return table_[id].at > Place::host; });
+    const Falls falls = falls_of(table_, blocks);
+    if (falls.empty() && deeper.empty()) return;
+    evict(lock, falls, Left::host, poll);
+    if (!deeper.empty()) raise(lock, deeper, poll);
+  }
+}
+
+// Rises to the host, which has to have the room.
+void Residency::raise(Lock& lock, const Blocks& blocks, const Poll& poll) {
+  const auto may_leave = [this](BlockId id) { return table_[id].may_leave(); };
+  const std::size_t raised = moves_->bring(blocks, Brought::use, may_leave, Place::host);
+  if (raised < blocks.size() && !moving()) out_of_memory(blocks);
+  const auto mine = moves_->last_job();
+  pump(lock);
+  finish_moves(lock, mine, poll);
+  for (const BlockId id : blocks) {
+    if (table_[id].error) std::rethrow_exception(std::exchange(table_[id].error, nullptr));
   }
 }
 
@@ -54,7 +80,7 @@ void Residency::evict(const Blocks& blocks, const Poll& poll) {
   check_open();
   settle(lock, blocks, poll);
   check_not_leased(blocks, "evict");
-  evict(lock, blocks, Left::evict, poll);
+  evict(lock, falls_of(table_, blocks), Left::evict, poll);
   for (const BlockId id : blocks) {
     if (!table_[id].accessed_by) moves_->conceal_idle(table_[id]);
   }
@@ -69,7 +95,7 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   };
   Lock lock = locked();
   check_open();
-  take_off(lock, blocks, "reach host copies", poll);
+  put_on_host(lock, blocks, "reach host copies", poll);
   for (const BlockId id : blocks) moves_->conceal_idle(table_[id]);
   set_state(State::held);
   ++works_on_host_;
@@ -82,7 +108,8 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   }
   lock.lock();
   --works_on_host_;
-  set_state(State::host);
+  set_state(State::at_rest);
+  for (const BlockId id : blocks) table_[id].written(Place::host);
   changed_.notify_all();
   if (error) std::rethrow_exception(error);
   for (const BlockId id : blocks) {
@@ -98,7 +125,7 @@ void Residency::prefetch(const Blocks& blocks) {
   for (const BlockId id : blocks) {
     const Block& block = table_[id];
     const bool stays = block.leases > 0 || block.preference == Block::Preference::host;
-    if (block.state == State::host && !stays) absent.push_back(id);
+    if (block.away() && !stays) absent.push_back(id);
   }
   const auto asked_for = [&](BlockId id) {
     return std::find(blocks.begin(), blocks.end(), id) != blocks.end();

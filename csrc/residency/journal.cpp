@@ -28,8 +28,7 @@ Journal::Journal(Device& device, Stream stream, std::size_t most_events, Log sta
   log_.virtual_clock = virtual_clock_;
   Route& link = device.memory(Use::weights).link();
   log_.lane_times = virtual_clock_ || link.lane_clock(0) != nullptr;
-  log_.to_card = link.rates().up;
-  log_.to_host = link.rates().down;
+  log_.link = link.rates();
   log_.lanes = device.facts().lanes;
 }
 

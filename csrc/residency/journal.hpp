@@ -77,8 +77,8 @@ struct Log {
   Bytes budget = 0;                       ///< before the first event
   double seconds = 0;                     ///< from start to end
   bool virtual_clock = false;
-  bool lane_times = false;          ///< the card tells when bytes crossed the link
-  double to_card = 0, to_host = 0;  ///< the link's rates, bytes a second
+  bool lane_times = false;  ///< the card tells when bytes crossed the link
+  Rates link;               ///< its rates
   unsigned lanes = 0;
 };
 

@@ -1,5 +1,6 @@
 // Leases: what they wait for, what they bring, and what they bring ahead.
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/error.hpp"
@@ -16,9 +17,17 @@ namespace {
 
 // A stream that has used a block waits for it no more.
 bool may_stall(const BlockTable& table, const Blocks& blocks, Stream stream) {
-  return std::any_of(blocks.begin(), blocks.end(), [&](BlockId id) {
-    return table[id].state != State::resident || table[id].waits(stream);
-  });
+  return std::any_of(blocks.begin(), blocks.end(),
+                     [&](BlockId id) { return !table[id].resident() || table[id].waits(stream); });
+}
+
+// Whether there is room, or could be made at once. What is idle on the card can leave the host too.
+bool has_room(const Sums& sums, const PerPlace<Bytes>& need, Bytes budget, Bytes host_limit) {
+  const Bytes on_card = need[Place::card] + sums.held[Place::card];
+  if (on_card > budget + sums.idle[Place::card]) return false;
+  if (need[Place::host] == 0) return true;
+  const Bytes on_host = need[Place::host] + sums.held[Place::host];
+  return on_host <= host_limit + sums.idle[Place::card] + sums.idle[Place::host];
 }
 
 }  // namespace
@@ -157,24 +166,24 @@ void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
 void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
                               MaybeGroup group) {
   for (;;) {
-    Bytes need = 0;
-    Bytes own_idle = 0;
-    bool comes_to_host = false;
+    PerPlace<Bytes> need{};  // with what of it is idle there now
+    bool comes_to_rest = false;
     for (const BlockId id : blocks) {
       const Block& block = table_[id];
       if (block.state == State::leaving || block.state == State::held) {
-        comes_to_host = true;
-      } else if (block.leases == 0 && block.state == State::resident) {
-        own_idle += block.range.size;
-      } else if (block.leases == 0 && block.state == State::host &&
-                 block.preference != Preference::host) {
-        need += block.range.size;
+        comes_to_rest = true;
+      } else if (block.leases == 0 && block.settled()) {
+        const bool stays = block.away() && block.preference == Preference::host;
+        const Place to = stays ? Place::host : Place::card;
+        for (Place place = to; place <= block.at; place = below(place)) {
+          if (place < block.at || block.may_fall(place)) need[place] += block.range.size;
+        }
+        if (block.resident() && block.lowest > Place::host) need[Place::host] += block.range.size;
       }
     }
-    if (!comes_to_host && need + table_.sums().committed + own_idle <= budget_ + table_.sums().idle)
-      return;
+    if (!comes_to_rest && has_room(table_.sums(), need, budget_, settings_.host_limit)) return;
     const bool in_place = read_in_place(blocks);
-    if (!comes_to_host && !moving() && !holders_.may_wait(in_place)) {
+    if (!comes_to_rest && !moving() && !holders_.may_wait(in_place)) {
       if (in_place) return;
       out_of_memory(blocks);
     }
@@ -234,7 +243,13 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
       over_link.push_back(absent[i]);
     }
   }
-  if (!read_in_place(over_link)) out_of_memory(blocks);
+  Blocks deeper;  // than the card reaches
+  std::ranges::copy_if(over_link, std::back_inserter(deeper),
+                       [this](BlockId id) { return table_[id].at > Place::host; });
+  const std::size_t raised = moves_->bring(
+      deeper, Brought::use, [this](BlockId other) { return table_[other].may_leave(); },
+      Place::host);
+  if (raised < deeper.size() || !read_in_place(over_link)) out_of_memory(blocks);
   if (group) {
     const Ahead next = strategy_->ahead();
     moves_->bring(next.wanted, next.why, next.may_leave);
@@ -245,7 +260,7 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
   bool all_on_card = true;
   for (const BlockId id : blocks) {
     Block& block = table_[id];
-    if (block.state == State::resident) {
+    if (block.resident()) {
       if (!block.waits(stream)) continue;
       // Asking first whether it is there already would take the driver longer.
       device_->streams().order(stream, block.arrival);
@@ -264,6 +279,7 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
 
 void Residency::use_over_link(Block& block, Stream stream) {
   moves_->expose(block);
+  block.written(Place::host);
   if (block.leases > 1) return;
   memory_of(block).use_over_link(stream, block.range);
   table_.count(block, [&](Counts& counts) { counts.over_link += block.range.size; });

@@ -20,89 +20,53 @@ Moves::Moves(std::shared_ptr<Device> device, BlockTable& table, Strategy& strate
       finished_(std::move(finished)),
       mover_(device_, settings.threaded, settings.profiled) {}
 
-bool Moves::choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const {
-  const std::size_t before = victims.size();
-  Bytes held = table_.sums().committed;
-  for (const BlockId id : victims) held -= table_[id].range.size;
-  while (held + size > budget_) {
-    const auto chosen = [&](BlockId id) {
-      return std::find(victims.begin(), victims.end(), id) != victims.end();
-    };
-    const MayLeave if_must = [&](BlockId id) { return may_leave(id) && !chosen(id); };
-    const MayLeave freely = [&](BlockId id) {
-      return table_[id].preference != Block::Preference::device && if_must(id);
-    };
-    // What nobody needs leaves first, and what the plan lets go; then what leaves without a copy,
-    // since a write-back and the way back in cost the link twice.
-    std::optional<BlockId> victim;
-    if (table_.sums().dead_on_card > 0) {
-      victim = strategy_.victim([&](BlockId id) { return table_[id].dead && if_must(id); });
-    }
-    if (!victim) victim = strategy_.let_go(if_must);
-    if (!victim) {
-      victim = strategy_.victim(
-          [&](BlockId id) { return table_[id].leaves() == Leave::drop && freely(id); });
-    }
-    if (!victim) victim = strategy_.victim(freely);
-    if (!victim) victim = strategy_.victim(if_must);
-    if (!victim) {
-      victims.resize(before);
-      return false;
-    }
-    if (*victim >= table_.size() || !if_must(*victim)) {
-      throw Error("the policy chose block " + std::to_string(*victim) +
-                  ", which may not leave; victim(may_leave) returns a block for which "
-                  "may_leave(block) holds, or None");
-    }
-    victims.push_back(*victim);
-    held -= table_[*victim].range.size;
-  }
-  return true;
-}
-
 // Neighbours in one job move in one request, where the first is there only when the last one is: so
 // no more than a full block's bytes.
-std::size_t Moves::bring(const Blocks& wanted, Brought why, const MayLeave& may_leave) {
+std::size_t Moves::bring(const Blocks& wanted, Brought why, const MayLeave& may_leave, Place to) {
   const Left room = why == Brought::use        ? Left::use
                     : why == Brought::prefetch ? Left::prefetch
                                                : Left::ahead;
   std::size_t count = 0;
   while (count < wanted.size()) {
-    Blocks victims;
+    Falls falls;
     Blocks arriving;
     Bytes size = 0;
+    PerPlace<Bytes> need{};
     while (count + arriving.size() < wanted.size()) {
-      const BlockId id = wanted[count + arriving.size()];
-      const Bytes together = size + table_[id].range.size;
-      if (!arriving.empty() && together > settings_.block) break;
-      if (!choose_victims(together, may_leave, victims)) break;
-      size = together;
-      arriving.push_back(id);
+      const Block& block = table_[wanted[count + arriving.size()]];
+      if (!arriving.empty() && size + block.range.size > settings_.block) break;
+      PerPlace<Bytes> together = need;
+      for (Place place = to; place < block.at; place = below(place)) {
+        together[place] += block.range.size;
+      }
+      if (!make_room(together, may_leave, falls)) break;
+      need = together;
+      size += block.range.size;
+      arriving.push_back(table_.id_of(block));
     }
     if (arriving.empty()) break;
     count += arriving.size();
-    submit(std::move(victims), std::move(arriving), room, why);
+    submit(falls, arriving, to, room, why);
   }
   return count;
 }
 
 // All or nothing: a policy that throws is told the contrary of what it had been told.
-void Moves::tell_strategy(const Blocks& leaving, const Blocks& arriving) {
-  std::size_t told = 0;
+void Moves::tell_strategy(const Asked& moves) {
+  std::vector<std::pair<BlockId, bool>> told;
   try {
-    for (const BlockId id : leaving) {
-      strategy_.left(id);
-      ++told;
+    for (const Hop& hop : moves.down) {
+      if (hop.from != Place::card) continue;
+      strategy_.left(hop.id);
+      told.emplace_back(hop.id, true);
     }
-    for (const BlockId id : arriving) {
-      strategy_.arrived(id);
-      ++told;
+    for (const Hop& hop : moves.up) {
+      if (hop.to != Place::card) continue;
+      strategy_.arrived(hop.id);
+      told.emplace_back(hop.id, false);
     }
   } catch (...) {
-    for (std::size_t i = 0; i < told; ++i) {
-      const bool leaves = i < leaving.size();
-      retell_strategy(leaves ? leaving[i] : arriving[i - leaving.size()], leaves);
-    }
+    for (const auto& [id, was_on_card] : told) retell_strategy(id, was_on_card);
     throw;
   }
 }
@@ -120,52 +84,80 @@ void Moves::retell_strategy(BlockId id, bool on_card) noexcept {
   }
 }
 
-void Moves::submit(Blocks victims, Blocks arriving, Left left_for, Brought brought_for) {
+Moves::Hops Moves::go_down(const Falls& falls, Left why, Job& job) {
+  Hops hops;
+  for (const auto& [id, from] : falls) {
+    Block& block = table_[id];
+    Departure departure{.route = &memory_of(block).route(below(from)),
+                        .range = block.range,
+                        .home = block.home,
+                        .how = block.leaves(from),
+                        .after = block.fences(device_->streams())};
+    if (from == Place::card) {
+      block.leaving = departure.how;
+      block.left_for = block.released ? Left::plan : why;
+    } else {
+      // The program may have written where it lies, at its own address.
+      const bool reachable = memory_of(block).host_address(block.range.start) != 0;
+      if (reachable && !block.dead) departure.how = Leave::write_back;
+      conceal_idle(block);
+    }
+    if (settings_.profiled) departure.name = "leave " + table_.name_of(block);
+    job.departures.push_back(std::move(departure));
+    hops.push_back({id, from, below(from)});
+  }
+  return hops;
+}
+
+Moves::Hops Moves::go_up(const Blocks& arriving, Place to, Brought why, Job& job) {
+  Place lowest = to;
+  for (const BlockId id : arriving) lowest = std::max(lowest, table_[id].at);
+  Hops hops;
+  for (Place from = lowest; from > to; from = above(from)) {
+    for (const BlockId id : arriving) {
+      Block& block = table_[id];
+      if (block.at < from) continue;
+      Arrival arrival{.route = &memory_of(block).route(from),
+                      .range = block.range,
+                      .home = block.home,
+                      .how = block.arrives(above(from))};
+      if (above(from) == Place::card) {
+        block.arriving = arrival.how;
+        block.brought_for = why;
+        if (block.exposed) arrival.exposed_in = &memory_of(block);
+      }
+      if (settings_.profiled) arrival.name = "bring " + table_.name_of(block);
+      job.arrivals.push_back(std::move(arrival));
+      hops.push_back({id, from, above(from)});
+    }
+  }
+  return hops;
+}
+
+void Moves::submit(const Falls& falls, const Blocks& arriving, Place to, Left left_for,
+                   Brought brought_for) {
   Job job;
   job.number = ++last_job_;
   job.timed = notes_.kept() != 0;
-  for (const BlockId id : victims) {
-    Block& block = table_[id];
-    block.leaving = block.leaves();
-    block.left_for = block.released ? Left::plan : left_for;
-    job.departures.push_back({&memory_of(block).link(), block.range, block.home, block.leaving,
-                              block.fences(device_->streams())});
-    if (settings_.profiled) job.departures.back().name = "leave " + table_.name_of(block);
-  }
-  for (const BlockId id : arriving) {
-    Block& block = table_[id];
-    block.arriving = block.arrives();
-    block.brought_for = brought_for;
-    job.arrivals.push_back({&memory_of(block).link(), block.range, block.home, block.arriving,
-                            block.exposed ? &memory_of(block) : nullptr});
-    if (settings_.profiled) job.arrivals.back().name = "bring " + table_.name_of(block);
-  }
-  tell_strategy(victims, arriving);
-  for (const BlockId id : victims) {
+  Asked asked{.down = go_down(falls, left_for, job),
+              .up = go_up(arriving, to, brought_for, job),
+              .journal = notes_.kept(),
+              .submitted = notes_.now()};
+  tell_strategy(asked);
+  const auto set_out = [this](BlockId id, State state, Place ends) {
     const auto change = table_.change(id);
-    table_[id].error = nullptr;
-    table_[id].state = State::leaving;
-  }
-  for (const BlockId id : arriving) {
-    const auto change = table_.change(id);
-    table_[id].error = nullptr;
-    table_[id].state = State::arriving;
-    table_[id].released = false;
-  }
-  peak_resident_ = std::max(peak_resident_, table_.sums().committed);
-  under_way_[job.number] = {std::move(victims), std::move(arriving), notes_.kept(), notes_.now()};
+    Block& block = table_[id];
+    block.error = nullptr;
+    block.state = state;
+    block.at = ends;
+    if (state == State::arriving) block.released = false;
+  };
+  for (const Hop& hop : asked.down) set_out(hop.id, State::leaving, hop.to);
+  for (const BlockId id : arriving) set_out(id, State::arriving, to);
+  peak_resident_ = std::max(peak_resident_, table_.sums().held[Place::card]);
+  under_way_[job.number] = std::move(asked);
   job.done = [this, number = job.number](Outcome& outcome) { finished_(number, outcome); };
   mover_.submit(std::move(job));
-}
-
-void Moves::left_card(Block& block) {
-  block.state = State::host;
-  block.dirty = false;
-  block.arrival = nullptr;
-  block.uses.clear();
-  table_.count(
-      block, [&](Counts& counts) { counts.went(block.left_for, block.leaving, block.range.size); });
-  if (block.accessed_by) try_to_expose(block);
 }
 
 void Moves::settle(std::uint64_t job, Outcome& outcome) {
@@ -183,44 +175,77 @@ void Moves::settle(std::uint64_t job, Outcome& outcome) {
   }
 }
 
-// The moves that did not happen leave their blocks where they were.
+void Moves::fell(Block& block, const Hop& hop) {
+  block.copied(hop.to);
+  if (block.lowest > Place::host) strategy_.moved(hop.id, hop.from, hop.to);
+  if (hop.to == block.at) block.state = State::at_rest;
+  block.arrival = nullptr;
+  block.uses.clear();
+  if (hop.from != Place::card) return;
+  table_.count(
+      block, [&](Counts& counts) { counts.went(block.left_for, block.leaving, block.range.size); });
+  if (block.accessed_by && block.at == Place::host) try_to_expose(block);
+}
+
+void Moves::rose(Block& block, const Hop& hop, const Fence& arrival) {
+  if (block.lowest > Place::host) strategy_.moved(hop.id, hop.from, hop.to);
+  if (hop.to != block.at) return;
+  block.state = State::at_rest;
+  if (hop.to != Place::card) {
+    if (block.accessed_by) try_to_expose(block);
+    return;
+  }
+  block.arrival = arrival;
+  block.ordered.clear();
+  if (block.arriving != Arrive::duplicate) block.written(Place::card);
+  table_.count(block, [&](Counts& counts) {
+    counts.came(block.brought_for, block.arriving, block.range.size);
+  });
+}
+
+// What did not move rests where it was, or where an earlier hop has taken it. The hops that were to
+// follow find it at rest.
+void Moves::stayed(Block& block, const Hop& hop, const std::exception_ptr& error, bool noted) {
+  block.error = error;
+  if (block.settled()) return;
+  const bool on_card = hop.from == Place::card;
+  const bool meant_for_card = block.at == Place::card;
+  block.state = State::at_rest;
+  block.at = hop.from;
+  if (!on_card) block.copied(hop.from);
+  if (!on_card && !meant_for_card) return;
+  retell_strategy(hop.id, on_card);
+  if (!noted) notes_.correct_start(block, on_card);
+}
+
 void Moves::settle(const Asked& moves, const Outcome& outcome, const std::exception_ptr& error) {
   const bool noted = moves.journal == notes_.kept();
-  for (std::size_t i = 0; i < moves.victims.size(); ++i) {
-    Block& block = table_[moves.victims[i]];
+  for (std::size_t i = 0; i < moves.down.size(); ++i) {
+    const Hop& hop = moves.down[i];
+    Block& block = table_[hop.id];
     const BlockTable::Change change(table_, block);
-    if (i < outcome.left) {
-      block.departure = outcome.freed[i];
-      if (noted) notes_.move(block, moves.submitted, outcome, i, outcome.freed[i]);
-      left_card(block);
-    } else {
-      block.state = State::resident;
-      block.error = error;
-      retell_strategy(moves.victims[i], true);
-      if (!noted) notes_.correct_start(block, true);
+    if (i >= outcome.left) {
+      stayed(block, hop, error, noted);
+      continue;
+    }
+    if (hop.from == Place::card) block.departure = outcome.freed[i];
+    fell(block, hop);
+    if (noted && hop.from == Place::card) {
+      notes_.move(block, moves.submitted, outcome, i, outcome.freed[i]);
     }
   }
-  for (std::size_t i = 0; i < moves.arriving.size(); ++i) {
-    Block& block = table_[moves.arriving[i]];
+  for (std::size_t i = 0; i < moves.up.size(); ++i) {
+    const Hop& hop = moves.up[i];
+    Block& block = table_[hop.id];
     const BlockTable::Change change(table_, block);
-    if (i < outcome.concealed) block.exposed = false;
-    if (i < outcome.arrivals.size()) {
-      block.state = State::resident;
-      block.arrival = outcome.arrivals[i];
-      block.ordered.clear();
-      // A write reported while it was on its way has set dirty already.
-      block.dirty = block.dirty || block.arriving != Arrive::duplicate;
-      table_.count(block, [&](Counts& counts) {
-        counts.came(block.brought_for, block.arriving, block.range.size);
-      });
-      if (noted)
-        notes_.move(block, moves.submitted, outcome, outcome.left + i, outcome.arrivals[i]);
-    } else {
-      block.state = State::host;
-      block.dirty = false;
-      block.error = error;
-      retell_strategy(moves.arriving[i], false);
-      if (!noted) notes_.correct_start(block, false);
+    if (hop.to == Place::card && i < outcome.concealed) block.exposed = false;
+    if (i >= outcome.arrivals.size()) {
+      stayed(block, hop, error, noted);
+      continue;
+    }
+    rose(block, hop, outcome.arrivals[i]);
+    if (noted && hop.to == Place::card) {
+      notes_.move(block, moves.submitted, outcome, outcome.left + i, outcome.arrivals[i]);
     }
   }
 }
@@ -240,7 +265,7 @@ void Moves::try_to_expose(Block& block) noexcept {
 }
 
 void Moves::conceal_idle(Block& block) {
-  if (!block.exposed || block.state != State::host || block.leases > 0) return;
+  if (!block.exposed || !block.away() || block.leases > 0) return;
   memory_of(block).conceal(block.range);
   block.exposed = false;
 }

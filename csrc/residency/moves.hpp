@@ -7,6 +7,8 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "device/device.hpp"
 #include "mover/mover.hpp"
@@ -17,6 +19,13 @@
 
 namespace vramx {
 
+/// A block that is to leave a place, where it rests, for the one below.
+struct Fall {
+  BlockId id = 0;
+  Place from = Place::card;
+};
+using Falls = std::vector<Fall>;
+
 /// Its owner's lock guards it, but for `pump`. What it refers to outlives it.
 class Moves {
  public:
@@ -26,12 +35,16 @@ class Moves {
   Moves(std::shared_ptr<Device> device, BlockTable& table, Strategy& strategy, Notes& notes,
         const Settings& settings, const std::atomic<Bytes>& budget, Finished finished);
 
-  /// Adds to `victims` until they make room for `size` more; adds none where they cannot.
-  bool choose_victims(Bytes size, const MayLeave& may_leave, Blocks& victims) const;
-  /// Puts as many of `wanted` under way as room can be made for, in order; returns how many.
-  std::size_t bring(const Blocks& wanted, Brought why, const MayLeave& may_leave);
+  /// Adds to `falls` until they make room for so much more in each place; adds none where they
+  /// cannot. What leaves the card is what `may_leave`.
+  bool make_room(const PerPlace<Bytes>& need, const MayLeave& may_leave, Falls& falls) const;
+  /// Puts as many of `wanted` under way to a place as room can be made for, in order; returns how
+  /// many.
+  std::size_t bring(const Blocks& wanted, Brought why, const MayLeave& may_leave,
+                    Place to = Place::card);
   /// Puts under way what leaves, and then what comes.
-  void submit(Blocks victims, Blocks arriving, Left left_for, Brought brought_for);
+  void submit(const Falls& falls, const Blocks& arriving, Place to, Left left_for,
+              Brought brought_for);
   /// Issues what was put under way, where no thread of the mover's does.
   void pump() { mover_.pump(); }
   /// Takes note of how a job ended.
@@ -54,16 +67,28 @@ class Moves {
   void conceal_idle(Block& block);
 
  private:
+  struct Hop {
+    BlockId id = 0;
+    Place from{}, to{};
+  };
+  using Hops = std::vector<Hop>;
   struct Asked {
-    Blocks victims;
-    Blocks arriving;
+    Hops down;
+    Hops up;
     std::uint64_t journal = 0;  ///< the one that it is noted in
     double submitted = 0;       ///< by that one's clock
   };
-  void tell_strategy(const Blocks& leaving, const Blocks& arriving);
+  Bytes room_in(Place place) const;
+  bool add_fall(Place from, const MayLeave& may_leave, Falls& falls) const;
+  std::optional<BlockId> victim(const MayLeave& may_leave) const;
+  Hops go_down(const Falls& falls, Left why, Job& job);
+  Hops go_up(const Blocks& arriving, Place to, Brought why, Job& job);
+  void tell_strategy(const Asked& moves);
   void retell_strategy(BlockId id, bool on_card) noexcept;
   Store& memory_of(const Block& block) { return device_->memory(block.use); }
-  void left_card(Block& block);
+  void fell(Block& block, const Hop& hop);
+  void rose(Block& block, const Hop& hop, const Fence& arrival);
+  void stayed(Block& block, const Hop& hop, const std::exception_ptr& error, bool noted);
   void settle(const Asked& moves, const Outcome& outcome, const std::exception_ptr& error);
 
   std::shared_ptr<Device> device_;

@@ -94,7 +94,7 @@ TracedGroup Notes::traced(GroupId group) const {
 void Notes::move(const Block& block, double submitted, const Outcome& outcome, std::size_t issue,
                  const Fence& over) {
   if (!journal_) return;
-  const bool came = block.state == Block::State::resident;
+  const bool came = block.resident();
   const bool crosses = came ? block.arriving != Arrive::empty : block.leaving == Leave::write_back;
   const Issue& at = outcome.issues.at(issue);
   journal_->add(

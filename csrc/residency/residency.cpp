@@ -9,8 +9,6 @@
 
 namespace vramx {
 
-using State = Block::State;
-
 namespace {
 
 /// The modules that are running, in brackets; nothing where none is.
@@ -99,8 +97,9 @@ void Residency::check_not_leased(const Blocks& blocks, const char* action) const
 void Residency::adopt(Range range, Use use, bool dead) {
   const Lock lock = locked();
   check_open();
-  const Bytes managed = table_.sums().managed;
-  if (managed + range.size > settings_.host_limit) {
+  const Place lowest = device_->memory(use).lowest();
+  const Bytes managed = table_.sums().held[Place::host];
+  if (lowest == Place::host && managed + range.size > settings_.host_limit) {
     throw OutOfMemory("host_limit is reached: " + text(managed) + " of " +
                           text(settings_.host_limit) + " are managed and " + text(range.size) +
                           " more were asked for. Raise host_limit or manage less",
@@ -109,7 +108,7 @@ void Residency::adopt(Range range, Use use, bool dead) {
                        .resident = managed,
                        .leased = table_.sums().leased});
   }
-  for (const BlockId id : table_.add(range, use, dead)) {
+  for (const BlockId id : table_.add(range, use, lowest, dead)) {
     notes_.placed(table_[id]);
   }
 }
@@ -118,7 +117,7 @@ void Residency::forget(Range range, bool keep) {
   Lock lock = locked();
   const Blocks ids = table_.blocks_in(range);
   if (keep) {
-    take_off(lock, ids, "give up memory", nullptr);
+    put_on_host(lock, ids, "give up memory", nullptr);
   } else {
     settle(lock, ids, nullptr);
     check_not_leased(ids, "give up memory");
@@ -131,7 +130,10 @@ void Residency::forget(Range range, bool keep) {
     Block& block = table_[id];
     strategy_->forgets(id);
     moves_->conceal_idle(block);
-    if (block.state != State::resident) continue;
+    if (!block.resident()) {
+      strategy_->moved(id, block.at, Place::card);
+      continue;
+    }
     strategy_->left(id);
     notes_.forgotten(block);
   }
@@ -216,7 +218,7 @@ Stats Residency::stats() const {
   stats.peak_resident = moves_->peak_resident();
   stats.failed_moves = moves_->failed();
   stats.stall_seconds = stall_seconds_;
-  stats.resident = table_.sums().committed;
+  stats.resident = table_.sums().held[Place::card];
   stats.leased = table_.sums().leased;
   return stats;
 }
@@ -226,18 +228,24 @@ std::size_t Residency::scratch_on_host() const { return table_.scratch_on_host()
 void Residency::out_of_memory(const Blocks& blocks) const {
   Bytes asked = 0;
   for (const BlockId id : blocks) asked += table_[id].range.size;
+  const bool has_below = table_[blocks.front()].lowest > Place::host;
+  if (has_below && asked > settings_.host_limit) {
+    throw OutOfMemory("a use of " + text(asked) + " does not fit the host_limit of " +
+                          text(settings_.host_limit) + "; raise it, or manage smaller modules",
+                      {.asked = asked, .budget = settings_.host_limit});
+  }
   const char* where = device_->memory(Use::weights).traits().reads_over_link
                           ? "all of it over the link, since the system refused to pin it so"
                           : "host memory over the link";
   throw OutOfMemory("a use of " + text(asked) + " does not fit the budget of " + text(budget_) +
-                        ": " + text(table_.sums().committed) + " are resident, " +
+                        ": " + text(table_.sums().held[Place::card]) + " are resident, " +
                         text(table_.sums().leased) + " of them leased by running modules" +
                         names_of(table_, in_use_) + " and pins, and " + device_->facts().name +
                         " does not read " + where +
                         ". Raise the budget, pin less, or manage smaller modules",
                     {.asked = asked,
                      .budget = budget_,
-                     .resident = table_.sums().committed,
+                     .resident = table_.sums().held[Place::card],
                      .leased = table_.sums().leased});
 }
 

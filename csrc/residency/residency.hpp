@@ -34,7 +34,8 @@ class Residency final {
   Residency(std::shared_ptr<Device> device, Settings settings, const MakeStrategy& make_strategy);
   ~Residency();
 
-  /// Takes charge of a reserved range that is on the host; `dead` says its bytes mean nothing yet.
+  /// Takes charge of a reserved range that is in its lowest place; `dead` says its bytes mean
+  /// nothing yet.
   void adopt(Range range, Use use, bool dead);
   /// Gives up an adopted range. With `keep` its bytes end on the host; else they may be anywhere.
   /// Throws InUse, and changes nothing, while a lease holds one of its blocks.
@@ -130,8 +131,9 @@ class Residency final {
   bool at_rest() const { return table_.sums().away == 0 || strategy_->all_fits(); }
   bool moving() const { return !moves_->none() || works_on_host_ > 0; }
   void pump(Lock& lock);
-  void evict(Lock& lock, const Blocks& blocks, Left why, const Poll& poll);
-  void take_off(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll);
+  void evict(Lock& lock, const Falls& falls, Left why, const Poll& poll);
+  void put_on_host(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll);
+  void raise(Lock& lock, const Blocks& blocks, const Poll& poll);
 
   std::shared_ptr<Device> device_;
   const Settings settings_;    ///< as it was opened

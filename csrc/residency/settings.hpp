@@ -26,7 +26,8 @@ using Poll = std::function<void()>;
 struct Settings {
   Bytes budget = 0;
   Bytes block = 32 * MiB;
-  Bytes host_limit = std::numeric_limits<Bytes>::max();  ///< the most bytes to take charge of
+  /// The most bytes on the host: to take charge of, where there is no place below it.
+  Bytes host_limit = std::numeric_limits<Bytes>::max();
   bool threaded = true;   ///< moves are issued by a thread of their own
   bool profiled = false;  ///< leases and moves are ranges in the attached profiler's timeline
 };

@@ -151,7 +151,8 @@ bool Adaptive::plan_round(std::size_t length) {
         const auto [it, fresh] = places.try_emplace(id, trace.blocks.size());
         if (fresh) {
           const Block& block = table_[id];
-          trace.blocks.push_back({block.range.size, block.leaves() == Leave::write_back});
+          trace.blocks.push_back(
+              {block.range.size, block.leaves(Place::card) == Leave::write_back});
         }
         use.blocks.push_back(id);
         step.blocks.push_back(it->second);
@@ -210,17 +211,14 @@ void Adaptive::plan_from_scratch() {
   rounds_to_plan_ = rounds_planned;
 }
 
-LinkRates Adaptive::link_rates() const {
-  const Rates rates = view_.device.memory(Use::weights).link().rates();
-  return {.to_card = rates.up, .to_host = rates.down};
-}
+Rates Adaptive::link_rates() const { return view_.device.memory(Use::weights).link().rates(); }
 
 /// Returns whether another plan is in force now than before.
 bool Adaptive::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position) {
   if (trace.largest_step() + trace.least_scratch() > view_.budget) {
     return drop_plan() != nullptr;  // a use goes over the link: there is no plan for that
   }
-  const LinkRates link = link_rates();
+  const Rates link = link_rates();
   Plan plan = make_plan(trace, view_.budget, link);
   if (schedule_ && schedule_->begin_in(cycle) == 0) {
     const Prediction present = predict(trace, schedule_->plan(), view_.budget, link);
@@ -332,7 +330,7 @@ Ahead Adaptive::by_plan() {
   Bytes room = 0;
   const auto leave_room_for = [&](Bytes planned) {
     scratch = std::max(scratch, planned);
-    const Bytes taken = scratch + sums.committed - sums.unplanned_scratch;
+    const Bytes taken = scratch + sums.held[Place::card] - sums.unplanned_scratch;
     const Bytes most = view_.budget + sums.leavable;
     room = most - std::min(most, taken);
   };
@@ -349,7 +347,7 @@ Ahead Adaptive::by_plan() {
     leave_room_for(planned);
     for (const BlockId id : blocks) {
       Block& block = table_[id];
-      if (block.state != Block::State::host || block.leases > 0 || block.window == window_) {
+      if (!block.away() || block.leases > 0 || block.window == window_) {
         continue;
       }
       block.window = window_;
@@ -387,7 +385,7 @@ Ahead Adaptive::by_order() {
       if (total > limit) return false;
       block.window = window_;
       const bool stays = block.preference == Block::Preference::host || block.leases > 0;
-      if (block.state == Block::State::host && !stays) next.wanted.push_back(id);
+      if (block.away() && !stays) next.wanted.push_back(id);
     }
     return true;
   });

@@ -44,7 +44,7 @@ class Adaptive final : public Lru {
 
   /// Whether nothing that the program uses is about to come to the card, or to leave it.
   bool at_rest() const { return table_.sums().away == 0 || all_fits(); }
-  LinkRates link_rates() const;
+  Rates link_rates() const;
   void mark_released(BlockId id, bool released);
   void release_unless_stays(BlockId id);
 

@@ -11,6 +11,7 @@
 
 #include "base/ids.hpp"
 #include "device/device.hpp"
+#include "strategy/recency.hpp"
 #include "strategy/usage.hpp"
 #include "table/block_table.hpp"
 
@@ -55,6 +56,12 @@ class Strategy {
   /// As victim, but only one that a plan has let go.
   virtual std::optional<BlockId> let_go(const MayLeave& /*may_leave*/) const { return {}; }
 
+  /// As victim, of the blocks that rest in a place below the card: the one that came there last,
+  /// which of a cycle is the one that is used again latest.
+  std::optional<BlockId> victim_below(Place place, const MayLeave& may_leave) const;
+  /// A block that rested in one place rests in another now.
+  void moved(BlockId block, Place from, Place to);
+
   /// A first guess at the order of use.
   virtual void guess(const std::vector<GroupId>& /*order*/) {}
   /// A use of a group begins on a stream, whether or not its blocks are there yet.
@@ -84,6 +91,9 @@ class Strategy {
   /// The block is about to be given up.
   virtual void forgets(BlockId /*block*/) {}
   virtual void budget_changed() {}
+
+ private:
+  PerPlace<Recency> below_card_;  ///< what rests there
 };
 
 using MakeStrategy = std::function<std::unique_ptr<Strategy>(const View&)>;

@@ -15,7 +15,7 @@ namespace vramx {
 
 struct Block {
   /// `held`: on the host, while somebody works on the host copy.
-  enum class State : std::uint8_t { unused, host, held, arriving, resident, leaving };
+  enum class State : std::uint8_t { unused, at_rest, held, arriving, leaving };
   enum class Preference : std::uint8_t { none, device, host };
 
   Range range;
@@ -23,9 +23,11 @@ struct Block {
   std::uint64_t serial = 0;  ///< unlike its number never another block's
   Use use = Use::weights;
   State state = State::unused;
+  Place at = Place::host;          ///< the highest place of its bytes; on its way, where it ends
+  Place lowest = Place::host;      ///< of its memory
+  Place current_to = Place::host;  ///< the lowest place whose copy holds its present bytes
   Preference preference = Preference::none;
   bool read_mostly = true;   ///< comes with its host copy left valid
-  bool dirty = false;        ///< on the card, and the host copy is not valid
   bool dead = false;         ///< nobody needs its bytes
   bool planned = false;      ///< the plan knows it
   bool released = false;     ///< the plan says that it leaves now
@@ -49,19 +51,30 @@ struct Block {
   bool leavable() const { return dead || released || (!planned && use == Use::weights); }
   /// The program works with it, and the plan leaves room for it.
   bool unplanned_scratch() const { return committed() && use == Use::scratch && !planned && !dead; }
-  bool settled() const { return state == State::host || state == State::resident; }
-  bool committed() const { return state == State::arriving || state == State::resident; }
-  bool may_leave() const { return state == State::resident && leases == 0; }
-
-  Arrive arrives() const {
-    if (dead) return Arrive::empty;
-    return read_mostly ? Arrive::duplicate : Arrive::move;
+  bool settled() const { return state == State::at_rest; }
+  bool committed() const { return state != State::unused && at == Place::card; }
+  bool resident() const { return settled() && at == Place::card; }
+  bool away() const { return settled() && at != Place::card; }
+  bool may_leave() const { return resident() && leases == 0; }
+  /// Whether the place below may take it from a place where it rests.
+  bool may_fall(Place from) const {
+    return settled() && at == from && leases == 0 && from < lowest;
   }
 
-  Leave leaves() const {
+  /// The copy in a place was written; those below are older.
+  void written(Place where) { current_to = std::min(current_to, where); }
+  /// The copy in a place holds the present bytes.
+  void copied(Place to) { current_to = std::max(current_to, to); }
+
+  Arrive arrives(Place to) const {
+    if (dead) return Arrive::empty;
+    return read_mostly || to != Place::card ? Arrive::duplicate : Arrive::move;
+  }
+
+  Leave leaves(Place from) const {
     if (dead) return Leave::discard;
-    if (!read_mostly || dirty) return Leave::write_back;
-    return Leave::drop;
+    const bool moved = !read_mostly && from == Place::card;
+    return moved || current_to <= from ? Leave::write_back : Leave::drop;
   }
 
   /// Whether work given to `stream` would not wait for its arrival yet.

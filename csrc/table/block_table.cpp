@@ -14,11 +14,14 @@ void BlockTable::tally(const Block& block, int sign) {
     total += sign > 0 ? size : decltype(size){0} - size;
   };
   const Bytes size = block.range.size;
+  if (block.state == State::unused) return;
+  for (Place place = block.at; place <= block.lowest; place = below(place)) {
+    add(sums_.held[place], size);
+  }
+  if (block.may_fall(block.at)) add(sums_.idle[block.at], size);
   if (block.committed()) {
-    add(sums_.committed, size);
     if (block.leases > 0) add(sums_.leased, size);
     if (block.may_leave()) {
-      add(sums_.idle, size);
       if (block.leavable()) add(sums_.leavable, size);
       if (block.released) list_released(block, sign > 0);
     }
@@ -28,10 +31,10 @@ void BlockTable::tally(const Block& block, int sign) {
     }
     if (block.dead) add(sums_.dead_on_card, std::size_t{1});
   }
-  if (block.state == State::host) ++host_version_;
-  if (block.dead || block.state == State::resident || block.state == State::unused) return;
+  if (block.away()) ++host_version_;
+  if (block.dead || block.resident()) return;
   add(sums_.away, std::size_t{1});
-  if (block.state == State::host && block.use == Use::scratch) {
+  if (block.away() && block.use == Use::scratch) {
     scratch_on_host_ += sign > 0 ? 1 : -1;
   }
 }
@@ -56,7 +59,7 @@ BlockId BlockTable::unused() {
   return static_cast<BlockId>(blocks_.size() - 1);
 }
 
-const Blocks& BlockTable::add(Range range, Use use, bool dead) {
+const Blocks& BlockTable::add(Range range, Use use, Place lowest, bool dead) {
   Blocks ids;
   for (Address at = range.start; at < range.end(); at += block_) {
     const BlockId id = unused();
@@ -66,7 +69,8 @@ const Blocks& BlockTable::add(Range range, Use use, bool dead) {
     block.home = range.start;
     block.serial = ++last_serial_;
     block.use = use;
-    block.state = State::host;
+    block.state = State::at_rest;
+    block.at = block.lowest = block.current_to = lowest;
     block.read_mostly = use == Use::weights;
     block.dead = dead;
     tally(block, +1);

@@ -29,8 +29,8 @@ struct Group {
 /// In bytes, where no other unit is named.
 struct Sums {
   Bytes managed = 0;
-  Bytes committed = 0;           ///< arriving and resident
-  Bytes idle = 0;                ///< resident and not leased
+  PerPlace<Bytes> held{};        ///< there or higher, arriving and at rest
+  PerPlace<Bytes> idle{};        ///< at rest there, not leased, and there is a place below
   Bytes leased = 0;              ///< arriving or resident, and leased
   Bytes leavable = 0;            ///< resident, not leased, and no need of the plan's
   Bytes unplanned_scratch = 0;   ///< arriving and resident, live, and not the plan's
@@ -49,8 +49,8 @@ class BlockTable {
   std::size_t size() const { return blocks_.size(); }
   BlockId id_of(const Block& block) const { return static_cast<BlockId>(&block - blocks_.data()); }
 
-  /// Takes charge of a range that is on the host; returns its blocks.
-  const Blocks& add(Range range, Use use, bool dead);
+  /// Takes charge of a range that is in its lowest place; returns its blocks.
+  const Blocks& add(Range range, Use use, Place lowest, bool dead);
   /// Gives up a range as it was added; none of its blocks is on its way.
   void remove(Range range);
   /// The blocks of a range as it was added. Throws BadConfig for another.
@@ -93,13 +93,13 @@ class BlockTable {
   Change change(BlockId id) { return {*this, blocks_[id]}; }
 
   const Sums& sums() const { return sums_; }
-  /// Live scratch blocks on the host. Safe from any thread.
+  /// Live scratch blocks away from the card. Safe from any thread.
   std::size_t scratch_on_host() const { return scratch_on_host_; }
   /// Resident, not leased, and let go by the plan, in that order.
   const Blocks& released() const { return released_; }
   /// The most unplanned scratch there was since this was last asked.
   Bytes take_most_scratch() { return std::exchange(most_scratch_, sums_.unplanned_scratch); }
-  /// Changes whenever a block is on the host that was not, or the reverse.
+  /// Changes whenever a block comes to rest away from the card, or rests there no more.
   std::uint64_t host_version() const { return host_version_; }
 
   /// `event` takes the Counts to change: the block's, and those of all blocks.

@@ -34,9 +34,9 @@ class Device:
     @property
     def granule(self) -> int: ...
     @property
-    def to_card(self) -> float: ...
+    def link_up(self) -> float: ...
     @property
-    def to_host(self) -> float: ...
+    def link_down(self) -> float: ...
     @property
     def reads_over_link(self) -> bool: ...
     @property
@@ -101,8 +101,8 @@ class SimulatedDevice(Device):
     def __init__(
         self,
         capacity: int,
-        to_card: float,
-        to_host: float,
+        link_up: float,
+        link_down: float,
         latency: float,
         lanes: int,
         granule: int,
@@ -166,7 +166,7 @@ def policy_names() -> list[str]:
 
 class PassLimits:
     def __init__(
-        self, used: int, budget: int, to_card: float, compute: float, in_flight: int
+        self, used: int, budget: int, link: float, compute: float, in_flight: int
     ) -> None: ...
     def fluid(self) -> float:
         """Seconds that nothing moving uncompressed bytes can beat."""
@@ -189,15 +189,15 @@ def plan_pass(
     blocks: Sequence[int],
     steps: Sequence[tuple[Sequence[int], float]],
     budget: int,
-    to_card: float,
-    to_host: float,
+    up: float,
+    down: float,
 ) -> Prediction:
     """
     Plans a cyclic pass, whose steps are (places of blocks, seconds), and predicts it.
     """
 
 def least_seconds(
-    blocks: Sequence[int], steps: Sequence[tuple[Sequence[int], float]], budget: int, to_card: float
+    blocks: Sequence[int], steps: Sequence[tuple[Sequence[int], float]], budget: int, up: float
 ) -> float:
     """Seconds that no way of moving the blocks of such a pass can beat."""
 
@@ -371,9 +371,9 @@ class Log:
     @property
     def lane_times(self) -> bool: ...
     @property
-    def to_card(self) -> float: ...
+    def link_up(self) -> float: ...
     @property
-    def to_host(self) -> float: ...
+    def link_down(self) -> float: ...
     @property
     def lanes(self) -> int: ...
 

@@ -24,8 +24,8 @@ class Simulation:
         self,
         *,
         capacity: int,
-        to_card: float,
-        to_host: float,
+        link_up: float,
+        link_down: float,
         latency: float,
         lanes: int,
         granule: int,
@@ -34,8 +34,8 @@ class Simulation:
         host_addresses: bool,
     ) -> None:
         self.capacity = capacity
-        self.to_card = to_card
-        self.to_host = to_host
+        self.link_up = link_up
+        self.link_down = link_down
         self.latency = latency
         self.lanes = lanes
         self.granule = granule
@@ -58,8 +58,8 @@ class Simulation:
         """
         return _core.SimulatedDevice(
             capacity=self.capacity,
-            to_card=self.to_card,
-            to_host=self.to_host,
+            link_up=self.link_up,
+            link_down=self.link_down,
             latency=self.latency,
             lanes=self.lanes,
             granule=self.granule,
@@ -133,11 +133,11 @@ def simulate(
         raise ConfigError(f"latency {latency!r} is not a time of zero or more seconds")
     if memory not in ("mapped", "managed"):
         raise ConfigError(f"memory {memory!r} is neither 'mapped' nor 'managed'")
-    to_card = parse_rate(link, "link")
+    link_up = parse_rate(link, "link")
     simulation = Simulation(
         capacity=parse_size(capacity, "capacity"),
-        to_card=to_card,
-        to_host=to_card if link_to_host is None else parse_rate(link_to_host, "link_to_host"),
+        link_up=link_up,
+        link_down=link_up if link_to_host is None else parse_rate(link_to_host, "link_to_host"),
         latency=latency,
         lanes=lanes,
         granule=parse_size(granule, "granule"),

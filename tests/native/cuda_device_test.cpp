@@ -1,7 +1,8 @@
 // A card divided between two backends.
+#include "device/cuda_device.hpp"
+
 #include "base/error.hpp"
 #include "check.hpp"
-#include "device/cuda_device.hpp"
 #include "device/managed.hpp"
 #include "device/pinned.hpp"
 #include "loopback.h"

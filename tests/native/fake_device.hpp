@@ -48,7 +48,7 @@ class FakeDevice final : public vramx::Device,
   vramx::Streams& streams() override { return *this; }
   vramx::Store& memory(vramx::Use /*use*/) override { return *this; }
   const vramx::Traits& traits() const override { return traits_; }
-  vramx::Route& link() override { return *this; }
+  vramx::Route& route(vramx::Place /*from*/) override { return *this; }
   vramx::Rates rates() const override { return {}; }
   Range reserve(vramx::Bytes size, vramx::Use /*use*/) override { return {0x1000, size}; }
   void release(Range /*range*/) noexcept override {}

@@ -21,7 +21,7 @@ class OverSimulated : public vramx::Device,
   vramx::Streams& streams() override { return *this; }
   vramx::Store& memory(vramx::Use /*use*/) override { return *this; }
   const vramx::Traits& traits() const override { return card_.traits(); }
-  vramx::Route& link() override { return *this; }
+  vramx::Route& route(vramx::Place /*from*/) override { return *this; }
   vramx::Rates rates() const override { return card_.rates(); }
   Range reserve(vramx::Bytes size, vramx::Use use) override { return card_.reserve(size, use); }
   void release(Range range) noexcept override { card_.release(range); }

@@ -16,7 +16,7 @@ using namespace vramx;
 namespace {
 
 constexpr Bytes block = 32 * MiB;
-constexpr LinkRates link{.to_card = 50e9, .to_host = 50e9};
+constexpr Rates pcie{.up = 50e9, .down = 50e9};
 
 /// A cycle over blocks of one size, one a step.
 Trace cycle(std::uint32_t blocks, double seconds, Bytes size = block) {
@@ -37,7 +37,7 @@ Bytes bytes_of(const Trace& trace) {
 PassLimits limits(const Trace& trace, Bytes budget, Bytes in_flight) {
   return {.used = bytes_of(trace),
           .budget = budget,
-          .to_card = link.to_card,
+          .link = pcie.up,
           .compute = trace.seconds(),
           .in_flight = in_flight};
 }
@@ -98,7 +98,7 @@ Bytes most_held(const Trace& trace, const Plan& plan) {
   std::vector<std::vector<std::pair<std::size_t, bool>>> uses(trace.blocks.size());
   for (std::size_t step = 0; step < steps; ++step) {
     for (std::size_t i = 0; i < trace.steps[step].blocks.size(); ++i) {
-      uses[trace.steps[step].blocks[i]].emplace_back(step, plan.stays[step][i]);
+      uses[trace.steps[step].blocks[i]].emplace_back(step, plan.levels[step][i] == Level::kept);
     }
   }
   for (std::size_t id = 0; id < uses.size(); ++id) {
@@ -126,7 +126,7 @@ Bytes most_held(const Trace& trace, const Plan& plan) {
 
 TEST("what fits stays, and nothing moves") {
   const Trace trace = cycle(20, 0.1);
-  const Plan plan = make_plan(trace, 20 * block, link);
+  const Plan plan = make_plan(trace, 20 * block, pcie);
   REQUIRE(plan.predicted.moved_in == 0);
   REQUIRE(std::abs(plan.predicted.seconds - trace.seconds()) < 1e-9);
 }
@@ -137,7 +137,7 @@ TEST("a plain cycle moves just what does not fit beside the blocks in flight") {
       const auto budget = static_cast<Bytes>(blocks * part) * block;
       if (budget < 5 * block) continue;
       const Trace trace = cycle(blocks, 0.05);
-      const Plan plan = make_plan(trace, budget, link, 3 * block);
+      const Plan plan = make_plan(trace, budget, pcie, 3 * block);
       REQUIRE(plan.predicted.moved_in == blocks * block - budget + 4 * block);
       REQUIRE(most_held(trace, plan) + plan.ahead <= budget);
     }
@@ -151,7 +151,7 @@ TEST("a plain cycle is predicted to take as long as an even plan can, whatever b
       const double crossing = limits({cycle(blocks, 0)}, budget, 4 * block).plan();
       for (const double compute : {0.0, 0.3, 0.9, 1.0, 1.1, 2.0}) {
         const Trace trace = cycle(blocks, compute * crossing);
-        const Plan plan = make_plan(trace, budget, link);
+        const Plan plan = make_plan(trace, budget, pcie);
         const double limit = limits(trace, budget, 4 * block).plan();
         REQUIRE(plan.predicted.seconds <= 1.01 * limit);
         REQUIRE(plan.predicted.seconds > (1 - 1e-9) * limits(trace, budget, 0).fluid());
@@ -173,7 +173,7 @@ TEST("sizes and times at random stay within a twentieth of the limit") {
     const double scale =
         crossing * std::uniform_real_distribution<double>(0, 2)(random) / trace.seconds();
     for (Step& step : trace.steps) step.seconds *= scale;
-    const Plan plan = make_plan(trace, budget, link);
+    const Plan plan = make_plan(trace, budget, pcie);
     REQUIRE(most_held(trace, plan) + plan.ahead <= budget);
     const double over = plan.predicted.seconds / limits(trace, budget, 4 * block).plan();
     worst = std::max(worst, over);
@@ -189,7 +189,7 @@ TEST("after work with few weights no more leaves than the link can bring beside 
     const double crossing = limits(trace, budget, 4 * block).crossing(35 * block);
     for (Step& step : trace.steps) step.seconds = 1.8 * crossing * (1 - ends) / 98;
     trace.steps.front().seconds = trace.steps.back().seconds = 1.8 * crossing * ends / 2;
-    const Plan plan = make_plan(trace, budget, link);
+    const Plan plan = make_plan(trace, budget, pcie);
     REQUIRE(plan.predicted.seconds <= 1.02 * limits(trace, budget, 4 * block).plan());
     // With room for three blocks ahead the pass with the longest ends takes more than 1.02 of that.
     const Bytes ahead = (ends < 0.3 ? 4 : 7) * block;
@@ -204,10 +204,10 @@ TEST("no plan is predicted to be faster than the bound, which is that of the wor
     const double part = std::uniform_real_distribution<double>(0.1, 1)(random);
     const auto budget = std::max(trace.largest_step(),
                                  static_cast<Bytes>(part * static_cast<double>(bytes_of(trace))));
-    const double least = least_seconds(trace, budget, link);
+    const double least = least_seconds(trace, budget, pcie);
     REQUIRE(std::abs(least - tried_least_seconds(trace, budget)) < 1e-9);
     REQUIRE(least >= (1 - 1e-9) * limits(trace, budget, 0).fluid());
-    REQUIRE(make_plan(trace, budget, link).predicted.seconds >= (1 - 1e-9) * least);
+    REQUIRE(make_plan(trace, budget, pcie).predicted.seconds >= (1 - 1e-9) * least);
   }
 }
 
@@ -218,9 +218,9 @@ TEST("where most work has few bytes beside it the bound is above the fluid one, 
   for (Step& step : trace.steps) step.seconds = 0.5 * crossing / 99;
   trace.steps.back().seconds = 0.5 * crossing;
   REQUIRE(std::abs(limits(trace, budget, 0).fluid() - crossing) < 1e-9);
-  const double least = least_seconds(trace, budget, link);
+  const double least = least_seconds(trace, budget, pcie);
   REQUIRE(std::abs(least - 1.5 * crossing) < 1e-9);
-  REQUIRE(make_plan(trace, budget, link).predicted.seconds <= 1.03 * least);
+  REQUIRE(make_plan(trace, budget, pcie).predicted.seconds <= 1.03 * least);
 }
 
 TEST("a pass that works all at once, beside hardly any weights, moves no more than another") {
@@ -228,7 +228,7 @@ TEST("a pass that works all at once, beside hardly any weights, moves no more th
   const Bytes budget = 10'000 * block;
   for (Step& step : trace.steps) step.seconds = 1e-6;
   trace.steps.back().seconds = 100;
-  const Plan plan = make_plan(trace, budget, link);
+  const Plan plan = make_plan(trace, budget, pcie);
   const double crossing = limits(trace, budget, 0).crossing(10'000 * block);
   REQUIRE(plan.predicted.seconds <= 1.01 * (100 + crossing));
   REQUIRE(plan.predicted.moved_in <= 10'000 * block + 4 * block);
@@ -242,26 +242,26 @@ TEST("what is used thirty times stays before what is used once") {
     for (std::uint32_t i = 20; i < 40; ++i) trace.steps.push_back({{i}, 1e-3});
   }
   for (std::uint32_t i = 40; i < 60; ++i) trace.steps.push_back({{i}, 1e-3});  // a decoder
-  const Plan plan = make_plan(trace, 26 * block, link);
+  const Plan plan = make_plan(trace, 26 * block, pcie);
   REQUIRE(plan.predicted.moved_in <= 2 * 60 * block);
-  for (std::size_t step = 40; step < 600; ++step) REQUIRE(plan.stays[step][0]);
+  for (std::size_t step = 40; step < 600; ++step) REQUIRE(plan.levels[step][0] == Level::kept);
   REQUIRE(most_held(trace, plan) + plan.ahead <= 26 * block);
 }
 
 TEST("what would be written back stays before what is dropped") {
   Trace trace = cycle(40, 0.01);
   for (std::uint32_t i = 0; i < 40; i += 2) trace.blocks[i].written = true;
-  const Plan plan = make_plan(trace, 26 * block, link);
+  const Plan plan = make_plan(trace, 26 * block, pcie);
   REQUIRE(plan.predicted.moved_out == 0 && plan.predicted.moved_in > 0);
 }
 
 TEST("what the program allocates all the while is as if the budget were less") {
   for (const Bytes scratch : {block, 7 * block, 20 * block}) {
     Trace trace = cycle(48, 0.05);
-    const Plan plain = make_plan(trace, 40 * block - scratch, link);
+    const Plan plain = make_plan(trace, 40 * block - scratch, pcie);
     for (Step& step : trace.steps) step.scratch = scratch;
-    const Plan beside = make_plan(trace, 40 * block, link);
-    REQUIRE(beside.stays == plain.stays && beside.ahead == plain.ahead);
+    const Plan beside = make_plan(trace, 40 * block, pcie);
+    REQUIRE(beside.levels == plain.levels && beside.ahead == plain.ahead);
     REQUIRE(beside.predicted.moved_in == plain.predicted.moved_in);
     REQUIRE(beside.predicted.seconds == plain.predicted.seconds);
   }
@@ -284,14 +284,14 @@ TEST("what the program allocates for a while takes room then only") {
         for (Step& step : whole.steps) step.scratch += 3 * block;
       }
       const Bytes least = beside ? 3 * block : 0;
-      const Plan plan = make_plan(whole, budget + least, link, 3 * block);
-      const Bytes a_pass = make_plan(cycle(blocks, 0), budget, link, 3 * block).predicted.moved_in;
+      const Plan plan = make_plan(whole, budget + least, pcie, 3 * block);
+      const Bytes a_pass = make_plan(cycle(blocks, 0), budget, pcie, 3 * block).predicted.moved_in;
       REQUIRE(most_held(whole, plan) + plan.ahead <= budget);
       REQUIRE(plan.predicted.moved_in <= passes * a_pass + budget + block);
       REQUIRE(plan.predicted.moved_in >= passes * (a_pass - 4 * block));
       Bytes across = 0;  // what stays while the program has so much
       for (std::size_t id = 0; id < blocks; ++id) {
-        if (plan.stays[(passes - 1) * blocks + id].front()) across += block;
+        if (plan.levels[(passes - 1) * blocks + id].front() == Level::kept) across += block;
       }
       REQUIRE(across <= budget - std::min(budget, scratch));
     }
@@ -329,16 +329,16 @@ TEST("many spans at once load the steps as one after another do, and as counting
 
 TEST("a budget of one step's blocks is enough") {
   const Trace trace = cycle(10, 0.01);
-  const Plan plan = make_plan(trace, block, link);
+  const Plan plan = make_plan(trace, block, pcie);
   REQUIRE(plan.predicted.moved_in == 10 * block && plan.ahead == 0);
 }
 
 TEST("what cannot be planned is refused with its figures") {
-  REQUIRE_THROWS(BadConfig, make_plan({}, block, link));
+  REQUIRE_THROWS(BadConfig, make_plan({}, block, pcie));
   Trace trace = cycle(4, 0.1);
-  REQUIRE_THROWS(OutOfMemory, make_plan(trace, block - 1, link));
+  REQUIRE_THROWS(OutOfMemory, make_plan(trace, block - 1, pcie));
   trace.steps[2].blocks = {9};
-  REQUIRE_THROWS(BadConfig, make_plan(trace, 4 * block, link));
+  REQUIRE_THROWS(BadConfig, make_plan(trace, 4 * block, pcie));
 }
 
 TEST("a hundred thousand blocks are planned") {
@@ -346,6 +346,6 @@ TEST("a hundred thousand blocks are planned") {
   std::mt19937 random(1);
   for (auto& step : trace.steps)
     step.seconds *= std::uniform_real_distribution<double>(0, 2)(random);
-  const Plan plan = make_plan(trace, 50000 * Bytes{2} * MiB, link);
+  const Plan plan = make_plan(trace, 50000 * Bytes{2} * MiB, pcie);
   REQUIRE(most_held(trace, plan) + plan.ahead <= 100000 * MiB);
 }

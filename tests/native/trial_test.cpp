@@ -51,8 +51,8 @@ struct Cycle {
     SimulatedSpec spec;
     spec.capacity = 2 * blocks * block;
     spec.granule = block;
-    spec.to_card = rate;
-    spec.to_host = rate / 20;
+    spec.link.up = rate;
+    spec.link.down = rate / 20;
     spec.latency = 0;
     device = std::make_shared<CostlyByPlan>(spec);
     Settings settings;

@@ -50,7 +50,7 @@ def limits(weights: int, budget: int, link: float, compute: float, block: int = 
         The limits.
     """
     native = _core.PassLimits(
-        used=weights, budget=budget, to_card=link, compute=compute, in_flight=IN_FLIGHT * block
+        used=weights, budget=budget, link=link, compute=compute, in_flight=IN_FLIGHT * block
     )
     return Limits(fluid=native.fluid(), plan=native.plan(), lru=native.lru())
 

@@ -93,11 +93,11 @@ class Machine:
 
     def link(self) -> float:
         """Return the bytes a second that the link takes to the card, measured now or simulated."""
-        return current_simulation().to_card if self._copies is None else self._copies.to_card()
+        return current_simulation().link_up if self._copies is None else self._copies.to_card()
 
     def link_to_host(self) -> float:
         """Return the bytes a second that the link takes back, measured now or simulated."""
-        return current_simulation().to_host if self._copies is None else self._copies.to_host()
+        return current_simulation().link_down if self._copies is None else self._copies.to_host()
 
     def forget(self) -> None:
         """Let go of the card's memory that torch, and libraries for it, keep for later."""

@@ -236,7 +236,7 @@ def _measure(
     machine = Machine(names[0], block)
     # A layer fills a block.
     cycle = Cycle(machine, weights, 512 if machine.backend == "simulated" else 4096)
-    virtual = _COMPUTE * cycle.weights / current_simulation().to_card
+    virtual = _COMPUTE * cycle.weights / current_simulation().link_up
     plain = cycle.all_resident([tokens], lambda _: virtual)[tokens]
     to_card = max(machine.link() for _ in range(3))
     to_host = max(machine.link_to_host() for _ in range(3))

@@ -291,7 +291,7 @@ def forecast(
     limits = _core.PassLimits(
         used=one.weights,
         budget=for_weights,
-        to_card=card.link,
+        link=card.link,
         compute=sum(seconds),
         in_flight=IN_FLIGHT * block,
     )

@@ -123,7 +123,7 @@ def requests(log: _core.Log) -> Iterator[Request]:
             continue
         began = first.began
         if began is None:
-            rate = log.to_card if first.kind == "arrived" else log.to_host
+            rate = log.link_up if first.kind == "arrived" else log.link_down
             began = first.ended - (size / rate if first.how in _CROSSING else 0.0)
         yield Request(
             first.kind,

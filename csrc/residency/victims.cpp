@@ -1,0 +1,94 @@
+// What leaves a place when room is needed there.
+#include <algorithm>
+
+#include "base/error.hpp"
+#include "residency/moves.hpp"
+
+namespace vramx {
+
+Bytes Moves::room_in(Place place) const {
+  if (place == Place::card) return budget_;
+  return place == Place::host ? settings_.host_limit : std::numeric_limits<Bytes>::max();
+}
+
+bool Moves::make_room(const PerPlace<Bytes>& need, const MayLeave& may_leave, Falls& falls) const {
+  const std::size_t before = falls.size();
+  for (Place place = Place::card; place == Place::card || need[place] > 0; place = below(place)) {
+    Bytes held = table_.sums().held[place];
+    for (const Fall& fall : falls) {
+      if (fall.from == place) held -= table_[fall.id].range.size;
+    }
+    while (held + need[place] > room_in(place)) {
+      const std::size_t chosen = falls.size();
+      if (!add_fall(place, may_leave, falls)) {
+        falls.resize(before);
+        return false;
+      }
+      for (std::size_t i = chosen; i < falls.size(); ++i) {
+        if (falls[i].from == place) held -= table_[falls[i].id].range.size;
+      }
+    }
+    if (place == Place::below_host) break;
+  }
+  return true;
+}
+
+// What a place below the card has no victim for falls to it first, and on at once.
+bool Moves::add_fall(Place from, const MayLeave& may_leave, Falls& falls) const {
+  const auto falls_from = [&](BlockId id, Place place) {
+    return std::ranges::any_of(
+        falls, [&](const Fall& fall) { return fall.id == id && fall.from == place; });
+  };
+  if (from == Place::card) {
+    const auto id =
+        victim([&](BlockId id) { return may_leave(id) && !falls_from(id, Place::card); });
+    if (id) falls.push_back({*id, from});
+    return id.has_value();
+  }
+  const auto below_it = strategy_.victim_below(
+      from, [&](BlockId id) { return table_[id].may_fall(from) && !falls_from(id, from); });
+  if (below_it) {
+    falls.push_back({*below_it, from});
+    return true;
+  }
+  const auto goes_on = [&](const Fall& fall) {
+    return fall.from == above(from) && table_[fall.id].lowest > from && !falls_from(fall.id, from);
+  };
+  auto next = std::ranges::find_if(falls, goes_on);
+  if (next == falls.end()) {
+    const MayLeave may_go_on = [&](BlockId id) {
+      return may_leave(id) && table_[id].lowest > from;
+    };
+    if (!add_fall(above(from), may_go_on, falls)) return false;
+    next = std::prev(falls.end());
+  }
+  falls.push_back({next->id, from});
+  return true;
+}
+
+// What nobody needs leaves the card first, and what the plan lets go; then what leaves without a
+// copy, since a write-back and the way back in cost the link twice.
+std::optional<BlockId> Moves::victim(const MayLeave& may_leave) const {
+  const MayLeave freely = [&](BlockId id) {
+    return table_[id].preference != Block::Preference::device && may_leave(id);
+  };
+  std::optional<BlockId> found;
+  if (table_.sums().dead_on_card > 0) {
+    found = strategy_.victim([&](BlockId id) { return table_[id].dead && may_leave(id); });
+  }
+  if (!found) found = strategy_.let_go(may_leave);
+  if (!found) {
+    found = strategy_.victim(
+        [&](BlockId id) { return table_[id].leaves(Place::card) == Leave::drop && freely(id); });
+  }
+  if (!found) found = strategy_.victim(freely);
+  if (!found) found = strategy_.victim(may_leave);
+  if (found && (*found >= table_.size() || !may_leave(*found))) {
+    throw Error("the policy chose block " + std::to_string(*found) +
+                ", which may not leave; victim(may_leave) returns a block for which "
+                "may_leave(block) holds, or None");
+  }
+  return found;
+}
+
+}  // namespace vramx
