@@ -135,7 +135,7 @@ def _word(kind: Any) -> str:
         return f"a list, each {' and '.join(map(_words, inside))}"
     if origin is not None:
         return f"a mapping of {_words(args[0])} to {_words(args[1])}"
-    return "none" if kind is types.NoneType else _WORDS.get(kind, f"a {kind.__name__}")
+    return "none" if kind is types.NoneType else _WORDS.get(kind, kind.__name__)
 
 
 def _plain(value: Any) -> Any:

@@ -338,7 +338,11 @@ def test_a_stop_of_ones_own_ends_a_queued_video_too(
     [
         ({"preview": True, "video": VideoOptions(end=1)}, TaskError, "leave out end="),
         ({"source": "in", "preview": True}, TaskError, "preview=True is of a video"),
-        ({"model": UpscalerSpec("realesrgan-x4plus", Path("w"))}, TaskError, "weights= are for"),
+        (
+            {"model": UpscalerSpec("realesrgan-x4plus", weights=Path("w"))},
+            TaskError,
+            "weights= are for",
+        ),
         ({"model": UpscalerSpec("no_such_module:x")}, vramx.ConfigError, "no_such_module"),
         ({"target": "there.png"}, vramx.MediaError, "give overwrite=True"),
         ({"picture": PictureOptions(format="docx")}, vramx.ConfigError, "'docx' is no picture"),

@@ -113,7 +113,7 @@ def upscale(
     `--backend simulated` asks for it.
     """
     task = UpscaleTask(
-        source=source, target=target, model=UpscalerSpec(model, weights, dtype), **options
+        source=source, target=target, model=UpscalerSpec(model, dtype, weights), **options
     )
     told = run_task(ctx, task)
     if as_json:

@@ -14,7 +14,7 @@ from vramx.session import Session
 from vramx.stats import Stats
 from vramx.stopping import Stop
 from vramx.tasks.models import FaceModels, packages
-from vramx.tasks.running import Task
+from vramx.tasks.task import Task
 
 if TYPE_CHECKING:
     from vramx.pipelines.swapping.swap import FaceSwap

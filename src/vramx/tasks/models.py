@@ -20,13 +20,34 @@ if TYPE_CHECKING:
 DTYPE_NAMES = ("half", "float16", "bf16", "bfloat16", "float", "float32")
 
 
-def _check_dtype(dtype: str | None) -> None:
-    if dtype is not None and dtype not in DTYPE_NAMES:
-        raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(DTYPE_NAMES)}")
+@dataclass(frozen=True)
+class ModelSpec(Settings):
+    """A model by its name.
+
+    Attributes
+    ----------
+    name : str
+        A file, or ``package.module:factory``. Both run code that they bring, but for weights alone.
+    dtype : str, optional
+        In what it computes, one of `DTYPE_NAMES`; in what its weights are unless given.
+
+    Raises
+    ------
+    ConfigError
+        If a field is not allowed.
+    """
+
+    name: str
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype is not None and self.dtype not in DTYPE_NAMES:
+            raise ConfigError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPE_NAMES)}")
 
 
 @dataclass(frozen=True)
-class UpscalerSpec(Settings):
+class UpscalerSpec(ModelSpec):
     """A network that enlarges pictures.
 
     Attributes
@@ -37,22 +58,9 @@ class UpscalerSpec(Settings):
         ``package.module:factory``. The last three run code that they bring.
     weights : Path, optional
         Weights for ``package.module:factory``.
-    dtype : str, optional
-        In what it computes; in what its weights are unless given.
-
-    Raises
-    ------
-    ConfigError
-        If one is not allowed.
     """
 
-    name: str
     weights: Path | None = None
-    dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_dtype(self.dtype)
 
     @property
     def is_file(self) -> bool:
@@ -103,7 +111,7 @@ class UpscalerSpec(Settings):
 
 
 @dataclass(frozen=True)
-class FaceModelSpec(Settings):
+class FaceModelSpec(ModelSpec):
     """A model of `vramx.face_swap`, and what of it is unlike the usual.
 
     Attributes
@@ -113,26 +121,13 @@ class FaceModelSpec(Settings):
         that they bring.
     size, template, value_range, order, classes : optional
         As of `vramx.FaceModel`.
-    dtype : str, optional
-        In what it computes; in what its weights are unless given.
-
-    Raises
-    ------
-    ConfigError
-        If one is not allowed.
     """
 
-    name: str
     size: int | None = None
     template: int | None = None
     value_range: tuple[float, float] | None = None
     order: str | None = None
     classes: tuple[int, ...] | None = None
-    dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_dtype(self.dtype)
 
     def load(self) -> FaceModel:
         """Load it.

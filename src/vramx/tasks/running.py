@@ -1,54 +1,16 @@
-"""What tasks have in common, and running one."""
+"""Running a task."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from vramx.errors import ConfigError, StoppedError
+from vramx.errors import StoppedError
 from vramx.progress import OnProgress
 from vramx.queue.job import running_job
-from vramx.session import Session
-from vramx.settings import Settings
 from vramx.stopping import Stop
-from vramx.tasks.session import SessionOptions
+from vramx.tasks.task import Task
 
 R = TypeVar("R")
-
-
-class TaskError(ConfigError):
-    """Fields of a task do not go together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task(Settings, Generic[R]):
-    """Work on files, as a value. Run it with `run`.
-
-    Attributes
-    ----------
-    overwrite : bool
-        Whether what is to be made may exist; of a folder's pictures, whether they are made anew.
-    session : SessionOptions
-        In what session it runs.
-    """
-
-    overwrite: bool = False
-    session: SessionOptions = SessionOptions()
-
-    @abstractmethod
-    def check(self) -> None:
-        """Look at what can be seen before any work.
-
-        Raises
-        ------
-        ConfigError, MediaError
-            If something is not as it must be.
-        """
-
-    @abstractmethod
-    def work(self, session: Session, on_progress: OnProgress, stop: Stop) -> R:
-        """Do it in a session that is open."""
 
 
 def run(task: Task[R], *, on_progress: OnProgress | None = None, stop: Stop | None = None) -> R:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vramx.pipelines.options import PictureOptions, SwapOptions, VideoOptions
+from vramx.pipelines.options import PictureOptions, SwapOptions
 from vramx.progress import Meter, OnProgress
 from vramx.session import Session
 from vramx.stats import Stats
@@ -14,8 +14,7 @@ from vramx.stopping import Stop
 from vramx.tasks.faces import face_packages, opened
 from vramx.tasks.models import FaceModels
 from vramx.tasks.results import rest_to_dict
-from vramx.tasks.running import Task, TaskError
-from vramx.tasks.upscaling import check_preview
+from vramx.tasks.task import MediaTask, TaskError
 
 if TYPE_CHECKING:
     from vramx.pipelines.folders import FolderResult
@@ -49,7 +48,7 @@ class SwapDone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwapTask(Task[SwapDone]):
+class SwapTask(MediaTask[SwapDone]):
     """Puts a face into a picture, a video or a folder of pictures.
 
     Attributes
@@ -65,10 +64,6 @@ class SwapTask(Task[SwapDone]):
         Pictures: only faces that resemble the largest of one of them are swapped.
     swap : SwapOptions
         Which faces are swapped, and how.
-    picture, video : PictureOptions and VideoOptions
-        How the one or the other is written.
-    preview : bool
-        Whether to make one frame of a video a picture.
 
     Raises
     ------
@@ -82,9 +77,6 @@ class SwapTask(Task[SwapDone]):
     models: FaceModels
     references: tuple[Path, ...] = ()
     swap: SwapOptions = SwapOptions()
-    picture: PictureOptions = PictureOptions()
-    video: VideoOptions = VideoOptions()
-    preview: bool = False
 
     def check(self) -> None:
         """Look at what can be seen before any work."""
@@ -92,7 +84,7 @@ class SwapTask(Task[SwapDone]):
 
         if self.models.swapper is None:
             raise TaskError("there is no swapper: models.swapper makes the other face")
-        check_preview(self.preview, self.target, self.video)
+        self.check_preview(self.target)
         if is_video(self.out) and self.picture != PictureOptions():
             raise TaskError("quality= and format= are for pictures")
 

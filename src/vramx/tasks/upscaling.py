@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vramx.errors import MediaError
-from vramx.pipelines.options import PictureOptions, UpscaleOptions, VideoOptions
+from vramx.pipelines.options import UpscaleOptions
 from vramx.progress import Meter, OnProgress
 from vramx.session import Session
 from vramx.stats import Stats
 from vramx.stopping import Stop
 from vramx.tasks.models import UpscalerSpec
 from vramx.tasks.results import rest_to_dict
-from vramx.tasks.running import Task, TaskError
+from vramx.tasks.task import MediaTask, TaskError
 
 if TYPE_CHECKING:
     from vramx.pipelines.enlarging import Enlarged
@@ -74,7 +74,7 @@ class UpscaleDone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpscaleTask(Task[UpscaleDone]):
+class UpscaleTask(MediaTask[UpscaleDone]):
     """Enlarges a picture, a video or a folder of pictures.
 
     Attributes
@@ -85,10 +85,6 @@ class UpscaleTask(Task[UpscaleDone]):
         The network.
     upscale : UpscaleOptions
         What size results have, and how they are made.
-    picture, video : PictureOptions and VideoOptions
-        How the one or the other is written.
-    preview : bool
-        Whether to make one frame of a video a picture.
 
     Raises
     ------
@@ -100,9 +96,6 @@ class UpscaleTask(Task[UpscaleDone]):
     target: Path
     model: UpscalerSpec
     upscale: UpscaleOptions = UpscaleOptions()
-    picture: PictureOptions = PictureOptions()
-    video: VideoOptions = VideoOptions()
-    preview: bool = False
 
     def check(self) -> None:
         """Look at what can be seen before any work."""
@@ -111,7 +104,7 @@ class UpscaleTask(Task[UpscaleDone]):
         require_media_libraries()
         if self.model.weights is not None and not self.model.is_factory:
             raise TaskError("weights= are for a model that is package.module:factory")
-        check_preview(self.preview, self.source, self.video)
+        self.check_preview(self.source)
         if self.source.is_file() and self.target.is_file() and not self.overwrite:
             raise MediaError(f"{self.target} exists: name another file, or give overwrite=True")
 
@@ -166,17 +159,3 @@ class UpscaleTask(Task[UpscaleDone]):
             stop=stop,
         )
         return FolderResult([made])
-
-
-def check_preview(preview: bool, source: Path, video: VideoOptions) -> None:
-    """Refuse what does not go together with a preview.
-
-    Raises
-    ------
-    TaskError
-        If it is of a folder, or an end is given.
-    """
-    if preview and source.is_dir():
-        raise TaskError(f"preview=True is of a video, and {source} is a folder")
-    if preview and video.end is not None:
-        raise TaskError("preview=True is of one frame, that at start=: leave out end=")

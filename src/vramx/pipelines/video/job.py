@@ -294,7 +294,6 @@ class _Run:
         """Tell whether the encoder is still there."""
         times = frames.times
         for result in transform(frames):
-            self._check_stop()
             if not times:
                 raise MediaError("more frames came back than went in")
             made = result if isinstance(result, Counted) else Counted(result, {})
@@ -338,6 +337,7 @@ class _Run:
         try:
             counts: Counter[str] = Counter()
             for time, (picture, counted) in self._made:
+                self._check_stop()
                 if writer is None:
                     height, width = picture.shape[:2]
                     writer = SegmentWriter(self._work, self._encoding, height, width)
@@ -351,8 +351,8 @@ class _Run:
             if writer is not None:
                 writer.finish(counts)
                 writer = None
-        except _Stopped:
-            pass
+        except _Stopped as stopped:  # by the token, or because the calling thread has ended
+            self._failure = stopped
         except (av.error.FFmpegError, OSError) as error:
             failure = MediaError(
                 f"{self._work.path} cannot be written: {error}. {self._work.frames} frames are "
