@@ -130,7 +130,7 @@ class Turn:
         """Return its figures, in bytes and seconds."""
         # A plan's seconds are virtual on a simulated card.
         session = self._peer.session if isinstance(self._peer, Vramx) else None
-        plan = session.plan() if session is not None and session.device.asynchronous else None
+        plan = session.plan() if session is not None and not session.device.virtual_clock else None
         median = statistics.median(self.times)
         return {
             "who": self.case.who,

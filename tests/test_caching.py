@@ -20,8 +20,8 @@ nn = torch.nn
 import vramx  # noqa: E402
 from vramx import _core  # noqa: E402
 from vramx.integrations.torch import allocator, caching  # noqa: E402
-from vramx.integrations.torch.calls import LONG  # noqa: E402
 from vramx.integrations.torch.internals import snapshots  # noqa: E402
+from vramx.integrations.torch.passes import LONG  # noqa: E402
 
 BLOCK = 64 * 2**10
 STEPS = ("allocate", "free", "renew", "enter", "leave")

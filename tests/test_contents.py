@@ -178,7 +178,7 @@ def test_every_change_between_passes_is_that_of_an_unmanaged_module(
             for _ in range(3):
                 assert torch.equal(managed(X), plain(X))
         session.report()
-        assert session._torch._modules[0].nbytes == live_bytes(managed)
+        assert session._torch.passes.modules[0].nbytes == live_bytes(managed)
         assert session.stats().peak_resident <= budget * 4 * BLOCK
     assert torch.equal(managed(X), plain(X))
     for (name, mine), (_, other) in zip(managed.state_dict().items(), plain.state_dict().items()):
@@ -197,7 +197,7 @@ def test_what_is_cast_is_taken_in_and_its_old_memory_is_let_go(
         model.to(cast)
         model(X.to(cast))
         nbytes = 8 * 128 * 128 * cast.itemsize
-        assert session._torch._modules[0].nbytes == nbytes
+        assert session._torch.passes.modules[0].nbytes == nbytes
         assert session.stats().managed <= nbytes + BLOCK
         before = session.stats()
         model(X.to(cast))
@@ -227,7 +227,7 @@ def test_a_layer_cast_for_each_call_stays_the_session_s(
             before = session.stats().moved_in
             assert torch.equal(model(X), plain(X))
             assert session.stats().moved_in - before <= nbytes
-        assert session._torch._modules[0].nbytes == nbytes
+        assert session._torch.passes.modules[0].nbytes == nbytes
         assert session.stats().managed <= nbytes + BLOCK
     assert torch.equal(model(X), plain(X))
 
@@ -330,9 +330,11 @@ def test_looks_while_another_thread_runs_the_module_change_nothing(
         model[0].weight.data = model[0].weight + 1
         other = model(X)
         session.report()
-        assert session._torch._modules[0].nbytes < live_bytes(model)  # it is where it was made
+        assert session._torch.passes.modules[0].nbytes < live_bytes(
+            model
+        )  # it is where it was made
         go_on.set()
         thread.join()
         assert torch.equal(made[0], expected)
         assert torch.equal(other, model(X))
-        assert session._torch._modules[0].nbytes == live_bytes(model)
+        assert session._torch.passes.modules[0].nbytes == live_bytes(model)

@@ -95,9 +95,10 @@ def test_parts_cover_their_tensors_and_do_not_overlap(
     tensors = [base.as_strided(shape, stride, offset) for offset, shape, stride in views]
     parts = split(tensors)
     assert sorted(id(t) for _, _, held in parts for t in held) == sorted(map(id, tensors))
-    for (_, end, _), (start, _, _) in zip(parts, parts[1:]):
-        assert end <= start
-    for start, end, held in parts:
+    for (before, size, _), (start, _, _) in zip(parts, parts[1:]):
+        assert before + size <= start
+    for start, size, held in parts:
+        end = start + size
         assert 0 <= start < end <= base.nbytes
         for tensor in held:
             if tensor.numel():

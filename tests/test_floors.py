@@ -20,12 +20,15 @@ NATIVE = (
     "residency",
     "pool",
     "core",
+    "calls",
     "abi",
     "bind",
 )
 # A strategy decides and never acts, so it does not see what acts, although that lies lower.
 NATIVE_ONLY = {"plan": {"base"}, "strategy": {"base", "device", "table", "plan"}}
-NATIVE_FOREIGN = {"cuda.h": "device", "nvtx3": "device", "nanobind": "bind"}
+NATIVE_FOREIGN = {"cuda.h": {"device"}, "nvtx3": {"device"}, "nanobind": {"calls", "bind"}}
+# What a leased call reads are Python objects, but Python sees nothing of that floor itself.
+BINDS = re.compile(r"\b(class_|enum_|module_|NB_MODULE)\b")
 
 PYTHON = (
     {"_core", "errors", "units"},
@@ -60,6 +63,21 @@ PYTHON = (
     {"cli", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(PYTHON) for room in rooms}
+# Files of one floor know nothing of each other, not by types either.
+TORCH = (
+    {"components", "history", "internals", "modelspec", "naming", "precision", "tensors", "timing"},
+    {"allocator", "core", "memory"},
+    {"caching", "digests", "storages", "unleased"},
+    {"fusing", "loading", "moving", "passes"},
+    {"places", "root_call"},
+    {"module_memory"},
+    {"units"},
+    {"leases", "sample"},
+    {"managed"},
+    {"bridge"},
+    {"__init__"},
+)
+TORCH_FLOOR = {name: floor for floor, names in enumerate(TORCH) for name in names}
 # Reached from below too, but only inside functions: a framework is loaded when it is used.
 LAZY = "integrations"
 FRAMEWORKS = {
@@ -86,7 +104,10 @@ def native_violations(csrc: Path) -> list[str]:
             found.append(f"{where}: room {room!r} has no floor; give it one in NATIVE")
             continue
         below = NATIVE_ONLY.get(room, set(NATIVE[: NATIVE.index(room)]))
-        for quote, target in INCLUDE.findall(path.read_text(encoding="utf-8")):
+        text = path.read_text(encoding="utf-8")
+        if room != "bind" and (binds := BINDS.search(text)):
+            found.append(f"{where}: {binds[0]} defines what Python sees, which only bind may")
+        for quote, target in INCLUDE.findall(text):
             other = target.split("/")[0]
             if other in NATIVE:
                 if other != room and other not in below:
@@ -95,19 +116,21 @@ def native_violations(csrc: Path) -> list[str]:
                         f"{sorted(below)} and itself"
                     )
             elif other in NATIVE_FOREIGN:
-                if NATIVE_FOREIGN[other] != room:
-                    found.append(
-                        f"{where}: includes <{target}>, which only {NATIVE_FOREIGN[other]} may"
-                    )
+                if room not in NATIVE_FOREIGN[other]:
+                    only = " and ".join(sorted(NATIVE_FOREIGN[other]))
+                    found.append(f"{where}: includes <{target}>, which only {only} may")
             elif quote == '"':
                 found.append(f'{where}: includes "{target}", which is not of the form "room/file"')
     return found
 
 
 def imports(
-    node: ast.AST, package: tuple[str, ...], inside: bool = False
+    node: ast.AST, package: tuple[str, ...], inside: bool = False, *, types: bool = False
 ) -> Iterator[tuple[str, int, bool]]:
-    """Every dotted name imported under `node`, its line, and whether inside a function."""
+    """Every dotted name imported under `node`, its line, and whether inside a function.
+
+    With `types`, what is imported for types alone too.
+    """
     match node:
         case ast.Import(names=names):
             for alias in names:
@@ -117,12 +140,34 @@ def imports(
             for alias in names:
                 name = ".".join([*source, *([module] if module else []), alias.name])
                 yield name, node.lineno, inside
-        case ast.If(test=ast.Name("TYPE_CHECKING"), orelse=otherwise):
+        case ast.If(test=ast.Name("TYPE_CHECKING"), orelse=otherwise) if not types:
             yield from imports(ast.Module(otherwise, []), package, inside)
         case _:
             inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
             for child in ast.iter_child_nodes(node):
-                yield from imports(child, package, inside)
+                yield from imports(child, package, inside, types=types)
+
+
+def torch_violations(package: Path) -> list[str]:
+    """What in the room for torch breaks its own order, one line each."""
+    room = package / "integrations/torch"
+    parents = (PACKAGE, "integrations", "torch")
+    found = []
+    for path in sorted(room.rglob("*.py")):
+        name, *inner = path.relative_to(room).with_suffix("").parts
+        if name not in TORCH_FLOOR:
+            found.append(f"torch/{name}.py: has no floor; give it one in TORCH")
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        for target, line, _ in imports(tree, (*parents, name) if inner else parents, types=True):
+            if not target.startswith(f"{'.'.join(parents)}."):
+                continue
+            other = target.split(".")[len(parents)]
+            if other not in TORCH_FLOOR:
+                other = "__init__"
+            if other != name and TORCH_FLOOR[other] >= TORCH_FLOOR[name]:
+                found.append(f"torch/{name}.py:{line}: imports {target}, not from below {name}")
+    return found
 
 
 def python_violations(package: Path) -> list[str]:
@@ -174,6 +219,10 @@ def test_python_rooms_import_only_from_below() -> None:
     assert not (found := python_violations(ROOT / "src" / PACKAGE)), "\n".join(found)
 
 
+def test_the_room_for_torch_is_a_chain_of_floors() -> None:
+    assert not (found := torch_violations(ROOT / "src" / PACKAGE)), "\n".join(found)
+
+
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
@@ -184,7 +233,9 @@ def test_python_rooms_import_only_from_below() -> None:
         ("abi/vramx.h", '#include "bind/module.cpp"', "abi may include only"),
         ("mover/mover.hpp", '#include "device.hpp"', 'not of the form "room/file"'),
         ("pool/pool.cpp", "#include <cuda.h>", "which only device may"),
-        ("core/core.cpp", "#include <nanobind/nanobind.h>", "which only bind may"),
+        ("core/core.cpp", "#include <nanobind/nanobind.h>", "which only bind and calls may"),
+        ("calls/leases.hpp", '#include "bind/bind.hpp"', "calls may include only"),
+        ("calls/leases.cpp", 'nb::class_<Core>(module, "Core");', "which only bind may"),
         ("attic/old.cpp", "", "room 'attic' has no floor"),
     ],
 )
@@ -225,6 +276,32 @@ def test_a_planted_import_is_caught(tmp_path: Path, name: str, text: str, messag
     package = plant(tmp_path, {name: f"{text}\n"})
     assert len(found := python_violations(package)) == 1
     assert name in found[0]
+    assert message in found[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("units.py", "from vramx.integrations.torch.bridge import TorchBridge", "not from below"),
+        (
+            "places.py",
+            "if TYPE_CHECKING:\n    from .managed import ManagedModule",
+            "not from below",
+        ),
+        ("units.py", "def f():\n    from . import leases", "not from below"),
+        ("internals/layout.py", "from vramx.integrations.torch import memory", "not from below"),
+        ("attic.py", "", "has no floor"),
+    ],
+)
+def test_a_planted_import_in_the_room_for_torch_is_caught(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    lawful = "from vramx import _core\nfrom vramx.integrations.torch.internals import layout\n"
+    files = {"bridge.py": lawful, "internals/streams.py": "from .layout import tensors_on\n"}
+    files[name] = f"{text}\n"
+    package = plant(tmp_path, {f"integrations/torch/{each}": files[each] for each in files})
+    assert len(found := torch_violations(package)) == 1
+    assert name.split("/", maxsplit=1)[0].removesuffix(".py") in found[0]
     assert message in found[0]
 
 

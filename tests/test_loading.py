@@ -195,7 +195,7 @@ def test_a_loaded_module_runs_within_its_budget_with_the_same_bits(
         stats = session.stats()
         assert stats.peak_resident <= 2 * BLOCK
         assert stats.moved_out == 0
-        assert stats.unleased_touches == 0
+        assert stats.unleased_accesses == 0
         assert "net" in session.report()
     assert torch.equal(module(x), network(x))
 

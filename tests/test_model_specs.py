@@ -91,7 +91,7 @@ def test_a_program_from_a_file_runs_leased_with_the_same_bits(
             assert torch.equal(program(x), network(x))
             session.evict(program)
         assert [count.uses for count in session.modules()] == [2] * leased
-        assert session.stats().unleased_touches == 0
+        assert session.stats().unleased_accesses == 0
     assert torch.equal(program(x), network(x))
 
 
@@ -112,7 +112,7 @@ def test_a_symbolically_traced_module_with_weights_of_its_children_is_leased_who
         session.manage(network)
         session.evict(network)
         assert torch.equal(network(x), expected)
-        assert session.stats().unleased_touches == 0
+        assert session.stats().unleased_accesses == 0
 
 
 @pytest.mark.parametrize("attribute", ["network", "Namespace.inner", "ready"])

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vramx
+from bare_calls import call_of, context_of
 from loopback.control import UNKNOWN, Loopback
 from vramx import _core
 from vramx.integrations.torch.memory import storage_range
@@ -41,24 +42,9 @@ class Weight:
         self.work: Callable[[], Any] = lambda: None
         group = core.define([self.range])
         here = weakref.ref(self)
-        self.context = _core.CallContext(
-            core=core,
-            stream=_core.PresentStream(0, int),
-            activations=lambda *_: [],
-            scratch_grew=lambda: None,
-            wrote=core.written,
-        )
+        self.context = context_of(core, int)
         self.calls = [
-            _core.LeasedCall(
-                context=self.context,
-                group=group,
-                inner=lambda: here().work(),  # type: ignore[union-attr]
-                hooks=None,
-                begin_round=lambda _: None,
-                stale=lambda: None,
-                replaced=lambda: None,
-                least_budget=0,
-            )
+            call_of(self.context, group, lambda: here().work())  # type: ignore[union-attr]
             for _ in range(calls)
         ]
         for call in self.calls:

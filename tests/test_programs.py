@@ -48,7 +48,7 @@ def test_a_program_gives_the_bits_of_its_module_and_drops_its_weights(
             assert torch.equal(program(x), wanted)
             other(x)
         stats = session.stats()
-        assert stats.unleased_touches == 0
+        assert stats.unleased_accesses == 0
         assert stats.peak_resident <= 8 * BLOCK
         assert stats.dropped >= 4 * BLOCK
         assert stats.moved_out < stats.dropped / 4  # buffers count as written

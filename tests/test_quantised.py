@@ -117,12 +117,12 @@ def test_outputs_are_the_same_bits_in_half_of_the_memory(
     nbytes = 6 * BYTES[kind]
     with torch.no_grad(), open_session(3 * BLOCK, memory=memory) as session:
         session.manage(model)
-        assert session._torch._modules[0].nbytes == nbytes
+        assert session._torch.passes.modules[0].nbytes == nbytes
         for _ in range(4):
             assert torch.equal(model(X), plain(X))
         assert session.stats().peak_resident <= 3 * BLOCK
         assert session.stats().moved_out == 0
-        assert session._torch._modules[0].nbytes == nbytes
+        assert session._torch.passes.modules[0].nbytes == nbytes
     assert torch.equal(model(X), plain(X))
     assert [type(p) for p in model.parameters()] == [type(p) for p in plain.parameters()]
 
@@ -138,4 +138,4 @@ def test_what_a_layer_keeps_of_its_weight_beside_it_is_managed_with_it(
             assert torch.equal(model(X), plain(X))
         for layer in model:
             assert layer.kept.codes.data_ptr() == layer.weight.data_ptr()
-        assert session._torch._modules[0].nbytes == 6 * BYTES["carrying"]
+        assert session._torch.passes.modules[0].nbytes == 6 * BYTES["carrying"]

@@ -85,7 +85,7 @@ def test_bytes_are_the_same_on_pageable_memory_and_one_warning_tells(
         assert counts.to_host >= (len(model) - 4) * BLOCK
         assert counts.peak_on_card <= 4 * BLOCK
         assert "could not be pinned" in session.report()
-        pageable = session.device.weights.pageable_bytes
+        pageable = session.device.pageable_bytes
         assert pageable >= 7 * BLOCK
     (warning,) = told
     text = str(warning.message)

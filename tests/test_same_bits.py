@@ -303,7 +303,7 @@ def test_outputs_and_state_are_those_of_an_unmanaged_run(
     assert all(map(torch.equal, outputs, expected))
     assert_equal_state(managed, plain)
     assert stats.passes == PASSES
-    assert stats.unleased_touches == 0
+    assert stats.unleased_accesses == 0
     if budget_name == "below the largest module":
         assert stats.over_link > 0
     if budget_name == "more than all":
@@ -435,7 +435,7 @@ def test_the_encoder_s_fast_path_stays(
             session.manage(managed)
             with Noted() as noted:
                 output = managed(x, **given)
-            assert session.stats().unleased_touches == 0
+            assert session.stats().unleased_accesses == 0
     assert torch.equal(output, expected)
     assert "aten::_transformer_encoder_layer_fwd" in noted.names
 
@@ -494,7 +494,7 @@ def test_a_compiled_module_computes_as_unmanaged(
         with session if in_scope else contextlib.nullcontext():
             session.manage(managed)
             outputs = run(managed, inputs)
-            assert session.stats().unleased_touches == 0
+            assert session.stats().unleased_accesses == 0
             assert (session.stats().evictions > 0) is not whole
             assert_budget_held(session, budget)
         session.close()
@@ -570,10 +570,10 @@ def test_what_is_used_without_a_call_has_the_right_bits_and_is_counted_where_it_
     expected = [each.weight.detach().clone() for each in model]
     with torch.no_grad(), open_session(64 * 2**10, memory=memory) as session:
         session.manage(model)
-        assert session.stats().unleased_touches == 0
+        assert session.stats().unleased_accesses == 0
         assert all(torch.equal(each.weight.clone(), e) for each, e in zip(model, expected))
-        touches, moved = session.stats().unleased_touches, session.device.moved_in
-        assert touches >= len(model) if memory == "managed" else touches == moved == 0
+        accesses, moved = session.stats().unleased_accesses, session.device.moved_in
+        assert accesses >= len(model) if memory == "managed" else accesses == moved == 0
 
 
 @pytest.mark.parametrize("memory", ["mapped", "managed"])

@@ -32,6 +32,7 @@ from hypothesis.stateful import (
 )
 
 import vramx
+from bare_calls import call_of, context_of
 from vramx import _core
 from vramx._core import Advice, Moment, Operation, Use
 
@@ -165,13 +166,7 @@ class ProgramOnACard(RuleBasedStateMachine):
             host_limit=2**30,
         )
         here = weakref.ref(self)
-        self.context = _core.CallContext(
-            core=self.core,
-            stream=_core.PresentStream(0, lambda _: here().present_stream),
-            activations=lambda *_: [],
-            scratch_grew=lambda: None,
-            wrote=lambda _: None,
-        )
+        self.context = context_of(self.core, lambda _: here().present_stream)
 
     # Helpers
 
@@ -385,16 +380,7 @@ class ProgramOnACard(RuleBasedStateMachine):
         pieces = self.pick_some(some)
         ranges = [each.span for each in pieces]
         group = self.core.define(ranges)
-        call = _core.LeasedCall(
-            context=self.context,
-            group=group,
-            inner=lambda: self.work(),  # noqa: PLW0108
-            hooks=None,
-            begin_round=lambda _: None,
-            stale=lambda: None,
-            replaced=lambda: None,
-            least_budget=0,
-        )
+        call = call_of(self.context, group, lambda: self.work())  # noqa: PLW0108
         call.lease(ranges, [], [], [], False)
         self.groups[group] = Group(pieces, call)
 

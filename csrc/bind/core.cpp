@@ -13,13 +13,15 @@
 #include "abi/vramx.h"
 #include "base/error.hpp"
 #include "bind/bind.hpp"
-#include "bind/leases.hpp"
+#include "calls/leases.hpp"
 #include "core/current.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace vramx::bind {
+
+using namespace vramx::calls;
 
 namespace {
 

@@ -64,11 +64,4 @@ void errors(nb::module_& /*module*/) {
       [](const std::exception_ptr& thrown, void*) { raise_own(thrown); });
 }
 
-Poll python_signals() {
-  return [] {
-    const nb::gil_scoped_acquire gil;
-    if (PyErr_CheckSignals() != 0) throw nb::python_error();
-  };
-}
-
 }  // namespace vramx::bind

@@ -11,11 +11,6 @@ NB_MODULE(_core, module) {
   vramx::bind::residency(module);
   vramx::bind::seen(module);
   vramx::bind::core(module);
-  vramx::bind::tensor_layout(module);
-  vramx::bind::versions(module);
-  vramx::bind::contents(module);
-  vramx::bind::own_call(module);
-  vramx::bind::present_stream(module);
-  vramx::bind::call_context(module);
-  vramx::bind::call(module);
+  vramx::bind::tensors(module);
+  vramx::bind::calls(module);
 }

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "base/range.hpp"
+#include "base/rates.hpp"
 #include "device/streams.hpp"
 
 namespace vramx {
@@ -25,16 +26,11 @@ enum class Leave : std::uint8_t { drop, write_back, discard };
 /// The number of a copy queue, below Facts::lanes.
 using Lane = unsigned;
 
-/// About what moves reach, bytes a second.
-struct Rates {
-  double up = 50e9;    ///< towards the card
-  double down = 25e9;  ///< and back
-};
-
 class Route {
  public:
   virtual ~Route() = default;
 
+  /// About what moves reach.
   virtual Rates rates() const = 0;
   /// Starts bringing `range` up on `lane` once `after` is reached; the fence marks arrival.
   virtual Fence bring(Range range, Arrive how, Lane lane, Fences after) = 0;

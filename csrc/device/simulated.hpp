@@ -96,7 +96,7 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   /// The virtual time, in seconds, at which all work asked for so far is done.
   double now() const;
   /// Virtual seconds that streams spent waiting for fences.
-  double stalled() const;
+  double stalled() const override;
   /// The most bytes on the card at one virtual time, counted here and not by any manager.
   Bytes peak_on_card() const;
   Bytes on_card() const;

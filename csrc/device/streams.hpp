@@ -32,6 +32,8 @@ class Streams {
   virtual double seconds(const Fence& from, const Fence& to) const = 0;
   virtual bool reached(const Fence& fence) const noexcept = 0;
   virtual void wait(const Fence& fence) = 0;
+  /// On a virtual clock: the seconds that streams have waited.
+  virtual double stalled() const { return 0; }
 };
 
 /// The end of a stream; null where the stream is gone, since nothing is left to run on it then.

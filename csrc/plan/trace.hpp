@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/bytes.hpp"
-#include "device/route.hpp"
+#include "base/rates.hpp"
 
 namespace vramx {
 

@@ -508,6 +508,9 @@ def find_layout(tensor: object, alias: object, other: object) -> bool:
     Finds where tensors keep what is else asked for; returns whether it did.
     """
 
+def data_address(tensor: object) -> int:
+    """Where a tensor's storage begins; 0 where it has none."""
+
 class Versions:
     """How often tensors were changed in place, as of the last look."""
 
@@ -551,18 +554,20 @@ class PresentStream:
         """Returns its handle."""
 
 class CallContext:
-    """What the leased calls of one session share."""
+    """
+    What the leased calls of one session share.
 
-    def __init__(
-        self,
-        core: Core,
-        stream: PresentStream,
-        activations: object,
-        scratch_grew: object,
-        wrote: object,
-    ) -> None: ...
-    def enter(self) -> int:
-        """Notes a call on this thread; returns how many it was in."""
+    `program` is told of what they do, by its methods: `call_begins` of a thread's outermost
+    call, `contents_changed` of a unit whose module does not hold what is leased,
+    `storage_replaced` of one where a tensor has another storage after the call, `wrote` of
+    ranges, `scratch_grew`. Its `activations` returns which arguments lie in the core's memory.
+    """
+
+    def __init__(self, core: Core, stream: PresentStream, program: object) -> None: ...
+    def enter(self, called: object) -> None:
+        """
+        Notes a call on this thread, of which the program is told if it is the outermost.
+        """
 
     def leave(self) -> None:
         """Notes its end."""
@@ -586,16 +591,11 @@ def newly_addressed(address: int) -> int:
     As weight_at, but 0 where it is known already that the program has the address.
     """
 
-def data_address(tensor: object) -> int:
-    """Where a tensor's storage begins; 0 where it has none."""
-
 class LeasedCall:
     """
     Calls `inner` under a lease of a group, with a budget of `least_budget` bytes or more.
 
-    It is a module where `hooks` say where that has them. `begin_round` is called with the call
-    before a thread's outermost one; `stale` where the module does not hold what is leased;
-    `replaced` under the lease, where a tensor has another storage after the call.
+    It is a module where `hooks` say where that has them. The context's program is told of `unit`.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -604,12 +604,10 @@ class LeasedCall:
     def __init__(
         self,
         context: CallContext,
+        unit: object,
         group: int,
         inner: object,
         hooks: object | None,
-        begin_round: object,
-        stale: object,
-        replaced: object,
         least_budget: int,
     ) -> None: ...
     def lease(
@@ -645,13 +643,8 @@ class LeasedCall:
         Reports versioned tensors that were changed in place since the last look.
         """
 
-    def part_of(self, whole: LeasedCall) -> None:
-        """
-        Leases nothing while the call of a module that it is a part of holds a lease.
-        """
-
-    def part_of_none(self) -> None:
-        """Is a part of no other call any more."""
+    def fuse(self, member: LeasedCall) -> None:
+        """The call of a member leases nothing while this one holds a lease."""
 
     def __deepcopy__(self, memo: object) -> None: ...
     def __reduce__(self) -> tuple[type, tuple[()]]: ...

@@ -640,11 +640,9 @@ class Session:
             for name in Stats.__dataclass_fields__
             if hasattr(native, name)
         }
-        if isinstance(self.device, _core.SimulatedDevice):
-            counts["stall_seconds"] = self.device.stalled
         if self._torch_bridge is not None:
-            counts["passes"] = self._torch_bridge.passes
-            counts["unleased_touches"] = self._torch_bridge.unleased_touches
+            counts["passes"] = self._torch_bridge.passes.count
+            counts["unleased_accesses"] = self._torch_bridge.unleased_accesses
         return Stats(**counts)
 
     def modules(self) -> list[ModuleStats]:

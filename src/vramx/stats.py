@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from vramx.units import format_size
 
-_COUNTS = ("hits", "misses", "evictions", "failed_moves", "passes", "unleased_touches")
+_COUNTS = ("hits", "misses", "evictions", "failed_moves", "passes", "unleased_accesses")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Stats:
         streams waited; else the seconds that threads waited for moves to be issued.
     passes : int
         Finished calls of managed modules, the roots only.
-    unleased_touches : int
+    unleased_accesses : int
         Uses of managed memory outside any lease, each resolved at a fault's cost. Counted on the
         simulated device, and by checking mode; on a card the hardware resolves them unseen. Mapped
         weights are used in place instead, on the simulated device too.
@@ -57,7 +57,7 @@ class Stats:
     failed_moves: int = 0
     stall_seconds: float = 0.0
     passes: int = 0
-    unleased_touches: int = 0
+    unleased_accesses: int = 0
 
     def table(self) -> str:
         """Write the counts for people.

@@ -209,12 +209,12 @@ def test_checking_mode_finds_uses_outside_a_call(
             model = s.manage(stack(8))
             for _ in range(5):
                 assert torch.equal(model(x), expected)
-            assert s.stats().unleased_touches == 0
+            assert s.stats().unleased_accesses == 0
             warns = pytest.warns(RuntimeWarning, match=r"session\.pin")
             with warns if s.device.kind == "mapped" else contextlib.nullcontext():
                 for each, other in zip(model, plain):
                     assert torch.equal(each.weight, other.weight)
-            assert s.stats().unleased_touches == len(model)
+            assert s.stats().unleased_accesses == len(model)
 
 
 def test_this_torch_keeps_counts_of_writes_where_they_are_found() -> None:

@@ -53,6 +53,7 @@ class OverSimulated : public vramx::Device,
   }
   bool reached(const Fence& fence) const noexcept override { return card_.reached(fence); }
   void wait(const Fence& fence) override { card_.wait(fence); }
+  double stalled() const override { return card_.stalled(); }
   void settle(Range range) noexcept override { card_.settle(range); }
 
  private:

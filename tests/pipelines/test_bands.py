@@ -358,5 +358,5 @@ def test_a_picture_beyond_the_budget_goes_band_by_band_while_weights_stream() ->
             with torch.inference_mode():
                 made = by_bands(network, picture[None], [32, 32, 32])[0].clamp(0, 1)
             assert session.stats().moved_in > 4 * sum(small)
-            assert session.stats().unleased_touches == 0
+            assert session.stats().unleased_accesses == 0
     assert (made - wanted).abs().max() <= ROUNDING

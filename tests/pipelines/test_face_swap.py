@@ -604,7 +604,7 @@ def test_modules_are_as_they_were_after_the_scope() -> None:
     with swapping(chain[0], chain[1], swapper, chain[3]) as fs:
         fs(portrait("red"), couple())
         assert fs.session.stats().managed >= 6 * BLOCK
-        assert fs.session.stats().unleased_touches == 0
+        assert fs.session.stats().unleased_accesses == 0
         session = fs.session
     assert training == [False]
     assert [model.training for model in chain] == [True, True, False, False]

@@ -29,7 +29,7 @@ class ModuleStats:
     resident, stays : int
         Of its own bytes, those on the card now, and those that the plan in force never lets go.
     uses : int
-        Times that it was leased, by itself or in a module that was leased whole.
+        Times that it was leased, by itself or in a fused unit.
     hits, misses : int
         Blocks that a lease found on the card or on their way, and blocks that it had to bring.
     brought : dict of str to int

@@ -9,12 +9,10 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree
 from torch.utils.dlpack import from_dlpack
 
 from vramx import _core
@@ -22,17 +20,19 @@ from vramx.arrays import checked_bytes
 from vramx.errors import ConfigError
 from vramx.integrations.torch.allocator import route
 from vramx.integrations.torch.caching import Cache
-from vramx.integrations.torch.calls import Calls
 from vramx.integrations.torch.components import components_of
+from vramx.integrations.torch.core import TorchCore
+from vramx.integrations.torch.history import History
 from vramx.integrations.torch.internals.layout import FOUND_LAYOUT
-from vramx.integrations.torch.internals.streams import present_stream
 from vramx.integrations.torch.internals.watching import watch, watch_no_more
-from vramx.integrations.torch.loading import incoming_for
-from vramx.integrations.torch.managed import ManagedModule, managing_session_of, refuse
+from vramx.integrations.torch.loading import Incoming, incoming_for
+from vramx.integrations.torch.managed import ManagedModule, passes_of
 from vramx.integrations.torch.memory import as_bytes, storage_range
+from vramx.integrations.torch.module_memory import refuse
+from vramx.integrations.torch.passes import Passes
 from vramx.integrations.torch.tensors import parts_of, tensors_of
-from vramx.integrations.torch.touches import Touches
-from vramx.seeing.usage import ModuleStats, added, module_stats
+from vramx.integrations.torch.unleased import UnleasedAccesses
+from vramx.seeing.usage import ModuleStats
 from vramx.units import format_size
 
 _bridges: weakref.WeakSet[TorchBridge] = weakref.WeakSet()
@@ -45,23 +45,6 @@ def in_a_session(tensor: torch.Tensor) -> bool:
     with _adding:
         bridges = [*_bridges]
     return found is not None and any(bridge.core.owned([found]) for bridge in bridges)
-
-
-def _owned_tensors(core: _core.Core, args: Any, kwargs: Any) -> list[tuple[int, int]]:
-    leaves = _pytree.tree_leaves((args, kwargs))
-    found = [storage_range(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    return core.owned([each for each in found if each is not None])
-
-
-def _weakly(method: Any) -> Any:
-    """Make a function of a method that does not keep its object."""
-    found = weakref.WeakMethod(method)
-
-    def call(*args: Any) -> None:
-        if (alive := found()) is not None:
-            alive(*args)
-
-    return call
 
 
 class TorchBridge:
@@ -79,66 +62,41 @@ class TorchBridge:
 
     def __init__(self, core: _core.Core, device: _core.Device, *, check: bool) -> None:
         self.core = core
-        self.simulated = device.kind == "simulated"
-        self.ordinal = device.ordinal
-        self.device = torch.device("cpu") if self.simulated else torch.device("cuda", self.ordinal)
-        #: Whether weights on the card have a host copy that the program may read and write too.
-        self.two_copies = device.host_addresses
-        # A simulated card of one address compares the copies of what it drops.
-        self.keep_digests = check and (self.two_copies or not self.simulated)
+        self._torch_core = TorchCore(core, device, check=check)
         #: Returns the handle of the calling thread's current stream.
-        self.stream = present_stream(self.device)
+        self.stream = self._torch_core.stream
         self.cache = Cache(core, device.ordinal)
-        self.calls = Calls(self._look, self.cache.begin_long_turn)
-        self.context = _core.CallContext(
-            core=core,
-            stream=self.stream,
-            activations=partial(_owned_tensors, core),
-            scratch_grew=self.cache.scratch_grew,
-            wrote=_weakly(self.wrote),
-        )
-        self.passes = 0
-        #: How often something of a new name was put into a managed module.
-        self.registered = 0
-        #: Names and groups of leased modules that are gone.
-        self.gone: list[tuple[str, int]] = []
-        self._past_usage: dict[str, ModuleStats] = {}
-        self._touches: Touches | None = None
-        self._check = check
-        if self.simulated or check:
-            self._touches = Touches(
-                core, self.stream, self._is_watched, _weakly(self.wrote), warn=check
+        self._history = History(core)
+        self.passes: Passes[ManagedModule] = Passes(self._torch_core, self.cache, self._history)
+        self._unleased: UnleasedAccesses | None = None
+        if self._torch_core.simulated or check:
+            self._unleased = UnleasedAccesses(
+                core, self.stream, self._is_watched, self.passes.wrote, warn=check
             )
-        self._managed: list[weakref.ref[ManagedModule]] = []
         with _adding:
             _bridges.add(self)
 
     @property
-    def unleased_touches(self) -> int:
+    def unleased_accesses(self) -> int:
         """Uses of managed memory outside any lease, as far as the device shows them."""
-        return self._touches.count if self._touches is not None else 0
+        return self._unleased.count if self._unleased is not None else 0
 
     @contextlib.contextmanager
     def route(self) -> Iterator[None]:
         """Serve the calling thread's CUDA allocations, for a scope."""
         with contextlib.ExitStack() as scope:
-            if self._touches is not None:
-                scope.enter_context(self._touches)
-            if not self.simulated:
-                scope.enter_context(route(self.core, self.ordinal))
+            if self._unleased is not None:
+                scope.enter_context(self._unleased)
+            if not self._torch_core.simulated:
+                scope.enter_context(route(self.core, self._torch_core.ordinal))
             self.cache.watch()
             yield
 
-    @property
-    def _modules(self) -> list[ManagedModule]:
-        """The managed modules that the program has not let go of, in order."""
-        return [managed for ref in self._managed if (managed := ref()) is not None]
-
     def _is_watched(self, address: int) -> bool:
         """Tell whether operations outside leases are to be seen: they fault, or a check asks."""
-        if self.simulated and not self.core.host_address(address):
+        if self._torch_core.simulated and not self.core.host_address(address):
             return True
-        return self._check and self._weight_at(address) is not None
+        return self._torch_core.check and self._weight_at(address) is not None
 
     def explain(self, error: BaseException) -> None:
         """Add vramx's figures to torch's own out-of-memory error."""
@@ -151,7 +109,7 @@ class TorchBridge:
         dtype = dtype or torch.get_default_dtype()
         nbytes = checked_bytes(shape, dtype.itemsize)
         if nbytes == 0:
-            return torch.empty(shape, dtype=dtype, device=self.device)
+            return torch.empty(shape, dtype=dtype, device=self._torch_core.device)
         memory = self.core.empty(nbytes, self.stream())
         return as_bytes(memory)[:nbytes].view(dtype).view(shape)
 
@@ -180,7 +138,7 @@ class TorchBridge:
         """Take charge of a module or a pipeline's modules; see `Session.manage`."""
         name = name or type(module).__name__
         components = components_of(module)
-        begun = self._modules
+        begun = self.passes.modules
         try:
             if components is None:
                 self._manage_one(module, name)
@@ -188,7 +146,7 @@ class TorchBridge:
                 for part, each in components.items():
                     self._manage_one(each, f"{name}.{part}")
         except BaseException:
-            self._put_back([each for each in self._modules if each not in begun])
+            self._put_back([each for each in self.passes.modules if each not in begun])
             raise
 
     def load(
@@ -203,25 +161,26 @@ class TorchBridge:
         """Take charge of a module with a file's weights; see `Session.load`."""
         name = name or type(module).__name__
         self._check_free(module, name)
-        refuse(module, name, self.device, meta=True)
+        refuse(module, name, self._torch_core.device, meta=True)
         incoming = incoming_for(module, path, name, strict=strict, dtype=dtype)
-        ManagedModule(self, module, name, incoming)  # which adds itself
+        self._take_charge(module, name, incoming)
 
     def _manage_one(self, module: Any, name: str) -> None:
         self._check_free(module, name)
-        ManagedModule(self, module, name)  # which adds itself
+        refuse(module, name, self._torch_core.device, meta=False)
+        self._take_charge(module, name, None)
 
-    def add(self, managed: ManagedModule) -> None:
-        """Know of a module from now on, for as long as it lives."""
-        if self.two_copies and not FOUND_LAYOUT and not self._managed:
+    def _take_charge(self, module: nn.Module, name: str, incoming: Incoming | None) -> None:
+        """Manage a module that was checked."""
+        if self._torch_core.two_copies and not FOUND_LAYOUT and not self.passes.modules:
             warnings.warn(
                 f"torch {torch.__version__} does not keep storages where vramx looks, so weights "
                 "lie in unified memory instead of mapped, which is slower; see vramx doctor",
                 RuntimeWarning,
-                stacklevel=6,
+                stacklevel=5,
             )
-        self._managed.append(weakref.ref(managed))
         watch(self)
+        ManagedModule(self.passes, module, name, incoming)  # which adds itself
 
     def _check_free(self, module: Any, name: str) -> None:
         if not isinstance(module, nn.Module):
@@ -230,7 +189,7 @@ class TorchBridge:
                 "among its components"
             )
         for each in module.modules():
-            if managing_session_of(each) is not None:
+            if passes_of(each) is not None:
                 raise ConfigError(
                     f"{type(each).__name__} in {type(module).__name__} is managed already, by this "
                     "session or another; unmanage it there first"
@@ -251,13 +210,13 @@ class TorchBridge:
 
     def manages(self, module: Any) -> bool:
         """Tell whether it has charge of a module; see `Session.manages`."""
-        return isinstance(module, nn.Module) and managing_session_of(module) is self
+        return isinstance(module, nn.Module) and passes_of(module) is self.passes
 
     def unmanage(self, module: Any) -> None:
         """Put a module or a pipeline's modules back; see `Session.unmanage`."""
         components = components_of(module)
         parts = [module] if components is None else list(components.values())
-        found = [each for each in self._modules if any(each.module is part for part in parts)]
+        found = [each for each in self.passes.modules if any(each.module is part for part in parts)]
         if len(found) < len(parts):
             raise ConfigError(
                 f"{type(module).__name__} is not a module that this session manages, nor a "
@@ -269,51 +228,17 @@ class TorchBridge:
             managed.evict()  # refused while one of them is in use, before any is put back
         self._put_back(found)
 
-    def finish(self) -> None:
-        """Wait until the card has done what it was given."""
-        if not self.simulated:
-            torch.cuda.synchronize(self.device)
-
     def follow(self) -> None:
         """See what managed modules hold now, and what of them was changed in place or let go of."""
-        self._bury()
-        for managed in self._modules:
+        self.passes.bury()
+        for managed in self.passes.modules:
             managed.look()
-        self.note_writes()
-
-    def note_writes(self) -> None:
-        """Report what was changed in place since the last look, before anything evicts it."""
-        self.context.look_at_aliases()
-        for managed in self._modules:
-            managed.note_writes()
-
-    def _look(self, root: Any) -> None:
-        """Look at what is about to be called, and at what may leave the card for it."""
-        if self.gone:
-            self._bury()
-        root.begin_pass()
-        self.context.look_at_aliases()
-        for ref in self._managed:
-            if (managed := ref()) is not None:
-                managed.note_writes_that_leave()
-
-    def _bury(self) -> None:
-        """Let go of what the core knows of modules that the program has let go of."""
-        while self.gone:
-            name, group = self.gone.pop()
-            self.remember([module_stats(name, [], self.core.usage(group))])
-            self.core.undefine(group)
-        self._managed = [ref for ref in self._managed if ref() is not None]
-
-    def wrote(self, ranges: list[tuple[int, int]]) -> None:
-        """Note that the program wrote to weights where they are now."""
-        self.core.written(ranges)
-        self.forget_digests(ranges)
+        self.passes.note_writes()
 
     def bytes_written(self, address: int) -> None:
         """Note that the program is about to write to the weights at an address."""
         if (found := self._weight_at(address)) is not None:
-            self.wrote([found])
+            self.passes.wrote([found])
 
     def bytes_taken(self, address: int) -> None:
         """Note that the program has the address of weights, so that it may write there at any time.
@@ -325,43 +250,35 @@ class TorchBridge:
         if not self.core.leased([found]):
             self.core.expose(*found, True)
             return
-        for managed in self._modules:
+        for managed in self.passes.modules:
             managed.count_buffer_as_written(address)
 
     def new_name(self, module: nn.Module) -> None:
         """Note that something of a new name is put into a module."""
-        if managing_session_of(module) is self:
-            self.registered += 1
+        if passes_of(module) is self.passes:
+            self.passes.registered += 1
 
     def _weight_at(self, address: int) -> tuple[int, int] | None:
-        places = (managed.places.weight_at(address) for managed in self._modules)
+        places = (managed.memory.places.weight_at(address) for managed in self.passes.modules)
         return next((place for place in places if place is not None), None)
 
     def reported(self, ranges: list[tuple[int, int]]) -> None:
         """Take writes as reported by the program, which reports the next ones too."""
         for address, nbytes in self.core.owned(ranges):
             self.core.expose(address, nbytes, False)
-        self.forget_digests(ranges)
-
-    def forget_digests(self, ranges: list[tuple[int, int]]) -> None:
-        """Take reported writes out of what checking mode compares."""
-        for managed in self._modules:
-            managed.forget_digests(ranges)
+        self.passes.forget_digests(ranges)
 
     def usage(self) -> list[ModuleStats]:
         """Count by leased module: the managed ones, then those of old, by name."""
-        present = [row for managed in self._modules for row in managed.usage()]
-        return [*present, *self._past_usage.values()]
-
-    def remember(self, usage: list[ModuleStats]) -> None:
-        """Keep the counts of modules that are managed no more."""
-        for each in usage:
-            self._past_usage[each.name] = added(self._past_usage.get(each.name), each)
+        present = [row for managed in self.passes.modules for row in managed.usage()]
+        return [*present, *self._history.usage()]
 
     def describe(self) -> list[str]:
         """Describe the managed modules, a line each, and what of them costs more than it need."""
-        lines = [line for managed in self._modules for line in managed.describe()]
-        weights = (found for managed in self._modules for found in managed.places.weights())
+        lines = [line for managed in self.passes.modules for line in managed.describe()]
+        weights = (
+            found for managed in self.passes.modules for found in managed.memory.places.weights()
+        )
         if nbytes := sum(nbytes for start, nbytes in weights if self.core.exposed(start)):
             lines.append(
                 f"{format_size(nbytes)} of weights are copied to the card anew at each use, since "
@@ -371,9 +288,9 @@ class TorchBridge:
 
     def close(self) -> None:
         """Put everything back, the last managed first."""
-        self._put_back(self._modules)
+        self._put_back(self.passes.modules)
         watch_no_more(self)
-        self._bury()
+        self.passes.bury()
 
     def _put_back(self, found: list[ManagedModule]) -> None:
         """Put modules back, the last managed first."""
@@ -381,4 +298,4 @@ class TorchBridge:
             managed.check_idle()
         for managed in reversed(found):
             managed.put_back()
-            self._managed = [ref for ref in self._managed if ref() is not managed]
+            self.passes.remove(managed)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from vramx.errors import UnreportedWriteError
+from vramx.integrations.torch.core import TorchCore
 from vramx.integrations.torch.internals.layout import has_version
 from vramx.integrations.torch.memory import storage_range
-
-if TYPE_CHECKING:
-    from vramx.integrations.torch.bridge import TorchBridge
 
 
 def _digest(tensor: torch.Tensor) -> tuple[int, int]:
@@ -34,12 +32,13 @@ class Digests:
 
     Parameters
     ----------
-    bridge : TorchBridge
-        The torch side of the session whose memory they are in.
+    torch_core : TorchCore
+        What the torch side of the session stands on whose memory they are in.
     """
 
-    def __init__(self, bridge: TorchBridge) -> None:
-        self._bridge = bridge
+    def __init__(self, torch_core: TorchCore) -> None:
+        self._torch_core = torch_core
+        self._core = torch_core.core
         self._weights: dict[str, torch.Tensor] = {}
         self._known: dict[str, _Seen] = {}
 
@@ -63,8 +62,8 @@ class Digests:
     def _look(self, weight: torch.Tensor) -> _Seen:
         """Take a weight's version and digests, where it rests and under a lease."""
         with _disable_current_modes():  # which would take it for a use, and lease it
-            at_rest = _digest(weight) if self._bridge.two_copies else ()
-        core, stream, found = self._bridge.core, self._bridge.stream(), storage_range(weight)
+            at_rest = _digest(weight) if self._torch_core.two_copies else ()
+        core, stream, found = self._core, self._torch_core.stream(), storage_range(weight)
         ranges = [] if found is None else [found]
         core.take(ranges, stream, True)
         try:
@@ -75,16 +74,17 @@ class Digests:
     def verify(self) -> None:
         """Compare the weights with their digests.
 
+        What torch counts as written is to be noted before, so that a lease shows it.
+
         Raises
         ------
         UnreportedWriteError
             If bytes changed and neither a version counter nor ``session.written`` told.
         """
-        self._bridge.note_writes()  # so that a lease shows them
         for name, weight in self._weights.items():
             known = self._known[name]
             present = self._look(weight)
-            told = known.place is None or self._bridge.core.exposed(known.place[0])
+            told = known.place is None or self._core.exposed(known.place[0])
             if present.digest != known.digest and present.version == known.version and not told:
                 raise UnreportedWriteError(
                     f"{name} changed and nothing told: call session.written({name}) after "

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import weakref
+from typing import Any
 
 import torch
 from torch import nn
 
 from vramx import _core
+from vramx.integrations.torch.fusing import Leased, fusible_modules, most_bytes
 from vramx.integrations.torch.internals.own_calls import (
     compiled_call,
     replace_call,
     restore_call,
 )
-from vramx.integrations.torch.units import RootCall, Unit, is_leased_with_parts, leased_modules
-from vramx.integrations.torch.wholes import Leased, Whole, most_bytes, whole_modules
+from vramx.integrations.torch.module_memory import ModuleMemory
+from vramx.integrations.torch.passes import Passes
+from vramx.integrations.torch.root_call import CheckedRoot, RootCall
+from vramx.integrations.torch.units import FusedUnit, Unit, is_leased_with_parts, leased_modules
 from vramx.seeing.usage import ModuleStats, added, module_stats
-
-if TYPE_CHECKING:
-    from vramx.integrations.torch.managed import ManagedModule
 
 
 def _outline(module: nn.Module, leased: list[Leased]) -> list[object]:
@@ -38,8 +39,14 @@ class Leases:
 
     Parameters
     ----------
-    managed : ManagedModule
+    root : CheckedRoot
         The module as a session knows it.
+    memory : ModuleMemory
+        Where its bytes lie.
+    passes : Passes
+        Those of the session's managed modules.
+    all_units : WeakSet of Unit
+        Where to put all units that there are, of which some may outlive the module.
 
     Attributes
     ----------
@@ -47,11 +54,20 @@ class Leases:
         The modules that are leased one by one, in registration order.
     """
 
-    def __init__(self, managed: ManagedModule) -> None:
-        self._managed = managed
-        self._core = managed.bridge.core
+    def __init__(
+        self,
+        root: CheckedRoot,
+        memory: ModuleMemory,
+        passes: Passes[Any],
+        all_units: weakref.WeakSet[Unit],
+    ) -> None:
+        self._root = root
+        self._memory = memory
+        self._passes = passes
+        self._core = passes.torch_core.core
+        self._all_units = all_units
         self.units: list[Unit] = []
-        self._wholes: list[Whole] = []
+        self._fused: list[FusedUnit] = []
         self._outline: list[object] = []
         self._written = _core.Versions([])
         self._lost = _core.Versions([])
@@ -70,25 +86,28 @@ class Leases:
         leased = list(leased_modules(module))
         names = {id(each): name for name, each in module.named_modules()}
 
-        def lease(each: nn.Module, parts: list[Leased], *, whole: bool) -> Unit | None:
-            tensors = [tensor for _, own in parts for tensor in own]
-            if not self._managed.places.ranges_of(tensors):
+        def lease(each: nn.Module, uses: list[Leased], *, fused: bool) -> Unit | None:
+            tensors = [tensor for _, own in uses for tensor in own]
+            if not self._memory.places.ranges_of(tensors):
                 return None
-            holders = [holder for part, _ in parts for holder in _holders(part)]
-            name = ".".join(filter(None, (self._managed.name, names[id(each)])))
-            unit = Unit(self._managed, each, tensors, holders, name, whole=whole)
+            holders = [holder for used, _ in uses for holder in _holders(used)]
+            name = ".".join(filter(None, (self._memory.name, names[id(each)])))
+            unit = Unit(
+                self._root, self._memory, self._passes, each, tensors, holders, name, fused=fused
+            )
+            self._all_units.add(unit)
             replace_call(each, unit.call)
             return unit
 
-        units = {id(part[0]): lease(part[0], [part], whole=False) for part in leased}
+        units = {id(one[0]): lease(one[0], [one], fused=False) for one in leased}
         self.units = [unit for unit in units.values() if unit is not None]
         most = most_bytes(self._core.stats().budget)
-        for each, parts in whole_modules(module, leased, most):
-            within = [unit for part, _ in parts if (unit := units[id(part)]) is not None]
-            whole = lease(each, parts, whole=True)
-            if whole is not None:
-                self._wholes.append(Whole(whole, within))
-        instead = {part.group: each.unit.group for each in self._wholes for part in each.parts}
+        for each, members in fusible_modules(module, leased, most):
+            within = [unit for member, _ in members if (unit := units[id(member)]) is not None]
+            fused = lease(each, members, fused=True)
+            if fused is not None:
+                self._fused.append(FusedUnit(fused, within))
+        instead = {member.group: each.unit.group for each in self._fused for member in each.members}
         order = (instead.get(unit.group, unit.group) for unit in self.units)
         self._core.guess(list(dict.fromkeys(order)))
         self._call_root(module)
@@ -97,7 +116,7 @@ class Leases:
 
     def _call_root(self, module: nn.Module) -> None:
         inner = compiled_call(module) or module._call_impl
-        replace_call(module, RootCall(self._managed, self, inner))
+        replace_call(module, RootCall(self._root, self._passes, inner, self))
 
     def _note_versions(self) -> None:
         units = self.units
@@ -118,12 +137,12 @@ class Leases:
             if not isinstance(each, torch.jit.ScriptModule) and each._modules
         ]
         self._contents = _core.Contents(dicts, [])
-        self._registered = self._managed.bridge.registered
+        self._registered = self._passes.registered
         self._outdated = False
 
     def changed(self) -> bool:
         """Tell whether there are other modules than those that are leased."""
-        is_new = self._registered != self._managed.bridge.registered
+        is_new = self._registered != self._passes.registered
         return is_new or self._outdated or self._contents.changed()
 
     def changed_within(self) -> bool:
@@ -146,7 +165,7 @@ class Leases:
         leased = list(leased_modules(module))
         units = {unit.call_of: unit for unit in self.units}
         missing = any(
-            id(each) not in units and self._managed.places.ranges_of(own) for each, own in leased
+            id(each) not in units and self._memory.places.ranges_of(own) for each, own in leased
         )
         if missing or _outline(module, leased) != self._outline:
             self._past = {row.name: row for row in self.usage()}
@@ -161,25 +180,26 @@ class Leases:
         for each, own in leased:
             if id(each) in units:
                 units[id(each)].lease(own, _holders(each))
-        for whole in self._wholes:
-            whole.lease()
+        for fused in self._fused:
+            fused.unit.lease_again()
         self._note_versions()
 
     def undo(self) -> None:
         """Give all modules their own calls again."""
-        if (module := self._managed.module) is not None:
+        if (module := self._memory.module) is not None:
             restore_call(module)
         # All that there are: what was interrupted may have made some that are not known here.
-        for unit in [*self._managed.units]:
+        for unit in [*self._all_units]:
             unit.end()
+            self._all_units.discard(unit)
         self.units.clear()
-        self._wholes.clear()
+        self._fused.clear()
         self._note_versions()
         self._contents = _core.Contents([], [])
 
     def remember(self) -> None:
         """Have the session keep the counts of what is leased."""
-        self._managed.bridge.remember(self.usage())
+        self._passes.history.remember(self.usage())
 
     def usage(self) -> list[ModuleStats]:
         """Count what was done with the leased modules, in the order of registration."""
@@ -187,11 +207,11 @@ class Leases:
             unit.group: module_stats(unit.name, unit.ranges, self._core.usage(unit.group))
             for unit in self.units
         }
-        for whole in self._wholes:
-            usage = self._core.usage(whole.unit.group)
+        for fused in self._fused:
+            usage = self._core.usage(fused.unit.group)
             stalled = usage.stall_seconds
-            for part in whole.parts:
-                rows[part.group] += ModuleStats(part.name, uses=usage.uses, stall_seconds=stalled)
+            for one in fused.members:
+                rows[one.group] += ModuleStats(one.name, uses=usage.uses, stall_seconds=stalled)
                 stalled = 0.0  # it waited before the first of them
         past = dict(self._past)
         present = [added(past.pop(row.name, None), row) for row in rows.values()]
@@ -210,8 +230,8 @@ class Leases:
 
     def count_as_written(self, address: int) -> None:
         """Take memory at an address for written at each call that uses it."""
-        self._managed.places.written_unseen.add(address)
-        for unit in [*self.units, *(whole.unit for whole in self._wholes)]:
+        self._memory.places.written_unseen.add(address)
+        for unit in [*self.units, *(fused.unit for fused in self._fused)]:
             if any(start == address for start, _ in unit.ranges):
                 unit.note_writes_always()
         self._note_versions()

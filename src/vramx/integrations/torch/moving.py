@@ -24,7 +24,7 @@ def _batches(storages: list[Storage]) -> Iterator[list[Storage]]:
 
 
 def moved_in(
-    core: _core.Core, storages: list[Storage], use: _core.Use
+    core: _core.Core, storages: list[Storage], purpose: _core.Use
 ) -> Iterator[tuple[Storage, _core.Memory]]:
     """Copy storages to memory of a core's, batch by batch, so that the host holds little twice.
 
@@ -37,7 +37,7 @@ def moved_in(
         The core.
     storages : list of Storage
         What to move; taken off the list.
-    use : _core.Use
+    purpose : _core.Use
         What the memory is for.
 
     Yields
@@ -57,7 +57,7 @@ def moved_in(
     with ThreadPoolExecutor(1) as ahead:
 
         def reserve(batch: list[Storage]) -> Future[list[_core.Memory]]:
-            return ahead.submit(core.reserve, [storage.nbytes for storage in batch], use)
+            return ahead.submit(core.reserve, [storage.nbytes for storage in batch], purpose)
 
         memories = reserve(batch)
         while batch is not None:

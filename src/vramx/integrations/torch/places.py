@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase as _Norm
 
 from vramx import _core
+from vramx.integrations.torch.core import TorchCore
 from vramx.integrations.torch.internals.layout import (
     COUNTS_USES,
     FOUND_LAYOUT,
@@ -39,7 +40,6 @@ from vramx.integrations.torch.tensors import (
 )
 
 if TYPE_CHECKING:
-    from vramx.integrations.torch.bridge import TorchBridge
     from vramx.integrations.torch.loading import Incoming
 
 
@@ -50,7 +50,7 @@ class _Place:
     memory: weakref.ref[_core.Memory]
     address: int
     nbytes: int
-    use: _core.Use
+    purpose: _core.Use
     home: torch.device
     origin: object  # the same for all parts of one storage
     start: int  # where in that they were
@@ -76,17 +76,17 @@ class Places:
 
     Parameters
     ----------
-    bridge : TorchBridge
-        The session's torch side.
+    torch_core : TorchCore
+        What the session's torch side stands on.
     """
 
-    def __init__(self, bridge: TorchBridge) -> None:
-        self._core = bridge.core
-        self._device = bridge.device
-        self._two_copies = bridge.two_copies
+    def __init__(self, torch_core: TorchCore) -> None:
+        self._torch_core = torch_core
+        self._core = torch_core.core
+        self._device = torch_core.device
+        self._two_copies = torch_core.two_copies
         # Storages are pointed at one of two copies, so it must be known where they say it.
-        self._takes_weights = FOUND_LAYOUT or not bridge.two_copies
-        self._finish = bridge.finish
+        self._takes_weights = FOUND_LAYOUT or not torch_core.two_copies
         self._places: dict[int, _Place] = {}
         self._absent: set[int] = set()
         #: Where something may be written unseen while it is used.
@@ -108,11 +108,13 @@ class Places:
     def weight_at(self, address: int) -> tuple[int, int] | None:
         """Tell which weights begin at an address: it and their bytes, or None."""
         place = self._places.get(address)
-        return place.range if place is not None and place.use is _core.Use.WEIGHTS else None
+        return place.range if place is not None and place.purpose is _core.Use.WEIGHTS else None
 
     def weights(self) -> list[tuple[int, int]]:
         """List where weights lie: addresses and bytes."""
-        return [place.range for place in self._places.values() if place.use is _core.Use.WEIGHTS]
+        return [
+            place.range for place in self._places.values() if place.purpose is _core.Use.WEIGHTS
+        ]
 
     def is_buffer(self, address: int) -> bool:
         """Tell whether no parameter lies in the place at an address."""
@@ -124,7 +126,7 @@ class Places:
         """Collect what lies in these tensors' storages, each once, by what it is for."""
         parameters = {id(part) for p in module.parameters() for _, part in parts_of(p)}
         unseen = _written_unseen(module)
-        by_use: dict[_core.Use, list[Storage]] = {_core.Use.WEIGHTS: [], _core.Use.SCRATCH: []}
+        by_purpose: dict[_core.Use, list[Storage]] = {_core.Use.WEIGHTS: [], _core.Use.SCRATCH: []}
         for key, held in shared_storages(list(tensors.values())).items():
             if key is None:
                 continue
@@ -133,7 +135,7 @@ class Places:
                 parts = [held]
             else:
                 spans = split(held)
-                storages = [Storage(each[0], start, end) for start, end, each in spans]
+                storages = [Storage(each[0], start, size) for start, size, each in spans]
                 parts = [each for _, _, each in spans]
             for storage, inside in zip(storages, parts):
                 storage.origin = storages[0].origin
@@ -146,8 +148,8 @@ class Places:
                     and self._takes_weights
                     and not any(id(tensor) in unseen for tensor in inside)
                 )
-                by_use[_core.Use.WEIGHTS if is_weight else _core.Use.SCRATCH].append(storage)
-        return by_use
+                by_purpose[_core.Use.WEIGHTS if is_weight else _core.Use.SCRATCH].append(storage)
+        return by_purpose
 
     def take_in(
         self,
@@ -174,20 +176,20 @@ class Places:
         OutOfMemoryError
             If the host, ``host_limit`` or ``VRAMX_MANAGED_LIMIT`` cannot hold it.
         """
-        for use, storages in self._storages(module, tensors, incoming).items():
-            for storage, memory in moved_in(self._core, storages, use):
+        for purpose, storages in self._storages(module, tensors, incoming).items():
+            for storage, memory in moved_in(self._core, storages, purpose):
                 raw = as_bytes(memory)
                 self._places[memory.address] = _Place(
                     memory=weakref.ref(memory),
                     address=memory.address,
                     nbytes=memory.nbytes,
-                    use=use,
+                    purpose=purpose,
                     home=storage.home,
                     origin=storage.origin,
                     start=storage.start,
                     has_parameter=storage.is_weight,
                 )
-                if use is _core.Use.WEIGHTS:
+                if purpose is _core.Use.WEIGHTS:
                     self._core.point(raw.untyped_storage()._cdata, memory.address, memory.nbytes)
                 for tensor in storage.tensors:
                     placement.put(tensor, storage.view(tensor, raw))
@@ -251,7 +253,7 @@ class Places:
             if found is not None and found[0] in self:
                 inside.setdefault(found[0], []).append(tensor)
         self._core.evict([self._places[address].range for address in inside])
-        self._finish()  # what the program wrote to host copies
+        self._torch_core.finish()  # what the program wrote to host copies
         by_origin: dict[int, list[_Place]] = {}
         for address in inside:
             place = self._places[address]
@@ -266,8 +268,8 @@ class Places:
     ) -> None:
         """Put parts of one storage back into one."""
         first = min(place.start for place in places)
-        end = max(place.start + place.nbytes for place in places)
-        raw = torch.empty(end - first, dtype=torch.uint8, device="cpu")
+        size = max(place.start - first + place.nbytes for place in places)
+        raw = torch.empty(size, dtype=torch.uint8, device="cpu")
         self._core.load(
             [
                 (place.address, raw.data_ptr() + place.start - first, place.nbytes)

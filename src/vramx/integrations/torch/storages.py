@@ -53,8 +53,8 @@ class Storage:
         A tensor that lies in it.
     start : int
         The first byte of the tensor's storage that belongs to it.
-    end : int, optional
-        The first that does not; all up to its end do unless given.
+    size : int, optional
+        How many do; all from there on unless given.
 
     Attributes
     ----------
@@ -70,13 +70,14 @@ class Storage:
         Whether a parameter lies in it.
     """
 
-    def __init__(self, tensor: torch.Tensor, start: int = 0, end: int | None = None) -> None:
+    def __init__(self, tensor: torch.Tensor, start: int = 0, size: int | None = None) -> None:
         self.home = torch.device("cpu") if tensor.is_meta else tensor.device
         self.tensors: list[torch.Tensor] = []
         self.is_weight = False
         self.origin = object()
         self.start = start
-        self._raw = bytes_of(tensor)[start:end]
+        raw = bytes_of(tensor)
+        self._raw = raw.narrow(0, start, raw.numel() - start if size is None else size)
 
     @property
     def nbytes(self) -> int:
@@ -115,13 +116,12 @@ def shared_storages(tensors: list[torch.Tensor]) -> dict[object, list[torch.Tens
 _ALIGNED = 64
 
 
-def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    """Tell the first byte of its storage that a tensor uses, and the first after them."""
-    first = int(tensor.storage_offset())
-    last = first
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """Tell where in its storage the bytes begin that a tensor uses, and how many there are."""
+    count = 1
     if tensor.numel() > 0:
-        last += sum((size - 1) * step for size, step in zip(tensor.size(), tensor.stride()))
-    return first * tensor.itemsize, (last + 1) * tensor.itemsize
+        count += sum((size - 1) * step for size, step in zip(tensor.size(), tensor.stride()))
+    return int(tensor.storage_offset()) * tensor.itemsize, count * tensor.itemsize
 
 
 def split(tensors: list[torch.Tensor]) -> list[tuple[int, int, list[torch.Tensor]]]:
@@ -135,19 +135,20 @@ def split(tensors: list[torch.Tensor]) -> list[tuple[int, int, list[torch.Tensor
     Returns
     -------
     list of (int, int, list of torch.Tensor)
-        The first byte of a part, the first after it, and the tensors in it; the whole storage where
-        its tensors cannot be parted.
+        Where a part begins, its bytes, and the tensors in it; the whole storage where its tensors
+        cannot be parted.
     """
     total = tensors[0].untyped_storage().nbytes()
     parts: list[tuple[int, int, list[torch.Tensor]]] = []
-    for tensor in sorted(tensors, key=_extent):
-        start, end = _extent(tensor)
-        start, end = start - start % _ALIGNED, min(end, total)
-        if parts and start < parts[-1][1]:
-            before, until, held = parts[-1]
-            parts[-1] = (before, max(until, end), [*held, tensor])
+    for tensor in sorted(tensors, key=_span):
+        first, used = _span(tensor)
+        start = first - first % _ALIGNED
+        size = min(first + used, total) - start
+        before, taken, held = parts[-1] if parts else (0, 0, [])
+        if start < before + taken:
+            parts[-1] = (before, max(taken, start + size - before), [*held, tensor])
         else:
-            parts.append((start, end, [tensor]))
+            parts.append((start, size, [tensor]))
     return parts if len(parts) > 1 else [(0, total, tensors)]
 
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import sys
-import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from vramx import _core
+from vramx.integrations.torch.fusing import least_budget
 from vramx.integrations.torch.internals.layout import has_version
 from vramx.integrations.torch.internals.own_calls import compiled_before, own_call, restore_call
 from vramx.integrations.torch.memory import storage_range
+from vramx.integrations.torch.module_memory import ModuleMemory
+from vramx.integrations.torch.passes import Passes, Root
 from vramx.integrations.torch.tensors import each_once, own_tensors
-from vramx.integrations.torch.wholes import least_budget
-
-if TYPE_CHECKING:
-    from vramx.integrations.torch.leases import Leases
-    from vramx.integrations.torch.managed import ManagedModule
 
 # These use their children's weights without calling the children.
 _USE_CHILDREN_UNCALLED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -92,7 +89,7 @@ def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tens
 
 
 class Unit:
-    """A module that is leased by itself or whole, and the call that leases tensors around it.
+    """A module that is leased as one, and the call that leases tensors around it.
 
     The call takes the place torch gives a compiled call, outside the module's own hooks, and hooks
     nothing itself: fast paths that look for hooks stay, and hooks that touch weights run under the
@@ -101,60 +98,65 @@ class Unit:
 
     Parameters
     ----------
-    managed : ManagedModule
-        What the module is, or is a part of.
+    root : Root
+        The managed module that it is of.
+    memory : ModuleMemory
+        Where the bytes of that lie.
+    passes : Passes
+        Those of the session's managed modules.
     module : torch.nn.Module
         The module.
     tensors : list of torch.Tensor
         What its call uses.
-    parts : list of torch.nn.Module
+    holders : list of torch.nn.Module
         The modules that hold those.
     name : str
         How reports call it.
-    whole : bool
-        Whether it is leased for its parts.
+    fused : bool
+        Whether it is leased for members.
     """
 
     def __init__(
         self,
-        managed: ManagedModule,
+        root: Root,
+        memory: ModuleMemory,
+        passes: Passes[Any],
         module: nn.Module,
         tensors: list[torch.Tensor],
-        parts: list[nn.Module],
+        holders: list[nn.Module],
         name: str,
         *,
-        whole: bool,
+        fused: bool,
     ) -> None:
-        self._managed = managed
-        self._bridge = managed.bridge
+        self.root = root
+        self._module_memory = memory
+        self._places = memory.places
+        self._core = passes.torch_core.core
         self.name = name
         self.call_of = id(module)
         self._module = weakref.ref(module)
         self.ranges: list[tuple[int, int]] = []
         self.tensors: list[torch.Tensor] = []
-        self._memory: dict[int, torch.UntypedStorage] = {}
+        self._storages: dict[int, torch.UntypedStorage] = {}
         self.always_written = False
         self.versioned: list[torch.Tensor] = []
-        self.group = self._bridge.core.define([], name)
+        self.group = self._core.define([], name)
         inner, hooks = own_call(module)
-        most = sum(nbytes for nbytes in managed.places.ranges_of(tensors).values())
+        most = sum(nbytes for nbytes in self._places.ranges_of(tensors).values())
         self.call: _core.LeasedCall = _core.LeasedCall(
-            context=self._bridge.context,
+            context=passes.context,
+            unit=self,
             group=self.group,
             inner=inner,
             hooks=hooks,
-            begin_round=self._begin_round,
-            stale=self._stale,
-            replaced=self._replaced,
-            least_budget=least_budget(most) if whole else 0,
+            least_budget=least_budget(most) if fused else 0,
         )
-        self._finalizer = weakref.finalize(self, self._bridge.gone.append, (name, self.group))
+        self._finalizer = weakref.finalize(self, passes.history.gone.append, (name, self.group))
         self._finalizer.atexit = False
-        managed.units.add(self)
         self.restless = 0  # passes in a row in which the module held something else than before
         self.restless_in = 0  # the last of them
-        self._parts: list[weakref.ref[nn.Module]] = []
-        self.lease(tensors, parts)
+        self._holders: list[weakref.ref[nn.Module]] = []
+        self.lease(tensors, holders)
 
     def end(self) -> None:
         """Lease nothing any more, and give the module its own call again, if it is there still."""
@@ -162,17 +164,16 @@ class Unit:
             restore_call(module)
         self.lease([], [])
         if self._finalizer.detach() is not None:
-            self._bridge.core.undefine(self.group)
-        self._managed.units.discard(self)
+            self._core.undefine(self.group)
 
-    def lease(self, tensors: list[torch.Tensor], parts: list[nn.Module]) -> None:
+    def lease(self, tensors: list[torch.Tensor], holders: list[nn.Module]) -> None:
         """Say what the call uses from now on; what is not in the session's memory is not leased.
 
         Parameters
         ----------
         tensors : list of torch.Tensor
             All that it uses.
-        parts : list of torch.nn.Module
+        holders : list of torch.nn.Module
             The modules that hold those.
 
         Raises
@@ -180,77 +181,57 @@ class Unit:
         InUseError
             If the module is running; nothing has changed.
         """
-        found = self._managed.places.ranges_of(tensors)
+        found = self._places.ranges_of(tensors)
         ranges = sorted(found.items())
         if ranges != self.ranges:
-            self._bridge.core.redefine(self.group, ranges)
+            self._core.redefine(self.group, ranges)
         self.ranges = ranges
         self.tensors = [t for t in tensors if (r := storage_range(t)) and r[0] in found]
         # The group names blocks of this memory, so the memory stays while it does.
-        self._memory = {id(t): t.untyped_storage() for t in self.tensors}
-        weights = [t for t in self.tensors if self._managed.places.is_weight(t)]
+        self._storages = {id(t): t.untyped_storage() for t in self.tensors}
+        weights = [t for t in self.tensors if self._places.is_weight(t)]
         self.versioned = [t for t in weights if has_version(t)]
-        unseen = self._managed.places.written_unseen
+        unseen = self._places.written_unseen
         self.always_written = len(self.versioned) < len(weights) or not unseen.isdisjoint(found)
-        self._parts = [weakref.ref(each) for each in parts]
-        self.call.lease(ranges, _dicts_of(parts), tensors, self.versioned, self.always_written)
+        self._holders = [weakref.ref(each) for each in holders]
+        self.call.lease(ranges, _dicts_of(holders), tensors, self.versioned, self.always_written)
 
     def lease_again(self) -> None:
-        """Say that the call uses what the module's parts hold now."""
-        parts = [part for ref in self._parts if (part := ref()) is not None]
-        found = (tensor for part in parts for tensor in own_tensors(part, recurse=False))
-        self.lease(each_once(found), parts)
+        """Say that the call uses what the same modules hold now."""
+        holders = [holder for ref in self._holders if (holder := ref()) is not None]
+        found = (tensor for holder in holders for tensor in own_tensors(holder, recurse=False))
+        self.lease(each_once(found), holders)
 
     def note_writes_always(self) -> None:
         """Take what it uses for written at each of its calls, also while one is running."""
         self.always_written = True
         self.call.always_written = True
 
-    def _stale(self) -> None:
-        self._managed.look_at(self)
-
-    def _begin_round(self, call: object) -> None:
-        self._bridge.calls.begin_round(call, self._managed)
-
-    def _replaced(self) -> None:
-        """Take what the call gave its tensors in the place of their bytes.
+    def put_in_place(self) -> None:
+        """Put what the call gave its tensors in the place of their bytes.
 
         As layers do that cast their weights for each call and back: new bytes of the same size go
         where the old ones were. What does not fit there is looked at when the next pass begins.
         """
         for tensor in self.tensors:
-            known = self._memory[id(tensor)]
+            known = self._storages[id(tensor)]
             if tensor.untyped_storage()._cdata != known._cdata:
-                self._managed.replace(tensor, known)
+                self._module_memory.replace(tensor, known)
 
 
-class RootCall:
-    """Stands in the call of a module that `Session.manage` was given: counts its passes."""
+class FusedUnit:
+    """A module leased as one with all below it, whose members need no lease while its call runs.
 
-    def __init__(self, managed: ManagedModule, leases: Leases, inner: Callable[..., Any]) -> None:
-        self._managed = managed
-        self._leases = leases  # which go with the module
-        self._bridge = managed.bridge
-        self._inner = inner
+    Parameters
+    ----------
+    unit : Unit
+        The module's own.
+    members : list of Unit
+        Those of the modules below it, in registration order.
+    """
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module and count it."""
-        context = self._bridge.context
-        outermost = context.enter() == 0
-        self._managed.callers.append(threading.get_ident())
-        try:
-            if outermost:
-                self._bridge.calls.begin_round(self, self._managed)
-            self._managed.verify()
-            result = self._inner(*args, **kwargs)
-        finally:
-            self._managed.callers.remove(threading.get_ident())
-            context.leave()
-        self._bridge.passes += 1
-        return result
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        return None
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return (type(None), ())
+    def __init__(self, unit: Unit, members: list[Unit]) -> None:
+        self.unit = unit
+        self.members = members
+        for member in members:
+            unit.call.fuse(member.call)

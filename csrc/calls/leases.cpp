@@ -1,14 +1,19 @@
-#include "bind/leases.hpp"
+#include "calls/leases.hpp"
 
 #include <nanobind/nanobind.h>
 
 #include <algorithm>
 
-#include "bind/bind.hpp"
-
 namespace nb = nanobind;
 
-namespace vramx::bind {
+namespace vramx::calls {
+
+Poll python_signals() {
+  return [] {
+    const nb::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+  };
+}
 
 Blocks blocks_of(Core& core, const Ranges& ranges) {
   Blocks all;
@@ -108,4 +113,4 @@ void written(Core& core, const Ranges& ranges) {
   core.residency().written(blocks_of(core, parts.others));
 }
 
-}  // namespace vramx::bind
+}  // namespace vramx::calls

@@ -11,7 +11,7 @@
 #include "base/range.hpp"
 #include "device/device.hpp"
 
-namespace vramx::bind {
+namespace vramx::calls {
 
 class PresentStream {
  public:
@@ -22,8 +22,6 @@ class PresentStream {
   PresentStream(std::int32_t card, nanobind::object ask, Function function);
 
   Stream operator()() const;
-  const nanobind::object& ask() const { return ask_; }
-  void clear() { ask_.reset(); }
 
  private:
   Function function_;
@@ -31,4 +29,4 @@ class PresentStream {
   nanobind::object ask_;
 };
 
-}  // namespace vramx::bind
+}  // namespace vramx::calls

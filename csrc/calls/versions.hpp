@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace vramx::bind {
+namespace vramx::calls {
 
 /// The counts of some tensors, as of the last look. Under the interpreter's lock.
 class Versions {
@@ -16,7 +16,13 @@ class Versions {
 
   /// Whether some were changed since the last look; this is one.
   bool changed();
-  const std::vector<nanobind::object>& tensors() const { return tensors_; }
+  template <class Visit>
+  int each_object(Visit&& visit) const {
+    for (const nanobind::object& tensor : tensors_) {
+      if (const int stop = visit(tensor.ptr())) return stop;
+    }
+    return 0;
+  }
   void clear() { tensors_.clear(); }
 
  private:
@@ -26,4 +32,4 @@ class Versions {
   std::int64_t total_;
 };
 
-}  // namespace vramx::bind
+}  // namespace vramx::calls

@@ -1,16 +1,11 @@
-#include "bind/own_call.hpp"
-
-#include <nanobind/stl/vector.h>
+#include "calls/own_call.hpp"
 
 #include <algorithm>
 #include <utility>
 
-#include "bind/bind.hpp"
-
 namespace nb = nanobind;
-using namespace nb::literals;
 
-namespace vramx::bind {
+namespace vramx::calls {
 
 namespace {
 
@@ -56,14 +51,4 @@ nb::object OwnCall::operator()(PyObject* args, PyObject* kwargs) const {
   return owned(PyObject_Call(own.ptr(), args, kwargs));
 }
 
-void own_call(nb::module_& module) {
-  nb::class_<HookPlaces>(module, "HookPlaces",
-                         "Where the framework looks for hooks before it calls a module's forward.")
-      .def(nb::init<HookPlaces::Names, HookPlaces::Names, nb::typed<nb::dict, nb::str, nb::object>,
-                    nb::object>(),
-           "of_module"_a, "of_all"_a, "among"_a, "traced"_a)
-      .def("none", &HookPlaces::none, "module"_a,
-           "Whether a call of the module goes to its forward and does nothing else.");
-}
-
-}  // namespace vramx::bind
+}  // namespace vramx::calls

@@ -1,36 +1,32 @@
-"""Which modules are leased whole, parts and all, where leasing each part would cost more."""
+"""Which modules are leased as one with all below them, where a lease for each would cost more."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from vramx.integrations.torch.storages import storage_key
 
-if TYPE_CHECKING:
-    from vramx.integrations.torch.units import Unit
-
 #: A module with its tensors, leased as one.
 Leased = tuple[nn.Module, list[torch.Tensor]]
 
 # A lease takes some microseconds of the program's time, whatever its size: of kernels that take as
 # long, a module this large has hardly more than a handful. What one lease holds is lost for what
-# is brought ahead, so it is little of the budget.
+# is fetched ahead, so it is little of the budget.
 _MOST_BYTES = 128 * 2**20
 _MOST_OF_BUDGET = 16
 
 
 def most_bytes(budget: int) -> int:
-    """Tell how large a module may be to be leased whole."""
+    """Tell how large a module may be to be a fused unit."""
     return min(_MOST_BYTES, budget // _MOST_OF_BUDGET)
 
 
 def least_budget(nbytes: int) -> int:
-    """Tell below which budget the parts of a module of so many bytes are leased one by one.
+    """Tell below which budget the members of a fused unit of so many bytes are leased one by one.
 
     Where the budget shrinks, the module may be twice as much of it as where it is managed.
     """
@@ -48,28 +44,6 @@ def _places(module: nn.Module) -> Counter[int]:
     )
 
 
-class Whole:
-    """A module leased whole, whose parts need no lease of their own while its call runs.
-
-    Parameters
-    ----------
-    unit : Unit
-        The module's.
-    parts : list of Unit
-        Those of its parts, in registration order.
-    """
-
-    def __init__(self, unit: Unit, parts: list[Unit]) -> None:
-        self.unit = unit
-        self.parts = parts
-        for part in parts:
-            part.call.part_of(unit.call)
-
-    def lease(self) -> None:
-        """Lease what its parts use now."""
-        self.unit.lease_again()
-
-
 class _Contents:
     """What of the leased modules lies below each module."""
 
@@ -77,7 +51,7 @@ class _Contents:
         self._leased = {id(each[0]): each for each in leased}
         self._places = _places(root)
 
-    def parts(self, module: nn.Module) -> list[Leased]:
+    def members(self, module: nn.Module) -> list[Leased]:
         """List the leased modules from here down, in registration order."""
         return [self._leased[id(m)] for m in module.modules() if id(m) in self._leased]
 
@@ -86,9 +60,9 @@ class _Contents:
         return all(self._places[id(m)] == 1 for m in module.modules() if m is not module)
 
 
-def _bytes_of(parts: Sequence[Leased]) -> int:
+def _bytes_of(members: Sequence[Leased]) -> int:
     storages: dict[Hashable, int] = {}
-    for _, tensors in parts:
+    for _, tensors in members:
         for tensor in tensors:
             key = storage_key(tensor)
             if key is not None:
@@ -96,10 +70,10 @@ def _bytes_of(parts: Sequence[Leased]) -> int:
     return sum(storages.values())
 
 
-def whole_modules(
+def fusible_modules(
     root: nn.Module, leased: Sequence[Leased], most: int
 ) -> list[tuple[nn.Module, list[Leased]]]:
-    """Choose the largest modules that are small enough to be leased whole.
+    """Choose the largest modules that are small enough to be fused units.
 
     Not `root`, of which programs call the parts at times (``model.encode``), and none with a part
     that is a part of another module too.
@@ -116,26 +90,26 @@ def whole_modules(
     Returns
     -------
     list of (torch.nn.Module, list)
-        Modules and those of `leased` that are part of each, two or more.
+        Modules and the members of each, two or more of `leased`.
     """
     contents = _Contents(root, leased)
-    whole: list[tuple[nn.Module, list[Leased]]] = []
+    fused: list[tuple[nn.Module, list[Leased]]] = []
     seen: set[int] = set()
 
     def visit(module: nn.Module) -> None:
         if id(module) in seen:
             return
         seen.add(id(module))
-        parts = contents.parts(module)
-        if len(parts) < 2:
+        members = contents.members(module)
+        if len(members) < 2:
             return
-        fits = _bytes_of(parts) <= most
+        fits = _bytes_of(members) <= most
         if fits and _has_forward(module) and contents.are_only_here(module):
-            whole.append((module, parts))
+            fused.append((module, members))
             return
         for child in module.children():
             visit(child)
 
     for child in root.children():
         visit(child)
-    return whole
+    return fused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,8 +16,8 @@ from torch import nn
 
 import vramx
 from vramx import _core
+from vramx.integrations.torch.fusing import fusible_modules, least_budget, most_bytes
 from vramx.integrations.torch.units import leased_modules
-from vramx.integrations.torch.wholes import least_budget, most_bytes, whole_modules
 from vramx.seeing.timeline import leases
 
 WIDTH = 32
@@ -139,7 +140,7 @@ def test_a_part_called_by_itself_has_a_lease_of_its_own(open_session: OpenSessio
         assert leased(session, lambda: part(X)) == ["Model.layers.3.first"]
         assert torch.equal(part(X), expected)
         assert session.stats().resident == BLOCK
-        assert session.stats().unleased_touches == 0
+        assert session.stats().unleased_accesses == 0
         assert {row.uses for row in session.modules()} == {0, 2}
 
 
@@ -168,12 +169,11 @@ def test_a_part_on_another_stream_has_one_too(open_session: OpenSession) -> None
     streams = [0]
     model = Model()
     with open_session(WHOLE, block=BLOCK) as session:
-        session._torch.context = _core.CallContext(
+        passes = session._torch.passes
+        passes.context = _core.CallContext(
             core=session._core,
             stream=_core.PresentStream(0, lambda _: streams[-1]),
-            activations=lambda *_: [],
-            scratch_grew=lambda: None,
-            wrote=lambda _: None,
+            program=weakref.proxy(passes),
         )
         session.manage(model)
         model.layers[0].then = lambda: streams.append(7)
@@ -289,7 +289,7 @@ def trees(draw: st.DrawFn) -> Tree:
 @given(root=trees(), most=st.integers(0, 1000))
 def test_the_largest_modules_that_are_small_are_chosen(root: Tree, most: int) -> None:
     one_by_one = list(leased_modules(root))
-    chosen = whole_modules(root, one_by_one, most)
+    chosen = fusible_modules(root, one_by_one, most)
     sizes = {id(module): sum(t.nbytes for t in own) for module, own in one_by_one}
     places = [id(child) for module in root.modules() for child in module.children()]
 

@@ -1,6 +1,6 @@
-"""Torch operations on managed memory outside any lease: the simulated card's page faults.
+"""Torch operations that access managed memory outside any lease: the simulated card's page faults.
 
-On a real card the hardware resolves such a touch. On the simulated one an operation whose tensors
+On a real card the hardware resolves such an access. On the simulated one an operation whose tensors
 lie in the session's memory of one address, and that no lease covers, leases them for its own
 duration; it is counted. What an operation writes is known from its schema, so no write is missed.
 Memory of two addresses needs none of it: such weights are used in place on the host. In checking
@@ -54,8 +54,8 @@ def _may_copy(func: Any) -> bool:
 _noted: dict[str, Any] = {}
 
 
-class Touches(TorchDispatchMode):
-    """Leases what operations touch, while in force.
+class UnleasedAccesses(TorchDispatchMode):
+    """Leases what operations access, while in force.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Touches(TorchDispatchMode):
     wrote : callable
         Called with the ranges that an operation wrote to.
     warn : bool
-        Whether to warn of each touch of what is used in place on the host.
+        Whether to warn of each access to what is used in place on the host.
     """
 
     def __init__(
@@ -105,24 +105,24 @@ class Touches(TorchDispatchMode):
             return func(*args, **kwargs)
         # Beneath a mode torch does not count all writes itself.
         written = self._core.owned(_ranges(_written(func._schema, args, kwargs)))
-        touched = self._owned((args, kwargs))
-        if not touched:
+        accessed = self._owned((args, kwargs))
+        if not accessed:
             return self._reported(func(*args, **kwargs), written)
-        leased = self._core.leased(touched)
+        leased = self._core.leased(accessed)
         stream = self._stream()
-        self._core.take(touched, stream, True)
+        self._core.take(accessed, stream, True)
         try:
             result = func(*args, **kwargs)
         finally:
-            self._core.give(touched, stream, True)
+            self._core.give(accessed, stream, True)
         if not (leased or (func.is_view and _ranges(result) == _ranges(args))):
-            self._note(func, touched)
+            self._note(func, accessed)
         return self._reported(result, written)
 
-    def _note(self, func: Any, touched: list[tuple[int, int]]) -> None:
+    def _note(self, func: Any, accessed: list[tuple[int, int]]) -> None:
         """Count a use outside a lease, and warn of it if asked to."""
         self.count += 1
-        if self._warn and any(self._core.host_address(start) for start, _ in touched):
+        if self._warn and any(self._core.host_address(start) for start, _ in accessed):
             warnings.warn(
                 f"{func} used managed weights outside their modules' calls, which reads them "
                 "from host memory over the link each time: use them inside "

@@ -9,7 +9,7 @@
 
 #include <vector>
 
-namespace vramx::bind {
+namespace vramx::calls {
 
 /// Where the framework looks for hooks before it calls a module's `forward`.
 class HookPlaces {
@@ -44,4 +44,4 @@ class OwnCall {
   nanobind::object hooks_;
 };
 
-}  // namespace vramx::bind
+}  // namespace vramx::calls

@@ -12,7 +12,7 @@
 
 #include "base/range.hpp"
 
-namespace vramx::bind {
+namespace vramx::calls {
 
 using Word = std::uintptr_t;
 
@@ -31,4 +31,4 @@ Word storage_of(nanobind::handle tensor);
 /// Where the bytes of a tensor's storage begin; 0 where it has none.
 Address data_of(nanobind::handle tensor);
 
-}  // namespace vramx::bind
+}  // namespace vramx::calls

@@ -10,9 +10,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "bind/leases.hpp"
+#include "calls/leases.hpp"
 
-namespace vramx::bind {
+namespace vramx::calls {
 
 /// Those of one core's weights. Under the interpreter's lock.
 class Aliases {
@@ -34,4 +34,4 @@ class Aliases {
   std::vector<Alias> known_;
 };
 
-}  // namespace vramx::bind
+}  // namespace vramx::calls

@@ -7,9 +7,13 @@
 
 #include "core/core.hpp"
 
-namespace vramx::bind {
+namespace vramx::calls {
 
+/// Each by its start and its size.
 using Ranges = std::vector<std::pair<Address, Bytes>>;
+
+/// Lets Python's signal handlers run while a call waits; throws what they raise.
+Poll python_signals();
 
 /// The blocks that hold any byte of the ranges, each once.
 Blocks blocks_of(Core& core, const Ranges& ranges);
@@ -34,4 +38,4 @@ void give(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread);
 /// The program wrote to the ranges.
 void written(Core& core, const Ranges& ranges);
 
-}  // namespace vramx::bind
+}  // namespace vramx::calls

@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "bind/tensor_layout.hpp"
+#include "calls/tensor_layout.hpp"
 
-namespace vramx::bind {
+namespace vramx::calls {
 
 /// What a module names.
 using Named = nanobind::typed<nanobind::dict, nanobind::str, nanobind::any>;
@@ -55,4 +55,4 @@ class Contents {
   std::vector<std::pair<nanobind::object, Word>> storages_;  ///< by tensor
 };
 
-}  // namespace vramx::bind
+}  // namespace vramx::calls

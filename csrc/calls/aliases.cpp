@@ -1,10 +1,10 @@
-#include "bind/aliases.hpp"
+#include "calls/aliases.hpp"
 
 #include <utility>
 
-#include "bind/tensor_layout.hpp"
+#include "calls/tensor_layout.hpp"
 
-namespace vramx::bind {
+namespace vramx::calls {
 
 void Aliases::add(nanobind::object alias, Address start, Bytes size) {
   const std::uint32_t version = version_of(alias);
@@ -24,4 +24,4 @@ Ranges Aliases::look() {
   return changed;
 }
 
-}  // namespace vramx::bind
+}  // namespace vramx::calls

@@ -1,36 +1,11 @@
-#include "bind/contents.hpp"
-
-#include <nanobind/stl/vector.h>
+#include "calls/contents.hpp"
 
 #include <algorithm>
 #include <utility>
 
-#include "bind/bind.hpp"
-
 namespace nb = nanobind;
-using namespace nb::literals;
 
-namespace vramx::bind {
-
-namespace {
-
-int traverse(PyObject* self, visitproc visit, void* arg) {
-  Py_VISIT(Py_TYPE(self));
-  if (!nb::inst_ready(self)) return 0;
-  return nb::inst_ptr<Contents>(self)->each_object(
-      [&](PyObject* object) { return object == nullptr ? 0 : visit(object, arg); });
-}
-
-int clear(PyObject* self) {
-  nb::inst_ptr<Contents>(self)->clear();
-  return 0;
-}
-
-PyType_Slot slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(traverse)},  // NOLINT
-                       {Py_tp_clear, reinterpret_cast<void*>(clear)},        // NOLINT
-                       {0, nullptr}};
-
-}  // namespace
+namespace vramx::calls {
 
 Contents::Contents(const std::vector<Named>& dicts, std::vector<nb::object> tensors) {
   dicts_.reserve(dicts.size());
@@ -74,12 +49,4 @@ void Contents::clear() {
   storages_.clear();
 }
 
-void contents(nb::module_& module) {
-  nb::class_<Contents>(
-      module, "Contents", nb::type_slots(slots),
-      "What dictionaries held, and which storages tensors had, when this was made.")
-      .def(nb::init<const std::vector<Named>&, std::vector<nb::object>>(), "dicts"_a, "tensors"_a)
-      .def("changed", &Contents::changed, "Whether any of it is otherwise now.");
-}
-
-}  // namespace vramx::bind
+}  // namespace vramx::calls

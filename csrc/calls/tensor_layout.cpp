@@ -1,13 +1,10 @@
-#include "bind/tensor_layout.hpp"
+#include "calls/tensor_layout.hpp"
 
 #include <algorithm>
 
-#include "bind/bind.hpp"
-
 namespace nb = nanobind;
-using namespace nb::literals;
 
-namespace vramx::bind {
+namespace vramx::calls {
 
 namespace {
 
@@ -128,9 +125,4 @@ Address data_of(nb::handle tensor) {
   return storage.is_valid() ? nb::cast<Address>(storage.attr("data_ptr")()) : 0;
 }
 
-void tensor_layout(nb::module_& module) {
-  module.def("find_layout", &find_layout, "tensor"_a, "alias"_a, "other"_a,
-             "Finds where tensors keep what is else asked for; returns whether it did.");
-}
-
-}  // namespace vramx::bind
+}  // namespace vramx::calls

@@ -1,0 +1,49 @@
+"""A session's core and its card, as torch sees them."""
+
+from __future__ import annotations
+
+import torch
+
+from vramx import _core
+from vramx.integrations.torch.internals.streams import present_stream
+
+
+class TorchCore:
+    """What all of a session's torch side stands on.
+
+    Parameters
+    ----------
+    core : _core.Core
+        The session's core.
+    device : _core.Device
+        Its card.
+    check : bool
+        Whether writes that were not reported are looked for.
+
+    Attributes
+    ----------
+    device : torch.device
+        The card as torch calls it; ``cpu`` for the simulated one.
+    two_copies : bool
+        Whether weights on the card have a host copy that the program may read and write too.
+    keep_digests : bool
+        Whether weights are compared with what they were.
+    stream : _core.PresentStream
+        Returns the handle of the calling thread's current stream.
+    """
+
+    def __init__(self, core: _core.Core, device: _core.Device, *, check: bool) -> None:
+        self.core = core
+        self.check = check
+        self.simulated = device.kind == "simulated"
+        self.ordinal = device.ordinal
+        self.device = torch.device("cpu") if self.simulated else torch.device("cuda", self.ordinal)
+        self.two_copies = device.host_addresses
+        # A simulated card of one address compares the copies of what it drops.
+        self.keep_digests = check and (self.two_copies or not self.simulated)
+        self.stream = present_stream(self.device)
+
+    def finish(self) -> None:
+        """Wait until the card has done what it was given."""
+        if not self.simulated:
+            torch.cuda.synchronize(self.device)
