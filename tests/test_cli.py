@@ -194,12 +194,27 @@ def test_errors_of_the_library_are_told_in_options(tmp_path: Path) -> None:
     given = ["upscale", small, tmp_path / "a.png", "--model", "pipelines.networks:enlarger", *card]
     for asked, said in (
         (["--tile", "8", "--overlap", "8"], "Error: --tile 8 is not a multiple of 1 from 22"),
-        (["--scale", "2", "--width", "9"], "leave out height and width"),
+        (["--scale", "2", "--width", "9"], "leave out --height and --width, or it"),
         (["--budget", "8 apples"], "Error: --budget '8 apples' is not a size"),
     ):
         done = run(*given, *asked)
         assert done.exit_code == 1
         assert said in done.stderr
+
+
+def test_warnings_are_lines_that_speak_of_options(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (60, 40)).save(small := tmp_path / "small.png")
+    given = ["upscale", small, "--model", "pipelines.networks:enlarger", "--backend", "simulated"]
+    given += ["--budget", "4MiB", "--block", "64KiB", "--tile", "32", "--overlap", "8"]
+    done = run(*given, tmp_path / "a.png")
+    assert done.exit_code == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Warning: 60x40 goes in ")
+    assert "or at most --overlap 7 where" in line
+    with pytest.warns(RuntimeWarning, match="or at most overlap=7 where"):
+        assert run("--debug", *given, tmp_path / "b.png").exit_code == 0
 
 
 @pytest.mark.parametrize("arguments", [["plan", "FILE", "--card", "RTX 3060"], ["plan", "--help"]])

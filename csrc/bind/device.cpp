@@ -65,6 +65,9 @@ void device(nb::module_& module) {
       .def_prop_ro(
           "slow_moves", [](const Device& d) { return d.facts().slow_moves; },
           "Whether asking for a move takes host time.")
+      .def_prop_ro(
+          "stalled", [](Device& d) { return d.streams().stalled(); },
+          "On a virtual clock: the seconds that streams have waited.")
       .def_prop_ro("free_bytes", &Device::free_bytes)
       .def_prop_ro("card_bytes", [](Device& d) {
         const Bytes held = weights(d).card_bytes();
@@ -159,7 +162,6 @@ void device(nb::module_& module) {
       .def("hold", &SimulatedDevice::hold)
       .def("let_go", &SimulatedDevice::let_go)
       .def_prop_ro("now", &SimulatedDevice::now)
-      .def_prop_ro("stalled", &SimulatedDevice::stalled)
       .def_prop_ro("peak_on_card", &SimulatedDevice::peak_on_card)
       .def_prop_ro("on_card", &SimulatedDevice::on_card)
       .def_prop_ro("moved_in", &SimulatedDevice::moved_in)

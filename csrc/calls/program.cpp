@@ -7,7 +7,10 @@ namespace nb = nanobind;
 
 namespace vramx::calls {
 
-void Program::call_begins(nb::handle called) const { methods_.attr("call_begins")(called); }
+void Program::call_begins(nb::handle called) const {
+  static const nb::handle name = PyUnicode_InternFromString("call_begins");
+  methods_.attr(name)(called);
+}
 
 void Program::contents_changed(nb::handle unit) const { methods_.attr("contents_changed")(unit); }
 

@@ -217,8 +217,7 @@ Stats Residency::stats() const {
   stats.managed = table_.sums().managed;
   stats.peak_resident = moves_->peak_resident();
   stats.failed_moves = moves_->failed();
-  const bool virtual_clock = device_->facts().virtual_clock;
-  stats.stall_seconds = virtual_clock ? device_->streams().stalled() : stall_seconds_;
+  stats.stall_seconds = stall_seconds_;
   stats.resident = table_.sums().held[Place::card];
   stats.leased = table_.sums().leased;
   return stats;

@@ -64,6 +64,10 @@ class Device:
         """Whether asking for a move takes host time."""
 
     @property
+    def stalled(self) -> float:
+        """On a virtual clock: the seconds that streams have waited."""
+
+    @property
     def free_bytes(self) -> int: ...
     @property
     def card_bytes(self) -> int: ...
@@ -132,8 +136,6 @@ class SimulatedDevice(Device):
     def let_go(self) -> None: ...
     @property
     def now(self) -> float: ...
-    @property
-    def stalled(self) -> float: ...
     @property
     def peak_on_card(self) -> int: ...
     @property

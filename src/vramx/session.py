@@ -640,6 +640,8 @@ class Session:
             for name in Stats.__dataclass_fields__
             if hasattr(native, name)
         }
+        if self.device.virtual_clock:
+            counts["stall_seconds"] = self.device.stalled
         if self._torch_bridge is not None:
             counts["passes"] = self._torch_bridge.passes.count
             counts["unleased_accesses"] = self._torch_bridge.unleased_accesses

@@ -68,10 +68,12 @@ class Stats:
             One line a count.
         """
         lines = []
-        for name, value in asdict(self).items():
+        counts = asdict(self)
+        width = max(map(len, counts)) + 1
+        for name, value in counts.items():
             if name == "stall_seconds":
                 written = f"{value:.3f}"
             else:
                 written = str(value) if name in _COUNTS else format_size(value)
-            lines.append(f"  {name:<17}{written}")
+            lines.append(f"  {name:<{width}}{written}")
         return "\n".join(lines)

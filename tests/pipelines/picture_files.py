@@ -49,6 +49,30 @@ def by_pillow(
     picture.save(path, kind, **options)
 
 
+def deep_heif(path: Path) -> None:
+    """Write a HEIC file of 10 bits a channel."""
+    import pillow_heif
+
+    made = pillow_heif.from_bytes("RGB;16", (30, 40), scene(3, "uint16").tobytes())
+    exif = Image.Exif()
+    exif[MAKE] = CAMERA
+    made[0].info.update(icc_profile=SRGB, icc_profile_type="prof", exif=exif.tobytes(), xmp=XMP)
+    made.save(path, exif=exif.tobytes(), xmp=XMP)
+
+
+def deep_avif(path: Path) -> None:
+    """Write an AVIF file of 10 bits a channel with FFmpeg."""
+    scaled = np.repeat(np.repeat(scene(3, "uint16"), 2, 0), 2, 1)  # encoders want 64 pixels a side
+    picture = np.pad(scaled, ((0, 0), (0, 4), (0, 0)), "edge")
+    with av.open(str(path), "w", format="avif") as container:
+        stream: Any = container.add_stream("libsvtav1", rate=1)
+        stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p10le"
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb48le")
+        frame = frame.reformat(format="yuv420p10le")
+        frame.pts = 0
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+
+
 def scene_in(mode: str) -> Any:
     """The scene as a PIL image."""
     if mode in ("L", "LA", "RGB", "RGBA"):
@@ -138,7 +162,16 @@ def read(path: Path) -> Any:
     if deep:
         return _by_ffmpeg(path)
     with Image.open(path) as image:
+        if path.suffix == ".heic" and image.info["bit_depth"] > 8:
+            return _by_pillow_heif(path)
         return np.asarray(image)
+
+
+def _by_pillow_heif(path: Path) -> Any:
+    import pillow_heif
+
+    with_zeros = np.asarray(pillow_heif.open_heif(path, convert_hdr_to_8bit=False))
+    return ((with_zeros >> 6) / 1023 * 65535).round().astype(np.uint16)
 
 
 def _by_ffmpeg(path: Path) -> Any:

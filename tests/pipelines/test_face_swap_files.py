@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,6 +23,8 @@ av = pytest.importorskip("av")
 PIL_Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("skimage.data")
 
+from vramx.pipelines import files  # noqa: E402
+
 from .clips import Clip, read_clip, write_clip  # noqa: E402
 from .face_networks import (  # noqa: E402
     MeanColour,
@@ -38,6 +41,7 @@ SEGMENT = 6
 EMPTY, DOUBLE = range(5, 9), range(14, 16)
 WANTED = {"frames": 20, "faces": 18, "swapped": 18, "without_face": 4, "unchanged": 4}
 WANTED |= {"unfit": 0, "lost": 0}
+Usage = namedtuple("Usage", ["total", "used", "free"])
 #: What lossy coding changes on average, of 255.
 LOSS = 4.0
 
@@ -376,3 +380,25 @@ def test_an_out_that_cannot_be_is_refused_and_what_is_there_stays(
     with swapping() as fs, pytest.raises(vramx.MediaError, match=message):
         fs.swap_picture(*paths, overwrite=overwrite)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_picture_is_made_by_one_process_and_where_the_disk_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PIL_Image.fromarray(picture(0)).save(tmp_path / "in.png")
+    PIL_Image.fromarray(picture(0)).save(
+        tmp_path / "in.tif", save_all=True, append_images=[PIL_Image.fromarray(picture(1))]
+    )
+    with swapping() as fs:
+        with (
+            files.claimed(out := tmp_path / "out.png"),
+            pytest.raises(files.TakenError, match="in use by another process"),
+        ):
+            fs.swap_picture(portrait("blue"), tmp_path / "in.png", out)
+        page = int(0.95 * picture(0).size)
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _: Usage(10**9, 0, 2 * page - 1))
+        with pytest.raises(vramx.MediaError, match="takes at least"):
+            fs.swap_picture(portrait("blue"), tmp_path / "in.tif", tmp_path / "out.tif")
+        assert {each.name for each in tmp_path.iterdir()} == {"in.png", "in.tif"}
+        monkeypatch.undo()
+        assert fs.swap_picture(portrait("blue"), tmp_path / "in.tif", tmp_path / "out.tif").frames

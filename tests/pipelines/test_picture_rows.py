@@ -12,6 +12,7 @@ from torch import nn
 
 import vramx
 from vramx.pipelines.upscaling import engine
+from vramx.pipelines.upscaling.resizing import RowResizer, resize, resized_rows
 from vramx.pipelines.upscaling.streaming import enlarged_rows
 
 pytest.importorskip("av")
@@ -97,3 +98,36 @@ def test_rows_of_alpha_are_those_of_the_whole(scale: int) -> None:
         count = min(5, 17 * scale - low)
         part = enlarged_rows(planes, scale, low, count)
         assert (part - whole[:, :, low : low + count]).abs().max() <= 1e-6
+
+
+SIZES = [(17, 9), (5, 9), (17, 4), (41, 20), (1, 1), (16, 8)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_are_resized_as_the_whole_is_which_is_as_torch_does(size: tuple[int, int]) -> None:
+    pictures = torch.rand((2, 3, 17, 9), generator=torch.Generator().manual_seed(0))
+    wanted = nn.functional.interpolate(pictures, size=size, mode="bicubic", antialias=True)
+    whole = resize(pictures, size)
+    assert (whole - wanted.clamp(0, 1)).abs().max() <= 1e-5
+    for count in (1, 4, 17):
+        resizer = RowResizer(17, size)
+        by_rows = torch.cat([resizer.put(rows) for rows in pictures.split(count, dim=2)], dim=2)
+        assert torch.equal(by_rows, whole)
+    low = size[0] // 3
+    part = resized_rows(pictures, size, low, size[0] - low)
+    assert torch.equal(part, whole[:, :, low:])
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.5, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_file_of_another_size_is_what_the_picture_becomes(
+    network: Failing, tmp_path: Path, scale: float, channels: int
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 70, channels), np.uint8).squeeze()
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    sizes = {"tile": 40, "overlap": 4, "scale": scale}
+    with vramx.simulate(capacity="64MiB", granule="4KiB"), enlarging(network, **sizes) as sr:
+        wanted = sr(pixels)
+        sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as made:
+        assert np.array_equal(np.asarray(made), wanted)

@@ -178,6 +178,15 @@ def test_whatever_little_fits_no_picture_is_computed_many_times(
     assert grid.count * grid.area <= 16 * (size[0] + side) * (size[1] + side)
 
 
+@pytest.mark.parametrize("rates", [Rates(0, 1), Rates(1, 0)])
+@pytest.mark.parametrize("overlap", [0, 32])
+def test_a_row_of_tiles_takes_little_once_it_is_put_together(rates: Rates, overlap: int) -> None:
+    sizes = Sizes(None, None, 1, 2_100_000, scale=4)
+    for height, width in ((3000, 4000), (20_000, 900), (900, 20_000)):
+        grid, _ = sizes.plan(height, width, overlap, rates)
+        assert grid.rows.size * width * 4**2 * 3 * 4 <= 2**29
+
+
 def test_a_frame_that_fits_goes_through_whole_and_asked_for_tiles_are_kept() -> None:
     grid, _ = Sizes(None, None, 2, 2_100_000).plan(1080, 1920, 32, Rates(0, 1))
     assert (grid.count, grid.area) == (1, 1080 * 1920)
@@ -550,7 +559,7 @@ def test_the_report_names_the_tiles() -> None:
         (nn.Identity(), {"tile": 8, "overlap": 8}, "tile 8 is not a multiple of 1 from 22"),
         (strided(4), {"tile": 66}, "tile 66 is not a multiple of 4"),
         (strided(4), {"multiple": 2}, "strides of 2, and last, .*it made"),
-        (nn.Identity(), {"scale": 2, "height": 9}, "leave out height and width"),
+        (nn.Identity(), {"scale": 2, "height": 9}, "leave out height= and width="),
         (nn.Identity(), {"width": 1.5}, "width 1.5"),
         (nn.AvgPool2d(2), {}, "enlarged by a whole number"),
         (nn.Flatten(), {}, "it made"),

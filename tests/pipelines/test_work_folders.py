@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ pytest.importorskip("skimage.data")
 
 from vramx.pipelines import files
 from vramx.pipelines.files import check_room, least_picture_bytes
-from vramx.pipelines.video import SegmentFrames, transform_video
+from vramx.pipelines.video import SegmentFrames, job, transform_video
 from vramx.pipelines.video.manifest import parsed
 
 from .clips import gathered, write_clip
@@ -82,6 +83,55 @@ def test_a_job_that_was_stopped_goes_on_with_its_segments(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"in.mp4", "out.mp4"}
 
 
+class Killed(BaseException):
+    """What a signal does."""
+
+
+@pytest.mark.parametrize("deleted", [0, 2])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_a_kill_left_beside_its_video_is_deleted_and_nothing_is_made_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, deleted: int, overwrite: bool
+) -> None:
+    def killed(path: Path) -> None:
+        for each in sorted(path.glob("*.mp4"))[:deleted]:
+            each.unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "delete", killed)
+        with pytest.raises(Killed):
+            run(folder)
+    made = (folder / "out.mp4").read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(folder, never, overwrite=overwrite) == COUNT
+    assert (folder / "out.mp4").read_bytes() == made
+    assert {path.name for path in folder.iterdir()} == {"in.mp4", "out.mp4"}
+    with pytest.raises(vramx.MediaError, match=r"out\.mp4 exists"):
+        run(folder, never)
+
+
+@pytest.mark.parametrize("change", ["another job", "another source", "another target", "a link"])
+def test_a_folder_that_a_kill_left_is_taken_for_finished_by_its_own_job_and_video_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "delete", lambda _: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(folder)
+    parts = manifest(folder).parent
+    asked: dict[str, Any] = {"identity": {"model": "another"}} if change == "another job" else {}
+    if change == "another source":
+        write_clip(folder / "in.mp4", COUNT + 1, audio=False)
+    elif change == "another target":
+        shutil.copyfile(folder / "in.mp4", folder / "out.mp4")
+    elif change == "a link":
+        parts.symlink_to(parts.rename(folder / "elsewhere"))
+    with pytest.raises(vramx.MediaError, match=r"out\.mp4 exists"):
+        run(folder, never, **asked)
+    assert parts.exists() == (change in ("another target", "a link"))
+
+
 WRONG: dict[str, Any] = {
     "file": [5, None, "../in.mp4", "/etc/hostname", "000001.mp4", "000000.mp4/", "000000.mp4\0"],
     "frames": ["4", -4, 0, 2**63, 1.5, None, True, float("nan")],
@@ -120,6 +170,9 @@ def test_no_value_of_a_segment_is_believed_that_cannot_be_true(begun: Path, key:
         {"segments": [1]},
         {"segments": []},
         {"segments": [], "complete": True},
+        {"target": 5},
+        {"target": [1]},
+        {"target": ["1", 2]},
     ],
 )
 def test_no_manifest_is_believed_that_cannot_be_true(begun: Path, change: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import click
@@ -9,7 +10,7 @@ import click
 import vramx
 from vramx.cli import bench, demo, doctor, monitor, plan, swap, upscale
 from vramx.cli.output import stop_writing
-from vramx.cli.words import in_options
+from vramx.cli.words import in_options, warnings_as_lines
 
 #: As of a program that the signal of a pipe without a reader ended.
 _UNREAD = 141
@@ -21,12 +22,19 @@ its output.
 
 
 class _Commands(click.Group):
-    """Subcommands whose errors are one line, unless all of them is asked for."""
+    """Subcommands whose errors and warnings are one line, unless all of them is asked for."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a subcommand."""
+
+        def worded(said: object) -> str:
+            command = self.commands.get(ctx.invoked_subcommand or "")
+            return in_options(" ".join(str(said).split()), command)
+
+        debug = ctx.params["debug"]
         try:
-            return super().invoke(ctx)
+            with contextlib.nullcontext() if debug else warnings_as_lines(worded):
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:
@@ -34,10 +42,9 @@ class _Commands(click.Group):
                 raise
             ctx.exit(_UNREAD)
         except Exception as error:
-            if ctx.params["debug"]:
+            if debug:
                 raise
-            command = self.commands.get(ctx.invoked_subcommand or "")
-            said = in_options(" ".join(str(error).split()), command)
+            said = worded(error)
             if not isinstance(error, vramx.Error):
                 said = f"{type(error).__name__}: {said} (vramx --debug … shows where)"
             raise click.ClickException(said) from error
@@ -45,7 +52,9 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, epilog=_EXITS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(vramx.__version__, prog_name="vramx")
-@click.option("--debug", is_flag=True, help="Show errors with their traceback.")
+@click.option(
+    "--debug", is_flag=True, help="Show errors with their traceback, and where warnings are from."
+)
 def main(debug: bool) -> None:
     """Run models that need more GPU memory than the card has."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 
 import click
 
@@ -21,7 +23,7 @@ def in_options(said: str, command: click.Command | None) -> str:
     Parameters
     ----------
     said : str
-        An error of the library's.
+        An error or a warning of the library's.
     command : click.Command or None
         What was run.
 
@@ -40,6 +42,19 @@ def in_options(said: str, command: click.Command | None) -> str:
         said = re.sub(rf"(?<![\w-]){argument}=({_VALUE})?", written, said)
         said = re.sub(rf"(^|: ){argument} (?=['\"\d.-]|None)", rf"\1{option} ", said)
     return said
+
+
+@contextlib.contextmanager
+def warnings_as_lines(worded: Callable[[object], str]) -> Iterator[None]:
+    """Show warnings of a scope as lines on the standard error, in the words of the command."""
+
+    def show(message: object, *_: object, **__: object) -> None:
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            click.echo(f"Warning: {worded(message)}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _options(command: click.Command | None) -> Iterator[tuple[str, str, bool]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vramx.pipelines.files import check_paths, claimed
+from vramx.pipelines.files import check_paths
 from vramx.pipelines.networks import digest
 from vramx.pipelines.options import PictureOptions, VideoOptions
 from vramx.pipelines.upscaling.enlarger import Enlarger
@@ -83,26 +83,31 @@ class SuperResolution(Enlarger):
         from vramx.pipelines.pictures import change_picture, count_frames
 
         source, target = Path(source), Path(target)
-        with claimed(target):
-            check_paths(source, target, overwrite=overwrite)
-            ways: dict[torch.Size, Way] = {}
-            frames = 1 if on_progress is None else count_frames(source)
-            in_frames = frames > 1
-            meter = Meter(
-                on_progress,
-                source.name,
-                "frame" if in_frames else "px",
-                frames if in_frames else None,
+        ways: dict[torch.Size, Way] = {}
+        frames = 1 if on_progress is None else count_frames(source)
+        in_frames = frames > 1
+        meter = Meter(
+            on_progress,
+            source.name,
+            "frame" if in_frames else "px",
+            frames if in_frames else None,
+        )
+
+        def enlarge(pixels: Any, put: Callable[[Any], None]) -> None:
+            self._ready.write(pixels, put, ways)
+            if in_frames:
+                meter.add(1)
+
+        with contextlib.nullcontext() if in_frames else self._counting(meter, ways):
+            change_picture(
+                source,
+                target,
+                enlarge,
+                options=options,
+                size=self.target_size,
+                overwrite=overwrite,
             )
-
-            def enlarge(pixels: Any, put: Callable[[Any], None]) -> None:
-                self._ready.write(pixels, put, ways)
-                if in_frames:
-                    meter.add(1)
-
-            with contextlib.nullcontext() if in_frames else self._counting(meter, ways):
-                change_picture(source, target, enlarge, options=options, size=self.target_size)
-            meter.finish()
+        meter.finish()
         return next(iter(ways.values()))
 
     @contextlib.contextmanager

@@ -145,7 +145,9 @@ class UpscaleOptions(Settings):
             if not (_is_number(self.scale) and 0 < self.scale < 1e6):
                 raise ConfigError(f"scale {self.scale!r} is not a number above 0")
             if self.height is not None or self.width is not None:
-                raise ConfigError("scale says the size already: leave out height and width, or it")
+                raise ConfigError(
+                    "scale= says the size already: leave out height= and width=, or it"
+                )
         for name in ("height", "width", "tile", "overlap", "batch", "multiple"):
             value = getattr(self, name)
             may_be_zero = name == "overlap" and type(value) is int and value == 0

@@ -22,7 +22,6 @@ from vramx.integrations.torch.allocator import route
 from vramx.integrations.torch.caching import Cache
 from vramx.integrations.torch.components import components_of
 from vramx.integrations.torch.core import TorchCore
-from vramx.integrations.torch.history import History
 from vramx.integrations.torch.internals.layout import FOUND_LAYOUT
 from vramx.integrations.torch.internals.watching import watch, watch_no_more
 from vramx.integrations.torch.loading import Incoming, incoming_for
@@ -48,17 +47,7 @@ def in_a_session(tensor: torch.Tensor) -> bool:
 
 
 class TorchBridge:
-    """A session's torch side.
-
-    Parameters
-    ----------
-    core : _core.Core
-        The session's core.
-    device : _core.Device
-        Its card.
-    check : bool
-        Whether writes that were not reported are looked for.
-    """
+    """A session's torch side, over what `TorchCore` is made of."""
 
     def __init__(self, core: _core.Core, device: _core.Device, *, check: bool) -> None:
         self.core = core
@@ -66,10 +55,9 @@ class TorchBridge:
         #: Returns the handle of the calling thread's current stream.
         self.stream = self._torch_core.stream
         self.cache = Cache(core, device.ordinal)
-        self._history = History(core)
-        self.passes: Passes[ManagedModule] = Passes(self._torch_core, self.cache, self._history)
+        self.passes: Passes[ManagedModule] = Passes(self._torch_core, self.cache)
         self._unleased: UnleasedAccesses | None = None
-        if self._torch_core.simulated or check:
+        if self._torch_core.computes_on_host or check:
             self._unleased = UnleasedAccesses(
                 core, self.stream, self._is_watched, self.passes.wrote, warn=check
             )
@@ -87,14 +75,14 @@ class TorchBridge:
         with contextlib.ExitStack() as scope:
             if self._unleased is not None:
                 scope.enter_context(self._unleased)
-            if not self._torch_core.simulated:
+            if not self._torch_core.computes_on_host:
                 scope.enter_context(route(self.core, self._torch_core.ordinal))
             self.cache.watch()
             yield
 
     def _is_watched(self, address: int) -> bool:
         """Tell whether operations outside leases are to be seen: they fault, or a check asks."""
-        if self._torch_core.simulated and not self.core.host_address(address):
+        if self._torch_core.computes_on_host and not self.core.host_address(address):
             return True
         return self._torch_core.check and self._weight_at(address) is not None
 
@@ -271,7 +259,7 @@ class TorchBridge:
     def usage(self) -> list[ModuleStats]:
         """Count by leased module: the managed ones, then those of old, by name."""
         present = [row for managed in self.passes.modules for row in managed.usage()]
-        return [*present, *self._history.usage()]
+        return [*present, *self.passes.history.usage()]
 
     def describe(self) -> list[str]:
         """Describe the managed modules, a line each, and what of them costs more than it need."""

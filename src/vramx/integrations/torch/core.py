@@ -35,15 +35,17 @@ class TorchCore:
     def __init__(self, core: _core.Core, device: _core.Device, *, check: bool) -> None:
         self.core = core
         self.check = check
-        self.simulated = device.kind == "simulated"
+        self.computes_on_host = device.computes_on_host
         self.ordinal = device.ordinal
-        self.device = torch.device("cpu") if self.simulated else torch.device("cuda", self.ordinal)
+        self.device = (
+            torch.device("cpu") if self.computes_on_host else torch.device("cuda", self.ordinal)
+        )
         self.two_copies = device.host_addresses
         # A simulated card of one address compares the copies of what it drops.
-        self.keep_digests = check and (self.two_copies or not self.simulated)
+        self.keep_digests = check and (self.two_copies or not self.computes_on_host)
         self.stream = present_stream(self.device)
 
     def finish(self) -> None:
         """Wait until the card has done what it was given."""
-        if not self.simulated:
+        if not self.computes_on_host:
             torch.cuda.synchronize(self.device)

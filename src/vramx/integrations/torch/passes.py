@@ -69,32 +69,32 @@ class _Turns(threading.local):
         self._passes = 0
         self._takes_long: weakref.WeakSet[object] = weakref.WeakSet()
 
-    def begins_pass(self, called: Called) -> bool:
-        """Tell whether an outermost call begins a new pass."""
-        return called.root is not self._root() or id(called) in self._called
+    def goes_on(self, called: Called) -> bool:
+        """Note an outermost call, unless that begins a new pass; tell whether it is noted."""
+        noted = self._called
+        if called.root is not self._root() or id(called) in noted:
+            return False
+        noted.add(id(called))
+        return True
 
-    def begin_pass(self, root: Root) -> bool:
-        """Begin one; return whether the cache is to be told of a long turn.
+    def begin_pass(self, called: Called) -> bool:
+        """Begin one by its first call; return whether the cache is to be told of a long turn.
 
         That is once in each: before its first pass where the module's last turn was long, else when
         it has become so.
         """
-        before = self._root()
+        root, before = called.root, self._root()
         if root is not before:
             if before is not None and self._passes < LONG:
                 self._takes_long.discard(before)
             self._root = weakref.ref(root)
             self._passes = 0
-        self._called.clear()
+        self._called = {id(called)}
         self._passes += 1
         if self._passes != (1 if root in self._takes_long else LONG):
             return False
         self._takes_long.add(root)
         return True
-
-    def note(self, called: Called) -> None:
-        """Note an outermost call of the present pass."""
-        self._called.add(id(called))
 
 
 class Passes(Generic[R]):
@@ -110,11 +110,11 @@ class Passes(Generic[R]):
         What the session's torch side stands on.
     cache : Cache
         What torch keeps for later.
-    history : History
-        What was counted of modules of old.
 
     Attributes
     ----------
+    history : History
+        What was counted of modules of old.
     context : _core.CallContext
         What the leased calls of the session share.
     count : int
@@ -123,9 +123,9 @@ class Passes(Generic[R]):
         How often something of a new name was put into a managed module.
     """
 
-    def __init__(self, torch_core: TorchCore, cache: Cache, history: History) -> None:
+    def __init__(self, torch_core: TorchCore, cache: Cache) -> None:
         self.torch_core = torch_core
-        self.history = history
+        self.history = History(torch_core.core)
         self.count = 0
         self.registered = 0
         self._core = torch_core.core
@@ -165,15 +165,16 @@ class Passes(Generic[R]):
 
     def call_begins(self, called: Called) -> None:
         """Look at what is about to be called, and at what may leave the card for it."""
-        if self._turns.begins_pass(called):
-            if self._turns.begin_pass(called.root):
-                self._cache.begin_long_turn()
-            if self.history.gone:
-                self.bury()
-            called.root.begin_pass()
-            for managed in self.modules:
+        if self._turns.goes_on(called):
+            return
+        if self._turns.begin_pass(called):
+            self._cache.begin_long_turn()
+        if self.history.gone:
+            self.bury()
+        called.root.begin_pass()
+        for ref in self._managed:
+            if (managed := ref()) is not None:
                 managed.note_writes_that_leave()
-        self._turns.note(called)
 
     def contents_changed(self, unit: Unit) -> None:
         """Look at what a unit holds now."""

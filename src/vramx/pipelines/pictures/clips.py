@@ -16,7 +16,7 @@ from vramx.errors import MediaError
 from vramx.pipelines.files import TargetSize
 from vramx.pipelines.pictures.deep import is_deep_png, is_deep_tiff
 from vramx.pipelines.pictures.formats import check_fits
-from vramx.pipelines.pictures.reading import frame_count, from_pil, opened
+from vramx.pipelines.pictures.reading import frame_count, from_pil, opened, tell_lost_bits
 from vramx.pipelines.pictures.tiff import TiffWriter
 from vramx.pipelines.pictures.types import FilePicture, Pixels
 from vramx.pipelines.pictures.writing import (
@@ -78,6 +78,7 @@ def load_clip(path: Path) -> Clip | None:
             raise MediaError(
                 f"{path} has {count} frames; of {image.format} only single ones can be read"
             )
+        tell_lost_bits(image, path)
         timing: dict[str, Any] = {}
         if "loop" in image.info:
             timing["loop"] = image.info["loop"]

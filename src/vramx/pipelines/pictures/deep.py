@@ -1,4 +1,7 @@
-"""Pictures of more than 8 bits a channel, which Pillow cuts off or does not know: by FFmpeg."""
+"""Pictures of more than 8 bits a channel, which Pillow cuts off or does not know.
+
+FFmpeg reads PNG and TIFF, and pillow-heif HEIC.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,8 @@ _EXTRA, _SAMPLE_FORMAT = 338, 339
 _GREY, _COLOUR = 1, 2
 _UNSIGNED, _FLOAT = 1, 3
 _PREMULTIPLIED, _ALPHA = 1, 2
+#: Flags of an AVIF file's configuration: more than 8 bits, and 12 of them.
+_HIGH, _TWELVE = 0x40, 0x20
 
 
 def is_tiff(path: Path) -> bool:
@@ -70,6 +75,31 @@ def is_deep_png(image: Image.Image) -> bool:
         and len(image.getbands()) > 1
         and any("16" in str(tile[3]) for tile in tiles)
     )
+
+
+def is_deep_heif(image: Image.Image) -> bool:
+    """Tell whether a file that Pillow opened is HEIC of more than 8 bits a channel."""
+    return image.format == "HEIF" and image.info.get("bit_depth", 8) > 8
+
+
+def avif_bits(path: Path) -> int:
+    """Tell how many bits a channel an AVIF file has: 8, 10 or 12."""
+    content = path.read_bytes()
+    if (place := content.find(b"av1C")) < 0 or len(content) < place + 7:
+        return 8
+    flags = content[place + 6]
+    return (12 if flags & _TWELVE else 10) if flags & _HIGH else 8
+
+
+def read_heif(path: Path) -> Pixels:
+    """Read a HEIC file of more than 8 bits a channel, with values of 16 bits."""
+    import pillow_heif
+
+    file = pillow_heif.open_heif(path, convert_hdr_to_8bit=False, hdr_to_16bit=False)
+    most = 2 ** int(file.info["bit_depth"]) - 1
+    values = np.asarray(file).astype(np.uint32)
+    pixels: Pixels = ((values * 65535 + most // 2) // most).astype(np.uint16)
+    return _divided(pixels, pixels.shape[2] - 1) if file.premultiplied_alpha else pixels
 
 
 def read_png(path: Path) -> Pixels:

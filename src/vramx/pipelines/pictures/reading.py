@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from vramx.errors import ConfigError, Error, MediaError
 from vramx.pipelines.images import pil_to_array
 from vramx.pipelines.pictures import deep
+from vramx.pipelines.pictures.claims import check_claim, check_tiles
 from vramx.pipelines.pictures.colours import as_rgb
 from vramx.pipelines.pictures.formats import identified
 from vramx.pipelines.pictures.metadata import beside_of, beside_of_tags, turned, without_turn
@@ -84,23 +86,43 @@ def load_picture(path: Path) -> FilePicture:
     Warns
     -----
     RuntimeWarning
-        If it is in CMYK without a profile.
+        If it is in CMYK without a profile, or in AVIF of more than 8 bits a channel.
     """
     with opened(path) as image:
         if not isinstance(image, Image.Image):
             return _deep_tiff(path, image)
         if (frames := frame_count(image)) > 1:
             raise MediaError(f"{path} has {frames} frames; only single ones can be read")
+        tell_lost_bits(image, path)
         if deep.is_deep_png(image):
             image.load()  # what follows the pixels, such as EXIF
-            beside = beside_of(image, image, path)
-            pixels = turned(deep.read_png(path), image.getexif().get(_ORIENTATION, 1))
-            return FilePicture(pixels, without_turn(beside))
+            return _deep(deep.read_png(path), image, path)
+        if deep.is_deep_heif(image):
+            return _deep(deep.read_heif(path), image, path)
         return from_pil(image, path)
+
+
+def tell_lost_bits(image: Image.Image, path: Path) -> None:
+    """Warn of an AVIF file of which Pillow reads fewer bits than it has."""
+    if image.format == "AVIF" and (bits := deep.avif_bits(path)) > 8:
+        warnings.warn(
+            f"{path} has {bits} bits a channel, of which Pillow reads 8: to keep them, make a "
+            "16-bit PNG of it, such as by `avifdec --depth 16`",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _deep(pixels: Pixels, image: Image.Image, path: Path) -> FilePicture:
+    beside = beside_of(image, image, path)
+    turn = image.getexif().get(_ORIENTATION, 1)
+    return FilePicture(turned(pixels, turn), without_turn(beside))
 
 
 def from_pil(image: Image.Image, path: Path) -> FilePicture:
     """Take the present frame of a file that Pillow opened."""
+    check_claim(image.size, str(image.format), path)  # pages have sizes of their own
+    check_tiles(image, path)
     image.load()
     seen = as_rgb(image, path)
     pixels = turned(pil_to_array(seen), image.getexif().get(_ORIENTATION, 1))
@@ -146,10 +168,11 @@ def opened(path: Path) -> Iterator[Image.Image | Any]:
     """
     try:
         if deep.is_tiff(path) and deep.is_deep_tiff(tags := deep.tiff_tags(path)):
-            _check_area(tags[256] * tags[257])
+            check_claim((tags[256], tags[257]), "TIFF", path)
             yield tags
             return
         with identified(path) as image:
+            check_claim(image.size, str(image.format), path)
             yield image
     except ConfigError as error:
         raise MediaError(f"{path}: {error}") from error
@@ -168,11 +191,3 @@ def opened(path: Path) -> Iterator[Image.Image | Any]:
         raise MediaError(
             f"{path} cannot be read as a picture: {type(error).__name__}: {error}"
         ) from error
-
-
-def _check_area(pixels: int) -> None:
-    most = Image.MAX_IMAGE_PIXELS
-    if most is not None and pixels > 2 * most:
-        raise Image.DecompressionBombError(
-            f"Image size ({pixels} pixels) exceeds limit of {2 * most} pixels."
-        )

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vramx.errors import MediaError
-from vramx.pipelines.files import TargetSize, check_room, least_picture_bytes, same_size
+from vramx.pipelines.files import (
+    TargetSize,
+    check_paths,
+    check_room,
+    claimed,
+    least_picture_bytes,
+    same_size,
+)
 from vramx.pipelines.options import PictureOptions
 from vramx.pipelines.pictures.clips import clip_target, load_clip
 from vramx.pipelines.pictures.formats import check_quality, writable_format
@@ -25,8 +32,11 @@ def change_picture(
     *,
     options: PictureOptions = PictureOptions(),
     size: TargetSize = same_size,
+    overwrite: bool = False,
 ) -> int:
     """Read a picture, or all frames of one that moves, and write what becomes of it.
+
+    Other processes are kept from making the same meanwhile.
 
     Parameters
     ----------
@@ -38,6 +48,8 @@ def change_picture(
         How the target is written.
     size : callable
         Tells what size that makes them.
+    overwrite : bool
+        Whether the target may exist.
 
     Returns
     -------
@@ -46,6 +58,8 @@ def change_picture(
 
     Raises
     ------
+    TakenError
+        If another process makes the target.
     MediaError
         If a file cannot be read or written, the disk has no room, or the format has no place for
         what the picture has.
@@ -55,6 +69,14 @@ def change_picture(
     """
     name, quality = writable_format(target, options.format), options.quality
     check_quality(quality, name)
+    with claimed(target):
+        check_paths(source, target, overwrite=overwrite)
+        return _change(source, target, name, change, size, quality)
+
+
+def _change(
+    source: Path, target: Path, name: str, change: Change, size: TargetSize, quality: int | None
+) -> int:
     clip = load_clip(source)
     if clip is None:
         picture = load_picture(source)
@@ -68,6 +90,9 @@ def change_picture(
             f"{source} is {clip.kind} of {len(clip.frames)} frames, which are kept in a file of "
             f"the same format alone, and {target} is named as {name}"
         )
+    # Frames that are like others take next to nothing; pages are stored whole.
+    stored = [layout_of(each.pixels, size) for each in clip.frames[: None if name == "TIFF" else 1]]
+    check_room(target, sum(least_picture_bytes(each.samples, name) for each in stored))
     with clip_target(target, clip, size=size, quality=quality) as frame:
         for number, each in enumerate(clip.frames):
             change(each.pixels, frame(number))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vramx.errors import MediaError
-from vramx.pipelines.files import check_paths, claimed, same_size
+from vramx.pipelines.files import check_paths, same_size
 from vramx.pipelines.images import is_picture
 from vramx.pipelines.options import PictureOptions, VideoOptions
 from vramx.pipelines.swapping.face_chain import FaceChain
@@ -115,7 +115,7 @@ class FaceSwap(FaceChain):
         faces = self._sources(source)
         frames = 1 if on_progress is None else count_frames(target)
         meter = Meter(on_progress, target.name, "frame", frames)
-        done = self._swap_picture(faces, target, out, options, meter)
+        done = self._swap_picture(faces, target, out, options, overwrite=overwrite, meter=meter)
         meter.finish()
         return done
 
@@ -125,6 +125,8 @@ class FaceSwap(FaceChain):
         target: Path,
         out: Path,
         options: PictureOptions,
+        *,
+        overwrite: bool,
         meter: Meter | None = None,
     ) -> SwapResult:
         from vramx.pipelines.pictures import change_picture
@@ -138,7 +140,7 @@ class FaceSwap(FaceChain):
             if meter is not None:
                 meter.add(1)
 
-        change_picture(target, out, swap, options=options)
+        change_picture(target, out, swap, options=options, overwrite=overwrite)
         return total(done)
 
     def swap_video(
@@ -307,9 +309,8 @@ class FaceSwap(FaceChain):
         faces = self._sources(source)
 
         def swap(picture: Path, place: Path, how: PictureOptions) -> SwappedFile:
-            with claimed(place):
-                check_paths(picture, place, overwrite=overwrite)
-                return SwappedFile(place, self._swap_picture(faces, picture, place, how))
+            done = self._swap_picture(faces, picture, place, how, overwrite=overwrite)
+            return SwappedFile(place, done)
 
         return change_folder(
             swap,

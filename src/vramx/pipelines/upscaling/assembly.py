@@ -71,6 +71,7 @@ def assemble(
         shape.multiple,
         int(room / pixel_bytes),
         stride=shape.stride,
+        scale=shape.scale,
     )
     engine = Engine(
         runner,

@@ -152,7 +152,7 @@ class Tiles:
             share = InTiles(grid, 1, way.overlap).share
         return (
             f"{pixels / area:.1f} times the room for activations would bring that to {share:.1f}, "
-            f"or an overlap of less than {way.overlap} that still covers what shows"
+            f"or at most overlap={way.overlap - 1} where that still covers what shows"
         )
 
     def run(

@@ -188,7 +188,7 @@ class Engine:
         if isinstance(way, InBands) or way.grid.count == 1:
             return
         height, width = pictures.shape[-2:]
-        refusal = "" if self._bands is None else f", not band by band: {self._bands.refusal}"
+        refusal = "" if self._bands is None else f", not band by band: {self._why_no_bands}"
         told = f"{width}x{height} goes {way.describe()}{refusal}"
         if way.farther:
             warnings.warn(
@@ -199,6 +199,11 @@ class Engine:
             )
         if way.share > WASTEFUL:
             warnings.warn(f"{told}. {self._tiles.advice(way)}", RuntimeWarning, stacklevel=5)
+
+    @property
+    def _why_no_bands(self) -> str:
+        assert self._bands is not None
+        return self._bands.refusal or "the rows that it looks at do not fit"
 
     def _smaller(self, way: Way, pictures: torch.Tensor, tolerance: float) -> Way | None:
         """Choose a way with half at once, if there is one."""

@@ -18,6 +18,8 @@ LARGEST_BATCH = 64
 #: Pictures that go in bands are put together on the card where that takes no more than such a part
 #: of the room, and on the host otherwise: low bands cost more than the way there.
 PICTURES = 8
+#: Bytes that a row of tiles may take once they are put together, as float32.
+_HELD = 2**29
 #: What torch takes for a picture that goes through whole, over the most that it holds at once.
 UNEVEN = 1.6
 #: The part of the room that is planned with; what was measured was measured on small pictures.
@@ -116,6 +118,8 @@ class Sizes:
         Whether memory ran out, so that `pixels` binds what was asked for too.
     stride : int
         What tiles begin at and measure multiples of, where that is more than `multiple`.
+    scale : int
+        How much larger tiles become.
     """
 
     tile: int | None
@@ -124,6 +128,7 @@ class Sizes:
     pixels: int
     shrunk: bool = False
     stride: int = 1
+    scale: int = 1
 
     def __post_init__(self) -> None:
         self.stride = max(self.stride, self.multiple)
@@ -223,26 +228,31 @@ class Sizes:
         return min(batch, fitting) if self.shrunk else batch
 
     def _fastest(self, height: int, width: int, overlap: int, rates: Rates) -> tuple[int, int]:
-        """Choose the sides of the tiles that together take least time, of those that fit."""
+        """Choose the sides of the tiles that together take least time, of those that fit.
+
+        A row of tiles must not become much of a large picture.
+        """
         most = self.side(overlap) ** 2
+        highest = max(_HELD // (3 * 4 * self.scale**2 * width), self._least(overlap))
         choices = []
         for down in range(1, height + 1):
             tall = tile_of_count(height, down, overlap, self.stride)
             wide = self._widest(width, overlap, most // tall)
-            if wide is not None:
+            if wide is not None and tall <= highest:
                 choices.append((tall, wide))
             if tall <= self._least(overlap):
                 break
 
-        def seconds(sides: tuple[int, int]) -> tuple[float, int]:
+        def cost(sides: tuple[int, int]) -> tuple[float, int, int]:
             grid = self._grid((height, width), sides, overlap)
             at_once = min(self._at_once(grid), grid.count)
             passes, rest = divmod(grid.count, at_once)
             time = passes * rates.seconds(at_once * grid.area)
-            return time + (rates.seconds(rest * grid.area) if rest else 0), grid.count * grid.area
+            time += rates.seconds(rest * grid.area) if rest else 0
+            return time, grid.count * grid.area, sides[0]
 
         side = self.side(overlap)
-        return min(choices, key=seconds, default=(side, side))
+        return min(choices, key=cost, default=(side, side))
 
     def _widest(self, width: int, overlap: int, most: int) -> int | None:
         """Tell the width of the fewest tiles across that are no wider than some pixels."""

@@ -16,7 +16,7 @@ from vramx.pipelines.images import Home, Planes, to_planes
 from vramx.pipelines.options import UpscaleOptions
 from vramx.pipelines.upscaling.engine import Engine
 from vramx.pipelines.upscaling.reach import invisible
-from vramx.pipelines.upscaling.resizing import resize
+from vramx.pipelines.upscaling.resizing import RowResizer, resize, resized_rows
 from vramx.pipelines.upscaling.ways import Count, Finish, Way
 
 #: How many rows above and below bicubic interpolation looks at.
@@ -130,25 +130,25 @@ class PictureStream:
             As `run` has it.
         """
         planes = to_planes(picture, self.home)
-        shape = planes.colour.shape[1:]
-        ways[shape] = self.way(planes)
-        self.engine.tell(ways[shape], planes.colour)
-        self._tell_size(*shape[1:])
-        if not self._is_as_made(planes.colour):  # it is resized once it is whole
-            made = self._enlarge(planes, planes.colour, ways)
-            put(planes.restore_steps(self._with_alpha(made, planes)))
-            return
-        done = 0
+        self._choose(planes, ways)
+        height, width = planes.colour.shape[-2:]
+        as_made = self._is_as_made(planes.colour)
+        resizer = RowResizer(self._made_size(height, width)[0], self.target_size(height, width))
+        come = done = 0
 
         def put_new(_: int, low: int, rows: torch.Tensor) -> None:
-            nonlocal done
+            nonlocal come, done
             high = low + rows.shape[2]
-            if high > done:  # else it was put before memory ran out
-                new = rows[:, :, max(done - low, 0) :]
-                put(planes.restore_steps(self._with_alpha(new, planes, high - new.shape[2])))
-                done = high
+            if high <= come:  # it was put before memory ran out
+                return
+            new, come = rows[:, :, max(come - low, 0) :], high
+            if not as_made:
+                new = planes.steps(resizer.put(new))
+            if new.shape[2]:
+                put(planes.restore_steps(self._with_alpha(new, planes, done)))
+                done += new.shape[2]
 
-        self.engine.enlarge_into(put_new, planes.colour, *self._how(planes, True), ways)
+        self.engine.enlarge_into(put_new, planes.colour, *self._how(planes, as_made), ways)
 
     def _groups(
         self, pictures: Iterator[Planes], ways: dict[torch.Size, Way]
@@ -166,11 +166,7 @@ class PictureStream:
                 yield group
                 group = []
             if not group:
-                if shape not in ways:
-                    ways[shape] = self.way(planes)
-                    self.engine.tell(ways[shape], planes.colour)
-                    self._tell_size(*shape[1:])
-                room = ways[shape].pictures
+                room = self._choose(planes, ways).pictures
             group.append(planes)
             room -= len(planes.colour)
             if room <= 0:
@@ -178,6 +174,15 @@ class PictureStream:
                 group = []
         if group:
             yield group
+
+    def _choose(self, planes: Planes, ways: dict[torch.Size, Way]) -> Way:
+        """Choose how pictures of a size go through, and tell of it, once."""
+        shape = planes.colour.shape[1:]
+        if shape not in ways:
+            ways[shape] = self.way(planes)
+            self.engine.tell(ways[shape], planes.colour)
+            self._tell_size(*shape[1:])
+        return ways[shape]
 
     def way(self, planes: Planes) -> Way:
         """Choose how a picture goes through."""
@@ -230,7 +235,8 @@ class PictureStream:
             scale = self.engine.shape.scale
             alpha = enlarged_rows(planes.alpha, scale, low, colour.shape[2])
         else:
-            alpha = resize(planes.alpha, (colour.shape[-2], colour.shape[-1]))
+            size = self.target_size(*planes.alpha.shape[-2:])
+            alpha = resized_rows(planes.alpha, size, low, colour.shape[2])
         return torch.cat((colour, planes.steps(alpha)), dim=1)
 
 

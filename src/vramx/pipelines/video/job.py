@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -29,10 +29,11 @@ from vramx.pipelines.video.colours import Pixels
 from vramx.pipelines.video.digests import SourceDigest
 from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.joining import join
+from vramx.pipelines.video.manifest import Segment
 from vramx.pipelines.video.rehearsal import rehearse
 from vramx.pipelines.video.segments import SegmentWriter
 from vramx.pipelines.video.source import VideoSource
-from vramx.pipelines.video.work_folder import WorkFolder
+from vramx.pipelines.video.work_folder import WorkFolder, delete, finished
 from vramx.progress import Meter, OnProgress
 from vramx.stopping import Stop
 
@@ -160,7 +161,8 @@ def transform_video(
         If it was asked to stop. Finished segments stay, and the same call goes on from them.
     """
     source, target = Path(source), Path(target)
-    check_paths(source, target, overwrite=overwrite)
+    parts = target.with_name(target.name + ".parts")
+    check_paths(source, target, overwrite=overwrite or finished(parts, target) is not None)
     video = VideoSource(source, options.deinterlace, options.on_corrupt, options.span)
     encoding = Encoding(options.codec, options.codec_options, video, options.pix_fmt)
     larger = 0.0
@@ -182,8 +184,14 @@ def transform_video(
         "end": video.span.end_text,
     }
     with claimed(target), SourceDigest(source) as digest:
+        if (left := finished(parts, target)) is not None:  # by a kill as it was deleted
+            _delete(parts)
+            if left.job == {**job, "source": digest.result()}:
+                result = _result(left.segments, left.lost)
+                Meter(on_progress, source.name, "frame", result.frames, result.frames)
+                return _told(result, source, target)
         check_paths(source, target, overwrite=overwrite)  # another may just have made it
-        work = WorkFolder(target.with_name(target.name + ".parts"), job, digest.result)
+        work = WorkFolder(parts, job, digest.result)
         check_room(target, _least_bytes(video, work, larger))
         meter = Meter(on_progress, source.name, "frame", video.frame_count, work.frames)
         if not work.complete:
@@ -192,18 +200,21 @@ def transform_video(
             except _Stopped:
                 raise _stopped(target, work) from None
             if digest.is_changed():
-                work.remove()
+                delete(parts)
                 raise MediaError(
                     f"{source} was changed while it was read, so that nothing of {target} is kept: "
                     "run again when it stays as it is"
                 )
             work.finish(video.lost)
         join(work, encoding, target)
-        first = work.segments[0]
-        made = (first.width, first.height)
-        result = VideoResult(work.frames, made, work.counts, tuple(work.lost))
-        _remove(work)
+        result = _result(work.segments, work.lost)
+        _delete(parts)
         meter.finish()
+    return _told(result, source, target)
+
+
+def _told(result: VideoResult, source: Path, target: Path) -> VideoResult:
+    """Warn of what a result lacks."""
     if result.lost:
         warnings.warn(
             f"{target} lacks {len(result.lost)} frames of {source} that are damaged, the first at "
@@ -233,12 +244,18 @@ def _stopped(target: Path, work: WorkFolder) -> StoppedError:
     return error
 
 
-def _remove(work: WorkFolder) -> None:
+def _result(segments: Sequence[Segment], lost: Sequence[float]) -> VideoResult:
+    size = segments[0].width, segments[0].height
+    counts = sum((Counter(each.counts) for each in segments), Counter[str]())
+    return VideoResult(sum(each.frames for each in segments), size, dict(counts), tuple(lost))
+
+
+def _delete(parts: Path) -> None:
     try:
-        work.remove()
+        delete(parts)
     except OSError as error:
         warnings.warn(
-            f"{work.path} cannot be deleted ({error}), which the finished video does not need",
+            f"{parts} cannot be deleted ({error}), which the finished video does not need",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -127,6 +127,7 @@ def join(work: WorkFolder, encoding: Encoding, target: Path) -> None:
     try:
         with written_whole(target) as file:
             _join(work, encoding, Path(file.name), container_format(target))
+            work.note_target(Path(file.name))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise MediaError(
             f"{target} cannot be written: {error}. All frames are kept in {work.path}; run again "

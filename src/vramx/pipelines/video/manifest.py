@@ -61,12 +61,16 @@ class Manifest:
         Whether there are no more to come.
     lost : tuple of float
         When frames are missing, in seconds.
+    target : (int, int), optional
+        Bytes of the finished target, and the time of its last change in nanoseconds; None where it
+        was not put together.
     """
 
     job: Mapping[str, str]
     segments: tuple[Segment, ...]
     complete: bool
     lost: tuple[float, ...] = ()
+    target: tuple[int, int] | None = None
 
     def as_json(self) -> bytes:
         """Return what `parsed` reads."""
@@ -74,6 +78,7 @@ class Manifest:
             "job": dict(self.job),
             "complete": self.complete,
             "lost": [*self.lost],
+            "target": self.target and [*self.target],
             "segments": [asdict(each) for each in self.segments],
         }
         return json.dumps(content, indent=1).encode()
@@ -122,7 +127,16 @@ def parsed(text: bytes) -> Manifest:
         raise ValueError("its segments are of several sizes")
     if any(after.first <= before.last for before, after in zip(segments, segments[1:])):
         raise ValueError("its segments are not in the order of their times")
-    return Manifest(job, segments, complete, _times(content.get("lost")))
+    lost, target = _times(content.get("lost")), _target(content.get("target"))
+    return Manifest(job, segments, complete, lost, target)
+
+
+def _target(data: Any) -> tuple[int, int] | None:
+    if data is None:
+        return None
+    if not isinstance(data, list) or [type(each) for each in data] != [int, int]:
+        raise ValueError(f"it says {_short(data)} of the target")
+    return data[0], data[1]
 
 
 def _times(data: Any) -> tuple[float, ...]:

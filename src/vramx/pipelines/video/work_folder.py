@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +14,8 @@ from vramx.pipelines.video.digests import digest_of_own
 from vramx.pipelines.video.manifest import LONGEST, Manifest, Segment, parsed
 from vramx.runtime import close, open_file
 from vramx.writing import written_whole
+
+_MANIFEST = "manifest.json"
 
 
 class WorkFolder:
@@ -41,7 +43,8 @@ class WorkFolder:
         self.lost: list[float] = []
         self._job = dict(job)
         self._source = source
-        self._manifest = path / "manifest.json"
+        self._target: tuple[int, int] | None = None
+        self._manifest = path / _MANIFEST
         self._remedy = f"delete {path} to begin anew"
         try:
             self.path.mkdir(exist_ok=True)
@@ -59,7 +62,7 @@ class WorkFolder:
 
     def _load(self) -> None:
         try:
-            found = parsed(self._read_manifest())
+            found = _manifest_in(self.path)
         except ValueError as error:
             raise MediaError(f"{self._manifest} is damaged ({error}): {self._remedy}") from error
         self._compare(found.job, self._job, {"source"})
@@ -69,14 +72,6 @@ class WorkFolder:
             self._check(segment)
         self.segments, self.complete = [*found.segments], found.complete
         self.lost = [*found.lost]
-
-    def _read_manifest(self) -> bytes:
-        file = open_file(self._manifest, os.O_RDONLY)
-        try:
-            with open(file, "rb", closefd=False) as opened:
-                return opened.read(LONGEST + 1)
-        finally:
-            close(file)
 
     def _compare(self, there: Mapping[str, str], now: Mapping[str, str], but: set[str]) -> None:
         differing = sorted(
@@ -101,20 +96,16 @@ class WorkFolder:
 
     def _save(self) -> None:
         job = {**self._job, "source": self._source()}
+        manifest = Manifest(
+            job, tuple(self.segments), self.complete, tuple(self.lost), self._target
+        )
         with written_whole(self._manifest) as file:
-            file.write(
-                Manifest(job, tuple(self.segments), self.complete, tuple(self.lost)).as_json()
-            )
+            file.write(manifest.as_json())
 
     @property
     def frames(self) -> int:
         """How many frames the finished segments hold."""
         return sum(each.frames for each in self.segments)
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """What was counted of those frames, summed."""
-        return dict(sum((Counter(each.counts) for each in self.segments), Counter()))
 
     @property
     def nbytes(self) -> int:
@@ -131,6 +122,53 @@ class WorkFolder:
         self.complete, self.lost = True, [float(time) for time in lost]
         self._save()
 
-    def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.path)
+    def note_target(self, file: Path) -> None:
+        """Note what will be put in the target's place, so that it is known again after a kill."""
+        with contextlib.suppress(OSError):  # such as a full disk: nothing depends on it
+            self._target = _marks(file)
+            self._save()
+
+
+def finished(path: Path, target: Path) -> Manifest | None:
+    """Return what a job has noted in a work folder that was to be deleted, when it was killed.
+
+    Parameters
+    ----------
+    path : Path
+        The folder, if it is there.
+    target : Path
+        The video.
+
+    Returns
+    -------
+    Manifest or None
+        None unless the video is there as that job has made it.
+    """
+    try:
+        found = None if path.is_symlink() else _manifest_in(path)
+        return found if found is not None and found.target == _marks(target) else None
+    except (OSError, ValueError):
+        return None
+
+
+def delete(path: Path) -> None:
+    """Delete a work folder: its manifest last, so that a kill leaves nothing that is not known."""
+    for each in path.iterdir():
+        if each.name != _MANIFEST:
+            each.unlink()
+    shutil.rmtree(path)
+
+
+def _marks(file: Path) -> tuple[int, int]:
+    """Tell of a file what a change would change."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _manifest_in(path: Path) -> Manifest:
+    file = open_file(path / _MANIFEST, os.O_RDONLY)
+    try:
+        with open(file, "rb", closefd=False) as opened:
+            return parsed(opened.read(LONGEST + 1))
+    finally:
+        close(file)
