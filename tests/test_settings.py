@@ -76,10 +76,14 @@ SWAP = st.builds(
 SESSION = st.builds(
     SessionOptions,
     budget=maybe(COUNT | st.just("4GiB")),
-    device=maybe(st.integers(0, 7) | TEXT),
-    backend=TEXT,
-    policy=TEXT,
+    device=maybe(st.integers(0, 7) | st.sampled_from(["cuda", "cuda:3"])),
+    backend=st.sampled_from(["auto", "mapped", "managed", "simulated"]),
+    policy=st.sampled_from(["adaptive", "clairvoyant", "lru", "mru"]),
     block=st.just("1MiB"),
+    reserve=COUNT | st.just("1GiB"),
+    host_limit=maybe(COUNT),
+    on_missing=st.sampled_from(["error", "cpu"]),
+    on_unpinned=st.sampled_from(["error", "warn"]),
 )
 MODEL = st.builds(
     FaceModelSpec,
@@ -151,7 +155,7 @@ TASK_FIELDS = {"source": "a.png", "target": "b.png", "model": {"name": "x:y"}}
         ({"video": {"start": "1/0"}}, "start '1/0' is no time"),
         ({"video": {"speed": 2}}, "^video: VideoOptions has no speed; it has codec, "),
         ({"video": 5}, "video 5 is not VideoOptions"),
-        ({"upscale": {"scale": 2, "width": 9}}, "^upscale: scale says the size already"),
+        ({"upscale": {"scale": 2, "width": 9}}, "^upscale: scale= says the size already"),
         ({"upscale": {"overlap": -1}}, "overlap -1 is not"),
         ({"upscale": {"tile": False}}, "tile False is not"),
         ({"picture": {"quality": 101}}, "from 1 to 100, not 101"),

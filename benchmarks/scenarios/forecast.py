@@ -18,8 +18,8 @@ from benchmarks.report import Report
 from benchmarks.scenarios import cycle as cycles
 from vramx.bench.cycle import Cycle, Resident
 from vramx.bench.machine import Machine
+from vramx.cards.simulation import current_simulation
 from vramx.plan import Forecast, PlannedCard, for_module, this_card
-from vramx.simulation import current_simulation
 
 #: By how much the plan's time and bytes may differ from those measured.
 OFF_TIME, OFF_BYTES = 0.10, 0.01

@@ -1,6 +1,7 @@
 """vramx lets inference code use more GPU memory than the card has."""
 
-from vramx.advice import Advice
+from vramx._core import Device
+from vramx.cards.simulation import simulate
 from vramx.errors import (
     CaptureError,
     ConfigError,
@@ -16,8 +17,6 @@ from vramx.errors import (
     StoppedError,
     UnreportedWriteError,
 )
-from vramx.innermost import advise, empty, evict, pin, prefetch, stats
-from vramx.opening import oversubscribe
 from vramx.pipelines import (
     FaceModel,
     PictureOptions,
@@ -27,15 +26,19 @@ from vramx.pipelines import (
     pipeline,
     super_resolution,
 )
-from vramx.process import install
 from vramx.progress import Progress, progress_bar
 from vramx.queue import Job, Queue, current_job
 from vramx.seeing.plans import Plan
+from vramx.seeing.stats import Stats
 from vramx.seeing.trace import Trace
 from vramx.seeing.usage import ModuleStats
 from vramx.session import Session, current_session
-from vramx.simulation import simulate
-from vramx.stats import Stats
+from vramx.session.advice import Advice
+from vramx.session.innermost import advise, empty, evict, pin, prefetch, stats
+from vramx.session.installing import install
+from vramx.session.opening import oversubscribe
+from vramx.session.options import SessionOptions
+from vramx.session.policy import Policy
 from vramx.stopping import Stop
 
 __version__ = "0.1.0"
@@ -44,6 +47,7 @@ __all__ = [
     "Advice",
     "CaptureError",
     "ConfigError",
+    "Device",
     "DeviceError",
     "Error",
     "FaceModel",
@@ -56,11 +60,13 @@ __all__ = [
     "OutOfMemoryError",
     "PictureOptions",
     "Plan",
+    "Policy",
     "Progress",
     "Queue",
     "QueueClosedError",
     "Session",
     "SessionClosedError",
+    "SessionOptions",
     "Stage",
     "Stats",
     "Stop",

@@ -346,7 +346,6 @@ def test_a_stop_of_ones_own_ends_a_queued_video_too(
         ({"model": UpscalerSpec("no_such_module:x")}, vramx.ConfigError, "no_such_module"),
         ({"target": "there.png"}, vramx.MediaError, "give overwrite=True"),
         ({"picture": PictureOptions(format="docx")}, vramx.ConfigError, "'docx' is no picture"),
-        ({"session": SessionOptions(policy="no_such")}, vramx.ConfigError, "no_such"),
     ],
 )
 def test_a_task_that_cannot_be_is_refused_by_its_fields_and_writes_nothing(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vramx.cli.gathering import gathered
-from vramx.tasks.session import SessionOptions
+from vramx.session.options import SessionOptions
 
 _OPTIONS = (
     click.option("--budget", help="The most on the card at once, such as 4GiB; else what is free."),

@@ -9,10 +9,10 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vramx.errors import Error
-from vramx.opening import oversubscribe
 from vramx.queue import waits
 from vramx.queue.memory import Peak
 from vramx.session import Session
+from vramx.session.opening import oversubscribe
 from vramx.stopping import Stop
 
 if TYPE_CHECKING:

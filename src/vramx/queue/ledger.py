@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vramx.errors import ConfigError, Error
-from vramx.runtime import (
+from vramx.processes.runtime import (
     close,
     is_at,
     lock_file,

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from vramx import config
-from vramx.card import card_ordinal, free_bytes, open_card
+from vramx.cards.opening import card_ordinal, free_bytes, open_card
 from vramx.errors import ConfigError, Error, InUseError, OutOfMemoryError, QueueClosedError
 from vramx.queue import waits
 from vramx.queue.admission import Admission

@@ -3,10 +3,10 @@
 Loading this loads no framework.
 """
 
+from vramx.session.options import SessionOptions
 from vramx.tasks.faces import FacesFound, FacesTask
 from vramx.tasks.models import FaceModels, FaceModelSpec, UpscalerSpec
 from vramx.tasks.running import run
-from vramx.tasks.session import SessionOptions
 from vramx.tasks.swapping import SwapDone, SwapTask
 from vramx.tasks.task import Task, TaskError
 from vramx.tasks.upscaling import UpscaleDone, UpscaleTask

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from vramx.pipelines.options import SwapOptions
 from vramx.progress import OnProgress
+from vramx.seeing.stats import Stats
 from vramx.session import Session
-from vramx.stats import Stats
 from vramx.stopping import Stop
 from vramx.tasks.models import FaceModels, packages
 from vramx.tasks.task import Task
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 #: Says what to install where a package for faces is missing.
 face_packages = functools.partial(
-    packages, "PIL", "av", "skimage", "torch", "tqdm", extras="torch,video,faces"
+    packages,
+    "PIL",
+    "av",
+    "skimage",
+    "torch",
+    "tqdm",
+    install="pip install 'vramx[torch,video,faces]'",
 )
 
 

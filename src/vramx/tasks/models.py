@@ -201,7 +201,7 @@ class FaceModels(Settings):
 
 
 @contextmanager
-def packages(*needed: str, extras: str) -> Iterator[None]:
+def packages(*needed: str, install: str) -> Iterator[None]:
     """Turn the lack of a package into an error that says what to install.
 
     Raises
@@ -214,6 +214,4 @@ def packages(*needed: str, extras: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name not in needed:
             raise
-        raise ConfigError(
-            f"{error.name} is not installed: pip install 'vramx[{extras}]'"
-        ) from error
+        raise ConfigError(f"{error.name} is not installed: {install}") from error

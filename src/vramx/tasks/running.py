@@ -8,6 +8,7 @@ from vramx.errors import StoppedError
 from vramx.progress import OnProgress
 from vramx.queue.job import running_job
 from vramx.stopping import Stop
+from vramx.tasks.session import open_session
 from vramx.tasks.task import Task
 
 R = TypeVar("R")
@@ -50,7 +51,7 @@ def run(task: Task[R], *, on_progress: OnProgress | None = None, stop: Stop | No
     if token.stopped:
         raise StoppedError("the task was stopped before it began")
     task.check()
-    with task.session.open() as session:
+    with open_session(task.session) as session:
         return task.work(session, on_progress or _nothing, token)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from vramx.pipelines.options import PictureOptions, SwapOptions
 from vramx.progress import Meter, OnProgress
+from vramx.seeing.stats import Stats
 from vramx.session import Session
-from vramx.stats import Stats
 from vramx.stopping import Stop
 from vramx.tasks.faces import face_packages, opened
 from vramx.tasks.models import FaceModels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -11,9 +11,9 @@ from vramx.errors import ConfigError
 from vramx.pipelines.options import PictureOptions, VideoOptions
 from vramx.progress import OnProgress
 from vramx.session import Session
+from vramx.session.options import SessionOptions
 from vramx.settings import Settings
 from vramx.stopping import Stop
-from vramx.tasks.session import SessionOptions
 
 R = TypeVar("R")
 
@@ -35,7 +35,7 @@ class Task(Settings, ABC, Generic[R]):
     """
 
     overwrite: bool = False
-    session: SessionOptions = SessionOptions()
+    session: SessionOptions = field(default_factory=SessionOptions)
 
     @abstractmethod
     def check(self) -> None:

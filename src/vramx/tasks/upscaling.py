@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from vramx.errors import MediaError
 from vramx.pipelines.options import UpscaleOptions
 from vramx.progress import Meter, OnProgress
+from vramx.seeing.stats import Stats
 from vramx.session import Session
-from vramx.stats import Stats
 from vramx.stopping import Stop
 from vramx.tasks.models import UpscalerSpec
 from vramx.tasks.results import rest_to_dict

@@ -6,8 +6,8 @@ from typing import Any
 
 from vramx import _core
 from vramx.errors import ConfigError
-from vramx.opening import oversubscribe
 from vramx.session import Session
+from vramx.session.opening import oversubscribe
 from vramx.units import Size
 
 _installed: list[Session] = []

@@ -6,11 +6,11 @@ import warnings
 from typing import Any
 
 from vramx import _core
+from vramx.cards.nvml import card_memory, pinned_rate
+from vramx.cards.pcie import moving_rates
+from vramx.cards.simulation import current_simulation
 from vramx.config import Config
 from vramx.errors import ConfigError, NoDeviceError
-from vramx.nvml import card_memory, pinned_rate
-from vramx.pcie import moving_rates
-from vramx.simulation import current_simulation
 from vramx.units import format_size
 
 BACKENDS = ("auto", "managed", "mapped", "simulated")

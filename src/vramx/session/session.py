@@ -9,26 +9,29 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vramx import _core, config
-from vramx.advice import Advice, native_advice
-from vramx.card import (
+from vramx.cards.nvml import NvmlCard, card_memory
+from vramx.cards.opening import (
     card_ordinal,
     free_bytes,
     open_card,
     slowed,
     unpinned,
 )
+from vramx.cards.watcher import BudgetWatcher, FreeMemory, checked_rule
 from vramx.errors import ConfigError, Error, SessionClosedError
-from vramx.nvml import NvmlCard, card_memory
 from vramx.seeing.plans import Plan, plan_of
 from vramx.seeing.report import module_table
+from vramx.seeing.stats import Stats
 from vramx.seeing.trace import MOST_EVENTS, Trace
 from vramx.seeing.usage import ModuleStats, the_rest
-from vramx.stats import Stats
+from vramx.session.absent import NoCard, NoCore, NothingFree, NoTorch
+from vramx.session.advice import Advice, native_advice
+from vramx.session.options import SessionOptions
+from vramx.session.policy import Policy
 from vramx.units import LARGEST, Size, format_size, parse_size
-from vramx.watcher import BudgetWatcher, FreeMemory, checked_rule
 
 if TYPE_CHECKING:
     from vramx.integrations.torch import TorchBridge
@@ -38,32 +41,12 @@ T = TypeVar("T")
 #: The open sessions, the one opened or entered last at the end.
 open_sessions: list[Session] = []
 
-_POLICY_METHODS = ("arrived", "touched", "left", "victim")
-
 #: Start address and bytes.
 Range = tuple[int, int]
 
 
 def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
-
-
-def _checked_policy(policy: Any) -> Any:
-    known = _core.policy_names()
-    if isinstance(policy, str):
-        if policy not in known:
-            raise ConfigError(
-                f"unknown policy {policy!r}; give one of {', '.join(known)}, or an object with "
-                "the methods arrived, touched, left and victim"
-            )
-        return policy
-    lacking = [name for name in _POLICY_METHODS if not callable(getattr(policy, name, None))]
-    if lacking:
-        raise ConfigError(
-            f"policy {policy!r} has no {', '.join(lacking)}; give one of {', '.join(known)}, or an "
-            "object with the methods arrived, touched, left and victim"
-        )
-    return policy
 
 
 class Session:
@@ -75,51 +58,33 @@ class Session:
 
     Attributes
     ----------
-    device : _core.Device
+    device : Device
         The card; for the simulated one also its clock and fault injection.
+    options : SessionOptions
+        How it was opened.
     """
 
     def __init__(
         self,
-        budget: Size | None,
+        options: SessionOptions,
         *,
-        device: Any,
-        backend: str,
-        policy: Any,
-        block: Size,
-        reserve: Size,
-        host_limit: Size | None,
-        accept_unpinned: bool,
+        policy: Policy | None = None,
+        device: _core.Device | NoCard | None = None,
     ) -> None:
         settings = config.from_environment()
-        block_bytes = parse_size(block, "block")
-        reserve_bytes = parse_size(reserve, "reserve") if reserve != 0 else 0
-        limit = LARGEST if host_limit is None else parse_size(host_limit, "host_limit")
-        policy = _checked_policy(policy)
-        asked = None if budget is None else parse_size(budget, "budget")
-        self.device = open_card(
-            backend, card_ordinal(device), block_bytes, settings, accept_unpinned=accept_unpinned
-        )
-        if asked is None:
-            asked = free_bytes(self.device) - reserve_bytes
-            if asked < block_bytes:
-                raise ConfigError(
-                    f"{self.device.name} has {format_size(max(asked + reserve_bytes, 0))} free, "
-                    f"less than the reserve of {format_size(reserve_bytes)} and one block of "
-                    f"{format_size(block_bytes)}: free some, or pass budget, reserve or block"
-                )
-            asked -= asked % block_bytes
-        self._core = _core.Core(
-            device=self.device,
-            budget=asked,
-            block=block_bytes,
-            policy=policy,
-            threaded=self.device.slow_moves,
-            host_limit=limit,
-            profiled=settings.profiled,
-        )
-        self._block = block_bytes
-        self._reserve = reserve_bytes
+        if device is None:
+            device = open_card(
+                options.backend,
+                card_ordinal(options.device),
+                options.block_bytes,
+                settings,
+                accept_unpinned=options.on_unpinned == "warn",
+            )
+        self.options = options
+        self.device = cast(_core.Device, device)
+        self._core = cast(_core.Core, NoCore())
+        if not isinstance(device, NoCard):
+            self._core = self._open(settings, policy)
         self._watcher: BudgetWatcher | None = None
         self._told_unpinned = False
         self._last_plan: Plan | None = None
@@ -130,6 +95,34 @@ class Session:
         self._keep = False
         self._closed = False
         open_sessions.append(self)
+
+    def _open(self, settings: config.Config, policy: Policy | None) -> _core.Core:
+        options, block = self.options, self.options.block_bytes
+        budget = None if options.budget is None else parse_size(options.budget, "budget")
+        if budget is None:
+            budget = free_bytes(self.device) - options.reserve_bytes
+            if budget < block:
+                free = max(budget + options.reserve_bytes, 0)
+                raise ConfigError(
+                    f"{self.device.name} has {format_size(free)} free, less than the reserve of "
+                    f"{format_size(options.reserve_bytes)} and one block of {format_size(block)}: "
+                    "free some, or pass budget, reserve or block"
+                )
+            budget -= budget % block
+        return _core.Core(
+            device=self.device,
+            budget=budget,
+            block=block,
+            policy=options.policy if policy is None else policy,
+            threaded=self.device.slow_moves,
+            host_limit=options.host_limit_bytes,
+            profiled=settings.profiled,
+        )
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a card. Where there is none, calls check their arguments alone."""
+        return not isinstance(self.device, NoCard)
 
     # Scope
 
@@ -237,6 +230,8 @@ class Session:
 
     @property
     def _torch(self) -> TorchBridge:
+        if not self.active:
+            return cast("TorchBridge", NoTorch())
         if self._torch_bridge is None:
             from vramx.integrations.torch import TorchBridge
 
@@ -413,6 +408,10 @@ class Session:
             tensor = self._torch.empty(sizes, dtype)
             self._tell_unpinned()
             return tensor
+        if not self.active:
+            import numpy
+
+            return numpy.empty(sizes, numpy_type)
         if not self.device.computes_on_host:
             raise ConfigError(
                 f"numpy arrays live in host memory; on {self.device.name} give a torch dtype"
@@ -605,13 +604,15 @@ class Session:
         if self._watcher is not None and self._watcher.watching:
             raise ConfigError("the budget is watched already; stop() that watcher first")
         rule = checked_rule(
-            reserve=self._reserve if reserve is None else reserve,
+            reserve=self.options.reserve if reserve is None else reserve,
             least=least,
             most=most,
-            block=self._block,
-            budget=self._core.stats().budget,
+            block=self.options.block_bytes,
+            budget=self._core.stats().budget if self.active else LARGEST,
             capacity=self.device.capacity,
         )
+        if not self.active:
+            return BudgetWatcher(self, rule, card or NothingFree(), every)
         if card is None:
             if not self.device.uuid:
                 raise ConfigError(
@@ -709,6 +710,8 @@ class Session:
             The card, who else holds its memory, the managed modules, the counts, the plan in force
             and, by module, how often its memory moved, why and what it cost.
         """
+        if not self.active:
+            return "vramx is inactive: there is no usable card, and on_missing is 'cpu'"
         lines = [f"vramx on {self.device.name} ({self.device.kind})"]
         if self.device.uuid:
             with contextlib.suppress(Exception):  # NVML is a courtesy here

@@ -1,33 +1,27 @@
-"""What this process has open, for those who ask: nothing is written while nobody does."""
+"""A socket that tells what this process has open: nothing is written while nobody asks."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import itertools
 import json
 import os
 import secrets
 import socket
-import sys
 import threading
 import warnings
-import weakref
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from vramx import config
-from vramx.errors import ConfigError, Error
-from vramx.runtime import make_folder, runtime_folder
-from vramx.session import Session, open_sessions
+from vramx.errors import ConfigError
+from vramx.processes.runtime import make_folder, runtime_folder
+
+Describe = Callable[[], dict[str, Any]]
 
 #: Seconds that an asker may take to read.
 _PATIENCE = 1.0
-
-_serials: weakref.WeakKeyDictionary[Session, int] = weakref.WeakKeyDictionary()
-_numbers = itertools.count(1)
 
 
 def socket_folder() -> Path:
@@ -45,33 +39,13 @@ def address_of(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
-def describe_process() -> dict[str, Any]:
-    """Describe this process's open sessions as plain data.
-
-    Returns
-    -------
-    dict
-        ``pid``, ``command`` and ``sessions``: of each its number, card and counts.
-    """
-    sessions = []
-    for session in tuple(open_sessions):
-        if (device := getattr(session, "device", None)) is None:
-            continue  # inactive: there is no card
-        with contextlib.suppress(Error):  # it is being closed
-            sessions.append(
-                {
-                    "number": _serials.setdefault(session, next(_numbers)),
-                    "card": device.name,
-                    "uuid": device.uuid,
-                    "backend": device.kind,
-                    "stats": asdict(session.stats()),
-                }
-            )
-    return {"pid": os.getpid(), "command": " ".join(sys.argv), "sessions": sessions}
-
-
 class Publisher:
-    """A socket that answers each connection with `describe_process`, from a thread of its own.
+    """A socket that answers each connection, from a thread of its own.
+
+    Parameters
+    ----------
+    describe : callable
+        What it answers with: plain data.
 
     Attributes
     ----------
@@ -84,7 +58,8 @@ class Publisher:
         If the socket cannot be made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, describe: Describe) -> None:
+        self._describe = describe
         folder = socket_folder()
         make_folder(folder)
         self.path = folder / f"{os.getpid()}-{secrets.token_hex(4)}.socket"
@@ -111,7 +86,7 @@ class Publisher:
                 return
             with asker, contextlib.suppress(OSError):
                 asker.settimeout(_PATIENCE)
-                asker.sendall(json.dumps(describe_process()).encode())
+                asker.sendall(json.dumps(self._describe()).encode())
 
     def close(self) -> None:
         """Answer no more."""
@@ -151,10 +126,15 @@ os.register_at_fork(
 )
 
 
-def publish() -> None:
+def publish(describe: Describe) -> None:
     """Let `vramx monitor` see this process's sessions from now on, unless ``VRAMX_MONITOR=0``.
 
     Where that cannot be, a warning says so once; the sessions do not mind.
+
+    Parameters
+    ----------
+    describe : callable
+        Returns what is told of them, as plain data.
     """
     if not config.from_environment().monitored:
         return
@@ -165,7 +145,7 @@ def publish() -> None:
                 if published.path.parent == socket_folder() and published.path.exists():
                     return
                 published.close()
-            _published.publisher = Publisher()
+            _published.publisher = Publisher(describe)
         except (OSError, ConfigError) as error:
             if not _published.warned:
                 _published.warned = True

@@ -5,10 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from vramx.errors import ConfigError, NoDeviceError
-from vramx.inactive import InactiveSession
-from vramx.publishing import publish
+from vramx.errors import NoDeviceError
+from vramx.processes.publishing import publish
 from vramx.session import Session
+from vramx.session.absent import NoCard
+from vramx.session.describing import describe_process
+from vramx.session.options import SessionOptions
+from vramx.session.policy import Policy, checked_policy
 from vramx.units import Size
 
 
@@ -17,7 +20,7 @@ def oversubscribe(
     *,
     device: Any = None,
     backend: str = "auto",
-    policy: Any = "adaptive",
+    policy: str | Policy = "adaptive",
     block: Size = "32MiB",
     reserve: Size = "512MiB",
     host_limit: Size | None = None,
@@ -38,7 +41,7 @@ def oversubscribe(
         by CUDA's virtual memory management; the rest in unified memory), ``"managed"`` (CUDA
         unified memory), ``"simulated"``, or ``"auto"``: mapped where the card supports it, else
         managed, never simulated. `Session.report` says which.
-    policy : str or object
+    policy : str or Policy
         ``"adaptive"`` (records what a program does again and again, and plans what stays and what
         is brought when; LRU where nothing is known), ``"lru"``, ``"mru"``, ``"clairvoyant"``, or
         an object with ``arrived(block)``, ``touched(block)``, ``left(block)`` and
@@ -69,25 +72,24 @@ def oversubscribe(
     OutOfMemoryError
         If a mapped card cannot give the budget now.
     """
-    if on_unpinned not in ("warn", "error"):
-        raise ConfigError(f"unknown on_unpinned {on_unpinned!r}; give 'warn' or 'error'")
-    if on_missing not in ("error", "cpu"):
-        raise ConfigError(f"unknown on_missing {on_missing!r}; give 'error' or 'cpu'")
+    chosen = checked_policy(policy)
+    options = SessionOptions(
+        budget=budget,
+        device=device if device is None or isinstance(device, int) else str(device),
+        backend=backend,
+        policy=chosen if isinstance(chosen, str) else SessionOptions.policy,
+        block=block,
+        reserve=reserve,
+        host_limit=host_limit,
+        on_missing=on_missing,
+        on_unpinned=on_unpinned,
+    )
     try:
-        session = Session(
-            budget,
-            device=device,
-            backend=backend,
-            policy=policy,
-            block=block,
-            reserve=reserve,
-            host_limit=host_limit,
-            accept_unpinned=on_unpinned == "warn",
-        )
+        session = Session(options, policy=None if isinstance(chosen, str) else chosen)
     except NoDeviceError as error:
         if on_missing == "error":
             raise
         warnings.warn(f"vramx manages nothing: {error}", RuntimeWarning, stacklevel=2)
-        return InactiveSession()
-    publish()
+        return Session(options, device=NoCard())
+    publish(describe_process)
     return session

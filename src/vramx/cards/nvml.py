@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from vramx.cards.pcie import link_rate
 from vramx.errors import ConfigError, NoDeviceError
-from vramx.pcie import link_rate
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from vramx.advice import Advice
+from vramx.seeing.stats import Stats
 from vramx.session import current_session
-from vramx.stats import Stats
+from vramx.session.advice import Advice
 
 T = TypeVar("T")
 
