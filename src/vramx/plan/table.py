@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vramx.pcie import link_rate
+from vramx.cards.pcie import link_rate
 
 _PASCAL = "NVIDIA GeForce GTX 10 series, specifications"
 _TURING = "NVIDIA Turing GPU Architecture, whitepaper, and GeForce specifications"
