@@ -85,7 +85,7 @@ def test_activations_that_are_to_leave_are_refused_by_name(session: vramx.Sessio
 
 def test_a_budget_below_what_stays_is_refused(session: vramx.Session) -> None:
     kept = session.empty(3 * BLOCK // 4)
-    with pytest.raises(vramx.OutOfMemoryError, match="activations, which stay on this card"):
+    with pytest.raises(vramx.OutOfMemoryError, match="activations and buffers, which stay"):
         session.set_budget(BLOCK)
     assert session.stats().budget == 8 * BLOCK
     del kept

@@ -333,9 +333,9 @@ def test_what_does_not_fit_beside_activations_that_stay_is_refused_with_figures(
     assert (raised.value.asked, raised.value.budget) == (3 * BLOCK, 4 * BLOCK)
     assert raised.value.leased == 2 * BLOCK
     if not confined.device().reads_over_link:
-        with pytest.raises(vramx.OutOfMemoryError, match=r"4.00 MiB activations, which stay"):
+        with pytest.raises(vramx.OutOfMemoryError, match=r"4.00 MiB activations and buffers"):
             one.acquire(large.group, 0)
-    with pytest.raises(vramx.OutOfMemoryError, match=r"4.00 MiB are activations, which stay"):
+    with pytest.raises(vramx.OutOfMemoryError, match=r"4.00 MiB are activations and buffers"):
         one.set_budget(BLOCK)
     assert one.stats().budget == 4 * BLOCK
     del memory

@@ -251,8 +251,7 @@ void Residency::out_of_memory(const Blocks& blocks) const {
   std::string held = text(table_.sums().held[Place::card]) + " are resident, " +
                      text(table_.sums().leased) + " of them leased by running modules" +
                      names_of(table_, in_use_) + " and pins";
-  if (staying > 0) held += " and " + text(staying) + " activations, which stay on this card";
-  // Beside what stays, it is not read in place either.
+  if (staying > 0) held += " and " + text(staying) + " activations and buffers, which stay on this card";
   const std::string why =
       all_stay(blocks) ? " has no concurrent managed access, so activations do not exceed it"
                        : std::string(" does not read ") + where;
