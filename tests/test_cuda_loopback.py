@@ -405,6 +405,16 @@ def test_a_card_is_taken_for_one_without_managed_access(
         vramx.oversubscribe("64MiB", backend="managed")
 
 
+def test_serving_a_process_is_refused_where_all_would_stay_on_the_card(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VRAMX_CUDA_DRIVER", loopback.path)
+    monkeypatch.setattr("vramx.integrations.torch.make_torch_allocator", lambda: pytest.fail)
+    PROFILES["vGPU"].describe(loopback, "vGPU")
+    with pytest.raises(vramx.NoDeviceError, match=r"install\(\) .* vGPU 0 has no concurrent"):
+        vramx.install("64MiB")
+
+
 def test_a_card_that_has_neither_memory_is_refused_by_both_names(
     loopback: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,8 +98,7 @@ void device(nb::module_& module) {
       },
       "driver"_a, "ordinal"_a, "unit"_a, "accept_unpinned"_a = false, "deny_managed"_a = false,
       nb::call_guard<nb::gil_scoped_release>(),
-      "A card with weights in mapped memory, moved a unit at once, and scratch in managed memory "
-      "or on the card.");
+      "Weights in mapped memory, moved a unit at once; scratch in managed memory, or on the card.");
   module.def("set_managed_limit", &set_managed_limit, "limit"_a,
              "Caps the managed bytes of this process; returns the previous cap.");
   module.def("managed_bytes", &managed_bytes);

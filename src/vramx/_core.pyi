@@ -89,7 +89,7 @@ def open_mapped(
     driver: str, ordinal: int, unit: int, accept_unpinned: bool = False, deny_managed: bool = False
 ) -> CudaDevice:
     """
-    A card with weights in mapped memory, moved a unit at once, and scratch in managed memory or on the card.
+    Weights in mapped memory, moved a unit at once; scratch in managed memory, or on the card.
     """
 
 def set_managed_limit(limit: int) -> int:
