@@ -66,6 +66,7 @@ class Piece:
     #: The streams with kernels that use it, which nobody waited for, and whether those write.
     streams: set[int] = field(default_factory=set)
     filled: bool = False
+    stays: bool = False  # on the card
 
     def __post_init__(self) -> None:
         self.storage = (ctypes.c_size_t * 6)(self.memory.address)
@@ -124,6 +125,7 @@ class ProgramOnACard(RuleBasedStateMachine):
         over_link=st.booleans(),
         latency=st.sampled_from([0.0, 1e-5]),
         two_addresses=st.booleans(),
+        managed_access=st.booleans(),
         check_drops=st.booleans(),
         threaded=st.booleans(),
         moment=st.sampled_from(Moment),
@@ -136,12 +138,14 @@ class ProgramOnACard(RuleBasedStateMachine):
         over_link: bool,
         latency: float,
         two_addresses: bool,
+        managed_access: bool,
         check_drops: bool,
         threaded: bool,
         moment: Moment,
         seed: int,
     ) -> None:
         self.reads_over_link = over_link
+        self.confined = not managed_access
         self.threaded = threaded
         _core.set_moments(moment, seed)
         self.budget = self.most_budget = blocks * BLOCK + GRANULE
@@ -155,6 +159,7 @@ class ProgramOnACard(RuleBasedStateMachine):
             host_memory=2**30,
             reads_over_link=over_link,
             host_addresses=two_addresses,
+            managed_access=managed_access,
             check_drops=check_drops,
         )
         self.core = _core.Core(
@@ -178,8 +183,9 @@ class ProgramOnACard(RuleBasedStateMachine):
         except (vramx.DeviceError, vramx.OutOfMemoryError) as error:
             if "injected failure" not in str(error):
                 assert isinstance(error, vramx.OutOfMemoryError)
-                assert not self.reads_over_link
-                assert error.asked + before.leased > before.budget
+                assert self.confined or not self.reads_over_link
+                assert self.confined or error.asked + before.leased > before.budget
+                assert error.asked + error.leased > before.budget
             assert self.core.stats().leased == before.leased
             return False, None
 
@@ -285,7 +291,8 @@ class ProgramOnACard(RuleBasedStateMachine):
             blocks = [(number, place) for place in range(first, last + 1)]
             key = next(self.keys)
             expected = pattern(memory.nbytes, key)
-            piece = self.pieces[key] = Piece(memory, expected, number, blocks)
+            stays = self.confined and use is Use.SCRATCH
+            piece = self.pieces[key] = Piece(memory, expected, number, blocks, stays=stays)
             if use is Use.WEIGHTS:
                 self.core.point(ctypes.addressof(piece.storage), *piece.span)
             copies.append((memory.address, expected.ctypes.data, memory.nbytes))
@@ -296,7 +303,8 @@ class ProgramOnACard(RuleBasedStateMachine):
         done, memory = self.attempt(lambda: self.core.empty(size, stream))
         if not done:
             return
-        piece = Piece(memory, pattern(memory.nbytes, next(self.keys)), None, [])
+        content = pattern(memory.nbytes, next(self.keys))
+        piece = Piece(memory, content, None, [], stays=self.confined)
         self.no_more_faults()
 
         def fill() -> None:
@@ -484,7 +492,8 @@ class ProgramOnACard(RuleBasedStateMachine):
         pieces = self.pick_some(some)
         ranges = [each.span for each in pieces]
         if self.refused_if_in_use(pieces, lambda: self.core.evict(ranges)):
-            assert not any(self.core.on_card([each]) for each in ranges)
+            assert not any(self.core.on_card([each.span]) for each in pieces if not each.stays)
+            assert all(self.core.on_card([each.span]) for each in pieces if each.stays)
 
     @precondition(lambda self: self.pieces)
     @rule(some=st.lists(indexes, min_size=1, max_size=5))
@@ -501,23 +510,24 @@ class ProgramOnACard(RuleBasedStateMachine):
         try:
             self.refused_if_in_use([piece], call) if moves else self.attempt(call)
         except vramx.ConfigError:
-            assert not self.reads_over_link
-            assert advice in (Advice.PREFERRED_HOST, Advice.ACCESSED_BY)
+            assert piece.stays or not self.reads_over_link
+            assert moves or advice is Advice.ACCESSED_BY
+            assert piece.stays or advice is not Advice.UNSET_READ_MOSTLY
 
     @rule(blocks=st.integers(1, 9))
     def set_budget(self, blocks: int) -> None:
         budget = min(blocks * BLOCK, self.most_budget)
         before = self.core.stats()
-        if before.leased > budget:
-            try:
-                self.core.set_budget(budget)
-            except vramx.OutOfMemoryError as error:
-                assert (error.asked, error.leased) == (budget, before.leased)
-            else:
-                raise AssertionError("the budget is below what is leased")
-            return
-        done, previous = self.attempt(lambda: self.core.set_budget(budget))
-        if done:
+        try:
+            previous = self.core.set_budget(budget)
+        except vramx.DeviceError as error:
+            assert "injected failure" in str(error)
+        except vramx.OutOfMemoryError as error:
+            assert error.asked == budget < error.leased
+            assert self.confined or error.leased == before.leased
+            assert error.leased >= before.leased
+        else:
+            assert before.leased <= budget
             assert previous == self.budget
             self.budget = budget
 
