@@ -43,7 +43,7 @@ help:
 	@echo 'make kills     videos and folders whose processes are killed at 50 moments each'
 	@echo 'make fuzz INPUTS=10000  so many damaged files of each kind to each reader'
 	@echo 'make sanitize  the native tests under address, undefined and thread sanitizers'
-	@echo 'make bench     micro benchmarks and the cyclic model, as JSON in build/bench'
+	@echo 'make bench     what calls and the cyclic model cost, as JSON in build/bench'
 	@echo 'make pictures  draw the pictures in docs anew'
 	@echo 'make clean     remove the virtual environment, builds and caches'
 
@@ -131,8 +131,8 @@ native sanitize-address sanitize-thread: $(READY)
 
 bench: $(READY)
 	@mkdir -p build/bench
-	$(BIN)/python -m pytest -q benchmarks -o addopts= --benchmark-json build/bench/micro.json
-	$(BIN)/python benchmarks/cyclic.py --json build/bench/cyclic.json $(ARGS)
+	-$(BIN)/python -m benchmarks calls --json build/bench/calls.json
+	$(BIN)/python -m benchmarks cycle --json build/bench/cycle.json $(ARGS)
 
 pictures: $(READY)
 	$(BIN)/python examples/residency.py --policy lru --picture docs/pictures/lru.png
@@ -140,5 +140,5 @@ pictures: $(READY)
 	$(BIN)/python -m vramx.demo.super_resolution --simulated --output docs/pictures/enlarged.jpg
 
 clean:
-	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache enlarged.png residency.html
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache enlarged.png residency.html
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-// Counts a process's unified-memory page faults and migrations with CUPTI. Built by page_faults.py.
+// Counts a process's unified-memory page faults with CUPTI. Built by page_faults.py.
 #include <cupti.h>
 
 #include <atomic>
@@ -7,9 +7,7 @@
 
 namespace {
 
-struct Counts {
-  std::atomic<std::uint64_t> gpu_fault_groups{0}, bytes_to_device{0}, bytes_to_host{0};
-} counts;
+std::atomic<std::uint64_t> groups{0};
 
 void CUPTIAPI give_buffer(std::uint8_t** buffer, std::size_t* size, std::size_t* records) {
   *size = std::size_t{8} << 20;
@@ -21,53 +19,26 @@ void CUPTIAPI take_buffer(CUcontext, std::uint32_t, std::uint8_t* buffer, std::s
                           std::size_t valid) {
   CUpti_Activity* record = nullptr;
   while (cuptiActivityGetNextRecord(buffer, valid, &record) == CUPTI_SUCCESS) {
-    if (record->kind != CUPTI_ACTIVITY_KIND_UNIFIED_MEMORY_COUNTER) continue;
-    const auto* counter = reinterpret_cast<CUpti_ActivityUnifiedMemoryCounter3*>(record);
-    switch (counter->counterKind) {
-      case CUPTI_ACTIVITY_UNIFIED_MEMORY_COUNTER_KIND_GPU_PAGE_FAULT:
-        ++counts.gpu_fault_groups;
-        break;
-      case CUPTI_ACTIVITY_UNIFIED_MEMORY_COUNTER_KIND_BYTES_TRANSFER_HTOD:
-        counts.bytes_to_device += counter->value;
-        break;
-      case CUPTI_ACTIVITY_UNIFIED_MEMORY_COUNTER_KIND_BYTES_TRANSFER_DTOH:
-        counts.bytes_to_host += counter->value;
-        break;
-      default:
-        break;
-    }
+    if (record->kind == CUPTI_ACTIVITY_KIND_UNIFIED_MEMORY_COUNTER) ++groups;
   }
   std::free(buffer);
 }
 
 }  // namespace
 
-extern "C" {
-
 /// Starts counting on device 0, before the process makes a CUDA context. Returns a CUPTI result.
-int page_faults_start() {
-  CUpti_ActivityUnifiedMemoryCounterConfig config[3];
-  const CUpti_ActivityUnifiedMemoryCounterKind kinds[3] = {
-      CUPTI_ACTIVITY_UNIFIED_MEMORY_COUNTER_KIND_GPU_PAGE_FAULT,
-      CUPTI_ACTIVITY_UNIFIED_MEMORY_COUNTER_KIND_BYTES_TRANSFER_HTOD,
-      CUPTI_ACTIVITY_UNIFIED_MEMORY_COUNTER_KIND_BYTES_TRANSFER_DTOH};
-  for (int i = 0; i < 3; ++i) {
-    config[i].scope = CUPTI_ACTIVITY_UNIFIED_MEMORY_COUNTER_SCOPE_PROCESS_SINGLE_DEVICE;
-    config[i].kind = kinds[i];
-    config[i].deviceId = 0;
-    config[i].enable = 1;
-  }
+extern "C" int page_faults_start() {
+  CUpti_ActivityUnifiedMemoryCounterConfig config{
+      CUPTI_ACTIVITY_UNIFIED_MEMORY_COUNTER_SCOPE_PROCESS_SINGLE_DEVICE,
+      CUPTI_ACTIVITY_UNIFIED_MEMORY_COUNTER_KIND_GPU_PAGE_FAULT, 0, 1};
   cuInit(0);
   if (auto result = cuptiActivityRegisterCallbacks(give_buffer, take_buffer)) return result;
-  if (auto result = cuptiActivityConfigureUnifiedMemoryCounter(config, 3)) return result;
+  if (auto result = cuptiActivityConfigureUnifiedMemoryCounter(&config, 1)) return result;
   return cuptiActivityEnable(CUPTI_ACTIVITY_KIND_UNIFIED_MEMORY_COUNTER);
 }
 
-/// Writes fault groups, bytes to the device and bytes to the host since the last call.
-void page_faults_read(std::uint64_t* out) {
+/// Returns the fault groups since the last call.
+extern "C" std::uint64_t page_faults_taken() {
   cuptiActivityFlushAll(CUPTI_ACTIVITY_FLAG_FLUSH_FORCED);
-  out[0] = counts.gpu_fault_groups.exchange(0);
-  out[1] = counts.bytes_to_device.exchange(0);
-  out[2] = counts.bytes_to_host.exchange(0);
-}
+  return groups.exchange(0);
 }

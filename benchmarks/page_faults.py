@@ -1,68 +1,57 @@
-"""Count unified-memory page faults of this process with CUPTI; needs nvcc and a card."""
+"""Counts unified-memory page faults of this process with CUPTI; needs nvcc and a card."""
 
-from __future__ import annotations
-
+import contextlib
 import ctypes
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+from torch import nn
 
-@dataclass(frozen=True)
-class FaultCounts:
-    """What the driver reported since the last look.
-
-    Attributes
-    ----------
-    gpu_fault_groups : int
-        Groups of page faults that kernels took.
-    bytes_to_device, bytes_to_host : int
-        Unified memory migrated or duplicated, by whatever cause.
-    """
-
-    gpu_fault_groups: int
-    bytes_to_device: int
-    bytes_to_host: int
+import vramx
+from benchmarks.report import SkippedError
 
 
 class PageFaults:
-    """Counts from its making on; make it before anything uses CUDA.
-
-    Raises
-    ------
-    RuntimeError
-        If there is no nvcc, or CUPTI refuses.
-    """
+    """Counts groups of faults from its making on; make it before anything uses CUDA."""
 
     def __init__(self) -> None:
         nvcc = shutil.which("nvcc")
         if nvcc is None:
-            raise RuntimeError("counting page faults needs nvcc on the PATH")
+            raise SkippedError("counting page faults needs nvcc on the PATH")
         home = Path(nvcc).resolve().parent.parent
         if not (home / "include").is_dir():
             home = Path("/usr/local/cuda")
         places = [home, *home.glob("targets/*"), *home.glob("extras/CUPTI")]
         library = Path(tempfile.mkdtemp()) / "page_faults.so"
-        subprocess.run(
-            [
-                nvcc, "-shared", "-Xcompiler", "-fPIC", "-O2", "-cudart", "none",
-                *(f"-I{place / 'include'}" for place in places),
-                *(f"-L{place / name}" for place in places for name in ("lib", "lib64")),
-                *(f"-Xlinker=-rpath={p / name}" for p in places for name in ("lib", "lib64")),
-                str(Path(__file__).with_name("page_faults.cpp")), "-lcupti", "-lcuda",
-                "-o", str(library),
-            ],
-            check=True,
-        )  # fmt: skip
+        source = Path(__file__).with_name("page_faults.cpp")
+        libraries = [place / name for place in places for name in ("lib", "lib64")]
+        paths = [f"-I{place / 'include'}" for place in places]
+        paths += [f"{flag}{each}" for each in libraries for flag in ("-L", "-Xlinker=-rpath=")]
+        flags = ["-shared", "-Xcompiler", "-fPIC", "-O2", "-cudart", "none", *paths]
+        building = [nvcc, *flags, source, "-lcupti", "-lcuda", "-o", library]
+        if subprocess.run(building, check=False).returncode != 0:
+            raise SkippedError("nvcc cannot build what counts page faults")
         self._library = ctypes.CDLL(str(library))
-        result = self._library.page_faults_start()
-        if result != 0:
-            raise RuntimeError(f"CUPTI refused to count page faults: error {result}")
+        self._library.page_faults_taken.restype = ctypes.c_uint64
+        if (result := self._library.page_faults_start()) != 0:
+            raise SkippedError(f"CUPTI refused to count page faults: error {result}")
+        self.steady = self.control = 0
 
-    def read(self) -> FaultCounts:
-        """Return the counts since the last call, or since the start."""
-        out = (ctypes.c_uint64 * 3)()
-        self._library.page_faults_read(out)
-        return FaultCounts(*out)
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count those of a scope."""
+        self._library.page_faults_taken()
+        yield
+        self.steady = self._library.page_faults_taken()
+
+    def provoke(self, used: nn.Module, session: vramx.Session, x: torch.Tensor) -> None:
+        """Use a weight that vramx is not told of."""
+        session.evict(used)
+        self._library.page_faults_taken()
+        nn.functional.linear(x, used[0].linear.weight)
+        torch.cuda.synchronize()
+        self.control = self._library.page_faults_taken()

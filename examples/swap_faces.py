@@ -78,18 +78,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         save_portrait(folder / "me.png")
         save_clip(folder / "clip.mp4", arguments.frames)
-        with vramx.face_swap(
-            *models,
-            budget=budget,
-            backend="auto" if on_gpu else "simulated",
-            block="256KiB" if not on_gpu else "32MiB",
-        ) as fs:
+        with (
+            vramx.face_swap(
+                *models,
+                budget=budget,
+                backend="auto" if on_gpu else "simulated",
+                block="256KiB" if not on_gpu else "32MiB",
+            ) as fs,
+            vramx.progress_bar() as bar,
+        ):
             result = fs.swap_video(
                 folder / "me.png",
                 folder / "clip.mp4",
                 folder / "swapped.mp4",
                 overwrite=True,
-                progress=True,
+                on_progress=bar,
             )
             stats = fs.session.stats()
     except (vramx.Error, OSError) as error:

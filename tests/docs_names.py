@@ -19,9 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+import vramx.cards.watcher
 import vramx.queue.line
-import vramx.session
-import vramx.watcher
 from pipelines import stand_ins
 from pipelines.clips import write_clip
 from pipelines.face_networks import (
@@ -34,6 +33,7 @@ from pipelines.face_networks import (
     portrait,
 )
 from pipelines.networks import enlarger
+from vramx.session import options, session
 from vramx.units import parse_size
 
 FRAMES = 6
@@ -61,9 +61,9 @@ def shrunk(text: str) -> str:
 
 def simulate_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions and queues have a simulated card, and a thousandth of what is asked for."""
-    for module in (vramx.session, vramx.watcher, vramx.queue.line):
+    for module in (session, options, vramx.cards.watcher, vramx.queue.line):
         monkeypatch.setattr(module, "parse_size", _a_thousandth)
-    for module in (vramx.session, vramx.queue.line):
+    for module in (session, vramx.queue.line):
         real = module.open_card
 
         def open_simulated(_: str, *rest: Any, real: Any = real, **options: Any) -> Any:

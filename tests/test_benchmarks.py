@@ -1,6 +1,5 @@
-"""What the comparison of peers rests on, as far as it shows without a card."""
+"""What the benchmarks rest on, as far as it shows without a card."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -11,39 +10,37 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+from benchmarks import apart, leaves, ways, workloads  # noqa: E402
+from benchmarks.__main__ import main, scenarios  # noqa: E402
+from benchmarks.report import Report, SkippedError, dumps  # noqa: E402
+from benchmarks.scenarios import cycle, fits, peers, turns  # noqa: E402
+
 import vramx  # noqa: E402
+from vramx.bench import limits, measuring  # noqa: E402
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-by_turns = importlib.import_module("by_turns")
-cyclic = importlib.import_module("cyclic")
-dit = importlib.import_module("dit")
-fits = importlib.import_module("fits")
-images = importlib.import_module("images")
-leaf_streaming = importlib.import_module("leaf_streaming")
-limits = importlib.import_module("vramx.bench.limits")
-measuring = importlib.import_module("vramx.bench.measuring")
-models = importlib.import_module("models")
-peer_kinds = importlib.import_module("peer_kinds")
-peer_process = importlib.import_module("peer_process")
-peers = importlib.import_module("peers")
-processes = importlib.import_module("processes")
-reporting = importlib.import_module("reporting")
-
+ROOT = Path(__file__).resolve().parents[1]
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 SMALL = {
-    "linear": lambda: models.linear(512 * KIB, tokens=4, width=128),
-    "decode": lambda: models.decode(0, tokens=1),
-    "dit": lambda: models.dit(0, tokens=16, width=256, words=8),
-    "unet": lambda: models.plain_unet(tokens=64, width=64, depths=(0, 1)),
+    "linear": lambda: workloads.linear(512 * KIB, tokens=4, width=128),
+    "decode": lambda: workloads.decode(0, tokens=1),
+    "dit": lambda: workloads.dit(0, tokens=16, width=256, words=8),
+    "unet": lambda: workloads.unet(0, tokens=64, width=32, depths=(1, 1, 1)),
 }
+
+
+def small(name: str) -> Any:
+    try:
+        return SMALL[name]()
+    except ImportError as reason:
+        pytest.skip(str(reason))
+
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def output_of(run: Any, workload: Any) -> Any:
     with torch.no_grad():
-        return run(**workload.inputs_on("cpu"))
+        return workloads.call(run, workload.inputs_on("cpu"))
 
 
 # Models
@@ -51,7 +48,7 @@ def output_of(run: Any, workload: Any) -> Any:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_model_is_the_same_every_time_and_its_output_finite(name: str) -> None:
-    first, second = SMALL[name](), SMALL[name]()
+    first, second = small(name), small(name)
     for one, other in zip(first.module.parameters(), second.module.parameters(), strict=True):
         assert torch.equal(one, other)
     out = output_of(first.module, first)
@@ -62,43 +59,23 @@ def test_a_model_is_the_same_every_time_and_its_output_finite(name: str) -> None
 
 @pytest.mark.parametrize("name", SMALL)
 def test_parameters_of_one_shape_differ(name: str) -> None:
-    matrices = [p for p in SMALL[name]().module.parameters() if p.ndim > 1]
+    matrices = [p for p in small(name).module.parameters() if p.ndim > 1]
     for one, other in zip(matrices, matrices[1:]):
         assert one.shape != other.shape or not torch.equal(one, other)
 
 
 def test_a_model_has_about_the_weights_asked_for() -> None:
-    assert models.linear(MIB, tokens=1, width=128).weights == MIB
-    assert models.decode(40 * MIB, tokens=1).weights == pytest.approx(40 * MIB, rel=0.2)
-    assert models.dit(32 * MIB, tokens=1, width=256).weights == pytest.approx(32 * MIB, rel=0.2)
+    assert workloads.linear(MIB, tokens=1, width=128).weights == MIB
+    assert workloads.decode(40 * MIB, tokens=1).weights == pytest.approx(40 * MIB, rel=0.2)
+    assert workloads.dit(32 * MIB, tokens=1, width=256).weights == pytest.approx(32 * MIB, rel=0.2)
 
 
-def test_the_plain_unet_is_as_large_as_sdxl() -> None:
+def test_the_models_are_as_large_as_those_that_they_stand_for() -> None:
+    diffusers = pytest.importorskip("diffusers")
     with torch.device("meta"):
-        unet = models.UNet()
-    assert sum(p.numel() for p in unet.parameters()) == pytest.approx(2.567e9, rel=0.01)
-
-
-def test_the_diffusion_transformer_is_as_large_as_flux() -> None:
-    with torch.device("meta"):
-        flux = dit.DiffusionTransformer()
+        flux = diffusers.FluxTransformer2DModel(guidance_embeds=True)
     assert sum(p.numel() for p in flux.parameters()) == pytest.approx(11.9e9, rel=0.01)
-    weights = 66 * 3072**2 * 2
-    assert round(22 * GIB / weights) == len(flux.doubles)
-
-
-def test_a_rotation_changes_no_length_and_tells_only_how_far_apart_tokens_are() -> None:
-    places = torch.tensor([[0, 0, 0], [0, 3, 5], [0, 4, 7], [0, 1, 2]])
-    turn = dit.rotations(places, torch.float64)
-    q, k = torch.randn(2, 1, 4, 1, 128, dtype=torch.float64).unbind()
-    q, k = q[:, :1].expand_as(q), k[:, :1].expand_as(k)
-    turned = dit.rotate(q, turn)
-    assert torch.allclose(turned.norm(dim=-1), q.norm(dim=-1))
-    assert torch.equal(turned[:, 0], q[:, 0])
-    across = (turned[:, :, None] * dit.rotate(k, turn)[:, None]).sum((-1, -2))[0]
-    # From the second to the third it is as far as from the first to the fourth.
-    assert torch.isclose(across[1, 2], across[0, 3])
-    assert not torch.isclose(across[1, 2], across[0, 2])
+    assert round(22 * GIB / (66 * 3072**2 * 2)) == len(flux.transformer_blocks)
 
 
 # Limits
@@ -150,7 +127,7 @@ def test_a_percentile_of_few_values_is_the_worst() -> None:
 def test_a_row_names_the_limits_that_it_does_not_hold(
     kind: str, over_plan: float, spread: float, missed: list[str]
 ) -> None:
-    assert cyclic.missed_limits(kind, over_plan, spread) == missed
+    assert cycle.missed_limits(kind, over_plan, spread) == missed
 
 
 # Measuring
@@ -174,50 +151,48 @@ def test_a_simulated_pass_takes_its_virtual_time() -> None:
     assert out == "x"
 
 
+CYCLE = "cycle --backend simulated --weights 4MiB --width 128 --block 64KiB"
+
+
 @pytest.mark.usefixtures("no_open_session")
 def test_every_count_of_tokens_and_ratio_has_a_row_that_holds_its_limits(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    path = tmp_path / "cyclic.json"
-    report = reporting.Report(path, cyclic.head_line, cyclic.line)
-    asked = Namespace(
-        backend="simulated", policy="adaptive", weights=4 * MIB, width=128, tokens=[1, 64],
-        block="64KiB", ratios=[1.5, 2.0], passes=4, compute_ms=0.1, count_faults=False,
-    )  # fmt: skip
+    path = tmp_path / "cycle.json"
+    given = f"{CYCLE} --tokens 1 64 --ratios 1.5 2 --passes 4 --compute-ms 0.1 --json {path}"
     with vramx.simulate(link=1e9, latency=0.0):
-        cyclic.Cyclic(asked).run(report)
+        assert main(given.split()) == 0
     result = json.loads(path.read_text())
-    assert result["weights"] == 4 * MIB
+    assert set(result) == {"scenario", "commit", "machine", "options", "rows"}
+    assert (result["scenario"], result["options"]["tokens"]) == ("cycle", [1, 64])
     rows = result["rows"]
     assert [(r["tokens"], r["ratio"]) for r in rows] == [(1, 1.5), (1, 2), (64, 1.5), (64, 2)]
     for row in rows:
+        assert row["weights"] == 4 * MIB
         assert row["same_bits"]
-        assert row["missed_limits"] == []
+        assert row["missed"] == []
         assert row["peak_resident"] <= row["budget"]
         assert row["moved_over_excess"] >= 1
-        assert (len(row["warm_up_s"]), len(row["times_s"])) == (3, 4)
         assert row["over_fluid"] >= row["over_plan"]
         bound_by_computing = row["tokens"] == 64
         assert (row["over_fluid"] == pytest.approx(1)) == bound_by_computing
     printed = capsys.readouterr().out.splitlines()[2:]
-    assert [text.split()[:2] for text in printed] == [
-        [str(row["tokens"]), str(row["ratio"])] for row in rows
+    assert [text.split()[1:3] for text in printed] == [
+        [str(row["tokens"]), f"{row['ratio']:g}"] for row in rows
     ]
 
 
 @pytest.mark.usefixtures("no_open_session")
 def test_a_row_that_fails_says_why_and_the_others_follow(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    report = reporting.Report(None, cyclic.head_line, cyclic.line)
-    asked = Namespace(
-        backend="simulated", policy="adaptive", weights=4 * MIB, width=128, tokens=[1],
-        block="64KiB", ratios=[1000.0, 2.0], passes=1, compute_ms=0.01, count_faults=False,
-    )  # fmt: skip
-    cyclic.Cyclic(asked).run(report)
-    assert "Error: " in report.rows[0]["error"]
-    assert report.rows[0]["error"] in capsys.readouterr().out
-    assert report.rows[1]["same_bits"]
+    path = tmp_path / "cycle.json"
+    given = f"{CYCLE} --tokens 1 --ratios 1000 2 --passes 1 --compute-ms 0.01 --json {path}"
+    assert main(given.split()) == 1
+    failed, row = json.loads(path.read_text())["rows"]
+    assert "Error: " in failed["error"]
+    assert failed["error"] in capsys.readouterr().out
+    assert row["same_bits"]
 
 
 @pytest.mark.usefixtures("no_open_session")
@@ -225,249 +200,166 @@ def test_a_row_that_fails_says_why_and_the_others_follow(
 def test_what_fits_is_not_moved_and_its_cost_is_put_beside_its_limit(
     layers: int, width: int
 ) -> None:
-    row = fits.measure("simulated", layers, width, tokens=2, rounds=3)
+    rounds = turns.Rounds("cpu", 3, 1, 64 * KIB)
+    (row,) = fits.measure(rounds, ["simulated"], layers, width, tokens=2)
     assert row["same_bits"]
     assert (row["layers"], row["moved_in"]) == (layers, 0)
-    assert row["ratio"] == row["managed_s"] / row["stock_s"]
-    assert row["per_call_s"] == (row["managed_s"] - row["stock_s"]) / layers
+    assert row["per_call_s"] == (row["median_s"] - row["stock_s"]) / layers
     small = row["per_call_s"] <= fits.PER_CALL
-    assert row["holds_limit"] == (small if width == 32 else row["ratio"] <= fits.RATIO)
-    assert ("a call; same bits" in fits.line(row)) == (width == 32)
+    holds = small if width == 32 else row["over_stock"] <= fits.RATIO
+    assert (row["missed"] == []) == holds
+    assert any("a call" in each for each in row["missed"]) == (width == 32 and not holds)
 
 
 @pytest.mark.usefixtures("no_open_session")
 def test_turns_are_put_over_the_stock_turn_of_their_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Rounds of four turns.
-    turns = iter([1.0, 2.0, 3.0, 5.0, 10.0, 11.0, 12.0, 13.0, 2.0, 1.0, 8.0, 9.0])
+    # Rounds of five turns.
+    seconds = [1.0, 2.0, 3.0, 5.0, 5.0, 10.0, 11.0, 12.0, 13.0, 13.0, 2.0, 1.0, 8.0, 9.0, 9.0]
+    left = iter(seconds)
 
     def timed(_: Any, run: Any, passes: int) -> tuple[list[float], Any]:
-        seconds = next(turns)
+        own = next(left)
         out = [run() for _ in range(passes)][-1]
-        return [seconds] * passes, out
+        return [own] * passes, out
 
-    monkeypatch.setattr(by_turns, "times_by", timed)
-    monkeypatch.setitem(peer_kinds.PEERS, "prefix-leaf", lambda: peer_kinds.Prefix(device="cpu"))
-    workload = SMALL["unet"]()
-    cases = [by_turns.Case("simulated", 0.5), by_turns.Case("simulated", 2)]
-    cases += [by_turns.Case("prefix-leaf", 1.25)]
+    monkeypatch.setattr(turns, "times_by", timed)
+    for name, strided in (("prefix", False), ("strided", True)):
+        own = lambda *given, strided=strided: ways.kept(strided, *given, device="cpu")  # noqa: E731
+        monkeypatch.setitem(ways.WAYS, name, own)
+    workload = workloads.linear(32 * 64 * KIB, tokens=4, width=128)
+    cases = [turns.Case("simulated", 0.5), turns.Case("simulated", 2)]
+    cases += [turns.Case("prefix", 1.25), turns.Case("strided", 1.25)]
     block = 64 * KIB
     bytes_a_second = workload.weights / 2  # half the weights take as long as stock's first pass
-    rows = by_turns.measure(workload, cases, 3, 2, block, lambda: bytes_a_second)
-    assert [row["over_stock"] for row in rows] == [1.0, 1.1, 3.0, 4.5]
-    assert [row["best_s"] for row in rows] == [1.0, 1.0, 3.0, 5.0]
+    rows = turns.Rounds("cpu", 3, 2, block).measure(workload, cases, lambda: bytes_a_second)
+    assert [row["over_stock"] for row in rows] == [1.0, 1.1, 3.0, 4.5, 4.5]
+    assert [row["best_s"] for row in rows] == [1.0, 1.0, 3.0, 5.0, 5.0]
     assert all(row["same_bits"] for row in rows)
-    stock, fits, half, prefix = rows
+    stock, fitting, half, *streamed = rows
     assert stock["budget"] is None
-    assert stock["moved_in"] == fits["moved_in"] == 0
+    assert stock["moved_in"] == fitting["moved_in"] == 0
     assert half["moved_in"] >= workload.weights - half["budget"] > 0
-    assert prefix["moved_in"] >= workload.weights - prefix["budget"] > 0
+    assert half["card_bytes"] <= half["budget"]
+    for each in streamed:
+        assert each["moved_in"] >= workload.weights - each["budget"] > 0
     bringing = (workload.weights - half["budget"] + 4 * block) / bytes_a_second
     assert 1 < bringing < 2  # so that it is stock's first pass alone that the link outlasts
     assert half["over_plan"] == pytest.approx(3 / bringing)  # the median beside 12 / 10 and 8 / 2
-    assert (fits["over_plan"], stock["over_plan"]) == (fits["over_stock"], None)
-    assert "3.000" in by_turns.line(half)
+    assert half["over_fluid"] > half["over_plan"]
+    assert (fitting["over_plan"], stock["over_plan"]) == (fitting["over_stock"], None)
     # Virtual seconds are no bound of the clock's.
-    assert [row["over_bound"] for row in rows] == [None] * 4
-    assert "1.250" in by_turns.line(half | {"over_bound": 1.25})
+    assert [row["over_bound"] for row in rows] == [None] * 5
     with pytest.raises(vramx.Error, match="no session is open"):
         vramx.current_session()
 
 
 @pytest.mark.usefixtures("no_open_session")
-def test_images_are_the_same_bits_in_every_budget() -> None:
-    with torch.device("meta"):
-        decoder = images.Decoder((32, 32))
-    painter = images.Painter(
-        SMALL["unet"](), models.materialise(decoder), steps=3, side=4, device="cpu"
-    )
-    weights = sum(p.nbytes for model in painter.models for p in model.parameters())
-    cases = [("simulated", 2 * weights), ("simulated", weights // 2)]
-    cases = [(who, budget // (64 * KIB) * 64 * KIB) for who, budget in cases]
-    rows = [*images.compare(painter, cases, 64 * KIB, images=2)]
-    assert [row["who"] for row in rows] == ["stock", "simulated", "simulated", "stock"]
-    assert all(row["same_bits"] for row in rows)
-    stock, fits, half, again = rows
-    assert stock["over_stock"] == 1
-    assert again["over_stock"] == again["image_s"] / stock["image_s"]
-    assert stock["budget"] is None
-    assert fits["moved_in"] == stock["moved_in"] == 0
-    assert half["moved_in"] > 0
-    assert half["peak_resident"] <= half["budget"]
-    assert half["image_s"] >= half["first_s"] + half["pass_s"]
-    assert "yes" in images.line(half)
+def test_who_cannot_take_turns_says_why_and_the_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any) -> Any:
+        raise SkippedError("needs a library")
+
+    monkeypatch.setitem(ways.WAYS, "dfloat11", missing)
+    cases = [turns.Case("dfloat11"), turns.Case("simulated", 1000), turns.Case("simulated", 2)]
+    rows = turns.Rounds("cpu", 1, 1, 64 * KIB).measure(small("linear"), cases)
+    assert [row["who"] for row in rows] == ["stock", "simulated", "dfloat11", "simulated"]
+    assert "needs a library" in rows[2]["skipped"]
+    assert "Error" in rows[3]["error"]
+    assert [Report.failed(row) for row in rows] == [False, False, False, True]
 
 
 # Peers
 
 
+@pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.parametrize("name", SMALL)
-def test_streamed_leaves_give_the_same_bits(name: str) -> None:
-    workload = SMALL[name]()
+def test_streamed_leaves_give_the_same_bits(name: str, strided: bool) -> None:
+    workload = small(name)
     expected = output_of(workload.module, workload)
-    largest = max(
-        leaf_streaming.aligned_bytes(leaf) for leaf in leaf_streaming.leaves(workload.module)
-    )
-    peer = peer_kinds.Prefix(device="cpu")
-    run = peer.prepare(workload.module, peer_kinds.Budget(3 * largest, 0))
+    largest = max(leaves.aligned_bytes(leaf) for leaf in leaves.leaves(workload.module))
+    ready = ways.kept(strided, workload.module, 3 * largest, device="cpu")
     for _ in range(3):
-        assert torch.equal(output_of(run, workload), expected)
+        assert torch.equal(output_of(ready.run, workload), expected)
 
 
-def test_a_prefix_stays_and_the_rest_is_brought_once_a_pass() -> None:
-    workload = models.linear(16 * 32 * KIB, tokens=4, width=128)
-    peer = peer_kinds.Prefix(device="cpu")
-    run = peer.prepare(workload.module, peer_kinds.Budget(8 * 32 * KIB, 0))
-    for _ in range(2):  # the first learns the order, the second that the pass comes again
-        output_of(run, workload)
-    before = peer.moved()
-    for _ in range(4):
-        output_of(run, workload)
+@pytest.mark.parametrize(
+    ("strided", "stay"), [(False, {0, 1, 2, 3, 4, 5}), (True, {2, 5, 7, 10, 13, 15})]
+)
+def test_a_prefix_or_every_so_many_leaves_stay_and_the_rest_is_brought_once_a_pass(
+    strided: bool, stay: set[int]
+) -> None:
     # Of 8 leaves in the budget 6 stay and 2 are slots.
-    assert peer.moved() - before == 4 * 10 * 32 * KIB
+    assert leaves.kept_in([32 * KIB] * 16, 6 * 32 * KIB, strided=strided) == stay
+    workload = workloads.linear(16 * 32 * KIB, tokens=4, width=128)
+    ready = ways.kept(strided, workload.module, 8 * 32 * KIB, device="cpu")
+    for _ in range(2):  # the first learns the order, the second that the pass comes again
+        output_of(ready.run, workload)
+    before = ready.moved()
+    for _ in range(4):
+        output_of(ready.run, workload)
+    assert ready.moved() - before == 4 * 10 * 32 * KIB
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_what_stays_is_never_more_than_there_is_room_for(strided: bool) -> None:
+    sizes = [7, 100, 3, 50, 50, 1, 90, 12, 8, 64]
+    for room in range(400):
+        kept = leaves.kept_in(sizes, room, strided=strided)
+        assert sum(sizes[place] for place in kept) <= room
+    assert kept == set(range(len(sizes)))
 
 
 def test_streaming_needs_room_for_two_leaves() -> None:
-    workload = models.linear(16 * 32 * KIB, tokens=4, width=128)
+    workload = workloads.linear(16 * 32 * KIB, tokens=4, width=128)
     with pytest.raises(ValueError, match="less than two leaves"):
-        peer_kinds.Prefix(device="cpu").prepare(workload.module, peer_kinds.Budget(32 * KIB, 0))
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_leaves_one_by_one_give_the_same_bits(name: str) -> None:
-    workload = SMALL[name]()
-    expected = output_of(workload.module, workload)
-    leaves = leaf_streaming.OneByOne(workload.module, device="cpu")
-    assert torch.equal(output_of(workload.module, workload), expected)
-    assert leaves.copying > 0
+        ways.kept(False, workload.module, 32 * KIB, device="cpu")
 
 
 @pytest.mark.usefixtures("no_open_session")
-def test_vramx_is_a_peer_like_the_others() -> None:
-    workload = models.linear(128 * MIB, tokens=4, width=2048)
+def test_vramx_is_a_way_like_the_others() -> None:
+    workload = workloads.linear(128 * MIB, tokens=4, width=2048)
     expected = output_of(workload.module, workload)
-    peer = peer_kinds.Vramx("simulated")
     with vramx.simulate():
-        run = peer.prepare(workload.module, peer_kinds.Budget(64 * MIB, 0))
-    assert torch.equal(output_of(run, workload), expected)
-    assert peer.moved() == 128 * MIB
-    assert peer.bytes_beside_torch() == 64 * MIB
-    peer.close()
+        ready = ways.managed_by("simulated", workload.module, 64 * MIB)
+    assert torch.equal(output_of(ready.run, workload), expected)
+    assert ready.moved() == 128 * MIB
+    assert ready.beside_torch() == 64 * MIB
+    ready.close()
 
 
 def test_what_may_exhaust_the_card_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (64 * GIB, 64 * GIB))
-    peer_kinds.refuse_more_than_is_free(40 * GIB, peer_kinds.NAIVE_LIMIT)
-    for weights, most in ((65 * GIB, None), (41 * GIB, peer_kinds.NAIVE_LIMIT)):
-        with pytest.raises(peer_kinds.RefusedError, match="give fewer weights"):
-            peer_kinds.refuse_more_than_is_free(weights, most)
-
-
-# Rows
-
-
-def figures(**changed: Any) -> dict[str, Any]:
-    return {
-        "machine": "a card", "torch": "2", "cuda": "13", "module": "Stack",
-        "weights": 12 * GIB, "activations": GIB, "setup_s": 1.0, "warm_up_s": [2.0],
-        "times_s": [1.0, 3.0, 2.0], "link": float(GIB), "moved": None, "peak_vram": 2 * GIB,
-        "rss": GIB, "peak_rss": GIB, "digests": ["a", "a"], "finite": True,
-    } | changed  # fmt: skip
-
-
-def test_a_row_puts_times_and_bytes_over_the_limits() -> None:
-    stock = figures(times_s=[0.5])
-    row = peers.row("p", 2, 6 * GIB, figures(moved=9 * GIB, peak_vram=8 * GIB), stock)
-    assert (row["median_s"], row["p99_s"]) == (2.0, 3.0)
-    assert row["over_fluid"] == 2 / 6
-    assert row["over_plan"] == 2 / 6.125
-    assert row["over_lru"] == 2 / 12
-    assert row["moved_over_excess"] == 1.5
-    assert row["same_bits"]
-    assert not row["within_budget"]
-
-
-class Event:
-    """Stands for an event of the card; passes take a second each."""
-
-    made = 0
-
-    def __init__(self, **_: Any) -> None:
-        Event.made += 1
-        self.at = Event.made * 1e3
-
-    def record(self) -> None: ...
-    def synchronize(self) -> None: ...
-    def elapsed_time(self, end: "Event") -> float:
-        return end.at - self.at
-
-
-def test_what_a_process_measures_is_what_a_row_needs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    card = {"memory_allocated": 7, "max_memory_allocated": 100 + 7, "get_device_name": "a card"}
-    for name, value in card.items():
-        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
-    for name in ("synchronize", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda: None)
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(peer_process, "PinnedCopies", lambda: Namespace(to_card=lambda: 1e9))
-    monkeypatch.setattr(peer_process, "timed_on_card", lambda work: work() or 2.0)
-    monkeypatch.setattr(models.Workload, "inputs_on", lambda workload, _: workload.inputs)
-    monkeypatch.setitem(peer_process.PEERS, "prefix-leaf", lambda: peer_kinds.Prefix("cpu"))
-
-    workload, path = models.linear(16 * 32 * KIB, tokens=4, width=128), tmp_path / "figures.json"
-    budget = peer_kinds.Budget(8 * 32 * KIB, 0)
-    with torch.no_grad():
-        peer_process.measure("prefix-leaf", workload, budget, 3, path)
-    measured = json.loads(path.read_text())
-    row = peers.row("prefix-leaf", 2, budget.weights, measured, measured)
-    assert row["same_bits"]
-    assert row["times_s"] == [1.0] * 3
-    assert row["warm_up_s"] == [2.0, 1.0, 1.0]
-    assert row["p99_over_median"] == 1.0
-    assert (row["first_s"], row["peak_vram"], row["link"]) == (2.0, 100, 1e9)
-    assert peers.line(row).startswith("prefix-leaf")
-
-
-def test_one_wrong_pass_is_not_the_same_bits() -> None:
-    row = peers.row("p", 2, 6 * GIB, figures(digests=["b", "a"]), figures())
-    assert not row["same_bits"]
+    ways.refuse_more_than_is_free(40 * GIB)
+    with pytest.raises(SkippedError, match="give fewer weights"):
+        ways.refuse_more_than_is_free(65 * GIB)
 
 
 def test_every_peer_and_ratio_has_a_row_whatever_becomes_of_it(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    started = []
-
-    def start(peer: str, budget: int, room: int) -> dict[str, Any]:
-        started.append((peer, budget, room))
-        if peer == "vramx-mapped":
+    def start(module: str, asked: dict[str, Any], timeout: float) -> dict[str, Any]:
+        assert (module, timeout) == (peers.__name__, 120)
+        if asked["who"] == "mapped":
             return {"error": "ConfigError: unknown backend"}
-        return figures(note="after its passes: ended by SIGSEGV" if peer == "group-leaf" else None)
+        figures = {"median_s": 2.0, "over_stock": 2.0, "same_bits": True}
+        return {**figures, "stock": {"who": "stock", "median_s": 1.0}}
 
-    asked = {"model": "linear", "tokens": 1, "width": None, "passes": 3}
-    report = peers.report_of(Namespace(json=tmp_path / "out.json", **asked))
-    assert peers.compare(list(peers.PEERS), [2.0, 4.0], start, report)
+    path = tmp_path / "peers.json"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(peers, "measure_apart", start)
+    given = f"peers --backend managed mapped --ratios 2 4 --json {path}"
+    assert main(given.split()) == 1
+    rows = json.loads(path.read_text())["rows"]
+    # What knows no budget runs once.
+    ratios = {name: (None,) if name in ways.HEEDLESS else (2, 4) for name in ways.WAYS}
+    ratios = {"managed": (2, 4), "mapped": (2, 4), **ratios}
+    expected = [("stock", None), *((who, r) for who, own in ratios.items() for r in own)]
+    assert [(row["who"], row.get("ratio")) for row in rows] == expected
+    assert sum("unknown backend" in row.get("error", "") for row in rows) == 2
+    assert "ConfigError: unknown backend" in capsys.readouterr().out
 
-    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
-    whole = {"stock", "naive-managed"}
-    expected = [(p, r) for p in peers.PEERS for r in ((1,) if p in whole else (2, 4))]
-    assert [(row["peer"], row["ratio"]) for row in rows] == expected
-    printed = capsys.readouterr().out.splitlines()[2:]
-    assert [tuple(text.split()[:2]) for text in printed] == [(p, str(r)) for p, r in expected]
-    assert printed[-1].endswith("ConfigError: unknown backend")
-    assert sum("SIGSEGV" in text for text in printed) == 2
-    # What knows no budget runs once; what does has the same room as stock torch needed.
-    assert sum(peer == "accelerate" for peer, _, _ in started) == 1
-    assert ("prefix-leaf", 3 * GIB, GIB) in started
 
-
-def test_without_stock_torch_there_is_nothing_to_compare_with(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    report = peers.report_of(Namespace(json=None, model="dit", tokens=1, width=None, passes=3))
-    assert not peers.compare(["accelerate"], [2.0], lambda *_: {"error": "no room"}, report)
-    assert "no room" in capsys.readouterr().out
+# Running
 
 
 @pytest.mark.parametrize(
@@ -475,27 +367,69 @@ def test_without_stock_torch_there_is_nothing_to_compare_with(
     [(-9, "", "ended by SIGKILL"), (1, "a\nlast\n", "last"), (3, "", "exit status 3")],
 )
 def test_a_crash_is_told_by_its_last_word(code: int, said: str, result: str) -> None:
-    assert processes.ended(subprocess.CompletedProcess([], code, stderr=said)) == result
+    assert apart.ended(subprocess.CompletedProcess([], code, stderr=said)) == result
 
 
-def run_process(**changed: Any) -> dict[str, Any]:
-    asked = {
-        "model": "linear", "weights": 64 * KIB, "width": 128, "tokens": 1, "passes": 1,
-        "timeout": 100,
-    } | changed  # fmt: skip
-    return peers.start_process(Namespace(**asked), "stock", 0, 0)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a card is there")
 def test_a_process_that_fails_or_hangs_gives_a_row() -> None:
-    assert ":" in run_process()["error"]
-    assert run_process(timeout=0.01)["error"] == "not done after 0.01 s"
+    asked = {"who": "nobody"}
+    assert "KeyError" in apart.measure_apart(peers.__name__, asked, 100)["error"]
+    hung = apart.measure_apart(peers.__name__, asked, 0.01)
+    assert hung["error"] == "not done after 0.01 s"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a card is there")
-def test_without_a_card_it_says_that_it_needs_one() -> None:
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "peers.py")], capture_output=True, text=True
-    )
+@pytest.mark.parametrize("name", ["peers", "onnx"])
+def test_without_a_card_it_says_that_it_needs_one(name: str) -> None:
+    if name == "onnx":
+        pytest.importorskip("onnxruntime")
+    given = [sys.executable, "-m", "benchmarks", name]
+    done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "needs an NVIDIA card" in done.stderr
+    assert f"{name} cannot run here: it needs an NVIDIA card" in done.stderr
+
+
+def test_every_scenario_tells_what_it_is_and_takes_its_options(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().err
+    for name, about in scenarios().items():
+        assert f"{name:<12}{about}" in listed
+        if name in ("clips", "onnx", "photograph"):
+            pytest.importorskip({"clips": "av", "onnx": "onnxruntime", "photograph": "PIL"}[name])
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert about in capsys.readouterr().out
+    assert main(["nonsense"]) == 2
+
+
+# Results
+
+
+def test_results_kept_here_are_of_the_one_schema_with_a_row_a_line() -> None:
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    assert files
+    for file in files:
+        text = file.read_text()
+        runs = json.loads(text)
+        for run in runs:
+            assert list(run) == ["scenario", "commit", "machine", "options", "rows"], file.name
+            assert run["scenario"] == file.stem
+        assert file.stem in {*scenarios(), "probe"}
+        assert text == "[\n" + ",\n".join(dumps(run).rstrip("\n") for run in runs) + "\n]\n"
+
+
+def test_a_table_writes_what_is_known_and_a_dash_for_what_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = Report("cycle", "who::text ratio:W/B:g best_s:best~ms:ms", Namespace(json=None))
+    report.begin(weights=3 * MIB)
+    report.add({"who": "stock", "ratio": None, "best_s": 0.0125, "note": "noted"})
+    report.add({"who": "mapped", "skipped": "needs more"})
+    first, heads, row, skipped = capsys.readouterr().out.splitlines()
+    assert first.endswith("weights 3.00 MiB")
+    assert [heads.index(head) for head in ("who", "W/B", "best ms")] == [0, 26, 37]
+    assert row.split() == ["stock", "-", "12.50", "noted"]
+    assert skipped.split() == ["mapped", "needs", "more"]
+    assert report.rows[1] == {"weights": 3 * MIB, "who": "mapped", "skipped": "needs more"}

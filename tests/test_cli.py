@@ -174,9 +174,6 @@ def test_an_error_speaks_of_each_option_by_its_name(
 ) -> None:
     written = max(option.opts, key=len)
     renamed = {
-        "--black-white": "value_range",
-        "--codec-option": "options",
-        "--no-face": "on_no_face",
         "--reference": "reference",
         "--source": "source",
     }

@@ -13,10 +13,10 @@ import vramx
 from loopback.control import Counts, Loopback
 from loopback.weights import Weight, filled
 from vramx import _core
-from vramx.card import open_card
+from vramx.cards.nvml import pinned_rate
+from vramx.cards.opening import open_card
+from vramx.cards.pcie import link_rate
 from vramx.config import Config
-from vramx.nvml import pinned_rate
-from vramx.pcie import link_rate
 
 pytest_plugins = ("loopback.fixture",)
 

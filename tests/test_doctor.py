@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 import vramx
 from loopback.control import Loopback
+from vramx.cards.nvml import CardMemory
 from vramx.checkpoints import read_checkpoint
 from vramx.doctor import EXIT_CODES, Finding, Severity, ThisMachine, examine, exit_code
 from vramx.doctor.machine import Card, HostMemory, LinkRates, Torch, UnknownFactError
@@ -32,7 +33,6 @@ from vramx.doctor.versions import (
     format_version,
     parse_version,
 )
-from vramx.nvml import CardMemory
 
 pytest_plugins = ("loopback.fixture",)
 

@@ -48,7 +48,7 @@ def test_import_works_where_no_framework_is_installed() -> None:
 
 def test_import_loads_no_framework() -> None:
     loaded = run_child(
-        "import sys, vramx\nprint(*{name.partition('.')[0] for name in sys.modules})"
+        "import sys, vramx, vramx.tasks\nprint(*{name.partition('.')[0] for name in sys.modules})"
     )
     frameworks = {"torch", "cupy", "onnxruntime", "pynvml", "PIL", "av", "skimage", "tqdm"}
     assert not frameworks & set(loaded.split())

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 import vramx
+from vramx.processes.runtime import close, runtime_folder
 from vramx.queue.ledger import Claim, Ledger
-from vramx.runtime import close, runtime_folder
 
 BUDGET = 10
 

@@ -26,12 +26,13 @@ from hypothesis import strategies as st
 
 import vramx
 from child import run_child
+from vramx.cards.nvml import CardMemory
 from vramx.cli import main
 from vramx.doctor.machine import Card
 from vramx.monitor import look
 from vramx.monitor.snapshot import rates_between
-from vramx.nvml import CardMemory
-from vramx.publishing import address_of, describe_process
+from vramx.processes.publishing import address_of
+from vramx.session.describing import describe_process
 
 MIB = 2**20
 OpenSession = Callable[..., vramx.Session]
@@ -220,8 +221,8 @@ def test_a_session_opens_also_where_nobody_can_see_it(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("VRAMX_RUNTIME_DIR", str(tmp_path / "file"))
-    monkeypatch.setattr("vramx.publishing._published.publisher", None)
-    monkeypatch.setattr("vramx.publishing._published.warned", False)
+    monkeypatch.setattr("vramx.processes.publishing._published.publisher", None)
+    monkeypatch.setattr("vramx.processes.publishing._published.warned", False)
     with pytest.warns(RuntimeWarning, match=r"will not see.*VRAMX_MONITOR=0"):
         open_session()
     with warnings.catch_warnings():

@@ -21,13 +21,15 @@ import vramx
 from fake_onnxruntime import CPU, CUDA, EPFail, NoSuchFile, OnnxRuntime, Provider
 from loopback.control import Loopback
 from vramx import _core
-from vramx.inactive import InactiveSession
 from vramx.integrations.onnxruntime import (
     inference_session,
     provider_options,
     require_cuda,
     route,
 )
+from vramx.session import Session
+from vramx.session.absent import NoCard
+from vramx.session.options import SessionOptions
 
 pytest_plugins = ("loopback.fixture",)
 
@@ -202,7 +204,7 @@ def test_closed_and_simulated_sessions_are_refused(on_card: OpenSession) -> None
         provider_options(session)
     with pytest.raises(vramx.SessionClosedError), route(session):
         pass
-    inactive = InactiveSession()
+    inactive = Session(SessionOptions(), device=NoCard())
     with pytest.raises(vramx.ConfigError, match="on_missing"):
         provider_options(inactive)
     inactive.close()

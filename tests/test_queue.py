@@ -114,7 +114,7 @@ class Jobs(RuleBasedStateMachine):
             self.line.remove(entry)
             assert job.cancelled()
         else:
-            assert job.stop_asked
+            assert job.stop.stopped
         self.settle()
 
     def settle(self) -> None:

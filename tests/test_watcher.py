@@ -23,8 +23,8 @@ from torch import nn
 import vramx
 from child import run_child
 from loopback.control import Loopback
-from vramx.nvml import NvmlCard
-from vramx.watcher import BudgetRule, BudgetWatcher
+from vramx.cards.nvml import NvmlCard
+from vramx.cards.watcher import BudgetRule, BudgetWatcher
 
 pytest_plugins = ("loopback.fixture",)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
+from pathlib import Path
+
 
 class Error(Exception):
     """Base of every error that vramx raises on purpose."""
@@ -56,6 +59,21 @@ class MediaError(Error):
 
 class NoFaceError(Error):
     """A picture that must show a face shows none, or none that is meant."""
+
+
+class StoppedError(Error, CancelledError):
+    """Work was asked to stop, and did; to a future it is that it was cancelled.
+
+    Attributes
+    ----------
+    done : int
+        How many frames of a video, or pictures of a folder, are finished and kept.
+    kept : pathlib.Path or None
+        The folder in which they are; None where nothing is kept. The same work goes on from there.
+    """
+
+    done: int = 0
+    kept: Path | None = None
 
 
 class UnreportedWriteError(Error):

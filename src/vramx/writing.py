@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from vramx.runtime import close, is_at, open_file
+from vramx.processes.runtime import close, is_at, open_file
 
 
 class _Unready(io.BufferedRandom):

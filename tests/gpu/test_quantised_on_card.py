@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +10,7 @@ import vramx
 
 torch = pytest.importorskip("torch")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-quantised = importlib.import_module("quantised")
+from benchmarks import quantised, workloads  # noqa: E402
 
 WEIGHTS = 128 * 2**20
 
@@ -23,11 +19,9 @@ WEIGHTS = 128 * 2**20
 def decoder(request: pytest.FixtureRequest) -> Any:
     """Blocks of one kind on the card."""
     try:
-        importlib.import_module(request.param)
-    except (ImportError, OSError) as error:
-        pytest.skip(f"{request.param} cannot be imported: {error}")
-    kind = quantised.KINDS[request.param]
-    return quantised.decoder(kind, WEIGHTS, 1024, torch.bfloat16, "cuda")
+        return workloads.quantised(request.param, WEIGHTS, tokens=1, width=1024).module
+    except (ImportError, OSError) as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.mark.parametrize("tokens", [1, 64])

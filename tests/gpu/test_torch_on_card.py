@@ -16,7 +16,7 @@ import pytest
 
 import vramx
 from vramx import _core
-from vramx.nvml import NvmlCard
+from vramx.cards.nvml import NvmlCard
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402

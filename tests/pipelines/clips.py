@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from vramx import VideoOptions
 
 #: Units of a second in which clips tell times.
 UNITS = 12800
@@ -103,3 +106,10 @@ def read_clip(path: Path) -> Clip:
                 if packet.pts is not None:
                     audio.append((packet.pts * packet.time_base, bytes(packet)))
     return Clip(pictures, times, audio)
+
+
+def gathered(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what are fields of `VideoOptions` into one, as ``options``."""
+    names = {each.name for each in fields(VideoOptions)}
+    video = VideoOptions(**{name: value for name, value in given.items() if name in names})
+    return {**{name: given[name] for name in given.keys() - names}, "options": video}

@@ -13,6 +13,7 @@ from typing import Any
 
 def video(folder: str, begun: Connection) -> None:
     """Double the frames of ``in.mp4``; tell when that begins, and how long it took."""
+    from vramx import VideoOptions
     from vramx.pipelines.video import transform_video
 
     def double(frames: Any) -> Iterator[Any]:
@@ -22,7 +23,9 @@ def video(folder: str, begun: Connection) -> None:
     source, target = Path(folder, "in.mp4"), Path(folder, "out.mp4")
     begun.send("go")
     start = time.perf_counter()
-    transform_video(source, target, double, identity={"model": "doubling"}, segment=5)
+    transform_video(
+        source, target, double, identity={"model": "doubling"}, options=VideoOptions(segment=5)
+    )
     begun.send(time.perf_counter() - start)
 
 

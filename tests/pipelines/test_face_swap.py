@@ -620,7 +620,7 @@ def test_modules_are_as_they_were_after_the_scope() -> None:
         ({"detector": 3}, "detector: .* not a int"),
         ({"detector": vramx.FaceModel(PatchDetector(), template=112)}, "detector: .* no template"),
         ({"swapper": vramx.FaceModel(Painter(), template=100)}, "swapper: .* 100 pixels"),
-        ({"faces": "some"}, "faces 'some' is not one of all, largest"),
+        ({"faces": "some"}, "faces 'some' is not one of 'all', 'largest'"),
         ({"similarity": 40}, "similarity 40"),
         ({"score": 0}, "score 0"),
         ({"on_no_face": "skip"}, "on_no_face 'skip'"),

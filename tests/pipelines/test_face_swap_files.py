@@ -67,15 +67,14 @@ def swapping(swapper: Any = None, **options: Any) -> Iterator[Any]:
 
 
 def run(folder: Path, out: str = "out.mp4", swapper: Any = None, **options: Any) -> Any:
-    given_ = {key: options.pop(key) for key in ("overwrite", "progress") if key in options}
+    given_ = {key: options.pop(key) for key in ("overwrite", "on_progress") if key in options}
     source = options.pop("source", portrait("blue"))
     with swapping(swapper, **options) as fs:
         return fs.swap_video(
             source,
             folder / "in.mp4",
             folder / out,
-            segment=SEGMENT,
-            options={"crf": "10"},
+            vramx.VideoOptions(segment=SEGMENT, codec_options={"crf": "10"}),
             **given_,
         )
 
@@ -297,7 +296,8 @@ def test_another_jobs_folder_is_refused_and_stays(
 
 
 def test_the_progress_bar_counts_frames(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(folder, progress=True)
+    with vramx.progress_bar() as bar:
+        run(folder, on_progress=bar)
     assert f"{COUNT}/{COUNT}" in capsys.readouterr().err
 
 

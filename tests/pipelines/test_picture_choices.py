@@ -10,6 +10,7 @@ import pytest
 from torch import nn
 
 import vramx
+from vramx import PictureOptions
 
 pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
@@ -33,7 +34,7 @@ def test_a_jpeg_file_has_the_quality_that_is_asked_for(
 ) -> None:
     files.scene_in("RGB").save(tmp_path / source, **({"quality": 99} if "j" in source else {}))
     files.scene_in("RGB").save(tmp_path / "wanted.jpg", quality=40)
-    sr.enlarge_picture(tmp_path / source, tmp_path / "out.jpg", quality=40)
+    sr.enlarge_picture(tmp_path / source, tmp_path / "out.jpg", PictureOptions(quality=40))
     with Image.open(tmp_path / "out.jpg") as made, Image.open(tmp_path / "wanted.jpg") as wanted:
         assert made.quantization == wanted.quantization
 
@@ -44,7 +45,7 @@ def test_a_lower_quality_takes_less(sr: Any, tmp_path: Path, suffix: str) -> Non
     sizes = []
     for quality in (None, 95, 30):
         target = tmp_path / f"{quality}{suffix}"
-        sr.enlarge_picture(tmp_path / "in.png", target, quality=quality)
+        sr.enlarge_picture(tmp_path / "in.png", target, PictureOptions(quality=quality))
         sizes.append(target.stat().st_size)
     assert sizes[0] == sizes[1] > 2 * sizes[2]
 
@@ -52,7 +53,7 @@ def test_a_lower_quality_takes_less(sr: Any, tmp_path: Path, suffix: str) -> Non
 def test_what_lost_nothing_may_be_asked_to_lose(sr: Any, tmp_path: Path) -> None:
     files.scene_in("RGB").save(tmp_path / "in.webp", lossless=True)
     sr.enlarge_picture(tmp_path / "in.webp", tmp_path / "same.webp")
-    sr.enlarge_picture(tmp_path / "in.webp", tmp_path / "less.webp", quality=80)
+    sr.enlarge_picture(tmp_path / "in.webp", tmp_path / "less.webp", PictureOptions(quality=80))
     assert b"VP8L" in (tmp_path / "same.webp").read_bytes()[:64]
     assert b"VP8L" not in (tmp_path / "less.webp").read_bytes()[:64]
 
@@ -74,16 +75,20 @@ def test_a_choice_that_is_none_is_refused(
     sr: Any, tmp_path: Path, target: str, options: Any, kind: type[Exception], message: str
 ) -> None:
     files.scene_in("RGB").save(tmp_path / "in.png")
-    for enlarge in (sr.enlarge_picture, lambda *paths, **more: enlarge_file(sr, *paths, **more)):
+    paths = (tmp_path / "in.png", tmp_path / target)
+    for enlarge in (
+        lambda how: sr.enlarge_picture(*paths, how),
+        lambda how: enlarge_file(sr, *paths, picture=how),
+    ):
         with pytest.raises(kind, match=message):
-            enlarge(tmp_path / "in.png", tmp_path / target, **options)
+            enlarge(PictureOptions(**options))
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
 
 
 @pytest.mark.parametrize("name", ["jpg", "JPEG", ".jpeg"])
 def test_a_format_goes_by_any_of_its_suffixes(sr: Any, tmp_path: Path, name: str) -> None:
     files.scene_in("RGB").save(tmp_path / "in.png")
-    sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.jpg", format=name)
+    sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.jpg", PictureOptions(format=name))
     with Image.open(tmp_path / "out.jpg") as made:
         assert made.format == "JPEG"
 
@@ -92,14 +97,14 @@ def test_pictures_of_a_folder_become_one_format_and_none_the_other(sr: Any, tmp_
     (source := tmp_path / "in").mkdir()
     for name in ("a.png", "a.tif", "b.jpg"):
         files.scene_in("RGB").save(source / name)
-    done = enlarge_folder(sr, source, tmp_path / "out", format="webp", quality=50)
+    done = enlarge_folder(sr, source, tmp_path / "out", PictureOptions(format="webp", quality=50))
     assert not done.failed
     names = {each.source.name: each.target.name for each in done.made}
     assert names == {"a.png": "a.png.webp", "a.tif": "a.tif.webp", "b.jpg": "b.webp"}
     for path in (tmp_path / "out").iterdir():
         with Image.open(path) as made:
             assert made.format == "WEBP"
-    again = enlarge_folder(sr, source, tmp_path / "out", format="webp", quality=50)
+    again = enlarge_folder(sr, source, tmp_path / "out", PictureOptions(format="webp", quality=50))
     assert (len(again.made), len(again.skipped)) == (0, 3)
 
 
@@ -107,7 +112,7 @@ def test_a_quality_is_for_those_of_a_folder_that_have_one(sr: Any, tmp_path: Pat
     (source := tmp_path / "in").mkdir()
     for name in ("a.png", "b.jpg"):
         files.scene_in("RGB").save(source / name)
-    done = enlarge_folder(sr, source, tmp_path / "out", quality=40)
+    done = enlarge_folder(sr, source, tmp_path / "out", PictureOptions(quality=40))
     assert not done.failed
     files.scene_in("RGB").save(tmp_path / "wanted.jpg", quality=40)
     with (
@@ -131,13 +136,15 @@ def test_a_choice_for_a_folder_that_is_none_is_refused_before_the_first(
     (source := tmp_path / "in").mkdir()
     files.scene_in("RGB").save(source / "a.png")
     with pytest.raises(vramx.ConfigError, match=message):
-        enlarge_folder(sr, source, tmp_path / "out", **options)
+        enlarge_folder(sr, source, tmp_path / "out", PictureOptions(**options))
     assert not (tmp_path / "out").exists()
 
 
 def test_what_is_no_picture_has_none_of_its_choices(sr: Any, tmp_path: Path) -> None:
     (tmp_path / "in.mp4").write_bytes(np.random.default_rng(0).bytes(500))
     with pytest.raises(vramx.ConfigError, match="is no picture"):
-        enlarge_file(sr, tmp_path / "in.mp4", tmp_path / "out.mp4", quality=50)
+        enlarge_file(
+            sr, tmp_path / "in.mp4", tmp_path / "out.mp4", picture=PictureOptions(quality=50)
+        )
     with pytest.raises(vramx.MediaError, match=r"named as a picture, but .*in\.mp4 cannot be read"):
         enlarge_file(sr, tmp_path / "in.mp4", tmp_path / "out.png")

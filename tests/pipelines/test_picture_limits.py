@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import vramx
+from vramx import PictureOptions
 
 pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
@@ -220,7 +221,7 @@ def test_a_format_without_its_package_is_named_with_what_installs_it(
         with pytest.raises(vramx.MediaError, match=needed):
             sr.enlarge_picture(tmp_path / one, tmp_path / other)
     with pytest.raises(vramx.ConfigError, match=needed):
-        sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.png", format=suffix)
+        sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.png", PictureOptions(format=suffix))
     assert formats.is_picture_file(source)
     assert formats.is_named_as_picture(source)
 

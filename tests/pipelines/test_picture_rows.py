@@ -68,7 +68,7 @@ def test_rows_are_those_of_the_whole_picture(
 
 
 @pytest.mark.filterwarnings("ignore:.*computes")
-def test_rows_that_were_written_before_memory_ran_out_are_written_once(
+def test_rows_that_were_written_before_memory_ran_out_are_written_and_told_once(
     one_thread: None,  # noqa: ARG001
     network: Failing,
     tmp_path: Path,
@@ -76,11 +76,15 @@ def test_rows_that_were_written_before_memory_ran_out_are_written_once(
     pixels = np.random.default_rng(0).integers(0, 256, (90, 40, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in.png")
     sizes = {"tile": 32, "overlap": 2, "batch": 1}
+    told: list[vramx.Progress] = []
     with vramx.simulate(capacity="64MiB", granule="4KiB"), enlarging(network, **sizes) as sr:
         wanted = sr(pixels)
         network.left = 4  # the first row of tiles has been done; smaller ones end elsewhere
         with pytest.warns(RuntimeWarning, match="going on"):
-            sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.png")
+            sr.enlarge_picture(tmp_path / "in.png", tmp_path / "out.png", on_progress=told.append)
+    done = [each.done for each in told]
+    assert done == sorted(done)
+    assert 0 < told[-1].done == told[-1].total
     with Image.open(tmp_path / "out.png") as made:
         assert np.abs(np.asarray(made).astype(int) - wanted).max() <= 1
 

@@ -313,3 +313,14 @@ def test_where_there_is_no_card_it_runs_on_the_cpu_if_so_told(linears: Linears) 
     with pytest.warns(RuntimeWarning, match="manages nothing"):
         with vramx.pipeline({"a": stage}, on_missing="cpu") as chain:
             assert torch.equal(chain(x), stage(x))
+
+
+def test_what_pipelines_return_is_public() -> None:
+    from vramx import pipelines
+
+    module = nn.Conv2d(3, 3, 1)
+    assert isinstance(pipelines.pipeline({"a": module}), pipelines.Pipeline)
+    assert isinstance(pipelines.super_resolution(module), pipelines.SuperResolution)
+    assert isinstance(pipelines.face_swap(module, module, None), pipelines.FaceSwap)
+    assert all(hasattr(pipelines, name) for name in pipelines.__all__)
+    assert not hasattr(pipelines, "NoSuchName")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import vramx
+from vramx import VideoOptions
 
 av = pytest.importorskip("av")
 pytest.importorskip("skimage.data")
@@ -79,7 +80,11 @@ def test_a_pixel_format_is_kept_unless_another_is_asked_for(
     source = PRORES.write(tmp_path)
     options = {"qmax": "2"} if codec == "mpeg4" else LOSSLESS[codec]
     transform_video(
-        source, tmp_path / "o.mp4", same, identity={}, codec=codec, options=options, pix_fmt=asked
+        source,
+        tmp_path / "o.mp4",
+        same,
+        identity={},
+        options=VideoOptions(codec=codec, codec_options=options, pix_fmt=asked),
     )
     assert made(tmp_path / "o.mp4").format.name == kept
     before, after = (read_clip(path).frames[0] for path in (source, tmp_path / "o.mp4"))
@@ -100,7 +105,13 @@ def test_a_pixel_format_that_an_encoder_lacks_is_told_before_the_work(
 ) -> None:
     source = PRORES.write(tmp_path)
     with pytest.raises(vramx.ConfigError, match=message):
-        transform_video(source, tmp_path / "o.mkv", never, identity={}, codec=codec, pix_fmt=asked)
+        transform_video(
+            source,
+            tmp_path / "o.mkv",
+            never,
+            identity={},
+            options=VideoOptions(codec=codec, pix_fmt=asked),
+        )
     assert [*tmp_path.iterdir()] == [source]
 
 
@@ -118,7 +129,12 @@ def test_a_pixel_format_that_cannot_hold_an_odd_size_is_told_before_the_work(
     source = replace(DEEP, source=".mkv", codec="ffv1", metadata="odd size").write(tmp_path)
     with pytest.raises((vramx.ConfigError, AssertionError), match=message):
         transform_video(
-            source, tmp_path / "o.mp4", never, identity={}, size=times(scale), pix_fmt=asked
+            source,
+            tmp_path / "o.mp4",
+            never,
+            identity={},
+            size=times(scale),
+            options=VideoOptions(pix_fmt=asked),
         )
 
 
@@ -133,7 +149,7 @@ def test_frames_of_an_odd_size_in_an_encoder_without_full_chroma_are_told_before
             never,
             identity={},
             size=times(1),
-            codec="mpeg4",
+            options=VideoOptions(codec="mpeg4"),
         )
 
 
@@ -148,11 +164,19 @@ def test_a_job_goes_on_with_its_pixel_format_alone(tmp_path: Path) -> None:
             raise KeyboardInterrupt
         yield from frames
 
-    asked: dict[str, Any] = {"identity": {}, "segment": 1}
+    asked = VideoOptions(segment=1)
     with pytest.raises(KeyboardInterrupt):
-        transform_video(tmp_path / "in.mp4", tmp_path / "o.mp4", stopped, **asked)
+        transform_video(
+            tmp_path / "in.mp4", tmp_path / "o.mp4", stopped, identity={}, options=asked
+        )
     with pytest.raises(vramx.MediaError, match=r"pix_fmt: .*, yuv444p now"):
-        transform_video(tmp_path / "in.mp4", tmp_path / "o.mp4", same, **asked, pix_fmt="yuv444p")
+        transform_video(
+            tmp_path / "in.mp4",
+            tmp_path / "o.mp4",
+            same,
+            identity={},
+            options=replace(asked, pix_fmt="yuv444p"),
+        )
 
 
 @pytest.mark.parametrize(
@@ -170,7 +194,9 @@ def test_what_a_target_cannot_say_of_colours_is_told_before_the_work(
         pytest.warns(RuntimeWarning, match=rf"o\.mkv does not say .*: {told}; "),
         pytest.raises(AssertionError, match="worked"),
     ):
-        transform_video(source, tmp_path / "o.mkv", never, identity={}, codec=codec)
+        transform_video(
+            source, tmp_path / "o.mkv", never, identity={}, options=VideoOptions(codec=codec)
+        )
 
 
 def test_full_range_that_cannot_be_said_becomes_limited_in_the_same_colours(
@@ -178,7 +204,13 @@ def test_full_range_that_cannot_be_said_becomes_limited_in_the_same_colours(
 ) -> None:
     source = replace(DEEP, full=True).write(tmp_path)
     with pytest.warns(RuntimeWarning, match="full range"):
-        transform_video(source, tmp_path / "o.mov", same, identity={}, codec="prores_ks")
+        transform_video(
+            source,
+            tmp_path / "o.mov",
+            same,
+            identity={},
+            options=VideoOptions(codec="prores_ks"),
+        )
     before, after = (read_clip(path).frames[0] for path in (source, tmp_path / "o.mov"))
     assert made(tmp_path / "o.mov").color_range == 1
     assert np.abs(before.astype(float) - after).mean() < 2
@@ -189,7 +221,11 @@ def test_what_a_display_is_said_to_be_can_be_given_to_the_encoder(tmp_path: Path
     options = {"x265-params": "log-level=none:max-cll=700,300"}
     with pytest.warns(RuntimeWarning, match="its brightest pixel and frame"):
         transform_video(
-            source, tmp_path / "o.mp4", same, identity={}, codec="libx265", options=options
+            source,
+            tmp_path / "o.mp4",
+            same,
+            identity={},
+            options=VideoOptions(codec="libx265", codec_options=options),
         )
     assert VideoSource(tmp_path / "o.mp4").light.levels == (700, 300)
 
@@ -210,8 +246,8 @@ def test_faces_are_swapped_in_frames_of_more_than_8_bits(tmp_path: Path) -> None
         card = {"budget": "1MiB", "block": 2**16, "backend": "simulated"}
         with vramx.face_swap(PatchDetector(), MeanColour(), Painter(), **card) as fs:
             done = fs.swap_video(
-                portrait("blue"), source, tmp_path / "o.mp4", codec="libx265",
-                options=LOSSLESS["libx265"],
+                portrait("blue"), source, tmp_path / "o.mp4",
+                VideoOptions(codec="libx265", codec_options=LOSSLESS["libx265"]),
             )  # fmt: skip
     assert (done.frames, done.swapped) == (5, 0)
     before = [frame for _, frame in VideoSource(source).frames()]

@@ -27,7 +27,7 @@ from vramx.pipelines.video import transform_video  # noqa: E402
 from vramx.pipelines.video.channel import Channel  # noqa: E402
 from vramx.pipelines.video.source import VideoSource  # noqa: E402
 
-from .clips import Clip, picture, read_clip, write_clip  # noqa: E402
+from .clips import Clip, gathered, picture, read_clip, write_clip  # noqa: E402
 
 Frames = Iterable[np.ndarray[Any, Any]]
 COUNT = 20
@@ -62,7 +62,8 @@ def run(
     target: str = "out.mp4",
     **kw: Any,
 ) -> int:
-    settings_ = {"identity": {"model": "doubling"}, "segment": 6, "options": {"crf": "10"}, **kw}
+    given_ = {"segment": 6, "codec_options": {"crf": "10"}, **kw}
+    settings_ = {"identity": {"model": "doubling"}, **gathered(given_)}
     return transform_video(folder / source, folder / target, transform, **settings_).frames
 
 
@@ -136,7 +137,7 @@ def test_other_codecs_are_written(
     tmp_path: Path, target: str, codec: str, options: dict[str, str]
 ) -> None:
     write_clip(tmp_path / "in.mp4", COUNT, audio=False)
-    run(tmp_path, target=target, codec=codec, options=options)
+    run(tmp_path, target=target, codec=codec, codec_options=options)
     before, after = read_clip(tmp_path / "in.mp4"), read_clip(tmp_path / target)
     assert_same_pictures(after)
     assert all(
@@ -413,6 +414,7 @@ def test_each_segment_goes_through_by_itself_also_after_a_stop(folder: Path) -> 
 KILLED = """
 import os, sys
 from pathlib import Path
+import vramx
 from vramx.pipelines.video import transform_video
 
 def die(frames):
@@ -421,8 +423,8 @@ def die(frames):
         if len(list(Path(sys.argv[2] + ".parts").glob("*.mp4"))) == 2:
             os._exit(9)
 
-transform_video(sys.argv[1], sys.argv[2], die, identity={"model": "doubling"}, segment=6,
-                options={"crf": "10"})
+transform_video(sys.argv[1], sys.argv[2], die, identity={"model": "doubling"},
+                options=vramx.VideoOptions(segment=6, codec_options={"crf": "10"}))
 """
 
 FULL = """
@@ -439,8 +441,8 @@ def double(frames):
         yield frame.repeat(2, axis=0).repeat(2, axis=1)
 
 try:
-    transform_video(sys.argv[1], sys.argv[2], double, identity={"model": "doubling"}, segment=6,
-                    options={"crf": "10"})
+    transform_video(sys.argv[1], sys.argv[2], double, identity={"model": "doubling"},
+                    options=vramx.VideoOptions(segment=6, codec_options={"crf": "10"}))
 except vramx.MediaError as error:
     print(error)
     sys.exit(7)
@@ -451,6 +453,7 @@ INTERRUPTED = """
 import os, signal, sys, threading
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
+import vramx
 from vramx.pipelines.video import transform_video
 from vramx.pipelines.video.source import VideoSource
 
@@ -468,8 +471,8 @@ def double(frames):
 
 VideoSource.frames = frames
 try:
-    transform_video(sys.argv[1], sys.argv[2], double, identity={"model": "doubling"}, segment=6,
-                    options={"crf": "10"})
+    transform_video(sys.argv[1], sys.argv[2], double, identity={"model": "doubling"},
+                    options=vramx.VideoOptions(segment=6, codec_options={"crf": "10"}))
 except KeyboardInterrupt:
     sys.exit(8 if threading.active_count() == 1 else 9)
 """
@@ -643,9 +646,10 @@ def test_a_full_channel_lets_its_writer_go_when_the_taker_leaves() -> None:
 
 
 def test_the_progress_bar_counts_frames(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(folder, progress=True)
+    with vramx.progress_bar() as bar:
+        run(folder, on_progress=bar)
     assert f"{COUNT}/{COUNT}" in capsys.readouterr().err
-    run(folder, progress=False, overwrite=True)
+    run(folder, overwrite=True)
     assert capsys.readouterr().err == ""
 
 
@@ -764,8 +768,9 @@ def test_a_video_is_enlarged_within_the_budget(
         options = {"budget": "32MiB", "block": 2**16, "backend": "simulated"}
         with vramx.super_resolution(nn.Upsample(scale_factor=2), tile=32, **options) as sr:
             arguments = (folder / "in.mp4", str(folder / "out.mp4"))
-            made = sr.enlarge_video(*arguments, segment=7, options={"crf": "10"})
-            assert made == COUNT
+            video = vramx.VideoOptions(segment=7, codec_options={"crf": "10"})
+            made = sr.enlarge_video(*arguments, video)
+            assert (made.frames, made.size) == (COUNT, (128, 96))
             assert sr.session.stats().peak_resident <= 32 * 2**20
             with pytest.raises(vramx.MediaError, match="exists"):
                 sr.enlarge_video(*arguments)
@@ -788,7 +793,8 @@ def enlarge_clip(folder: Path, model: nn.Module, budget: str = "32MiB", **sizes:
     with vramx.simulate(capacity="64MiB", granule="4KiB"):
         options = {"budget": budget, "block": 2**16, "backend": "simulated"}
         with vramx.super_resolution(model, **sizes, **options) as sr:
-            sr.enlarge_video(folder / "in.mp4", folder / "out.mp4", segment=6)
+            video = vramx.VideoOptions(segment=6)
+            sr.enlarge_video(folder / "in.mp4", folder / "out.mp4", video)
 
 
 def test_other_weights_or_tiles_do_not_go_on_with_a_job(

@@ -17,7 +17,7 @@ pytest.importorskip("skimage.data")
 
 from vramx.pipelines.video import VideoResult, transform_video  # noqa: E402
 
-from .clips import picture, read_clip, write_clip  # noqa: E402
+from .clips import gathered, picture, read_clip, write_clip  # noqa: E402
 from .test_video_targets import said_beside, subtitles, write_film  # noqa: E402
 
 COUNT = 20
@@ -34,7 +34,7 @@ def never(frames: Any) -> Iterator[Any]:
 
 
 def run(folder: Path, source: str, target: str, transform: Any = same, **more: Any) -> VideoResult:
-    options = {"identity": {}, "options": {"crf": "10"}, "segment": 6, **more}
+    options = {"identity": {}, **gathered({"codec_options": {"crf": "10"}, "segment": 6, **more})}
     return transform_video(folder / source, folder / target, transform, **options)
 
 

@@ -13,6 +13,7 @@ import pytest
 av = pytest.importorskip("av")
 pytest.importorskip("skimage.data")
 
+from vramx import VideoOptions  # noqa: E402
 from vramx.pipelines.video import transform_video  # noqa: E402
 from vramx.pipelines.video.light import light_of  # noqa: E402
 
@@ -72,7 +73,13 @@ def test_what_cameras_make_comes_out_as_it_is(tmp_path: Path, tried: Tried) -> N
     options = LOSSLESS.get(tried.made, {}) if tried.made_options is None else tried.made_options
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        transform_video(source, target, same, identity={}, codec=tried.made, options=options)
+        transform_video(
+            source,
+            target,
+            same,
+            identity={},
+            options=VideoOptions(codec=tried.made, codec_options=options),
+        )
     before, after = decoded(source), decoded(target)
     first, made = before[0][0], after[0][0]
     assert len(before[0]) == FRAMES

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import vramx
+from vramx import VideoOptions
 
 av = pytest.importorskip("av")
 pytest.importorskip("skimage.data")
@@ -199,7 +200,13 @@ def test_what_else_is_in_a_file_is_copied_or_told(
 def test_time_codes_that_begin_before_a_part_are_told(tmp_path: Path) -> None:
     write_with(tmp_path / "in.mov", add_timecode)
     with pytest.warns(RuntimeWarning, match=r"o\.mov has no time codes, since "):
-        transform_video(tmp_path / "in.mov", tmp_path / "o.mov", same, identity={}, start=0.05)
+        transform_video(
+            tmp_path / "in.mov",
+            tmp_path / "o.mov",
+            same,
+            identity={},
+            options=VideoOptions(start=0.05),
+        )
     assert files_within(tmp_path / "o.mov") == []
 
 
@@ -224,7 +231,13 @@ def test_players_find_the_index_first_and_h265_by_its_tag(tmp_path: Path, suffix
     target = tmp_path / f"out{suffix}"
     write_clip(tmp_path / "in.mp4")
     quiet = {"x265-params": "log-level=none"}
-    transform_video(tmp_path / "in.mp4", target, same, identity={}, codec="libx265", options=quiet)
+    transform_video(
+        tmp_path / "in.mp4",
+        target,
+        same,
+        identity={},
+        options=VideoOptions(codec="libx265", codec_options=quiet),
+    )
     content = target.read_bytes()
     assert 0 < content.index(b"moov") < content.index(b"mdat")
     with av.open(str(target)) as container:
@@ -255,6 +268,10 @@ def test_what_an_encoder_or_a_container_does_not_take_is_told_before_the_work(
     write_clip(tmp_path / "in.mp4")
     with pytest.raises(error, match=message):
         transform_video(
-            tmp_path / "in.mp4", tmp_path / target, never, identity={}, codec=codec, options=options
+            tmp_path / "in.mp4",
+            tmp_path / target,
+            never,
+            identity={},
+            options=VideoOptions(codec=codec, codec_options=options),
         )
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]

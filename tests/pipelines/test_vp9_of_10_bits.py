@@ -6,6 +6,7 @@ The clip beside this file is by FFmpeg's libvpx-vp9 with yuv420p10le, which not 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import vramx
+from vramx import VideoOptions
 
 av = pytest.importorskip("av")
 
@@ -44,7 +46,9 @@ def test_frames_keep_their_bits_and_values(tmp_path: Path) -> None:
     profile, pixels, before = planes(CLIP)
     assert (profile, pixels, len(before)) == ("Profile 2", "yuv420p10le", 5)
     assert (before % 4).any()  # which 8 bits would not hold
-    transform_video(CLIP, out := tmp_path / "out.mkv", same, identity={}, codec="ffv1")
+    transform_video(
+        CLIP, out := tmp_path / "out.mkv", same, identity={}, options=VideoOptions(codec="ffv1")
+    )
     _, pixels, after = planes(out)
     assert pixels == "yuv420p10le"
     assert np.abs(after - before).mean() / 4 <= 0.2  # of 255
@@ -52,9 +56,9 @@ def test_frames_keep_their_bits_and_values(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not HAS_10_BITS, reason="the libvpx-vp9 here has 8 bits alone")
 def test_vp9_is_written_in_10_bits(tmp_path: Path) -> None:
-    options = {**FAST, "lossless": "1"}
+    options = VideoOptions(codec="libvpx-vp9", codec_options={**FAST, "lossless": "1"})
     out = tmp_path / "out.webm"
-    transform_video(CLIP, out, same, identity={}, codec="libvpx-vp9", options=options)
+    transform_video(CLIP, out, same, identity={}, options=options)
     profile, pixels, after = planes(out)
     assert (profile, pixels) == ("Profile 2", "yuv420p10le")
     assert np.abs(after - planes(CLIP)[2]).mean() / 4 <= 0.2
@@ -62,10 +66,11 @@ def test_vp9_is_written_in_10_bits(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(HAS_10_BITS, reason="the libvpx-vp9 here has 10 bits")
 def test_an_encoder_of_8_bits_is_refused_unless_they_are_asked_for(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"identity": {}, "codec": "libvpx-vp9", "options": FAST}
+    options = VideoOptions(codec="libvpx-vp9", codec_options=FAST)
     with pytest.raises(vramx.ConfigError, match=r"has no pixel format that holds .* without loss"):
-        transform_video(CLIP, tmp_path / "out.webm", same, **given)
-    transform_video(CLIP, out := tmp_path / "out.webm", same, pix_fmt="yuv420p", **given)
+        transform_video(CLIP, tmp_path / "out.webm", same, identity={}, options=options)
+    options = replace(options, pix_fmt="yuv420p")
+    transform_video(CLIP, out := tmp_path / "out.webm", same, identity={}, options=options)
     profile, pixels, after = planes(out)
     assert (profile, pixels) == ("Profile 0", "yuv420p")
     assert np.abs(after - planes(CLIP)[2] / 4).mean() <= 2

@@ -23,7 +23,7 @@ from vramx.pipelines.files import check_room, least_picture_bytes
 from vramx.pipelines.video import SegmentFrames, job, transform_video
 from vramx.pipelines.video.manifest import parsed
 
-from .clips import write_clip
+from .clips import gathered, write_clip
 
 COUNT, SEGMENT = 14, 4
 
@@ -45,7 +45,7 @@ def stopped(frames: SegmentFrames) -> Iterator[Any]:
 
 
 def run(folder: Path, transform: Any = same, **kw: Any) -> int:
-    options: dict[str, Any] = {"identity": {"model": "none"}, "segment": SEGMENT, **kw}
+    options = {"identity": {"model": "none"}, **gathered({"segment": SEGMENT, **kw})}
     return transform_video(folder / "in.mp4", folder / "out.mp4", transform, **options).frames
 
 

@@ -10,9 +10,9 @@ import torch
 
 from vramx import _core
 from vramx.bench.measuring import times_by
-from vramx.opening import oversubscribe
+from vramx.cards.simulation import current_simulation
 from vramx.session import Session
-from vramx.simulation import current_simulation
+from vramx.session.opening import oversubscribe
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.timing import PinnedCopies

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vramx.bench.limits import budget_of
+from vramx.cards.nvml import card_memory
+from vramx.cards.simulation import current_simulation
 from vramx.config import from_environment
 from vramx.doctor.this_machine import ThisMachine
 from vramx.errors import ConfigError, Error, NoDeviceError
-from vramx.nvml import card_memory
-from vramx.simulation import current_simulation
 from vramx.units import Size, format_size, parse_size
 
 #: The most that a card is asked to hold unless told: enough for a steady link.

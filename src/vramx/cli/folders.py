@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from vramx.pipelines.enlarging import FolderResult
-
-
-def rest_as_dict(result: FolderResult[Any]) -> dict[str, Any]:
-    """Return what was not made, for programs."""
-    return {
-        "skipped": [str(path) for path in result.skipped],
-        "failed": [{"source": str(path), "error": why} for path, why in result.failed],
-        "passed_by": [{"source": str(path), "why": why} for path, why in result.passed_by],
-    }
-
 
 def write_rest(told: dict[str, Any]) -> None:
-    """Write it for people, but for failures."""
+    """Write what was not made for people, but for failures."""
     for name in told["skipped"]:
         click.echo(f"{name}: was there already")
     for each in told["passed_by"]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from vramx.cli.gathering import gathered
+from vramx.pipelines.options import PictureOptions
 
 _OPTIONS = (
     click.option(
@@ -25,8 +23,5 @@ _OPTIONS = (
 )
 
 
-def picture_options(command: F) -> F:
-    """Add ``--quality`` and ``--format``."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+#: Gives a command ``picture``.
+picture_options = gathered("picture", PictureOptions, _OPTIONS)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from vramx.cli.gathering import gathered
+from vramx.session.options import SessionOptions
 
 _OPTIONS = (
     click.option("--budget", help="The most on the card at once, such as 4GiB; else what is free."),
@@ -30,8 +28,5 @@ _OPTIONS = (
 )
 
 
-def session_options(command: F) -> F:
-    """Add the options that are arguments of `vramx.oversubscribe`, by its names."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+#: Gives a command ``session``.
+session_options = gathered("session", SessionOptions, _OPTIONS)

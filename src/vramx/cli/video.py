@@ -1,13 +1,11 @@
-"""Options of subcommands that write videos, and how they end when they are stopped."""
+"""Options of subcommands that write videos."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import click
+
+from vramx.cli.gathering import gathered
+from vramx.pipelines.options import VideoOptions
 
 
 def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -65,41 +63,5 @@ _OPTIONS = (
 )
 
 
-#: Options that the library takes by the same names.
-_SAME = ("codec", "pix_fmt", "segment", "deinterlace", "on_corrupt", "start", "end")
-
-
-def video_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--codec`` and the others that are about videos, and ``--overwrite``.
-
-    The command is given ``video``, what the library's functions of videos take, and ``preview`` and
-    ``overwrite``.
-    """
-
-    @functools.wraps(command)
-    def gathered(*args: Any, **options: Any) -> Any:
-        video = {name: options.pop(name) for name in _SAME}
-        video["options"] = options.pop("codec_options")
-        if options["preview"] and video["end"] is not None:
-            raise click.UsageError("--preview is of one frame, that at --start: leave out --end")
-        return command(*args, video=video, **options)
-
-    made: Callable[..., Any] = gathered
-    for option in reversed(_OPTIONS):
-        made = option(made)
-    return made
-
-
-def of_preview(video: dict[str, Any]) -> dict[str, Any]:
-    """Return what of the options a preview takes."""
-    return {name: video[name] for name in ("start", "deinterlace")}
-
-
-@contextlib.contextmanager
-def stoppable(ctx: click.Context) -> Iterator[None]:
-    """Say how to go on after an interrupt, and exit with 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo("Stopped. The same command goes on from what is finished of a video.", err=True)
-        ctx.exit(130)
+#: Gives a command ``video``, and ``preview`` and ``overwrite``.
+video_options = gathered("video", VideoOptions, _OPTIONS)

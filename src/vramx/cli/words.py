@@ -11,9 +11,6 @@ import click
 
 #: Options whose arguments have other names in the library.
 _ARGUMENTS = {
-    "--black-white": "value_range",
-    "--codec-option": "options",
-    "--no-face": "on_no_face",
     "--reference": "reference",
     "--source": "source",
 }

@@ -165,7 +165,8 @@ def enlarge(small: Image.Image, budget: int, on_gpu: bool) -> tuple[Image.Image,
         network = pretrained.load(session, MODEL)
         with vramx.super_resolution(network, session=session, **TILES) as sr:
             say(f"enlarging {small.width}x{small.height} to {SCALE} times the size")
-            sr.enlarge_picture(source, target, progress=True)
+            with vramx.progress_bar() as bar:
+                sr.enlarge_picture(source, target, on_progress=bar)
             with Image.open(target) as made:
                 return made.convert("RGB"), session.stats()
 

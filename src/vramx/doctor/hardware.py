@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vramx.cards.pcie import link_rate
 from vramx.doctor.findings import Finding, Severity
 from vramx.doctor.machine import Card, Machine
 from vramx.errors import NoDeviceError
-from vramx.pcie import link_rate
 from vramx.units import format_size
 
 #: A link below this part of what its generation and width give is worth a warning.

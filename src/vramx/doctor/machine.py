@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from vramx.nvml import CardMemory
+from vramx.cards.nvml import CardMemory
 
 
 class UnknownFactError(Exception):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vramx import _core
+from vramx.cards.nvml import CardMemory, card_memory, open_nvml
 from vramx.config import from_environment
 from vramx.doctor.machine import Card, HostMemory, LinkRates, Torch, UnknownFactError
-from vramx.nvml import CardMemory, card_memory, open_nvml
 
 _MAPPED_UNIT = 32 * 2**20
 _COPY = 256 * 2**20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vramx.errors import ConfigError
-from vramx.inactive import InactiveSession
 from vramx.session import Session
 
 
@@ -24,7 +23,7 @@ def require_card(session: Session, library: str) -> None:
     SessionClosedError
         If it is closed.
     """
-    if isinstance(session, InactiveSession):
+    if not session.active:
         raise ConfigError(
             f"{library} computes on a card and this session has none (on_missing='cpu'); compute "
             "on the CPU without it"

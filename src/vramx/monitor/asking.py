@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vramx.cards.nvml import CardMemory
 from vramx.doctor.machine import Card, UnknownFactError
 from vramx.doctor.this_machine import ThisMachine
 from vramx.errors import Error
-from vramx.nvml import CardMemory
-from vramx.publishing import address_of, socket_folder
+from vramx.processes.publishing import address_of, socket_folder
+from vramx.processes.runtime import runtime_folder
 from vramx.queue.ledger import Ledger, Member
-from vramx.runtime import runtime_folder
-from vramx.stats import Stats
+from vramx.seeing.stats import Stats
 
 #: What no process answers more than.
 _LONGEST = 2**24
@@ -35,7 +35,7 @@ def ask_processes(patience: float) -> tuple[list[dict[str, Any]], dict[int, str]
     Returns
     -------
     list of dict
-        What they answered; see `vramx.publishing.describe_process`.
+        What they answered; see `vramx.processes.publishing.describe_process`.
     dict of int to str
         By process number, why there is no answer.
     """

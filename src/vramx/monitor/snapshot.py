@@ -8,7 +8,7 @@ from typing import Any
 
 from vramx.monitor.asking import ask_cards, ask_processes, ask_queues
 from vramx.queue.ledger import Member
-from vramx.stats import Stats
+from vramx.seeing.stats import Stats
 
 
 @dataclass(frozen=True)

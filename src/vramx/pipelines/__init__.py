@@ -5,16 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from vramx.pipelines.chain import Pipeline
+from vramx.pipelines.models import Detector, Enhancer, Mask, Recognizer, Swapper, Upscaler
+from vramx.pipelines.options import PictureOptions, SwapOptions, UpscaleOptions, VideoOptions
 from vramx.pipelines.stage import Stage
 from vramx.pipelines.swapping.face_model import FaceModel
 
 if TYPE_CHECKING:
-    from vramx.pipelines.chain import Pipeline
     from vramx.pipelines.enlarger import SuperResolution
     from vramx.pipelines.swapping.swap import FaceSwap
     from vramx.session import Session
 
-__all__ = ["FaceModel", "Stage", "face_swap", "pipeline", "super_resolution"]
+__all__ = [
+    "FaceModel",
+    "FaceSwap",
+    "PictureOptions",
+    "Pipeline",
+    "Stage",
+    "SuperResolution",
+    "SwapOptions",
+    "UpscaleOptions",
+    "VideoOptions",
+    "face_swap",
+    "pipeline",
+    "super_resolution",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the classes that need torch when they are asked for."""
+    if name == "SuperResolution":
+        from vramx.pipelines.enlarger import SuperResolution
+
+        return SuperResolution
+    if name == "FaceSwap":
+        from vramx.pipelines.swapping.swap import FaceSwap
+
+        return FaceSwap
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def pipeline(
@@ -63,18 +91,16 @@ def pipeline(
     ...     for picture in chain.run(frames):
     ...         show(picture)
     """
-    from vramx.pipelines.chain import Pipeline
-
     return Pipeline(stages, session=session, batch=batch, options=options)
 
 
 def face_swap(
-    detector: Any,
-    recognizer: Any,
-    swapper: Any,
-    enhancer: Any = None,
+    detector: Detector,
+    recognizer: Recognizer,
+    swapper: Swapper | None,
+    enhancer: Enhancer | None = None,
     *,
-    mask: Any = None,
+    mask: Mask | None = None,
     faces: str = "all",
     reference: Any = None,
     similarity: float = 0.4,
@@ -159,7 +185,7 @@ def face_swap(
     >>> arcface = vramx.FaceModel(network, value_range=(-1, 1))
     >>> with vramx.face_swap(detector, arcface, swapper, restorer, budget="4GiB") as fs:
     ...     made = fs("me.jpg", Image.open("group.jpg"))
-    ...     fs.swap_video("me.jpg", "clip.mp4", "out.mp4", progress=True)
+    ...     fs.swap_video("me.jpg", "clip.mp4", "out.mp4")
     """
     from vramx.pipelines.swapping.swap import FaceSwap
 
@@ -169,20 +195,22 @@ def face_swap(
         swapper=swapper,
         enhancer=enhancer,
         mask=mask,
-        faces=faces,
         reference=reference,
-        similarity=similarity,
-        score=score,
-        on_no_face=on_no_face,
-        feather=feather,
-        batch=batch,
+        options=SwapOptions(
+            faces=faces,
+            similarity=similarity,
+            score=score,
+            on_no_face=on_no_face,
+            feather=feather,
+            batch=batch,
+        ),
         session=session,
-        options=options,
+        session_options=options,
     )
 
 
 def super_resolution(
-    model: Any,
+    model: Upscaler,
     *,
     scale: float | None = None,
     height: int | None = None,
@@ -258,15 +286,17 @@ def super_resolution(
     """
     from vramx.pipelines.enlarger import SuperResolution
 
-    return SuperResolution(
-        model,
+    chosen = UpscaleOptions(
         scale=scale,
         height=height,
         width=width,
-        tile=tile,
-        overlap=overlap,
-        batch=batch,
+        tile=_unless_auto(tile),
+        overlap=_unless_auto(overlap),
+        batch=_unless_auto(batch),
         multiple=multiple,
-        session=session,
-        options=options,
     )
+    return SuperResolution(model, options=chosen, session=session, session_options=options)
+
+
+def _unless_auto(value: Any) -> Any:
+    return None if value == "auto" else value

@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from vramx.errors import ConfigError, SessionClosedError
-from vramx.opening import oversubscribe
 from vramx.pipelines.stage import Stage
 from vramx.session import Session
+from vramx.session.opening import oversubscribe
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vramx.errors import MediaError
-from vramx.runtime import lock_file, unlock_file
+from vramx.processes.runtime import lock_file, unlock_file
 from vramx.units import format_size
 from vramx.writing import beside
 

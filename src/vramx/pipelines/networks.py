@@ -16,10 +16,9 @@ from vramx.session import Session
 
 def device_of(session: Session) -> torch.device:
     """Tell where the modules of a session compute: on the CPU where the card is simulated."""
-    device = getattr(session, "device", None)  # an inactive session has none
-    if device is None or device.computes_on_host:
+    if session.device.computes_on_host:
         return torch.device("cpu")
-    return torch.device("cuda", device.ordinal)
+    return torch.device("cuda", session.device.ordinal)
 
 
 def dtype_of(*modules: nn.Module) -> torch.dtype:

@@ -6,10 +6,10 @@ import difflib
 import re
 from dataclasses import replace
 
+from vramx.cards.pcie import link_rate
 from vramx.doctor.machine import Machine, UnknownFactError
 from vramx.doctor.this_machine import ThisMachine
 from vramx.errors import ConfigError, NoDeviceError
-from vramx.pcie import link_rate
 from vramx.plan.table import CARDS, PlannedCard
 from vramx.units import Size, parse_rate, parse_size
 

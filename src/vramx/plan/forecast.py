@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vramx import _core
+from vramx.cards.pcie import PARTS, moving_rates
 from vramx.errors import ConfigError
-from vramx.pcie import PARTS, moving_rates
 from vramx.plan.table import PlannedCard
 from vramx.units import Size, format_size, parse_size
 

@@ -6,7 +6,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from vramx.pcie import link_rate
+from vramx.cards.pcie import link_rate
 
 
 @dataclass(frozen=True)

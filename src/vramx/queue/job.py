@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import threading
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vramx.errors import Error
-from vramx.opening import oversubscribe
 from vramx.queue import waits
 from vramx.queue.memory import Peak
 from vramx.session import Session
+from vramx.session.opening import oversubscribe
+from vramx.stopping import Stop
 
 if TYPE_CHECKING:
     from vramx.queue.line import Queue
@@ -69,6 +69,8 @@ class Job(Future[T]):
         The most bytes that it had on the card, if it ran to be measured.
     batch : int or None
         What it is called with now, or will be, as ``batch``.
+    stop : Stop
+        Stopped by `cancel` while it runs; what the function calls may be given it.
     """
 
     def __init__(
@@ -97,13 +99,14 @@ class Job(Future[T]):
         self._has_ended = False  # for its queue: it neither stands in line nor has memory
         self._waiters = _Waiters(self)
         self._peak: Peak | None = None
-        self._stop = threading.Event()
+        self.stop = Stop()
 
     def cancel(self) -> bool:
         """Cancel the job if it waits; if it runs, ask it to stop.
 
         Nothing can stop a running function from outside: it stops where it calls `checkpoint`, or
-        looks at `stop_asked`. A job that is asked to stop is not tried again with less.
+        what it calls looks at `stop`, as a video does between two frames. A job that is asked to
+        stop is not tried again with less.
 
         Returns
         -------
@@ -114,13 +117,13 @@ class Job(Future[T]):
             self._queue._forget(self)
             return True
         if self.running():
-            self._stop.set()
+            self.stop.stop()
         return False
 
     def cancelled(self) -> bool:
-        """Tell whether it was cancelled, before it ran or by its own `checkpoint`."""
+        """Tell whether it was cancelled: before it ran, or as it stopped when it was asked to."""
         return super().cancelled() or (
-            self._stop.is_set() and self.done() and isinstance(self.exception(), CancelledError)
+            self.stop.stopped and self.done() and isinstance(self.exception(), CancelledError)
         )
 
     def result(self, timeout: float | None = None) -> T:
@@ -186,11 +189,6 @@ class Job(Future[T]):
         finally:
             waits.end(self, key)
 
-    @property
-    def stop_asked(self) -> bool:
-        """Whether `cancel` was called while it ran."""
-        return self._stop.is_set()
-
     def checkpoint(self) -> None:
         """Stop here if `cancel` was called, for the running function to call now and then.
 
@@ -199,7 +197,7 @@ class Job(Future[T]):
         concurrent.futures.CancelledError
             To be let through: it becomes the result.
         """
-        if self.stop_asked:
+        if self.stop.stopped:
             raise CancelledError(f"the job {self.name} was asked to stop, and did")
 
     def oversubscribe(self, **options: Any) -> Session:

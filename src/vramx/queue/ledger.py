@@ -14,13 +14,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vramx.errors import Error
-from vramx.runtime import close, is_at, lock_file, make_folder, open_file, unlock_file
+from vramx.errors import ConfigError, Error
+from vramx.processes.runtime import (
+    close,
+    is_at,
+    lock_file,
+    make_folder,
+    open_file,
+    runtime_folder,
+    unlock_file,
+)
 
 #: What no number that is meant goes beyond, and what no member writes more than.
 _MOST, _LONGEST = 2**62, 2**20
 #: Seconds to wait for another process that reads or writes claims, which takes it microseconds.
 _PATIENCE = 4.0
+
+
+def folder_of_card(card: str) -> Path:
+    """Return the folder of the claims on a card, by the name under which processes share it.
+
+    Raises
+    ------
+    ConfigError
+        If it is no name.
+    """
+    if "/" in card or card in (".", ".."):
+        raise ConfigError(f"card {card!r} is not a name: it may not be a path")
+    return runtime_folder() / "cards" / card
 
 
 @dataclass(frozen=True)

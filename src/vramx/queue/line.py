@@ -12,19 +12,20 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Hashable
-from concurrent.futures import CancelledError
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from vramx import config
-from vramx.card import card_ordinal, free_bytes, open_card
+from vramx.cards.opening import card_ordinal, free_bytes, open_card
 from vramx.errors import ConfigError, Error, InUseError, OutOfMemoryError, QueueClosedError
 from vramx.queue import waits
+from vramx.queue.admission import Admission
+from vramx.queue.calling import call
 from vramx.queue.job import Job, running_job
-from vramx.queue.ledger import Claim, Ledger
-from vramx.queue.memory import Peak, give_back_cached, is_out_of_memory, let_go
-from vramx.runtime import runtime_folder
+from vramx.queue.ledger import Ledger, folder_of_card
+from vramx.queue.memory import give_back_cached
+from vramx.queue.needs import Needs
 from vramx.units import Size, format_size, parse_size
 
 T = TypeVar("T")
@@ -125,8 +126,8 @@ class Queue:
         self._running: dict[int, Job[Any]] = {}
         self._threads: list[threading.Thread] = []
         self._looking = 0  # threads that take the next job, or wait to
-        self._measured: dict[Hashable, int] = {}
-        self._fitting: dict[Hashable, int] = {}
+        self._needs = Needs(self.budget)
+        self._admission = Admission(self._ledger, self._needs, self.budget)
         self._closed = False
         self._process = os.getpid()
         waits.add_queue(self)
@@ -136,9 +137,7 @@ class Queue:
         if not card:
             self._own_folder = tempfile.TemporaryDirectory(prefix="vramx-queue-")
             return Path(self._own_folder.name)
-        if "/" in card or card in (".", ".."):
-            raise ConfigError(f"card {card!r} is not a name: it may not be a path")
-        return runtime_folder() / "cards" / card
+        return folder_of_card(card)
 
     def submit(
         self,
@@ -355,7 +354,7 @@ class Queue:
         """
         with self._changed:
             while True:
-                if self._waiting and self._has_worker() and (taken := self._admitted()):
+                if self._has_worker() and (taken := self._admission.next_of(self._waiting)):
                     number, job, error = taken
                     self._waiting = [each for each in self._waiting if each[2] is not job]
                     if error is None:
@@ -375,89 +374,14 @@ class Queue:
                     return None
                 self._changed.wait()
 
-    def _admitted(self) -> tuple[int, Job[Any], Error | None] | None:
-        """Claim what a job in line needs, if that can be had or it cannot be claimed at all."""
-        awaited = [each for each in self._waiting if waits.is_awaited(each[2])]
-        for _, number, job in awaited or self._waiting[:1]:
-            try:
-                if self._admit(number, job, kept=waits.kept_until(job) if awaited else None):
-                    return number, job, None
-                if awaited:
-                    self._refuse_if_stuck(job)
-            except Error as error:  # nobody can tell what is free, or it will never be enough
-                return number, job, error
-        return None
-
-    def _refuse_if_stuck(self, job: Job[Any]) -> None:
-        waits.refuse_if_stuck(job)
-        if self._ledger.waits_in_vain(self.budget):
-            raise InUseError(
-                f"the job {job.name} needs {format_size(self._needs(job))}, for which jobs of this "
-                "process and of others wait while they keep more than leaves that of the queue's "
-                f"{format_size(self.budget)}; give smaller footprints, or end the one before "
-                "waiting for the other"
-            )
-
-    def _admit(self, number: int, job: Job[Any], *, kept: int | None) -> bool:
-        job.batch = self._fitting_batch(job)
-        needed = self._needs(job)
-        if not self._ledger.claim(number, Claim(needed, job.name), self.budget, kept=kept):
-            return False
-        job.budget = needed
-        return True
-
-    def _needs(self, job: Job[Any]) -> int:
-        kind = (job.kind, self._fitting_batch(job))
-        return job.footprint or self._measured.get(kind, self.budget)
-
-    def _fitting_batch(self, job: Job[Any]) -> int | None:
-        if job.batch is None:
-            return None
-        return min(job.batch, self._fitting.get((job.kind, job.footprint), job.batch))
-
     def _run(self, number: int, job: Job[Any]) -> None:
         finish: Callable[[], None] | None = None
         if job.set_running_or_notify_cancel():
-            finish = self._finished(job)
+            finish = call(job, self._needs, self._ordinal)
         job._drop_call()
         self._give_back(number)
         if finish is not None:
             finish()
-
-    def _finished(self, job: Job[Any]) -> Callable[[], None]:
-        """Call a job until it is done, and return what tells its future."""
-        while True:
-            try:
-                to_measure = job.footprint is None and job.budget == self.budget
-                peak = Peak(self._ordinal, alone=to_measure)
-                result = job._run(peak)
-                if to_measure:
-                    self._note_peak(job, peak.measured())
-                return functools.partial(job.set_result, result)
-            except BaseException as error:
-                let_go(error)
-                # Without this call, whose variables live on: they hold the job's sessions.
-                failure = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
-            if not is_out_of_memory(failure):
-                return functools.partial(job.set_exception, failure)
-            with self._changed:
-                self._measured.pop((job.kind, job.batch), None)
-            if job.batch is None or job.batch == 1:
-                return functools.partial(job.set_exception, failure)
-            if job.stop_asked:
-                stopped = CancelledError(f"the job {job.name} was asked to stop, and did")
-                return functools.partial(job.set_exception, stopped)
-            del failure
-            give_back_cached()
-            job.batch //= 2
-            with self._changed:
-                self._fitting[job.kind, job.footprint] = job.batch
-
-    def _note_peak(self, job: Job[Any], measured: int) -> None:
-        if measured > 0:
-            job.measured = measured
-            with self._changed:
-                self._measured[job.kind, job.batch] = min(measured, self.budget)
 
     def _give_back(self, number: int) -> None:
         try:

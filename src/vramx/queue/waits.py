@@ -130,7 +130,7 @@ def _that_end(without: Job[Any] | None = None) -> set[Job[Any]]:
         if job in running:
             return all(each in ended for each in _awaited_by(job))
         queue = job._queue
-        return held[queue.card] + queue._needs(job) <= queue.budget
+        return held[queue.card] + queue._needs.of(job) <= queue.budget
 
     while found := {job for job in left if ends(job)}:
         left -= found
@@ -159,7 +159,7 @@ def _why(job: Job[Any], ends: set[Job[Any]]) -> str:
     )
     unmeasured = "" if job.footprint else ", since it was not measured and has no footprint"
     return (
-        f"{job.name} needs {format_size(queue._needs(job))}{unmeasured}, and of the queue's "
+        f"{job.name} needs {format_size(queue._needs.of(job))}{unmeasured}, and of the queue's "
         f"{format_size(queue.budget)} {holders}; give smaller footprints, or end the one before "
         "waiting for the other"
     )

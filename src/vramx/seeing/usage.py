@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from vramx import _core
-from vramx.stats import Stats
+from vramx.seeing.stats import Stats
 
 #: Start address and bytes.
 Range = tuple[int, int]

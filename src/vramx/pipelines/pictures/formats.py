@@ -205,12 +205,12 @@ def has_quality(path: Path) -> bool:
 
 
 def check_quality(quality: int | None, name: str | None) -> None:
-    """Refuse a quality that is none, or that a format does not have.
+    """Refuse a quality that a format does not have.
 
     Parameters
     ----------
     quality : int, optional
-        From 1 to 100.
+        As of `PictureOptions`.
     name : str, optional
         Pillow's name of the format; None if there are several.
 
@@ -219,11 +219,7 @@ def check_quality(quality: int | None, name: str | None) -> None:
     ConfigError
         If it is not allowed.
     """
-    if quality is None:
-        return
-    if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
-        raise ConfigError(f"the quality is a whole number from 1 to 100, not {quality!r}")
-    if name is not None and name not in _LOSING:
+    if quality is not None and name is not None and name not in _LOSING:
         raise ConfigError(
             f"{name} files have no quality, since they lose nothing or leave no choice: "
             f"{', '.join(_LOSING)} have one"

@@ -14,6 +14,7 @@ from vramx.pipelines.files import (
     least_picture_bytes,
     same_size,
 )
+from vramx.pipelines.options import PictureOptions
 from vramx.pipelines.pictures.clips import clip_target, load_clip
 from vramx.pipelines.pictures.formats import check_quality, writable_format
 from vramx.pipelines.pictures.reading import load_picture
@@ -29,9 +30,8 @@ def change_picture(
     target: Path,
     change: Change,
     *,
+    options: PictureOptions = PictureOptions(),
     size: TargetSize = same_size,
-    quality: int | None = None,
-    format: str | None = None,  # noqa: A002 - Pillow's and the command's word for it
     overwrite: bool = False,
 ) -> int:
     """Read a picture, or all frames of one that moves, and write what becomes of it.
@@ -44,10 +44,10 @@ def change_picture(
         What to read and to write.
     change : callable
         Changes pixels.
+    options : PictureOptions
+        How the target is written.
     size : callable
         Tells what size that makes them.
-    quality, format : optional
-        As `picture_target` and `writable_format` have them.
     overwrite : bool
         Whether the target may exist.
 
@@ -65,9 +65,9 @@ def change_picture(
         what the picture has.
         What can be told before the work is.
     ConfigError
-        If the quality or the format is none.
+        If the format is none, or has no quality.
     """
-    name = writable_format(target, format)
+    name, quality = writable_format(target, options.format), options.quality
     check_quality(quality, name)
     with claimed(target):
         check_paths(source, target, overwrite=overwrite)

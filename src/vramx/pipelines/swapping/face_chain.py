@@ -10,9 +10,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from vramx.errors import ConfigError
-from vramx.pipelines.chain import Pipeline, as_count
+from vramx.pipelines.chain import Pipeline
 from vramx.pipelines.images import ON_CPU, Home, Planes, to_planes
+from vramx.pipelines.models import Detector, Enhancer, Mask, Recognizer, Swapper
 from vramx.pipelines.networks import device_of, evaluating
+from vramx.pipelines.options import SwapOptions
 from vramx.pipelines.swapping.found import Choice, Face
 from vramx.pipelines.swapping.frame import Frame, from_pixels
 from vramx.pipelines.swapping.people import Someone, one_picture, several
@@ -32,26 +34,20 @@ class FaceChain:
     def __init__(
         self,
         *,
-        detector: Any,
-        recognizer: Any,
-        swapper: Any,
-        enhancer: Any,
-        mask: Any,
-        faces: str,
+        detector: Detector,
+        recognizer: Recognizer,
+        swapper: Swapper | None,
+        enhancer: Enhancer | None,
+        mask: Mask | None,
         reference: Any,
-        similarity: float,
-        score: float,
-        on_no_face: str,
-        feather: float,
-        batch: int,
+        options: SwapOptions,
         session: Session | None,
-        options: Mapping[str, Any],
+        session_options: Mapping[str, Any],
     ) -> None:
-        self._given_choice = Choice(faces, similarity)
+        self._given_choice = Choice(options.faces, options.similarity)
         self._given_reference = reference
         self._references: list[Someone] = []
-        self._score = score
-        self._feather = feather
+        self._options = options
         self._stages = FaceStages(
             detector,
             recognizer,
@@ -59,13 +55,12 @@ class FaceChain:
             enhancer,
             mask,
             choice=self._given_choice,
-            score=score,
-            on_no_face=on_no_face,
-            feather=feather,
-            batch=as_count(batch, "batch"),
+            options=options,
         )
         stages = self._stages.stages()
-        self._chain = Pipeline(stages, session=session, batch=batch, options=options)
+        self._chain = Pipeline(
+            stages, session=session, batch=options.batch, options=session_options
+        )
         self._scope = contextlib.ExitStack()
         self._home = ON_CPU
 
@@ -130,7 +125,7 @@ class FaceChain:
         return frame.faces
 
     def _several(self, given: Any, what: str) -> list[Someone]:
-        return several(given, what, self._find, self._home, self._score)
+        return several(given, what, self._find, self._home, self._options.score)
 
     def _sources(self, given: Any) -> list[Someone]:
         """See whose faces are to be put in, and that it is known where."""

@@ -13,8 +13,6 @@ from vramx.errors import ConfigError
 Floats = npt.NDArray[np.float64]
 Embedding = npt.NDArray[np.float32]
 
-CHOICES = ("all", "largest")
-
 
 @dataclass(frozen=True, eq=False)
 class Face:
@@ -92,12 +90,6 @@ class Choice:
     faces: str
     similarity: float
     references: tuple[Embedding, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.faces not in CHOICES:
-            raise ConfigError(f"faces {self.faces!r} is not one of {', '.join(CHOICES)}")
-        if not -1 <= self.similarity <= 1:
-            raise ConfigError(f"similarity {self.similarity!r} is not a cosine, from -1 to 1")
 
     def check(self, sources: int) -> None:
         """Refuse so many faces to put in, if it is not known which goes where.

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from vramx.errors import ConfigError, NoFaceError
-from vramx.pipelines.faces import Alignment, feathered
+from vramx.pipelines.faces import Alignment
+from vramx.pipelines.options import SwapOptions
 from vramx.pipelines.stage import Stage
 from vramx.pipelines.swapping.found import Choice, Embedding, Face
 from vramx.pipelines.swapping.frame import Chosen, Frame
@@ -25,8 +26,6 @@ from vramx.pipelines.swapping.networks import (
     Swapper,
 )
 
-ON_NO_FACE = ("pass", "error")
-
 
 class FaceStages:
     """The stages of the chain, of frames that go through them in batches.
@@ -37,8 +36,8 @@ class FaceStages:
         The models; the last two may be None, and without a swapper faces are only found.
     choice : Choice
         Which faces are swapped.
-    score, on_no_face, feather, batch
-        As of `vramx.face_swap`.
+    options : SwapOptions
+        How they are.
 
     Attributes
     ----------
@@ -62,21 +61,12 @@ class FaceStages:
         mask: Any,
         *,
         choice: Choice,
-        score: float,
-        on_no_face: str,
-        feather: float,
-        batch: int,
+        options: SwapOptions,
     ) -> None:
-        if not 0 < score <= 1:
-            raise ConfigError(f"score {score!r} is not above 0 and at most 1")
-        if on_no_face not in ON_NO_FACE:
-            raise ConfigError(f"on_no_face {on_no_face!r} is not one of {', '.join(ON_NO_FACE)}")
-        feathered(16, feather)  # which checks it
         self.choice = choice
-        self._score = score
-        self._on_no_face = on_no_face
-        self._feather = feather
+        self._options = options
         self._told = False
+        batch = options.batch
         self._detector = Detector(detector, batch)
         self._recognizer = Recognizer(recognizer, batch)
         self._masker = None if mask is None else Masker(mask, batch)
@@ -116,7 +106,7 @@ class FaceStages:
 
     def _detect(self, frames: list[Frame]) -> list[Frame]:
         for frame, faces in zip(frames, self._detector([frame.pixels for frame in frames])):
-            sure = [face for face in faces if face.score >= self._score]
+            sure = [face for face in faces if face.score >= self._options.score]
             fit = [face for face in sure if self._fits(frame, face)]
             frame.faces = sorted(fit, key=lambda face: face.area, reverse=True)
             frame.unfit = len(sure) - len(fit)
@@ -159,7 +149,7 @@ class FaceStages:
                 continue
             chosen = self.choice.of(frame.faces, frame.sources)
             frame.chosen = [Chosen(*each) for each in chosen]
-            if not frame.chosen and self._on_no_face == "error":
+            if not frame.chosen and self._options.on_no_face == "error":
                 raise NoFaceError(f"{frame.name}: {self.choice.why_none(frame.faces)}")
         return frames
 
@@ -210,7 +200,7 @@ class FaceStages:
             todo = [(frame.pixels, chosen, place) for frame, chosen, place in turn]
             for (frame, chosen, place), (crop, mask) in zip(turn, network.over(todo, run)):
                 frame.pixels = place.paste(
-                    frame.pixels, crop, feather=self._feather, mask=chosen.mask(place, mask)
+                    frame.pixels, crop, feather=self._options.feather, mask=chosen.mask(place, mask)
                 )
         return frames
 

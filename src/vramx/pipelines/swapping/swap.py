@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vramx.errors import MediaError
 from vramx.pipelines.files import check_paths, same_size
 from vramx.pipelines.images import is_picture
+from vramx.pipelines.options import PictureOptions, VideoOptions
 from vramx.pipelines.swapping.face_chain import FaceChain
 from vramx.pipelines.swapping.frame import Frame, SwappedFile, SwapResult, total
 from vramx.pipelines.swapping.people import Someone
+from vramx.progress import Meter, OnProgress
+from vramx.stopping import Stop
 
 if TYPE_CHECKING:
-    from vramx.pipelines.enlarging import FolderResult
+    from vramx.pipelines.folders import FolderResult
     from vramx.pipelines.swapping.thumbnails import Thumbnail
     from vramx.pipelines.video import Counted, SegmentFrames
 
@@ -70,10 +72,10 @@ class FaceSwap(FaceChain):
         source: Any,
         target: str | Path,
         out: str | Path,
+        options: PictureOptions = PictureOptions(),
         *,
-        quality: int | None = None,
-        format: str | None = None,  # noqa: A002 - the command's word for it
         overwrite: bool = False,
+        on_progress: OnProgress | None = None,
     ) -> SwapResult:
         """Put a face into a picture in a file.
 
@@ -86,10 +88,12 @@ class FaceSwap(FaceChain):
         out : str or Path
             What to write; the suffix chooses the format. It is there whole or not at all. What is
             beside the pixels is kept as there.
-        quality, format : optional
-            As there.
+        options : PictureOptions
+            How `out` is written.
         overwrite : bool
             Whether `out` may exist.
+        on_progress : callable, optional
+            Is told of its frames as a `vramx.Progress`.
 
         Returns
         -------
@@ -103,17 +107,27 @@ class FaceSwap(FaceChain):
         NoFaceError, ConfigError, OutOfMemoryError
             As when calling.
         """
-        from vramx.pipelines.pictures import writable_format
+        from vramx.pipelines.pictures import count_frames, writable_format
 
         target, out = Path(target), Path(out)
         _check_out(source, target, out, overwrite=overwrite)
-        writable_format(out, format)
+        writable_format(out, options.format)
         faces = self._sources(source)
-        options = {"quality": quality, "format": format, "overwrite": overwrite}
-        return self._swap_picture(faces, target, out, **options)
+        frames = 1 if on_progress is None else count_frames(target)
+        meter = Meter(on_progress, target.name, "frame", frames)
+        done = self._swap_picture(faces, target, out, options, overwrite=overwrite, meter=meter)
+        meter.finish()
+        return done
 
     def _swap_picture(
-        self, faces: list[Someone], target: Path, out: Path, **options: Any
+        self,
+        faces: list[Someone],
+        target: Path,
+        out: Path,
+        options: PictureOptions,
+        *,
+        overwrite: bool,
+        meter: Meter | None = None,
     ) -> SwapResult:
         from vramx.pipelines.pictures import change_picture
 
@@ -123,8 +137,10 @@ class FaceSwap(FaceChain):
             made, frames = next(self._run(faces, [pixels], lambda _: str(target)))
             done.extend(frames)
             put(made)
+            if meter is not None:
+                meter.add(1)
 
-        change_picture(target, out, swap, **options)
+        change_picture(target, out, swap, options=options, overwrite=overwrite)
         return total(done)
 
     def swap_video(
@@ -132,17 +148,11 @@ class FaceSwap(FaceChain):
         source: Any,
         target: str | Path,
         out: str | Path,
+        options: VideoOptions = VideoOptions(),
         *,
-        codec: str = "libx264",
-        options: Mapping[str, str] | None = None,
-        pix_fmt: str | None = None,
-        segment: int = 240,
-        deinterlace: str = "auto",
-        on_corrupt: str = "error",
-        start: float | Fraction | str | None = None,
-        end: float | Fraction | str | None = None,
         overwrite: bool = False,
-        progress: bool = False,
+        on_progress: OnProgress | None = None,
+        stop: Stop | None = None,
     ) -> SwapResult:
         """Put a face into a video in a file; see `vramx.pipelines.video.transform_video`.
 
@@ -158,30 +168,10 @@ class FaceSwap(FaceChain):
         target, out : str or Path
             What to read, and what to write: .mp4, .m4v, .mov, or .mkv and .webm, which keep times
             to the millisecond. Finished segments gather in ``OUT.parts``.
-        codec : str
-            FFmpeg's name of the encoder.
-        options : mapping of str to str, optional
-            The encoder's options, such as ``{"crf": "18"}``.
-        pix_fmt : str, optional
-            The target's pixel format, such as ``"yuv420p"`` for 8 bits. Otherwise the source's, or
-            the nearest that the encoder takes and that loses nothing of it.
-        segment : int
-            Frames a segment: the most that a stop loses.
-        deinterlace : str
-            What becomes of interlaced frames, whose two fields are of different moments: ``"auto"``
-            makes each one picture with FFmpeg's bwdif, ``"off"`` leaves both fields in it. A
-            warning tells of a video that is interlaced.
-        on_corrupt : str
-            What becomes of frames that cannot be decoded: ``"error"`` ends with the frame's time,
-            ``"skip"`` leaves them out, which a warning tells; the others keep their times.
-        start, end : float, Fraction or str, optional
-            Which part is taken: frames that are shown at `start` or after it and before `end`, in
-            seconds from where the file begins or as ``"HH:MM:SS.mmm"``. In the target the first is
-            shown at zero, and sound is cut to it in whole packets.
-        overwrite : bool
-            Whether `out` may exist.
-        progress : bool
-            Whether to show a bar on standard error.
+        options : VideoOptions
+            How the video is read and written.
+        overwrite, on_progress, stop
+            As of `transform_video`.
 
         Returns
         -------
@@ -194,8 +184,9 @@ class FaceSwap(FaceChain):
             If a file cannot be read or written, is truncated or has no video, or the work folder
             holds another job. Finished segments stay.
         ConfigError
-            If there is no such codec, option or pixel format, `deinterlace` is neither, or a model
-            gives what it must not.
+            If there is no such codec, option or pixel format, or a model gives what it must not.
+        StoppedError
+            If it was asked to stop. Finished segments stay.
         NoFaceError, OutOfMemoryError
             As when calling. Finished segments stay.
         """
@@ -217,17 +208,11 @@ class FaceSwap(FaceChain):
             out,
             swap,
             identity=self._identity(faces),
-            size=same_size,
-            codec=codec,
             options=options,
-            pix_fmt=pix_fmt,
-            segment=segment,
-            deinterlace=deinterlace,
-            on_corrupt=on_corrupt,
-            start=start,
-            end=end,
+            size=same_size,
             overwrite=overwrite,
-            progress=progress,
+            on_progress=on_progress,
+            stop=stop,
         )
         return SwapResult(**done.counts, lost=len(done.lost))
 
@@ -236,9 +221,8 @@ class FaceSwap(FaceChain):
         source: Any,
         target: str | Path,
         out: str | Path,
+        options: VideoOptions = VideoOptions(),
         *,
-        start: float | Fraction | str | None = None,
-        deinterlace: str = "auto",
         overwrite: bool = False,
     ) -> SwapResult:
         """Put a face into one frame of a video, and write a picture of 8 bits a colour.
@@ -249,8 +233,8 @@ class FaceSwap(FaceChain):
             The face, as when calling.
         target, out : str or Path
             The video, and the picture; its suffix chooses the format.
-        start, deinterlace
-            As `swap_video`; without `start` it is a frame from the middle.
+        options : VideoOptions
+            Of which `start` and `deinterlace` count; without a start it is a frame from the middle.
         overwrite : bool
             Whether `out` may exist.
 
@@ -273,7 +257,7 @@ class FaceSwap(FaceChain):
         _check_out(source, target, out, overwrite=overwrite)
         writable_format(out)
         faces = self._sources(source)
-        frame = read_frame(target, start, deinterlace)
+        frame = read_frame(target, options)
         picture, frames = next(self._run(faces, [frame], lambda _: str(target)))
         write_preview(picture, out)
         return total(frames)
@@ -283,11 +267,11 @@ class FaceSwap(FaceChain):
         source: Any,
         target: str | Path,
         out: str | Path,
+        options: PictureOptions = PictureOptions(),
         *,
-        quality: int | None = None,
-        format: str | None = None,  # noqa: A002 - the command's word for it
         overwrite: bool = False,
-        progress: bool = False,
+        on_progress: OnProgress | None = None,
+        stop: Stop | None = None,
     ) -> FolderResult[SwappedFile]:
         """Put a face into the pictures of a folder, and write them to another folder.
 
@@ -298,12 +282,12 @@ class FaceSwap(FaceChain):
         target, out : str or Path
             The folders; `out` is made if need be. Names stay the same, unless a format is
             asked for.
-        quality, format
-            As `swap_picture`; formats that have no quality go without.
+        options : PictureOptions
+            How pictures are written.
         overwrite : bool
             Whether to make anew what is in `out` already, which is skipped otherwise.
-        progress : bool
-            Whether to show a bar on standard error.
+        on_progress, stop
+            As of `change_folder`.
 
         Returns
         -------
@@ -317,26 +301,35 @@ class FaceSwap(FaceChain):
             If there are no pictures, or `out` is the other folder or cannot be made.
         NoFaceError, ConfigError
             If there is no face in the source.
+        StoppedError
+            If it was asked to stop, between two pictures.
         """
-        from vramx.pipelines.enlarging import change_folder
+        from vramx.pipelines.folders import change_folder
 
         faces = self._sources(source)
 
-        def swap(picture: Path, place: Path, quality: int | None) -> SwappedFile:
-            options = {"quality": quality, "overwrite": overwrite}
-            return SwappedFile(place, self._swap_picture(faces, picture, place, **options))
+        def swap(picture: Path, place: Path, how: PictureOptions) -> SwappedFile:
+            done = self._swap_picture(faces, picture, place, how, overwrite=overwrite)
+            return SwappedFile(place, done)
 
         return change_folder(
             swap,
             Path(target),
             Path(out),
-            quality=quality,
-            format=format,
+            options,
             overwrite=overwrite,
-            progress=progress,
+            on_progress=on_progress,
+            stop=stop,
         )
 
-    def write_thumbnails(self, target: str | Path, folder: str | Path) -> list[Thumbnail]:
+    def write_thumbnails(
+        self,
+        target: str | Path,
+        folder: str | Path,
+        *,
+        on_progress: OnProgress | None = None,
+        stop: Stop | None = None,
+    ) -> list[Thumbnail]:
         """Write a picture of each person in a picture or a video, such as for `reference`.
 
         Parameters
@@ -346,6 +339,10 @@ class FaceSwap(FaceChain):
         folder : str or Path
             Where pictures are written, named by the frame and the number of the face, from 0 at the
             left. Of faces that resemble each other, by `similarity`, it is the first.
+        on_progress : callable, optional
+            Is told of frames as a `vramx.Progress`.
+        stop : Stop, optional
+            Ends the search between two frames.
 
         Returns
         -------
@@ -356,6 +353,8 @@ class FaceSwap(FaceChain):
         ------
         MediaError
             If the file cannot be read, or a thumbnail not be written or exists.
+        StoppedError
+            If it was asked to stop. Thumbnails that are written stay.
         """
         from vramx.pipelines.pictures import is_picture_file, load_picture
         from vramx.pipelines.swapping.thumbnails import write_thumbnails
@@ -365,16 +364,17 @@ class FaceSwap(FaceChain):
         if not target.is_file():
             raise MediaError(f"{target} is not a file")
         pictures: Iterable[Any]
+        count: int | None
         if is_picture_file(target):
-            pictures = [load_picture(target).pixels]
+            pictures, count = [load_picture(target).pixels], 1
         else:
-            pictures = (pixels for _, pixels in VideoSource(target).frames())
+            video = VideoSource(target)
+            pictures, count = (pixels for _, pixels in video.frames()), video.frame_count
+        meter = Meter(on_progress, target.name, "frame", count)
         found = self._run([], pictures, lambda number: f"{target}, frame {number}")
-        shown = (
-            (frame.pixels.mul(255).round().byte().permute(1, 2, 0).cpu().numpy(), frame.faces)
-            for _, (frame,) in found
-        )
-        return write_thumbnails(shown, Path(folder), self._given_choice.similarity)
+        frames = (frame for _, (frame,) in found)
+        similarity = self._options.similarity
+        return write_thumbnails(target, frames, Path(folder), similarity, meter, stop or Stop())
 
     def _identity(self, faces: list[Someone]) -> dict[str, str]:
         """Describe what the results depend on."""
@@ -384,8 +384,8 @@ class FaceSwap(FaceChain):
             **{each.role: each.identity(self.session) for each in self._stages.networks},
             "face": ", ".join(each.digest for each in faces),
             "faces": f"{choice.faces}, like {reference} by {choice.similarity:g}",
-            "score": f"{self._score:g}",
-            "feather": f"{self._feather:g}",
+            "score": f"{self._options.score:g}",
+            "feather": f"{self._options.feather:g}",
             "batch": str(self._chain.batch),
         }
 

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from vramx.errors import MediaError
+from vramx.errors import MediaError, StoppedError
 from vramx.pipelines.swapping.found import Embedding, Face
+from vramx.pipelines.swapping.frame import Frame
+from vramx.progress import Meter
+from vramx.stopping import Stop
 
 #: How much of the box of a face is left around it, so that it is found in its thumbnail too.
 _AROUND = 0.6
@@ -36,18 +39,29 @@ class Thumbnail:
 
 
 def write_thumbnails(
-    pictures: Iterable[tuple[Any, list[Face]]], folder: Path, similarity: float
+    target: Path,
+    frames: Iterable[Frame],
+    folder: Path,
+    similarity: float,
+    meter: Meter,
+    stop: Stop,
 ) -> list[Thumbnail]:
     """Write each person's first face.
 
     Parameters
     ----------
-    pictures : iterable of (numpy.ndarray, list of Face)
-        Pictures of bytes, ``(height, width, 3)``, with their faces.
+    target : Path
+        What is looked at, for messages.
+    frames : iterable of Frame
+        Its pictures with their faces.
     folder : Path
         Where to; it is made if need be.
     similarity : float
         Faces whose embeddings have at least this cosine are one person's.
+    meter : Meter
+        Counts frames.
+    stop : Stop
+        Ends the search between two frames.
 
     Returns
     -------
@@ -58,11 +72,26 @@ def write_thumbnails(
     ------
     MediaError
         If the folder or a file cannot be written, or such a file is there already.
+    StoppedError
+        If it was asked to stop. What is written stays.
     """
     from PIL import Image
 
     made: list[Thumbnail] = []
-    for frame, number, face, pixels in _first_sights(pictures, similarity):
+
+    def watched() -> Iterator[Frame]:
+        for number, frame in enumerate(frames):
+            if stop.stopped:
+                error = StoppedError(
+                    f"{target} was stopped after {number} frames; {len(made)} pictures of people "
+                    f"are in {folder}: name another folder to begin anew"
+                )
+                error.done, error.kept = number, folder if made else None
+                raise error
+            yield frame
+            meter.add(1)
+
+    for frame, number, face, pixels in _first_sights(watched(), similarity):
         path = folder / f"frame{frame:06d}-face{number}.png"
         try:
             folder.mkdir(exist_ok=True)
@@ -73,21 +102,23 @@ def write_thumbnails(
         except OSError as error:
             raise MediaError(f"{path} cannot be written: {error}") from error
         made.append(Thumbnail(path, frame, number))
+    meter.finish()
     return made
 
 
 def _first_sights(
-    pictures: Iterable[tuple[Any, list[Face]]], similarity: float
+    frames: Iterable[Frame], similarity: float
 ) -> Iterator[tuple[int, int, Face, Any]]:
     seen: list[Embedding] = []
-    for frame, (pixels, faces) in enumerate(pictures):
-        from_left = sorted(faces, key=lambda face: face.box[0] + face.box[2])
+    for count, frame in enumerate(frames):
+        from_left = sorted(frame.faces, key=lambda face: face.box[0] + face.box[2])
         for number, face in enumerate(from_left):
             embedding = face.embedding
             if embedding is None or any(float(embedding @ each) >= similarity for each in seen):
                 continue
             seen.append(embedding)
-            yield frame, number, face, pixels
+            pixels = frame.pixels.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+            yield count, number, face, pixels
 
 
 def _around(pixels: Any, face: Face) -> Any:

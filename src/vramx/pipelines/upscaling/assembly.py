@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from vramx.pipelines.images import Home
+from vramx.pipelines.options import UpscaleOptions
 from vramx.pipelines.upscalers import Network
 from vramx.pipelines.upscaling.by_bands import Bands
 from vramx.pipelines.upscaling.engine import Engine
 from vramx.pipelines.upscaling.footprint import bytes_per_pixel, find_shape
-from vramx.pipelines.upscaling.resizing import Wanted
 from vramx.pipelines.upscaling.sizing import (
     PICTURES,
     UNEVEN,
@@ -28,27 +28,8 @@ from vramx.pipelines.upscaling.stride import find_stride
 from vramx.pipelines.upscaling.ways import Runner
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a caller asks for; what is None is chosen.
-
-    Attributes
-    ----------
-    tile, overlap, batch, multiple : int or None
-        See `vramx.super_resolution`.
-    wanted : Wanted
-        What size results have.
-    """
-
-    tile: int | None
-    overlap: int | None
-    batch: int | None
-    multiple: int | None
-    wanted: Wanted
-
-
 def assemble(
-    network: Network, runner: Runner, budget: int, device: torch.device, asked: Asked
+    network: Network, runner: Runner, budget: int, device: torch.device, asked: UpscaleOptions
 ) -> PictureStream:
     """Try a network on small pictures, and put together what enlarges others with it.
 
@@ -62,7 +43,7 @@ def assemble(
         Bytes that it and what it computes may take.
     device : torch.device
         Where it computes.
-    asked : Asked
+    asked : UpscaleOptions
         What must not be chosen.
 
     Returns
@@ -105,9 +86,9 @@ def assemble(
         most = room // (2 * bytes_beside_tiles(shape.scale))
     else:
         most = room // (PICTURES * bytes_beside_bands(shape.scale))
-    if asked.wanted != Wanted():  # float32 until it is resized, and bytes otherwise
+    if asked.resizes:  # float32 until it is resized, and bytes otherwise
         most //= 4
-    return PictureStream(engine, Home(device, most), asked.wanted)
+    return PictureStream(engine, Home(device, most), asked)
 
 
 def weight_bytes(module: nn.Module) -> int:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from vramx.pipelines.upscaling.interpolating import interpolated
+from vramx.pipelines.upscaling.joining import joined
 from vramx.pipelines.upscaling.layers import (
     Folded,
     Layer,
@@ -19,13 +19,10 @@ from vramx.pipelines.upscaling.layers import (
     Resized,
     RowGraph,
     Rows,
-    Run,
     Window,
 )
 from vramx.pipelines.upscaling.operations import (
-    CONTEXT,
     IN_PLACE_OPERATORS,
-    LARGEST_DIVISOR,
     METHODS_IN_PLACE,
     NOTHING,
     POINTWISE_FUNCTIONS,
@@ -279,45 +276,9 @@ class Builder:
             run=lambda given: functional.pixel_unshuffle(given[0], factor),
         )
 
-    def _interpolate(
-        self,
-        node: fx.Node,
-        x: Layer,
-        size: Any = None,
-        scale_factor: Any = None,
-        mode: str = "nearest",
-        align_corners: Any = None,
-        recompute_scale_factor: Any = None,  # noqa: ARG002 - of whole numbers it is the same
-        antialias: bool = False,
-    ) -> Layer:
-        if size is not None:
-            sides = size if isinstance(size, (tuple, list)) else (size, size)
-            factors = {sides[0] / x.height, sides[1] / x.width}
-        else:
-            factors = {
-                *(scale_factor if isinstance(scale_factor, (tuple, list)) else [scale_factor])
-            }
-        factor = Fraction(factors.pop()).limit_denominator(LARGEST_DIVISOR)
-        if factors or antialias or align_corners:
-            raise NotByRowsError(f"{node.name} interpolates in another way than rows allow")
-        if mode not in CONTEXT:
-            raise NotByRowsError(f"{node.name} interpolates by {mode}")
-        height, width = x.height * factor, x.width * factor
-        if height.denominator != 1 or width.denominator != 1 or not height:
-            raise NotByRowsError(
-                f"{node.name} interpolates {x.width}x{x.height} to {float(factor):g} of that"
-            )
-        corners = {"align_corners": False} if CONTEXT[mode] else {}
-
-        def run(given: Sequence[torch.Tensor]) -> torch.Tensor:
-            return functional.interpolate(
-                given[0], scale_factor=float(factor), mode=mode, **corners
-            )
-
-        times, of = factor.numerator, factor.denominator
-        context = -(-CONTEXT[mode] // of) * of
-        rows = Resized(x.height, int(height), times, of, context)
-        return self._add(node, rows, [x], width=int(width), run=run)
+    def _interpolate(self, node: fx.Node, x: Layer, *args: Any, **kwargs: Any) -> Layer:
+        rows, width, run = interpolated(node.name, x, *args, **kwargs)
+        return self._add(node, rows, [x], width=width, run=run)
 
     def _pointwise(
         self, node: fx.Node, call: Callable[..., Any], args: Any, kwargs: Any, *, in_place: bool
@@ -376,7 +337,7 @@ class Builder:
         if output is self._picture or id(self._picture) not in used:
             raise NotByRowsError("what it returns does not depend on the picture")
         layers = [each for each in self._layers if id(each) in used]
-        layers, output = _joined(layers, output)
+        layers, output = joined(layers, output)
         for layer in layers:
             if layer.run is not None or layer is output:
                 for source in layer.sources:
@@ -384,28 +345,6 @@ class Builder:
                         if layer not in holder.users:
                             holder.users.append(layer)
         return RowGraph(layers, output, self._constants)
-
-
-def _joined(layers: list[Layer], output: Layer) -> tuple[list[Layer], Layer]:
-    """Do what changes values in place together with what it alone reads."""
-    readers = Counter(source for layer in layers for source in layer.sources)
-    became: dict[Layer, Layer] = {}
-    for layer in layers:
-        layer.sources = [became.get(source, source) for source in layer.sources]
-        if layer.run is None or type(layer.rows) is not Rows or len(layer.sources) != 1:
-            continue
-        (before,) = layer.sources
-        then = layer.run if layer.in_place else layer.on_own
-        alone = readers[before] == 1 and before is not output
-        if before.run is not None and then is not None and alone:
-            before.run = _one_after_another(before.run, then)
-            readers[before] = readers[layer]
-            became[layer] = before
-    return [each for each in layers if each not in became], became.get(output, output)
-
-
-def _one_after_another(one: Run, other: Run) -> Run:
-    return lambda given: other([one(given)])
 
 
 class _Place:
@@ -421,10 +360,6 @@ def _call_one(module: nn.Module) -> Callable[[Sequence[torch.Tensor]], torch.Ten
         return made
 
     return run
-
-
-def _pair(x: Any) -> tuple[Any, Any]:
-    return tuple(x) if isinstance(x, (tuple, list)) else (x, x)
 
 
 def _leaves(x: Any) -> list[Any]:

@@ -13,9 +13,10 @@ from torch.nn import functional
 from vramx.errors import SessionClosedError
 from vramx.pipelines.downloads import Downloads
 from vramx.pipelines.images import Home, Planes, to_planes
+from vramx.pipelines.options import UpscaleOptions
 from vramx.pipelines.upscaling.engine import Engine
 from vramx.pipelines.upscaling.reach import invisible
-from vramx.pipelines.upscaling.resizing import RowResizer, Wanted, resize, resized_rows
+from vramx.pipelines.upscaling.resizing import RowResizer, resize, resized_rows
 from vramx.pipelines.upscaling.ways import Count, Finish, Way
 
 #: How many rows above and below bicubic interpolation looks at.
@@ -32,7 +33,7 @@ class PictureStream:
         What enlarges them.
     home : Home
         Where they are put together.
-    wanted : Wanted
+    options : UpscaleOptions
         What size the results have.
 
     Attributes
@@ -43,9 +44,9 @@ class PictureStream:
         Told of pixels that are done.
     """
 
-    def __init__(self, engine: Engine, home: Home, wanted: Wanted) -> None:
+    def __init__(self, engine: Engine, home: Home, options: UpscaleOptions) -> None:
         self.home = home
-        self._wanted = wanted
+        self._options = options
         self.count: Count = nothing
         self._engine: Engine | None = engine
         self._downloads = Downloads()
@@ -207,7 +208,7 @@ class PictureStream:
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Tell the height and width of what becomes of a picture."""
-        return self._wanted.size(height, width, self.engine.shape.scale)
+        return self._options.size(height, width, self.engine.shape.scale)
 
     def _is_as_made(self, pictures: torch.Tensor) -> bool:
         height, width = pictures.shape[-2:]

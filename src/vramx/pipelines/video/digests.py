@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from vramx.errors import MediaError
-from vramx.runtime import close, open_file
+from vramx.processes.runtime import close, open_file
 
 _CHUNK = 2**20
 

@@ -8,7 +8,6 @@ kept, the one that was not is made anew.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import warnings
 from collections import Counter, deque
@@ -16,13 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av.error
 
-from vramx.errors import MediaError
-from vramx.pipelines.chain import as_count
+from vramx.errors import MediaError, StoppedError
 from vramx.pipelines.files import TargetSize, check_paths, check_room, claimed
+from vramx.pipelines.options import VideoOptions
+from vramx.pipelines.span import Span
 from vramx.pipelines.video.channel import Channel
 from vramx.pipelines.video.clock import FrameTime
 from vramx.pipelines.video.colours import Pixels
@@ -33,8 +33,9 @@ from vramx.pipelines.video.manifest import Segment
 from vramx.pipelines.video.rehearsal import rehearse
 from vramx.pipelines.video.segments import SegmentWriter
 from vramx.pipelines.video.source import VideoSource
-from vramx.pipelines.video.span import Span, Time
 from vramx.pipelines.video.work_folder import WorkFolder, delete, finished
+from vramx.progress import Meter, OnProgress
+from vramx.stopping import Stop
 
 Frame = tuple[FrameTime, Pixels]
 
@@ -99,7 +100,7 @@ class VideoResult:
 
 
 class _Stopped(Exception):  # noqa: N818 - it is no error
-    """Ends the encoder without a finished segment."""
+    """Ends the encoder, or the work, without a finished segment."""
 
 
 def transform_video(
@@ -108,17 +109,11 @@ def transform_video(
     transform: Transform,
     *,
     identity: Mapping[str, str],
+    options: VideoOptions = VideoOptions(),
     size: TargetSize | None = None,
-    codec: str = "libx264",
-    options: Mapping[str, str] | None = None,
-    pix_fmt: str | None = None,
-    segment: int = 240,
-    deinterlace: str = "auto",
-    on_corrupt: str = "error",
-    start: Time = None,
-    end: Time = None,
     overwrite: bool = False,
-    progress: bool = False,
+    on_progress: OnProgress | None = None,
+    stop: Stop | None = None,
 ) -> VideoResult:
     """Run a video's frames through a function into another file.
 
@@ -137,11 +132,17 @@ def transform_video(
         order, all of one size, as they are or `Counted`. It is called anew for each segment.
     identity : mapping of str to str
         What the function's results depend on; a job goes on only where that is the same.
+    options : VideoOptions
+        How the video is read and written.
     size : callable, optional
         Tells what size frames become, if that is known: a pixel format that cannot hold frames of
         that size is an error before the work, and so is a lack of room on the disk.
-    codec, options, pix_fmt, segment, deinterlace, on_corrupt, start, end, overwrite, progress
-        As `SuperResolution.enlarge_video`.
+    overwrite : bool
+        Whether the target may exist.
+    on_progress : callable, optional
+        Is told of the frames that are encoded, as a `vramx.Progress`, on a thread of the job's.
+    stop : Stop, optional
+        Ends the job between two frames.
 
     Returns
     -------
@@ -154,14 +155,16 @@ def transform_video(
         If a file cannot be read or written, there is no room for the target, or another process
         makes it. Finished segments stay.
     ConfigError
-        If there is no such codec, option or pixel format, `deinterlace` or `on_corrupt` is neither,
-        or the video does not last from `start` to `end`.
+        If there is no such codec, option or pixel format, or the video does not last from `start`
+        to `end`.
+    StoppedError
+        If it was asked to stop. Finished segments stay, and the same call goes on from them.
     """
     source, target = Path(source), Path(target)
     parts = target.with_name(target.name + ".parts")
     check_paths(source, target, overwrite=overwrite or finished(parts, target) is not None)
-    video = VideoSource(source, deinterlace, on_corrupt, Span.of(start, end))
-    encoding = Encoding(codec, dict(options or {}), video, pix_fmt)
+    video = VideoSource(source, options.deinterlace, options.on_corrupt, options.span)
+    encoding = Encoding(options.codec, options.codec_options, video, options.pix_fmt)
     larger = 0.0
     if size is not None:
         rows, columns = video.upright_size
@@ -171,12 +174,12 @@ def transform_video(
     encoding = rehearse(target, encoding)
     job = {
         **identity,
-        "codec": codec,
-        "options": str(sorted((options or {}).items())),
-        "pix_fmt": pix_fmt or "the source's",
-        "segment": str(as_count(segment, "segment")),
-        "deinterlace": deinterlace,
-        "on_corrupt": on_corrupt,
+        "codec": options.codec,
+        "options": str(sorted(options.codec_options.items())),
+        "pix_fmt": options.pix_fmt or "the source's",
+        "segment": str(options.segment),
+        "deinterlace": options.deinterlace,
+        "on_corrupt": options.on_corrupt,
         "start": video.span.start_text,
         "end": video.span.end_text,
     }
@@ -184,13 +187,18 @@ def transform_video(
         if (left := finished(parts, target)) is not None:  # by a kill as it was deleted
             _delete(parts)
             if left.job == {**job, "source": digest.result()}:
-                return _told(_result(left.segments, left.lost), source, target)
+                result = _result(left.segments, left.lost)
+                Meter(on_progress, source.name, "frame", result.frames, result.frames)
+                return _told(result, source, target)
         check_paths(source, target, overwrite=overwrite)  # another may just have made it
         work = WorkFolder(parts, job, digest.result)
         check_room(target, _least_bytes(video, work, larger))
+        meter = Meter(on_progress, source.name, "frame", video.frame_count, work.frames)
         if not work.complete:
-            with _progress_bar(progress, video, work.frames) as count:
-                _Run(work, encoding, segment, count).through(transform)
+            try:
+                _Run(work, encoding, options.segment, meter, stop or Stop()).through(transform)
+            except _Stopped:
+                raise _stopped(target, work) from None
             if digest.is_changed():
                 delete(parts)
                 raise MediaError(
@@ -201,6 +209,7 @@ def transform_video(
         join(work, encoding, target)
         result = _result(work.segments, work.lost)
         _delete(parts)
+        meter.finish()
     return _told(result, source, target)
 
 
@@ -227,6 +236,14 @@ def _least_bytes(video: VideoSource, work: WorkFolder, larger: float) -> int:
     return enlarged if work.complete else max(2 * enlarged - work.nbytes, 0)
 
 
+def _stopped(target: Path, work: WorkFolder) -> StoppedError:
+    done = work.frames
+    kept = f"{done} frames are finished in {work.path}, from where the same call goes on"
+    error = StoppedError(f"{target} was stopped: {kept if done else 'no segment was finished'}")
+    error.done, error.kept = done, work.path if done else None
+    return error
+
+
 def _result(segments: Sequence[Segment], lost: Sequence[float]) -> VideoResult:
     size = segments[0].width, segments[0].height
     counts = sum((Counter(each.counts) for each in segments), Counter[str]())
@@ -248,12 +265,13 @@ class _Run:
     """One go at what is left of a video."""
 
     def __init__(
-        self, work: WorkFolder, encoding: Encoding, segment: int, count: Callable[[int], Any]
+        self, work: WorkFolder, encoding: Encoding, segment: int, meter: Meter, stop: Stop
     ) -> None:
         self._work = work
         self._encoding = encoding
         self._segment = segment
-        self._count = count
+        self._meter = meter
+        self._stop = stop
         self._decoded: Channel[Frame] = Channel(_WAITING)
         self._made: Channel[tuple[FrameTime, Counted]] = Channel(_WAITING)
         self._failure: BaseException | None = None
@@ -302,6 +320,10 @@ class _Run:
             raise MediaError(f"{len(times)} frames fewer came back than went in")
         return True
 
+    def _check_stop(self) -> None:
+        if self._stop.stopped:
+            raise _Stopped
+
     def _decode(self) -> None:
         try:
             frames = self._encoding.source.frames()
@@ -318,6 +340,7 @@ class _Run:
         for segment in self._work.segments:
             last: FrameTime | None = None
             for _ in range(segment.frames):
+                self._check_stop()
                 last = next(frames, (None, None))[0]
             if last is None or last.pts != segment.last:
                 raise MediaError(
@@ -331,21 +354,22 @@ class _Run:
         try:
             counts: Counter[str] = Counter()
             for time, (picture, counted) in self._made:
+                self._check_stop()
                 if writer is None:
                     height, width = picture.shape[:2]
                     writer = SegmentWriter(self._work, self._encoding, height, width)
                     counts.clear()
                 writer.add(time, picture)
                 counts.update(counted)
-                self._count(1)
+                self._meter.add(1)
                 if writer.frames == self._segment:
                     writer.finish(counts)
                     writer = None
             if writer is not None:
                 writer.finish(counts)
                 writer = None
-        except _Stopped:
-            pass
+        except _Stopped as stopped:  # by the token, or because the calling thread has ended
+            self._failure = stopped
         except (av.error.FFmpegError, OSError) as error:
             failure = MediaError(
                 f"{self._work.path} cannot be written: {error}. {self._work.frames} frames are "
@@ -359,14 +383,3 @@ class _Run:
             self._made.leave()
             if writer is not None:
                 writer.drop()
-
-
-@contextlib.contextmanager
-def _progress_bar(shown: bool, source: VideoSource, done: int) -> Iterator[Callable[[int], Any]]:
-    if not shown:
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=source.frame_count, initial=done, unit="frame", desc=source.path.name) as bar:
-        yield bar.update

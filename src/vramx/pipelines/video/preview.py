@@ -7,22 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from vramx.errors import ConfigError
+from vramx.pipelines.options import VideoOptions
+from vramx.pipelines.span import Span
 from vramx.pipelines.video.colours import Pixels
 from vramx.pipelines.video.source import VideoSource
-from vramx.pipelines.video.span import Span, Time
 
 
-def read_frame(path: Path, start: Time = None, deinterlace: str = "auto") -> Pixels:
+def read_frame(path: Path, options: VideoOptions) -> Pixels:
     """Read one frame of a video.
 
     Parameters
     ----------
     path : Path
         The video.
-    start : float, Fraction, str or None
-        It is the first that is shown then or later; None takes one from the middle.
-    deinterlace : str
-        As of `VideoSource`.
+    options : VideoOptions
+        It is the first that is shown at `start` or later; without a start one from the middle.
 
     Returns
     -------
@@ -34,12 +34,14 @@ def read_frame(path: Path, start: Time = None, deinterlace: str = "auto") -> Pix
     MediaError
         If it cannot be read.
     ConfigError
-        If the video does not last so long.
+        If the video does not last so long, or an end is given.
     """
-    span = Span.of(start, None)
-    if start is None:
-        span = Span(VideoSource(path, deinterlace).middle)
-    return next(VideoSource(path, deinterlace, span=span).frames(seek=True))[1]
+    if options.end is not None:
+        raise ConfigError("a preview is of one frame, that at start=: leave out end=")
+    span = options.span
+    if span.start is None:
+        span = Span(VideoSource(path, options.deinterlace).middle)
+    return next(VideoSource(path, options.deinterlace, span=span).frames(seek=True))[1]
 
 
 def write_preview(pixels: Any, target: Path) -> None:

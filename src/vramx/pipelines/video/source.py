@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import av
 import av.error
@@ -14,14 +14,14 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import Colorspace, VideoReformatter
 
-from vramx.errors import ConfigError, MediaError
+from vramx.errors import MediaError
+from vramx.pipelines.span import Span
 from vramx.pipelines.video.clock import Clock, FrameTime, Timed, frame_rate
 from vramx.pipelines.video.colours import Pixels, is_full, to_rgb
 from vramx.pipelines.video.interlacing import Deinterlacer
 from vramx.pipelines.video.light import left_of, light_of
 from vramx.pipelines.video.opening import open_video, reason
 from vramx.pipelines.video.pixel_formats import readable
-from vramx.pipelines.video.span import Span
 
 #: Frame heights from which colours are those of high definition where a file does not say.
 _HIGH_DEFINITION = 720
@@ -32,8 +32,6 @@ _MATRICES = (1, 4, 5, 6, 7, 9)
 #: What a stream says of its pictures, whatever its container.
 _SAID = ("language", "title", "timecode")
 
-Deinterlace = Literal["auto", "off"]
-OnCorrupt = Literal["error", "skip"]
 _WHOLE = Span()
 
 
@@ -91,7 +89,7 @@ class VideoSource:
         If it cannot be read, has no video, or one with alpha, a palette or colours that cannot be
         converted.
     ConfigError
-        If `deinterlace` or `on_corrupt` is neither, or the video does not last as long as the span.
+        If the video does not last as long as the span.
     """
 
     def __init__(
@@ -101,10 +99,6 @@ class VideoSource:
         on_corrupt: str = "error",
         span: Span = _WHOLE,
     ) -> None:
-        if deinterlace not in get_args(Deinterlace):
-            raise ConfigError(f"deinterlace {deinterlace!r} is not one of 'auto', 'off'")
-        if on_corrupt not in get_args(OnCorrupt):
-            raise ConfigError(f"on_corrupt {on_corrupt!r} is not one of 'error', 'skip'")
         self.path = path
         self.span = span
         self.lost: list[Fraction] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 from vramx.errors import MediaError
 from vramx.pipelines.video.digests import digest_of_own
 from vramx.pipelines.video.manifest import LONGEST, Manifest, Segment, parsed
-from vramx.runtime import close, open_file
+from vramx.processes.runtime import close, open_file
 from vramx.writing import written_whole
 
 _MANIFEST = "manifest.json"

@@ -1,0 +1,1 @@
+"""What vramx costs and gains, by scenarios: ``python -m benchmarks NAME [OPTIONS]``."""

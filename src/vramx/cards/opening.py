@@ -1,0 +1,185 @@
+"""Opening a card."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from vramx import _core
+from vramx.cards.nvml import card_memory, pinned_rate
+from vramx.cards.pcie import moving_rates
+from vramx.cards.simulation import current_simulation
+from vramx.config import Config
+from vramx.errors import ConfigError, NoDeviceError
+from vramx.units import format_size
+
+BACKENDS = ("auto", "managed", "mapped", "simulated")
+
+
+def card_ordinal(device: Any) -> int:
+    """Tell a card's CUDA number.
+
+    Parameters
+    ----------
+    device : int, str, torch.device or None
+        The card; the first unless given.
+
+    Returns
+    -------
+    int
+        The number.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a card.
+    """
+    if device is None:
+        return 0
+    kind, _, index = str(device).partition(":")
+    if isinstance(device, int) and not isinstance(device, bool):
+        kind, index = "cuda", str(device)
+    if kind == "cuda" and (not index or (index.isdecimal() and len(index) < 6)):
+        return int(index or 0)
+    raise ConfigError(f'device {device!r} is not a card: give a number from 0, or text as "cuda:0"')
+
+
+def open_card(
+    backend: str, ordinal: int, block: int, config: Config, *, accept_unpinned: bool
+) -> _core.Device:
+    """Open the device behind a backend.
+
+    Parameters
+    ----------
+    backend : str
+        One of `BACKENDS`; ``"auto"`` is mapped where the card supports that and uses pinned memory
+        in place, else managed, and never simulated.
+    ordinal : int
+        The card's CUDA number.
+    block : int
+        Bytes that will be moved at once: what mapped memory is mapped in.
+    config : Config
+        The process's settings.
+    accept_unpinned : bool
+        Whether mapped memory may lie in host memory that the system refuses to pin.
+
+    Returns
+    -------
+    _core.Device
+        The device.
+
+    Raises
+    ------
+    ConfigError
+        If the backend is unknown, or the card cannot map blocks of that size.
+    NoDeviceError
+        If there is no such card, or it cannot do what the backend needs.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"unknown backend {backend!r}; give one of {', '.join(BACKENDS)}")
+    if backend == "simulated":
+        if ordinal != 0:
+            raise ConfigError(f"the simulated card is device 0, not {ordinal}")
+        return current_simulation().device(check_drops=config.check)
+    if config.managed_limit is not None:
+        _core.set_managed_limit(config.managed_limit)
+    managed = _core.open_managed(driver=config.cuda_driver, ordinal=ordinal)
+    rate = pinned_rate(managed.uuid)
+    _tell_link(managed, rate, weights="managed")
+    if backend == "managed":
+        return managed
+    try:
+        mapped = _core.open_mapped(
+            driver=config.cuda_driver,
+            ordinal=ordinal,
+            unit=block,
+            accept_unpinned=accept_unpinned,
+        )
+    except NoDeviceError:
+        if backend == "mapped":
+            raise
+        return managed
+    # What is used outside its module's call would fail while it is away.
+    if backend == "auto" and not mapped.reads_over_link:
+        return managed
+    _tell_link(mapped, rate, weights="mapped")
+    return mapped
+
+
+def _tell_link(device: _core.CudaDevice, rate: float | None, *, weights: str) -> None:
+    """Tell a device what its moves reach over a link with this rate, where that is known."""
+    if rate is None:
+        return
+    for memory, kind in ((_core.Use.WEIGHTS, weights), (_core.Use.SCRATCH, "managed")):
+        up, down = moving_rates(kind, rate)
+        device.set_rates(memory, up, down)
+
+
+def unpinned(device: _core.Device) -> list[str]:
+    """Tell which host memory the system refused to pin, and what that costs.
+
+    Parameters
+    ----------
+    device : _core.Device
+        The device.
+
+    Returns
+    -------
+    list of str
+        A sentence for each kind of memory that was had instead; none where all went well.
+    """
+    if not device.pageable_bytes:
+        return []
+    return [
+        f"{format_size(device.pageable_bytes)} of host memory could not be pinned and is pageable: "
+        "copies of it were measured at 10 GB/s to the card and 19 GB/s back, where pinned memory "
+        "has 55 (H200, PCIe 5), and the card does not use it in place: what is larger than the "
+        "budget, or used outside its module's call, fails"
+    ]
+
+
+def slowed(device: _core.Device) -> list[str]:
+    """Tell what the driver refused since the device was opened, so that moves cost more.
+
+    Parameters
+    ----------
+    device : _core.Device
+        The device.
+
+    Returns
+    -------
+    list of str
+        A sentence for each thing refused.
+    """
+    if not device.holds_up_launches:
+        return []
+    return [
+        "launches wait while managed memory moves, since the driver gave no CUDA context for moves "
+        f"({device.holds_up_launches}): free some of the card's memory and open the session again"
+    ]
+
+
+def free_bytes(device: _core.Device) -> int:
+    """Tell what is free on a card.
+
+    Parameters
+    ----------
+    device : _core.Device
+        The device.
+
+    Returns
+    -------
+    int
+        Bytes, by NVML; with a warning by the driver where NVML cannot tell.
+    """
+    if not device.uuid:
+        return device.free_bytes
+    try:
+        return card_memory(device.uuid).free
+    except Exception as error:  # NVML's errors exist only where it is installed
+        warnings.warn(
+            f"NVML cannot tell what is free on {device.name} ({error}); asking the driver",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return device.free_bytes

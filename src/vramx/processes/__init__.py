@@ -1,0 +1,1 @@
+"""What processes of one machine know of each other: a folder, locks that end with their holder."""

@@ -1,0 +1,89 @@
+"""A session's parts where there is no usable card: nothing is managed and nothing moves."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from vramx import _core
+from vramx.seeing.stats import Stats
+from vramx.units import LARGEST
+
+
+class NoCard:
+    """What is told of a card that is not there."""
+
+    name = "no card"
+    kind = "none"
+    uuid = ""
+    ordinal = 0
+    capacity = LARGEST
+    computes_on_host = True
+    virtual_clock = False
+    slow_moves = False
+    pageable_bytes = 0
+    holds_up_launches = ""
+
+
+class NothingFree:
+    """No card, so nothing that is free."""
+
+    def free(self) -> int:
+        """Return how many bytes nobody holds."""
+        return 0
+
+
+class NoCore:
+    """A core in whose charge there is nothing."""
+
+    def stats(self) -> Stats:
+        """Count nothing."""
+        return Stats()
+
+    def plan(self) -> None:
+        """Have no plan."""
+
+    def set_budget(self, budget: int) -> int:  # noqa: ARG002
+        """Keep no budget."""
+        return 0
+
+    def end_trace(self) -> _core.Log:
+        """Return a trace without events."""
+        return _core.Log()
+
+    def _nothing(self, *_: Any) -> None:
+        """Do nothing."""
+
+    prefetch = evict = take = give = advise = written = begin_trace = close = _nothing
+
+
+class NoTorch:
+    """The torch side of a session in which modules stay where they are."""
+
+    def route(self) -> contextlib.AbstractContextManager[None]:
+        """Leave allocations to torch."""
+        return contextlib.nullcontext()
+
+    def manage(self, module: Any, name: str | None) -> None:
+        """Leave a module as it is."""
+
+    def unmanage(self, module: Any) -> None:
+        """Leave a module as it is."""
+
+    def load(self, module: Any, path: Any, name: str | None, *, strict: bool, dtype: str) -> None:
+        """Fill a module where it is."""
+        from vramx.integrations.torch.loading import incoming_for
+
+        incoming_for(module, path, name, strict=strict, dtype=dtype).fill()
+
+    def ranges(self, x: Any) -> list[Any] | None:
+        """Return that tensors and modules are in no memory of the session's."""
+        import torch
+
+        return [] if isinstance(x, (torch.Tensor, torch.nn.Module)) else None
+
+    def empty(self, sizes: tuple[int, ...], dtype: Any) -> Any:
+        """Make a tensor on the CPU."""
+        import torch
+
+        return torch.empty(sizes, dtype=dtype)

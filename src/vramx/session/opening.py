@@ -1,0 +1,95 @@
+"""Opening a session."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from vramx.errors import NoDeviceError
+from vramx.processes.publishing import publish
+from vramx.session import Session
+from vramx.session.absent import NoCard
+from vramx.session.describing import describe_process
+from vramx.session.options import SessionOptions
+from vramx.session.policy import Policy, checked_policy
+from vramx.units import Size
+
+
+def oversubscribe(
+    budget: Size | None = None,
+    *,
+    device: Any = None,
+    backend: str = "auto",
+    policy: str | Policy = "adaptive",
+    block: Size = "32MiB",
+    reserve: Size = "512MiB",
+    host_limit: Size | None = None,
+    on_missing: str = "error",
+    on_unpinned: str = "warn",
+) -> Session:
+    """Open a session: work inside it may use more memory than the budget, which is never exceeded.
+
+    Parameters
+    ----------
+    budget : int, float or str, optional
+        The most bytes on the card at once, as bytes or text such as ``"8GiB"``. Unless given, what
+        is free on the card less `reserve`.
+    device : int, str or torch.device, optional
+        The card; 0 unless given.
+    backend : str
+        ``"mapped"`` (managed modules' weights lie in pinned host memory, and in plain device memory
+        by CUDA's virtual memory management; the rest in unified memory), ``"managed"`` (CUDA
+        unified memory), ``"simulated"``, or ``"auto"``: mapped where the card supports it, else
+        managed, never simulated. `Session.report` says which.
+    policy : str or Policy
+        ``"adaptive"`` (records what a program does again and again, and plans what stays and what
+        is brought when; LRU where nothing is known), ``"lru"``, ``"mru"``, ``"clairvoyant"``, or
+        an object with ``arrived(block)``, ``touched(block)``, ``left(block)`` and
+        ``victim(may_leave)``.
+    block : int, float or str
+        The unit of residency.
+    reserve : int, float or str
+        What a budget of ``None`` leaves to CUDA's context and libraries.
+    host_limit : int, float or str, optional
+        The most bytes of host memory to take charge of.
+    on_missing : str
+        ``"error"``, or ``"cpu"``: where there is no usable card, warn once and manage nothing.
+    on_unpinned : str
+        Where the system refuses to pin the host memory that ``"mapped"`` wants: ``"warn"``, which
+        warns once with the size and the cost and uses memory that is not pinned, or ``"error"``.
+
+    Returns
+    -------
+    Session
+        The session, open; a context manager that closes it.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is not allowed.
+    NoDeviceError
+        If there is no usable card.
+    OutOfMemoryError
+        If a mapped card cannot give the budget now.
+    """
+    chosen = checked_policy(policy)
+    options = SessionOptions(
+        budget=budget,
+        device=device if device is None or isinstance(device, int) else str(device),
+        backend=backend,
+        policy=chosen if isinstance(chosen, str) else SessionOptions.policy,
+        block=block,
+        reserve=reserve,
+        host_limit=host_limit,
+        on_missing=on_missing,
+        on_unpinned=on_unpinned,
+    )
+    try:
+        session = Session(options, policy=None if isinstance(chosen, str) else chosen)
+    except NoDeviceError as error:
+        if on_missing == "error":
+            raise
+        warnings.warn(f"vramx manages nothing: {error}", RuntimeWarning, stacklevel=2)
+        return Session(options, device=NoCard())
+    publish(describe_process)
+    return session

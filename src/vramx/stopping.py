@@ -1,0 +1,34 @@
+"""A token by which work is asked to stop."""
+
+from __future__ import annotations
+
+import threading
+
+
+class Stop:
+    """Asks work that was given it to stop. Any thread may use it.
+
+    Parameters
+    ----------
+    *others : Stop
+        It is stopped where one of these is, too.
+
+    Examples
+    --------
+    >>> stop = vramx.Stop()
+    >>> signal.signal(signal.SIGTERM, lambda *_: stop.stop())
+    >>> sr.enlarge_video("small.mp4", "large.mp4", stop=stop)
+    """
+
+    def __init__(self, *others: Stop) -> None:
+        self._asked = threading.Event()
+        self._others = others
+
+    def stop(self) -> None:
+        """Ask to stop. Twice is fine."""
+        self._asked.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was asked to."""
+        return self._asked.is_set() or any(each.stopped for each in self._others)

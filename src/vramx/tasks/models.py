@@ -1,0 +1,217 @@
+"""Models by their names, and loading them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vramx.errors import ConfigError
+from vramx.pipelines.swapping.face_model import FaceModel
+from vramx.session import Session
+from vramx.settings import Settings
+
+if TYPE_CHECKING:
+    from vramx.pipelines.models import Upscaler
+
+#: What models compute in, as `vramx.integrations.torch.precision` has it.
+DTYPE_NAMES = ("half", "float16", "bf16", "bfloat16", "float", "float32")
+
+
+@dataclass(frozen=True)
+class ModelSpec(Settings):
+    """A model by its name.
+
+    Attributes
+    ----------
+    name : str
+        A file, or ``package.module:factory``. Both run code that they bring, but for weights alone.
+    dtype : str, optional
+        In what it computes, one of `DTYPE_NAMES`; in what its weights are unless given.
+
+    Raises
+    ------
+    ConfigError
+        If a field is not allowed.
+    """
+
+    name: str
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype is not None and self.dtype not in DTYPE_NAMES:
+            raise ConfigError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPE_NAMES)}")
+
+
+@dataclass(frozen=True)
+class UpscalerSpec(ModelSpec):
+    """A network that enlarges pictures.
+
+    Attributes
+    ----------
+    name : str
+        A network with trained weights by its name, such as ``"realesrgan-x4plus"``; a checkpoint
+        (spandrel finds its network); a TorchScript or torch.export file; or
+        ``package.module:factory``. The last three run code that they bring.
+    weights : Path, optional
+        Weights for ``package.module:factory``.
+    """
+
+    weights: Path | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file, rather than a name."""
+        from vramx.checkpoints import is_named_as_weights
+
+        path = Path(self.name)
+        return path.is_file() or is_named_as_weights(path)
+
+    @property
+    def is_factory(self) -> bool:
+        """Whether it is a function by its name."""
+        return not self.is_file and ":" in self.name
+
+    def load(self, session: Session) -> Upscaler:
+        """Load it.
+
+        Parameters
+        ----------
+        session : Session
+            Takes charge of weights as they are read.
+
+        Returns
+        -------
+        torch.nn.Module or spandrel.ImageModelDescriptor
+            The network.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such model.
+        """
+        from vramx.integrations import spandrel
+        from vramx.integrations.torch.modelspec import load_model, program_kind
+        from vramx.integrations.torch.precision import DTYPES, in_dtype
+        from vramx.pipelines import pretrained
+
+        wanted = None if self.dtype is None else DTYPES[self.dtype]
+        if not self.is_file and not self.is_factory:
+            return pretrained.load(session, self.name, wanted)
+        path = Path(self.name)
+        is_checkpoint = self.is_file and program_kind(path) is None
+        network = spandrel.load(path) if is_checkpoint else load_model(self.name)
+        if wanted is not None:
+            network = in_dtype(network, wanted)
+        loaded: Upscaler = network
+        return loaded if self.weights is None else session.load(network, self.weights)
+
+
+@dataclass(frozen=True)
+class FaceModelSpec(ModelSpec):
+    """A model of `vramx.face_swap`, and what of it is unlike the usual.
+
+    Attributes
+    ----------
+    name : str
+        A TorchScript file, an exported program, or ``package.module:factory``. All three run code
+        that they bring.
+    size, template, value_range, order, classes : optional
+        As of `vramx.FaceModel`.
+    """
+
+    size: int | None = None
+    template: int | None = None
+    value_range: tuple[float, float] | None = None
+    order: str | None = None
+    classes: tuple[int, ...] | None = None
+
+    def load(self) -> FaceModel:
+        """Load it.
+
+        Returns
+        -------
+        FaceModel
+            The model.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such model, or it cannot be so.
+        """
+        from vramx.integrations.torch.modelspec import load_model
+        from vramx.integrations.torch.precision import DTYPES, in_dtype
+
+        names = ("size", "template", "value_range", "order", "classes")
+        said: dict[str, Any] = {
+            name: value for name in names if (value := getattr(self, name)) is not None
+        }
+        model = load_model(self.name, also=(FaceModel,))
+        is_said = isinstance(model, FaceModel)
+        made: FaceModel = replace(model, **said) if is_said else FaceModel(model, **said)
+        if self.dtype is not None:
+            parts: list[Any] = [*made.modules] or [made.model]  # which has no weights to change
+            for part in parts:
+                in_dtype(part, DTYPES[self.dtype])
+        return made
+
+
+@dataclass(frozen=True)
+class FaceModels(Settings):
+    """The models of `vramx.face_swap`, which says what each takes and gives.
+
+    Attributes
+    ----------
+    detector, recognizer : FaceModelSpec
+        Find faces, and tell them apart.
+    swapper, enhancer, mask : FaceModelSpec, optional
+        Make the other face, make it better, and tell it from what lies before it.
+    """
+
+    detector: FaceModelSpec
+    recognizer: FaceModelSpec
+    swapper: FaceModelSpec | None = None
+    enhancer: FaceModelSpec | None = None
+    mask: FaceModelSpec | None = None
+
+    def load(self) -> dict[str, FaceModel | None]:
+        """Load them.
+
+        Returns
+        -------
+        dict of str to FaceModel or None
+            By their roles.
+
+        Raises
+        ------
+        ConfigError
+            If one cannot be loaded; the message names its role.
+        """
+        made: dict[str, FaceModel | None] = {}
+        for role in ("detector", "recognizer", "swapper", "enhancer", "mask"):
+            spec: FaceModelSpec | None = getattr(self, role)
+            try:
+                made[role] = None if spec is None else spec.load()
+            except ConfigError as error:
+                raise ConfigError(f"{role}: {error}") from error
+        return made
+
+
+@contextmanager
+def packages(*needed: str, install: str) -> Iterator[None]:
+    """Turn the lack of a package into an error that says what to install.
+
+    Raises
+    ------
+    ConfigError
+        If one of those that are needed is not there.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in needed:
+            raise
+        raise ConfigError(f"{error.name} is not installed: {install}") from error

@@ -1,0 +1,82 @@
+"""What tasks have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from vramx.errors import ConfigError
+from vramx.pipelines.options import PictureOptions, VideoOptions
+from vramx.progress import OnProgress
+from vramx.session import Session
+from vramx.session.options import SessionOptions
+from vramx.settings import Settings
+from vramx.stopping import Stop
+
+R = TypeVar("R")
+
+
+class TaskError(ConfigError):
+    """Fields of a task do not go together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Settings, ABC, Generic[R]):
+    """Work on files, as a value. Run it with `run`.
+
+    Attributes
+    ----------
+    overwrite : bool
+        Whether what is to be made may exist; of a folder's pictures, whether they are made anew.
+    session : SessionOptions
+        In what session it runs.
+    """
+
+    overwrite: bool = False
+    session: SessionOptions = field(default_factory=SessionOptions)
+
+    @abstractmethod
+    def check(self) -> None:
+        """Look at what can be seen before any work.
+
+        Raises
+        ------
+        ConfigError, MediaError
+            If something is not as it must be.
+        """
+
+    @abstractmethod
+    def work(self, session: Session, on_progress: OnProgress, stop: Stop) -> R:
+        """Do it in a session that is open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaTask(Task[R]):
+    """A task that writes pictures or videos.
+
+    Attributes
+    ----------
+    picture, video : PictureOptions and VideoOptions
+        How the one or the other is written.
+    preview : bool
+        Whether to make one frame of a video a picture.
+    """
+
+    picture: PictureOptions = PictureOptions()
+    video: VideoOptions = VideoOptions()
+    preview: bool = False
+
+    def check_preview(self, source: Path) -> None:
+        """Refuse what does not go together with a preview.
+
+        Raises
+        ------
+        TaskError
+            If it is of a folder, or an end is given.
+        """
+        if self.preview and source.is_dir():
+            raise TaskError(f"preview=True is of a video, and {source} is a folder")
+        if self.preview and self.video.end is not None:
+            raise TaskError("preview=True is of one frame, that at start=: leave out end=")
