@@ -51,7 +51,8 @@ def pytest_report_header() -> str:
     return f"moments of simulated work: VRAMX_TEST_SEED={SEED}"
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def little_to_look_through() -> None:
     """What is loaded by now stays: collections in the midst of tests need not look through it."""
     gc.collect()
     gc.freeze()
