@@ -28,7 +28,7 @@ endef
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
-.PHONY: help demo test lint format types stubs bench pictures clean
+.PHONY: help demo test thorough lint format types stubs bench pictures clean
 .PHONY: native sanitize sanitize-address sanitize-thread moments state-machine kills fuzz
 
 help:
@@ -38,6 +38,7 @@ help:
 	@echo 'make types     mypy, and that the stub of the native module is up to date'
 	@echo 'make stubs     write that stub anew'
 	@echo 'make native    the native tests alone'
+	@echo 'make thorough  the tests with as much at random as before a release: minutes more'
 	@echo 'make moments   the tests of moves again, at fresh random moments'
 	@echo 'make state-machine PROGRAMS=10000  random programs against the core'
 	@echo 'make kills     videos and folders whose processes are killed at 50 moments each'
@@ -75,13 +76,19 @@ $(DEMO_READY): $(SOURCES)
 demo: $(DEMO_READY)
 	$(BIN)/python -m vramx.demo.super_resolution $(ARGS)
 
+# Two processes share the tests, each of which computes on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
 test: native
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(PYTEST) $(ARGS)
+
+thorough: native
+	VRAMX_TEST_PROGRAMS=500 VRAMX_TEST_KILLS=10 VRAMX_TEST_INPUTS=400 $(PYTEST) $(ARGS)
 
 # Seeds are printed, and chosen with SEED=.
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 PROGRAMS ?= 10000
-RANDOM_PROGRAMS = VRAMX_TEST_PROGRAMS=$(1) $(BIN)/python -m pytest -q --hypothesis-seed=$$VRAMX_TEST_SEED
+RANDOM_PROGRAMS = VRAMX_TEST_PROGRAMS=$(1) $(PYTEST) --hypothesis-seed=$$VRAMX_TEST_SEED
 
 moments: export VRAMX_TEST_SEED := $(SEED)
 moments: $(READY)
@@ -89,7 +96,7 @@ moments: $(READY)
 	$(BIN)/cmake --build build/native
 	$(BIN)/ctest --test-dir build/native --output-on-failure --no-tests=error \
 	  -R 'conformance|omissions|residency|mapped|managed|scratch'
-	$(call RANDOM_PROGRAMS,200) tests/test_state_machine.py tests/test_pointers.py \
+	$(call RANDOM_PROGRAMS,100) tests/test_state_machine.py tests/test_pointers.py \
 	  tests/test_same_bits.py tests/test_writes.py tests/test_threads.py tests/test_cuda_loopback.py
 
 state-machine: export VRAMX_TEST_SEED := $(SEED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import tempfile
 import zlib
@@ -48,6 +49,13 @@ SEED = os.environ.setdefault("VRAMX_TEST_SEED", "1")
 
 def pytest_report_header() -> str:
     return f"moments of simulated work: VRAMX_TEST_SEED={SEED}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_look_through() -> None:
+    """What is loaded by now stays: collections in the midst of tests need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

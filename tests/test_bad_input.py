@@ -45,7 +45,7 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     ("policy", "", "adaptive, clairvoyant, lru, mru"),
     ("policy", None, "arrived, touched, left and victim"),
     ("policy", 3, "arrived, touched, left and victim"),
-    ("policy", object(), "arrived, touched, left and victim"),
+    ("policy", ..., "arrived, touched, left and victim"),
     ("backend", "cuda", r"'cuda'.*auto, managed, mapped, simulated"),
     ("backend", "", "auto, managed, mapped, simulated"),
     ("backend", None, "auto, managed, mapped, simulated"),

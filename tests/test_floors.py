@@ -209,6 +209,13 @@ def test_the_room_for_torch_is_a_chain_of_floors() -> None:
     assert not (found := torch_violations(ROOT / "src" / PACKAGE)), "\n".join(found)
 
 
+LAWFUL_INCLUDES = {
+    "device/device.hpp": '#include <memory>\n#include "base/bytes.hpp"\n',
+    "device/driver.hpp": "#include <cuda.h>\n",
+    "bind/module.cpp": '#include <nanobind/nanobind.h>\n#include "core/core.hpp"\n',
+}
+
+
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
@@ -223,26 +230,6 @@ def test_the_room_for_torch_is_a_chain_of_floors() -> None:
         ("calls/leases.hpp", '#include "bind/bind.hpp"', "calls may include only"),
         ("calls/leases.cpp", 'nb::class_<Core>(module, "Core");', "which only bind may"),
         ("attic/old.cpp", "", "room 'attic' has no floor"),
-    ],
-)
-def test_a_planted_include_is_caught(tmp_path: Path, name: str, line: str, message: str) -> None:
-    csrc = plant(
-        tmp_path,
-        {
-            "device/device.hpp": '#include <memory>\n#include "base/bytes.hpp"\n',
-            "device/driver.hpp": "#include <cuda.h>\n",
-            "bind/module.cpp": '#include <nanobind/nanobind.h>\n#include "core/core.hpp"\n',
-            name: f"{line}\n",
-        },
-    )
-    assert len(found := native_violations(csrc)) == 1
-    assert name in found[0]
-    assert message in found[0]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
         ("errors.py", "from vramx.config import read", "config.read, which lies above errors"),
         ("config.py", "from . import session", "vramx.session, which lies above config"),
         ("units.py", "def f():\n    import vramx.cli", "vramx.cli, which lies above units"),
@@ -262,9 +249,12 @@ def test_a_planted_include_is_caught(tmp_path: Path, name: str, line: str, messa
         ("attic.py", "", "room 'attic' has no floor"),
     ],
 )
-def test_a_planted_import_is_caught(tmp_path: Path, name: str, text: str, message: str) -> None:
-    package = plant(tmp_path, {name: f"{text}\n"})
-    assert len(found := python_violations(package)) == 1
+def test_a_planted_include_or_import_is_caught(
+    tmp_path: Path, name: str, line: str, message: str
+) -> None:
+    native = not name.endswith(".py")
+    root = plant(tmp_path, {**(LAWFUL_INCLUDES if native else {}), name: f"{line}\n"})
+    assert len(found := (native_violations if native else python_violations)(root)) == 1
     assert name in found[0]
     assert message in found[0]
 

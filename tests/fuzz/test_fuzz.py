@@ -1,12 +1,11 @@
 """Whatever is in a file, reading it ends soon, in bounded memory, well or by a typed error.
 
 ``VRAMX_TEST_INPUTS`` says how many damaged files each reader is given, 40 unless set, and
-``VRAMX_TEST_SEED`` which ones; `make fuzz` gives 10,000.
+``VRAMX_TEST_SEED`` which ones; `make thorough` gives 400, `make fuzz` 10,000.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import pytest
 
 for package in ("PIL", "av", "skimage", "torch"):
     pytest.importorskip(package)
+
+from forkserver import processes  # noqa: E402
 
 from .fuzzing import LIMIT, fuzz  # noqa: E402
 from .readers import KINDS  # noqa: E402
@@ -23,10 +24,6 @@ INPUTS = int(os.environ.get("VRAMX_TEST_INPUTS", "40"))
 _SEED = os.environ.get("VRAMX_TEST_SEED", "1")
 SEED = int(_SEED) if _SEED.isdecimal() else 1
 MOST = 2**30
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(
-    ["torch", "av", "PIL.Image", "skimage.data", "vramx.pipelines.video", "vramx.queue"]
-)
 
 
 @pytest.mark.timeout(120 + INPUTS)

@@ -5,6 +5,16 @@ using loopback::state;
 using loopback::State;
 using Guard = std::lock_guard<std::mutex>;
 
+namespace {
+
+template <class Value>
+void set(Value State::* member, Value value) {
+  const Guard lock(state().mutex);
+  state().*member = value;
+}
+
+}  // namespace
+
 extern "C" {
 
 void loopback_counts(LoopbackCounts* counts) {
@@ -34,55 +44,25 @@ void loopback_fail(const char* entry, uint64_t nth, int result) {
   }
 }
 
-void loopback_set_name(const char* name) {
-  const Guard lock(state().mutex);
-  state().name = name;
-}
+void loopback_set_name(const char* name) { set(&State::name, std::string(name)); }
 
-void loopback_set_version(int version) {
-  const Guard lock(state().mutex);
-  state().version = version;
-}
+void loopback_set_version(int version) { set(&State::version, version); }
 
-void loopback_set_cards(int count) {
-  const Guard lock(state().mutex);
-  state().cards = count;
-}
+void loopback_set_cards(int count) { set(&State::cards, count); }
 
-void loopback_set_concurrent_access(int value) {
-  const Guard lock(state().mutex);
-  state().concurrent_access = value;
-}
+void loopback_set_concurrent_access(int value) { set(&State::concurrent_access, value); }
 
-void loopback_set_managed_memory(int value) {
-  const Guard lock(state().mutex);
-  state().managed_memory = value;
-}
+void loopback_set_managed_memory(int value) { set(&State::managed_memory, value); }
 
-void loopback_set_maps_memory(int value) {
-  const Guard lock(state().mutex);
-  state().maps_memory = value;
-}
+void loopback_set_maps_memory(int value) { set(&State::maps_memory, value); }
 
-void loopback_set_uses_registered(int value) {
-  const Guard lock(state().mutex);
-  state().uses_registered = value;
-}
+void loopback_set_uses_registered(int value) { set(&State::uses_registered, value); }
 
-void loopback_set_capacity(uint64_t bytes) {
-  const Guard lock(state().mutex);
-  state().capacity = bytes;
-}
+void loopback_set_capacity(uint64_t bytes) { set(&State::capacity, bytes); }
 
-void loopback_set_pinnable(uint64_t bytes) {
-  const Guard lock(state().mutex);
-  state().pinnable = bytes;
-}
+void loopback_set_pinnable(uint64_t bytes) { set(&State::pinnable, bytes); }
 
-void loopback_set_copies_pageable(int value) {
-  const Guard lock(state().mutex);
-  state().copies_pageable = value;
-}
+void loopback_set_copies_pageable(int value) { set(&State::copies_pageable, value); }
 
 void loopback_hold(uintptr_t stream) {
   const Guard lock(state().mutex);

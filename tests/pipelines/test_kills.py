@@ -1,11 +1,11 @@
 """Whatever moment a process is killed at, results are whole, made once, and the same bytes.
 
-``VRAMX_TEST_KILLS`` says at how many moments of each, 3 unless set; `make kills` tries 50.
+``VRAMX_TEST_KILLS`` says at how many moments of each, 2 unless set; `make thorough` tries 10,
+and `make kills` 50.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 from collections import defaultdict
@@ -22,15 +22,14 @@ pytest.importorskip("av")
 pytest.importorskip("skimage.data")
 from PIL import Image
 
+from forkserver import processes
+
 from . import killed
 from .clips import write_clip
 
-KILLS = int(os.environ.get("VRAMX_TEST_KILLS", "3"))
+KILLS = int(os.environ.get("VRAMX_TEST_KILLS", "2"))
 PATIENCE = 60
-FRAMES, PICTURES = 22, 16
-#: Children of a server that has loaded what they need, since each would take seconds to.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["torch", "av", "PIL.Image", "vramx.pipelines.enlarger"])
+FRAMES, PICTURES = 22, 8
 
 
 class Child:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
@@ -14,36 +15,23 @@ from vramx.units import Size, parse_rate, parse_size
 _stack: list[Simulation] = []
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Simulation:
     """A configuration of the simulated device, in force until another replaces it.
 
     As a context manager it is in force until the scope is left. Made by `simulate`.
     """
 
-    def __init__(
-        self,
-        *,
-        capacity: int,
-        link_up: float,
-        link_down: float,
-        latency: float,
-        lanes: int,
-        granule: int,
-        host_memory: int,
-        reads_over_link: bool,
-        host_addresses: bool,
-        managed_access: bool,
-    ) -> None:
-        self.capacity = capacity
-        self.link_up = link_up
-        self.link_down = link_down
-        self.latency = latency
-        self.lanes = lanes
-        self.granule = granule
-        self.host_memory = host_memory
-        self.reads_over_link = reads_over_link
-        self.host_addresses = host_addresses
-        self.managed_access = managed_access
+    capacity: int
+    link_up: float
+    link_down: float
+    latency: float
+    lanes: int
+    granule: int
+    host_memory: int
+    reads_over_link: bool
+    host_addresses: bool
+    managed_access: bool
 
     def device(self, *, check_drops: bool = False) -> _core.SimulatedDevice:
         """Make a card.
@@ -58,19 +46,7 @@ class Simulation:
         _core.SimulatedDevice
             A new card with nothing on it.
         """
-        return _core.SimulatedDevice(
-            capacity=self.capacity,
-            link_up=self.link_up,
-            link_down=self.link_down,
-            latency=self.latency,
-            lanes=self.lanes,
-            granule=self.granule,
-            host_memory=self.host_memory,
-            reads_over_link=self.reads_over_link,
-            host_addresses=self.host_addresses,
-            managed_access=self.managed_access,
-            check_drops=check_drops,
-        )
+        return _core.SimulatedDevice(**vars(self), check_drops=check_drops)
 
     def __enter__(self) -> Simulation:
         return self

@@ -13,7 +13,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 
 from vramx.errors import ConfigError
 from vramx.pipelines.video.colours import Pixels, from_rgb
-from vramx.pipelines.video.pixel_formats import PixelFormat, choose, describe, named
+from vramx.pipelines.video.pixel_formats import PixelFormat, choose, describe
 from vramx.pipelines.video.source import VideoSource
 
 #: An encoder's output depends on how many threads it has: as many for frames of a height, whatever
@@ -69,9 +69,7 @@ class Encoding:
         ConfigError
             If the encoder does not take the one that was asked for, or has none that loses nothing.
         """
-        if self.pix_fmt is not None:
-            return named(self.codec, self.pix_fmt, height, width)
-        return choose(self.codec, self.source.pixels, height, width)
+        return choose(self.codec, self.source.pixels, height, width, asked=self.pix_fmt)
 
     def color_range(self, pixels: PixelFormat) -> ColorRange:
         """Return the range of frames in a format."""

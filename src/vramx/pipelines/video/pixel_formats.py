@@ -113,7 +113,9 @@ def taken(codec: str) -> list[PixelFormat]:
     return formats
 
 
-def choose(codec: str, source: PixelFormat, height: int, width: int) -> PixelFormat:
+def choose(
+    codec: str, source: PixelFormat, height: int, width: int, *, asked: str | None = None
+) -> PixelFormat:
     """Choose a format for an encoder: the source's, or the nearest that loses nothing of it.
 
     Parameters
@@ -124,6 +126,8 @@ def choose(codec: str, source: PixelFormat, height: int, width: int) -> PixelFor
         The source's.
     height, width : int
         The target's size.
+    asked : str, optional
+        The name of the format to take in place of that.
 
     Returns
     -------
@@ -133,56 +137,32 @@ def choose(codec: str, source: PixelFormat, height: int, width: int) -> PixelFor
     Raises
     ------
     ConfigError
-        If each that it takes would lose some.
+        If each that it takes would lose some, or it does not take the one that was asked for, at
+        all or for that size.
     """
     formats = taken(codec)
+    fit = {each.name: each for each in formats if each.fits(height, width)}
+    if asked is not None:
+        if asked not in (names := [each.name for each in formats]):
+            raise ConfigError(
+                f"pix_fmt {asked!r} is not one that codec {codec!r} takes: {', '.join(names)}"
+            )
+        if asked in fit:
+            return fit[asked]
+        instead = f": one of {', '.join(fit)}" if fit else ""
+        raise ConfigError(
+            f"pix_fmt {asked!r} cannot hold {width}x{height} pixels, which are no whole number of "
+            f"its chroma samples; give one with more{instead}"
+        )
     whole = [
         (each.rgb != source.rgb, each.depth, -each.across * each.down, place, each)
-        for place, each in enumerate(formats)
-        if each.holds(source) and each.fits(height, width) and (source.rgb or not each.rgb)
+        for place, each in enumerate(fit.values())
+        if each.holds(source) and (source.rgb or not each.rgb)
     ]
     if whole:
         return min(whole)[-1]
-    fit = [each.name for each in formats if each.fits(height, width)]
     remedy = f"pix_fmt= with one of {', '.join(fit)}, or " if fit else ""
     raise ConfigError(
         f"codec {codec!r} has no pixel format that holds {width}x{height} pixels of {source.name} "
         f"without loss: give {remedy}another codec, such as 'libx265' or 'ffv1'"
     )
-
-
-def named(codec: str, name: str, height: int, width: int) -> PixelFormat:
-    """Return the format that was asked for.
-
-    Parameters
-    ----------
-    codec : str
-        FFmpeg's name of the encoder.
-    name : str
-        The format's.
-    height, width : int
-        The target's size.
-
-    Returns
-    -------
-    PixelFormat
-        What it holds.
-
-    Raises
-    ------
-    ConfigError
-        If the encoder does not take it, at all or for that size.
-    """
-    formats = {each.name: each for each in taken(codec)}
-    if name not in formats:
-        raise ConfigError(
-            f"pix_fmt {name!r} is not one that codec {codec!r} takes: {', '.join(formats)}"
-        )
-    if not formats[name].fits(height, width):
-        fit = [each.name for each in formats.values() if each.fits(height, width)]
-        instead = f": one of {', '.join(fit)}" if fit else ""
-        raise ConfigError(
-            f"pix_fmt {name!r} cannot hold {width}x{height} pixels, which are no whole number of "
-            f"its chroma samples; give one with more{instead}"
-        )
-    return formats[name]
