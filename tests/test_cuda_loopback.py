@@ -11,6 +11,7 @@ import pytest
 
 import vramx
 from loopback.control import Counts, Loopback
+from loopback.profiles import CONFINED, PROFILES
 from loopback.weights import Weight, filled
 from vramx import _core
 from vramx.cards.nvml import pinned_rate
@@ -52,9 +53,31 @@ class Card:
         )
 
 
-@pytest.fixture(params=["managed", "mapped"])
+CARDS = ["managed", "mapped", *PROFILES]
+
+only_with_managed_access = pytest.mark.parametrize(
+    "card", [name for name in CARDS if name not in CONFINED], indirect=True
+)
+only_in_place = pytest.mark.parametrize(
+    "card",
+    [name for name in CARDS if name not in PROFILES or PROFILES[name].uses_registered],
+    indirect=True,
+)
+
+
+@pytest.fixture(params=CARDS)
 def card(loopback: Loopback, request: pytest.FixtureRequest) -> Card:
-    return Card(loopback, request.param)
+    """By a backend's name, on a card that has all, or by a profile's."""
+    if request.param not in PROFILES:
+        return Card(loopback, request.param)
+    PROFILES[request.param].describe(loopback, request.param)
+    return Card(loopback, "mapped")
+
+
+@pytest.fixture(params=CONFINED)
+def confined(loopback: Loopback, request: pytest.FixtureRequest) -> Card:
+    PROFILES[request.param].describe(loopback, request.param)
+    return Card(loopback, "mapped")
 
 
 def weights(one: _core.Core, card: Card, count: int, size: int = BLOCK) -> list[Weight]:
@@ -134,6 +157,7 @@ def test_small_weights_share_blocks(card: Card) -> None:
     assert card.counts.peak_on_card <= 2 * BLOCK
 
 
+@only_in_place
 def test_a_weight_larger_than_the_budget_is_read_over_the_link(card: Card) -> None:
     one = card.core(2)
     model = weights(one, card, 2, 5 * BLOCK)
@@ -165,6 +189,7 @@ def test_written_weights_survive_eviction(card: Card) -> None:
     assert card.counts.peak_on_card <= 2 * BLOCK
 
 
+@only_with_managed_access
 def test_scratch_survives_eviction(card: Card) -> None:
     one = card.core(4)
     held = [one.empty(BLOCK, 0) for _ in range(10)]
@@ -194,6 +219,7 @@ def test_a_smaller_budget_is_kept_at_once(card: Card) -> None:
     run(one, model)
 
 
+@only_in_place
 def test_advice_holds(card: Card) -> None:
     one = card.core(4)
     model = weights(one, card, 4)
@@ -263,6 +289,141 @@ def test_mapped_memory_keeps_the_cards_memory_within_the_budget(loopback: Loopba
     created = loopback.calls("cuMemCreate")
     run(one, model)
     assert loopback.calls("cuMemCreate") == created
+
+
+def hold(one: _core.Core, blocks: int) -> _core.Memory:
+    """Take blocks for the program's own."""
+    return one.empty(blocks * BLOCK, 0)
+
+
+def test_activations_that_stay_take_the_room_of_weights_and_give_it_back(confined: Card) -> None:
+    one = confined.core(6, policy="adaptive")
+    model = weights(one, confined, 10)
+    run(one, model)
+    held = [hold(one, 2), hold(one, 2)]
+    for number, memory in enumerate(held):
+        confined.driver.touch(memory.address, memory.nbytes, write=True)
+        np.asarray(memory)[:] = number
+    for _ in range(4):
+        run(one, model)
+        assert confined.counts.card_memory <= 6 * BLOCK
+    for number, memory in enumerate(held):
+        assert (np.asarray(memory) == number).all()
+    assert one.stats().peak_resident <= 6 * BLOCK
+    before = confined.counts.to_card
+    run(one, model)
+    beside = confined.counts.to_card - before
+    del memory
+    held.clear()
+    for _ in range(4):
+        before = confined.counts.to_card
+        run(one, model)
+    assert confined.counts.to_card - before < beside
+    assert confined.counts.to_host == confined.counts.managed == confined.counts.faulted == 0
+
+
+def test_what_does_not_fit_beside_activations_that_stay_is_refused_with_figures(
+    confined: Card,
+) -> None:
+    one = confined.core(4)
+    (large,) = weights(one, confined, 1, 3 * BLOCK)
+    memory = hold(one, 2)
+    with pytest.raises(vramx.OutOfMemoryError, match="activations do not exceed it") as raised:
+        hold(one, 3)
+    assert (raised.value.asked, raised.value.budget) == (3 * BLOCK, 4 * BLOCK)
+    assert raised.value.leased == 2 * BLOCK
+    if not confined.device().reads_over_link:
+        with pytest.raises(vramx.OutOfMemoryError, match=r"4.00 MiB activations and buffers"):
+            one.acquire(large.group, 0)
+    with pytest.raises(vramx.OutOfMemoryError, match=r"4.00 MiB are activations and buffers"):
+        one.set_budget(BLOCK)
+    assert one.stats().budget == 4 * BLOCK
+    del memory
+    assert one.set_budget(3 * BLOCK) == 4 * BLOCK
+    run(one, [large])
+    assert confined.counts.card_memory <= 3 * BLOCK
+
+
+def test_what_stays_is_told_to_go_to_the_host_in_vain(confined: Card) -> None:
+    one = confined.core(4)
+    (weight,) = weights(one, confined, 1)
+    memory = hold(one, 1)
+    activations = [(memory.address, memory.nbytes)]
+    assert one.stay_on_card(activations)
+    assert not one.stay_on_card([weight.range])
+    for advice in (
+        _core.Advice.PREFERRED_HOST,
+        _core.Advice.ACCESSED_BY,
+        _core.Advice.UNSET_READ_MOSTLY,
+    ):
+        with pytest.raises(vramx.ConfigError, match="activations stay on it"):
+            one.advise(activations, advice)
+    run(one, [weight])
+    one.evict([weight.range, *activations])
+    assert one.on_card(activations)
+    assert not one.on_card([weight.range])
+
+
+def test_what_stays_is_stored_and_loaded_where_it_lies(confined: Card) -> None:
+    confined.driver.set_copies_pageable(1)
+    one = confined.core(4)
+    (memory,) = one.reserve([BLOCK + 4096], _core.Use.SCRATCH)
+    content = np.random.default_rng(1).integers(0, 256, memory.nbytes, dtype=np.uint8)
+    one.store([(memory.address, content.ctypes.data, content.nbytes)])
+    assert np.array_equal(np.asarray(memory), content)
+    found = np.zeros_like(content)
+    one.load([(memory.address, found.ctypes.data, found.nbytes)])
+    assert np.array_equal(found, content)
+    assert one.on_card([(memory.address, memory.nbytes)])
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_auto_serves_each_card_with_what_it_has(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("VRAMX_CUDA_DRIVER", loopback.path)
+    PROFILES[name].describe(loopback, name)
+    with contextlib.closing(vramx.oversubscribe("64MiB")) as session:
+        assert session.device.kind == "mapped"
+        assert session.device.managed_access == (name not in CONFINED)
+        told = "no concurrent managed access" in session.report()
+        assert told == (name in CONFINED)
+    if name in CONFINED:
+        with pytest.raises(vramx.NoDeviceError, match='use backend="mapped"'):
+            vramx.oversubscribe("64MiB", backend="managed")
+        assert loopback.calls("cuMemAllocManaged") == 0
+
+
+def test_a_card_is_taken_for_one_without_managed_access(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VRAMX_CUDA_DRIVER", loopback.path)
+    monkeypatch.setenv("VRAMX_DENY_MANAGED", "1")
+    with contextlib.closing(vramx.oversubscribe("64MiB")) as session:
+        assert not session.device.managed_access
+    with pytest.raises(vramx.NoDeviceError, match="no concurrent managed access"):
+        vramx.oversubscribe("64MiB", backend="managed")
+
+
+def test_serving_a_process_is_refused_where_all_would_stay_on_the_card(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VRAMX_CUDA_DRIVER", loopback.path)
+    monkeypatch.setattr("vramx.integrations.torch.make_torch_allocator", lambda: pytest.fail)
+    PROFILES["vGPU"].describe(loopback, "vGPU")
+    with pytest.raises(vramx.NoDeviceError, match=r"install\(\) .* vGPU 0 has no concurrent"):
+        vramx.install("64MiB")
+
+
+def test_a_card_that_has_neither_memory_is_refused_by_both_names(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VRAMX_CUDA_DRIVER", loopback.path)
+    loopback.set_concurrent_access(0)
+    loopback.set_maps_memory(0)
+    for backend in ("auto", "managed", "mapped"):
+        with pytest.raises(vramx.NoDeviceError, match="nothing can be managed on it"):
+            vramx.oversubscribe("64MiB", backend=backend)
 
 
 def test_memory_says_which_card_it_is_on(card: Card) -> None:

@@ -136,7 +136,8 @@ def test_a_machine_in_order_has_nothing_worse_than_ok() -> None:
 @pytest.mark.parametrize(
     ("machine", "check", "severity", "text"),
     [
-        (MadeUp(the_system="Linux 5.15-microsoft-standard-WSL2"), "system", "ERROR", "WSL"),
+        (MadeUp(the_system="Linux 5.15-microsoft-standard-WSL2"), "system", "NOTE", "WSL"),
+        (MadeUp(the_system="Windows 11"), "system", "ERROR", "Windows"),
         (MadeUp(the_python="3.9.1"), "python", "ERROR", "needs >=3.10"),
         (MadeUp(packages={"numpy": "1.20"}), "packages", "ERROR", "numpy is 1.20"),
         (MadeUp(packages={}), "packages", "ERROR", "not installed"),
@@ -172,7 +173,13 @@ def test_a_machine_in_order_has_nothing_worse_than_ok() -> None:
             "only PTX",
         ),
         (MadeUp(count=0), "cards", "ERROR", "finds no card"),
-        (MadeUp(managed="has no concurrent access"), "managed memory", "UNUSABLE", "no usable GPU"),
+        (MadeUp(managed="has no concurrent access"), "managed memory", "NOTE", "no concurrent"),
+        (
+            MadeUp(managed="has no concurrent access", mapped="cannot map memory"),
+            "managed memory",
+            "UNUSABLE",
+            "no usable GPU",
+        ),
         (MadeUp(mapped="cannot map memory"), "mapped memory", "NOTE", "cannot map memory"),
         (MadeUp(memory=HostMemory(8 * GIB, 6 * GIB)), "host memory", "WARNING", "6.00 GiB of"),
         (
@@ -265,7 +272,14 @@ def test_what_the_driver_says_of_a_card_is_found(
     assert [each.severity for each in said("mapped memory")] == [Severity.OK]
     loopback.set_maps_memory(0)
     assert [each.severity for each in said("mapped memory")] == [Severity.NOTE]
+    loopback.set_maps_memory(1)
     loopback.set_concurrent_access(0)
+    (finding,) = said("managed memory")
+    assert finding.severity is Severity.NOTE
+    assert "concurrent managed access" in finding.what
+    assert "vramx.install() cannot be had" in finding.why
+    assert [each.severity for each in said("mapped memory")] == [Severity.OK]
+    loopback.set_maps_memory(0)
     (finding,) = said("managed memory")
     assert finding.severity is Severity.UNUSABLE
     assert "concurrent managed access" in finding.what

@@ -195,6 +195,12 @@ void core(nb::module_& module) {
           },
           "ranges"_a, Unlocked())
       .def(
+          "stay_on_card",
+          [](Core& core, const Ranges& ranges) {
+            return core.residency().stay_on_card(blocks_of(core, ranges));
+          },
+          "ranges"_a, Unlocked(), "Whether none of the ranges can leave the card.")
+      .def(
           "prefetch",
           [](Core& core, const Ranges& ranges) {
             core.residency().prefetch(blocks_of(core, ranges));

@@ -48,6 +48,10 @@ void device(nb::module_& module) {
       .def_prop_ro("link_down", [](Device& d) { return weights(d).link().rates().down; })
       .def_prop_ro("reads_over_link", [](Device& d) { return weights(d).traits().reads_over_link; })
       .def_prop_ro("host_addresses", [](Device& d) { return weights(d).traits().host_addresses; })
+      .def_prop_ro(
+          "managed_access",
+          [](Device& d) { return !d.memory(Use::scratch).stays_on_card(Use::scratch); },
+          "Whether what the program allocates may lie beyond the card.")
       .def_prop_ro("keeps_what_leaves",
                    [](Device& d) { return weights(d).traits().keeps_what_leaves; })
       .def_prop_ro(
@@ -83,17 +87,18 @@ void device(nb::module_& module) {
           },
           "memory"_a, "up"_a, "down"_a,
           "Tells what moves of weights, or scratch, reach over the link, bytes a second.");
-  module.def("open_managed", &open_managed, "driver"_a, "ordinal"_a,
+  module.def("open_managed", &open_managed, "driver"_a, "ordinal"_a, "deny_managed"_a = false,
              nb::call_guard<nb::gil_scoped_release>(), "A card with all in managed memory.");
   module.def(
       "open_mapped",
-      [](const std::string& driver, int ordinal, Bytes unit, bool accept_unpinned) {
+      [](const std::string& driver, int ordinal, Bytes unit, bool accept_unpinned,
+         bool deny_managed) {
         return open_mapped(driver, ordinal, unit,
-                           accept_unpinned ? Unpinned::accept : Unpinned::refuse);
+                           accept_unpinned ? Unpinned::accept : Unpinned::refuse, deny_managed);
       },
-      "driver"_a, "ordinal"_a, "unit"_a, "accept_unpinned"_a = false,
+      "driver"_a, "ordinal"_a, "unit"_a, "accept_unpinned"_a = false, "deny_managed"_a = false,
       nb::call_guard<nb::gil_scoped_release>(),
-      "A card with weights in mapped memory, moved a unit at once, and scratch in managed memory.");
+      "Weights in mapped memory, moved a unit at once; scratch in managed memory, or on the card.");
   module.def("set_managed_limit", &set_managed_limit, "limit"_a,
              "Caps the managed bytes of this process; returns the previous cap.");
   module.def("managed_bytes", &managed_bytes);
@@ -107,7 +112,7 @@ void device(nb::module_& module) {
           "__init__",
           [](SimulatedDevice* self, Bytes capacity, double link_up, double link_down,
              double latency, unsigned lanes, Bytes granule, Bytes host_memory, bool reads_over_link,
-             bool check_drops, bool host_addresses) {
+             bool check_drops, bool host_addresses, bool managed_access) {
             new (self) SimulatedDevice({.capacity = capacity,
                                         .link = {.up = link_up, .down = link_down},
                                         .latency = latency,
@@ -116,10 +121,12 @@ void device(nb::module_& module) {
                                         .host_memory = host_memory,
                                         .reads_over_link = reads_over_link,
                                         .host_addresses = host_addresses,
+                                        .managed_access = managed_access,
                                         .check_drops = check_drops});
           },
           "capacity"_a, "link_up"_a, "link_down"_a, "latency"_a, "lanes"_a, "granule"_a,
-          "host_memory"_a, "reads_over_link"_a, "check_drops"_a, "host_addresses"_a = true)
+          "host_memory"_a, "reads_over_link"_a, "check_drops"_a, "host_addresses"_a = true,
+          "managed_access"_a = true)
       .def(
           "compute",
           [](SimulatedDevice& d, double seconds, Stream stream) { d.compute(stream, seconds); },

@@ -57,9 +57,11 @@ Core::~Core() {
 std::vector<std::shared_ptr<Memory>> Core::reserve(const std::vector<Bytes>& sizes, Use use) {
   const Packing packing =
       pack(sizes, device_->memory(use).traits().granule, std::max(largest_arena, block_));
+  const bool stays = device_->memory(use).stays_on_card(use);
   std::vector<std::shared_ptr<Arena>> arenas;
   for (const Bytes size : packing.arenas) {
-    arenas.push_back(std::make_shared<Arena>(device_, residency_, size, use, false));
+    arenas.push_back(std::make_shared<Arena>(device_, residency_, size, use, stays));
+    if (stays) residency_->place(residency_->blocks_of(arenas.back()->range()), 0, nullptr);
   }
   std::vector<std::shared_ptr<Memory>> memories;
   for (std::size_t i = 0; i < sizes.size(); ++i) {

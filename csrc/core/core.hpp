@@ -48,13 +48,15 @@ class Core : public std::enable_shared_from_this<Core> {
   Core(std::shared_ptr<Device> device, Settings settings, const MakeStrategy& make_strategy);
   ~Core();
 
-  /// Packed memory of these sizes, on the host and not on the card. Throws OutOfMemory.
+  /// Packed memory of these sizes, on the host and not on the card, unless it stays there. Throws
+  /// OutOfMemory.
   std::vector<std::shared_ptr<Memory>> reserve(const std::vector<Bytes>& sizes, Use use);
   std::shared_ptr<Memory> empty(Bytes size, Stream stream, const Poll& poll);
   /// Takes back what empty gave. Does nothing in a forked child.
   void free(Address address) noexcept;
 
-  /// Fills, or reads, host copies on several threads; what is on the card leaves it first.
+  /// Fills, or reads, host copies on several threads; what is on the card leaves it first, or is
+  /// reached there if it stays.
   void store(const std::vector<Copy>& copies);
   void load(const std::vector<Copy>& copies);
 

@@ -141,8 +141,9 @@ Facts facts_of(const CudaContext& context, int ordinal) {
 
 }  // namespace
 
-CudaCard::CudaCard(const std::string& driver_path, int ordinal)
+CudaCard::CudaCard(const std::string& driver_path, int ordinal, bool deny_managed)
     : context_(open(driver_path, ordinal)),
+      deny_managed_(deny_managed),
       facts_(facts_of(*context_, ordinal)),
       lanes_(context_, facts_.lanes) {}
 
@@ -155,6 +156,7 @@ Bytes CudaCard::free_bytes() const {
 }
 
 int CudaCard::attribute(CUdevice_attribute which) const {
+  if (deny_managed_ && which == CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS) return 0;
   int value = 0;
   cuda().check(cuda().device_attribute(&value, which, context_->device), "cuDeviceGetAttribute");
   return value;
@@ -210,7 +212,13 @@ void CudaCard::wait(const Fence& fence) {
 }
 
 CudaStore::CudaStore(std::shared_ptr<CudaCard> card, Needs needs) : card_(std::move(card)) {
-  if (card_->attribute(needs.attribute) == 0) throw NoDevice(name() + " " + needs.lacking);
+  if (card_->attribute(needs.attribute) == 0) {
+    throw NoDevice(name() + " " + needs.lacking +
+                   (card_->attribute(needs.instead) != 0
+                        ? std::string("; ") + needs.remedy
+                        : ". It has neither that nor what the other kind of memory needs, so "
+                          "nothing can be managed on it"));
+  }
   traits_.reads_over_link = true;
 }
 

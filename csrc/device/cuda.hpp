@@ -56,8 +56,9 @@ struct CudaLanes {
 
 class CudaCard final : public Streams {
  public:
-  /// Throws NoDevice where the card does not exist.
-  CudaCard(const std::string& driver_path, int ordinal);
+  /// Throws NoDevice where the card does not exist. `deny_managed` has it say that it lacks
+  /// concurrent managed access.
+  CudaCard(const std::string& driver_path, int ordinal, bool deny_managed = false);
 
   const Facts& facts() const { return facts_; }
   Bytes free_bytes() const;
@@ -77,6 +78,7 @@ class CudaCard final : public Streams {
 
  private:
   std::shared_ptr<CudaContext> context_;  ///< the program's
+  bool deny_managed_;
   Facts facts_;
   CudaLanes lanes_;
 };
@@ -92,10 +94,13 @@ class CudaStore : public Store, public Route {
   void set_rates(Rates rates) { rates_ = rates; }
 
  protected:
-  /// A card's attribute that a kind of memory cannot do without, and what to say where it is 0.
+  /// A card's attribute that a kind of memory cannot do without, and what to say where it is 0:
+  /// what to do, if the card has another attribute.
   struct Needs {
     CUdevice_attribute attribute;
     const char* lacking;
+    CUdevice_attribute instead;
+    const char* remedy;
   };
 
   /// Throws NoDevice where the card lacks what the memory needs.

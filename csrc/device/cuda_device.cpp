@@ -15,17 +15,20 @@ CudaDevice::CudaDevice(std::shared_ptr<CudaCard> card, std::shared_ptr<CudaStore
   facts_.kind = std::move(kind);
 }
 
-std::shared_ptr<CudaDevice> open_managed(const std::string& driver_path, int ordinal) {
-  auto card = std::make_shared<CudaCard>(driver_path, ordinal);
+std::shared_ptr<CudaDevice> open_managed(const std::string& driver_path, int ordinal,
+                                         bool deny_managed) {
+  auto card = std::make_shared<CudaCard>(driver_path, ordinal, deny_managed);
   auto memory = std::make_shared<ManagedStore>(card);
   return std::make_shared<CudaDevice>(card, memory, memory, "managed");
 }
 
 std::shared_ptr<CudaDevice> open_mapped(const std::string& driver_path, int ordinal, Bytes unit,
-                                        Unpinned unpinned) {
-  auto card = std::make_shared<CudaCard>(driver_path, ordinal);
-  auto scratch = std::make_shared<ManagedStore>(card);
-  auto weights = std::make_shared<MappedStore>(card, unit, unpinned);
+                                        Unpinned unpinned, bool deny_managed) {
+  auto card = std::make_shared<CudaCard>(driver_path, ordinal, deny_managed);
+  const bool managed = card->attribute(CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS) != 0;
+  auto weights = std::make_shared<MappedStore>(card, unit, unpinned, !managed);
+  std::shared_ptr<CudaStore> scratch = weights;
+  if (managed) scratch = std::make_shared<ManagedStore>(card);
   return std::make_shared<CudaDevice>(card, weights, scratch, "mapped");
 }
 

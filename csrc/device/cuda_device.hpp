@@ -3,7 +3,8 @@
 //
 // Mapped memory moves weights best, but remapping has no stream: work that nobody announced and
 // that runs meanwhile fails. Weights are used under leases. Activations are used by any operation,
-// so they lie in unified memory, which stays right whatever is done.
+// so they lie in unified memory, which stays right whatever is done; where a card has no concurrent
+// access to that, they stay on the card, in mapped memory.
 #pragma once
 
 #include <memory>
@@ -33,10 +34,12 @@ class CudaDevice final : public Device {
 };
 
 /// All in managed memory. Throws NoDevice where there is no such card, or it has no such memory.
-std::shared_ptr<CudaDevice> open_managed(const std::string& driver_path, int ordinal);
-/// Weights in mapped memory, moved `unit` bytes at once, and scratch in managed memory. Throws as
-/// MappedStore besides.
+std::shared_ptr<CudaDevice> open_managed(const std::string& driver_path, int ordinal,
+                                         bool deny_managed = false);
+/// Weights in mapped memory, moved `unit` bytes at once, and scratch in managed memory where the
+/// card has that. Throws NoDevice where there is no such card, and as MappedStore.
 std::shared_ptr<CudaDevice> open_mapped(const std::string& driver_path, int ordinal, Bytes unit,
-                                        Unpinned unpinned = Unpinned::refuse);
+                                        Unpinned unpinned = Unpinned::refuse,
+                                        bool deny_managed = false);
 
 }  // namespace vramx

@@ -18,18 +18,22 @@ struct MappedStore::Unit {
 
 struct MappedStore::Reserved {
   Addresses addresses;
-  std::unique_ptr<HostCopy> host;
+  std::unique_ptr<HostCopy> host;  ///< none of what stays on the card
   std::vector<Unit> units{};
+
+  bool pinned() const { return host && host->pinned(); }
 };
 
-MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned unpinned)
+MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned unpinned,
+                         bool scratch_stays)
     : CudaStore(std::move(card),
                 {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
-                 "has no virtual memory management here, which backend=\"mapped\" needs; use "
-                 "backend=\"managed\""}),
+                 "has no virtual memory management here, which backend=\"mapped\" needs",
+                 CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS, "use backend=\"managed\""}),
       access_{.location = on_card(context()->device).location,
               .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE},
       unpinned_(unpinned),
+      scratch_stays_(scratch_stays),
       memory_(context()->driver, context()->device) {
   const Current here = current();
   const CUmemAllocationProp place = on_card(context()->device);
@@ -63,7 +67,7 @@ Bytes MappedStore::pageable_bytes() const {
   const std::lock_guard lock(mutex_);
   Bytes all = 0;
   for (const auto& [start, reserved] : reserved_) {
-    if (!reserved->host->pinned()) all += reserved->addresses.range().size;
+    if (reserved->host && !reserved->pinned()) all += reserved->addresses.range().size;
   }
   return all;
 }
@@ -77,16 +81,17 @@ std::unique_ptr<HostCopy> MappedStore::host_copy_for(Bytes size) const {
   return std::make_unique<HostCopy>(context()->driver, size, false);
 }
 
-Range MappedStore::reserve(Bytes size, Use /*use*/) {
+Range MappedStore::reserve(Bytes size, Use use) {
   check_reservation(traits_, size);
   const Current here = current();
   auto made = std::unique_ptr<Reserved>(
       new Reserved{.addresses = {context()->driver, size, traits_.granule}, .host = nullptr});
   const Range range = made->addresses.range();
-  made->host = host_copy_for(size);
+  if (!stays_on_card(use)) made->host = host_copy_for(size);
   for (Bytes from = 0; from < size; from += traits_.unit) {
-    made->units.push_back({.range = {range.start + from, std::min(traits_.unit, size - from)},
-                           .host = Range{made->host->start() + from, 0}.data()});
+    made->units.push_back(
+        {.range = {range.start + from, std::min(traits_.unit, size - from)},
+         .host = made->host ? Range{made->host->start() + from, 0}.data() : nullptr});
   }
   const std::lock_guard lock(mutex_);
   reserved_.emplace(range.start, nullptr).first->second = std::move(made);
@@ -151,12 +156,39 @@ void* MappedStore::host_copy(Range range) const {
   return Range{home.host->start() + (range.start - home.addresses.range().start), 0}.data();
 }
 
+template <class Copy>
+void MappedStore::reach_on_card(Reserved& home, Range range, const Copy& copy) {
+  const Current here = current();
+  CUstream lane = card_->lanes().at(0);
+  for (const Unit& unit : units_of(home, range)) {
+    const Range part = unit.range.common(range);
+    copy(part, part.start - range.start, lane);
+  }
+  cuda().check(cuda().stream_wait(lane), "cuStreamSynchronize");
+}
+
 void MappedStore::store(Address to, const void* from, Bytes size) {
-  std::memcpy(host_copy({to, size}), from, size);
+  Reserved& home = find({to, size});
+  if (home.host) {
+    std::memcpy(host_copy({to, size}), from, size);
+    return;
+  }
+  reach_on_card(home, {to, size}, [&](Range part, Bytes offset, CUstream lane) {
+    const auto* source = static_cast<const char*>(from) + offset;
+    cuda().check(cuda().copy_to_card(part.start, source, part.size, lane), "cuMemcpyHtoDAsync");
+  });
 }
 
 void MappedStore::load(void* to, Address from, Bytes size) {
-  std::memcpy(to, host_copy({from, size}), size);
+  Reserved& home = find({from, size});
+  if (home.host) {
+    std::memcpy(to, host_copy({from, size}), size);
+    return;
+  }
+  reach_on_card(home, {from, size}, [&](Range part, Bytes offset, CUstream lane) {
+    auto* target = static_cast<char*>(to) + offset;
+    cuda().check(cuda().copy_to_host(target, part.start, part.size, lane), "cuMemcpyDtoHAsync");
+  });
 }
 
 void MappedStore::show(Units units) const {
@@ -264,7 +296,7 @@ Fence MappedStore::leave(Range range, Leave how, Lane lane, Fences after) {
 }
 
 bool MappedStore::reads_in_place(Range range) const {
-  return traits_.reads_over_link && find(range).host->pinned();
+  return traits_.reads_over_link && find(range).pinned();
 }
 
 void MappedStore::expose(Range range) {
@@ -281,7 +313,7 @@ void MappedStore::use_over_link(Stream /*stream*/, Range range) { whole_units(ra
 
 Address MappedStore::host_address(Address address) const {
   const Reserved& home = find({address, 1});
-  if (!traits_.reads_over_link || !home.host->pinned()) return 0;
+  if (!traits_.reads_over_link || !home.pinned()) return 0;
   return home.host->start() + (address - home.addresses.range().start);
 }
 
@@ -301,7 +333,7 @@ void MappedStore::save(Stream stream, Range range) {
 
 void MappedStore::settle(Range range) noexcept {
   try {
-    if (reads_in_place(range)) return;
+    if (reads_in_place(range) || !find(range).host) return;
     for (const Unit& unit : whole_units(range)) {
       if (unit.card_memory == 0) card_->wait(bring(unit.range, Arrive::duplicate, 0, {}));
     }

@@ -14,7 +14,9 @@
 // they have written it, which does since nobody writes a host copy while its bytes are on their
 // way.
 //
-// Remapping has no stream: what uses the range's addresses must be over before it leaves.
+// Remapping has no stream: what uses the range's addresses must be over before it leaves. So where
+// the program's own memory has no better place it stays on the card and has no host copy; it is made
+// of the same stock as the rest, so that both together are never more than was in use at one time.
 #pragma once
 
 #include <map>
@@ -37,10 +39,12 @@ class MappedStore final : public CudaStore {
  public:
   /// Throws NoDevice where the card lacks virtual memory management, BadConfig where `unit` is not
   /// a multiple of what the card maps.
-  MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned unpinned = Unpinned::refuse);
+  MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned unpinned = Unpinned::refuse,
+              bool scratch_stays = false);
   ~MappedStore() override;
 
   Range reserve(Bytes size, Use use) override;
+  bool stays_on_card(Use use) const override { return scratch_stays_ && use == Use::scratch; }
   void release(Range range) noexcept override;
   void store(Address to, const void* from, Bytes size) override;
   void load(void* to, Address from, Bytes size) override;
@@ -77,6 +81,10 @@ class MappedStore final : public CudaStore {
   void show(Units units) const;
   void hide(Units units) const noexcept;
 
+  /// Copies the parts of a range that has no host copy, unit by unit, and waits for it.
+  template <class Copy>
+  void reach_on_card(Reserved& home, Range range, const Copy& copy);
+
   void take_memory(Units units);
   void give_memory(Units units) noexcept;
   void copy_to_card(const Unit& unit, Range part, CUstream stream) const;
@@ -85,6 +93,7 @@ class MappedStore final : public CudaStore {
 
   CUmemAccessDesc access_;
   Unpinned unpinned_;
+  bool scratch_stays_;
   CardMemory memory_;
   mutable std::mutex mutex_;
   std::map<Address, std::unique_ptr<Reserved>> reserved_;

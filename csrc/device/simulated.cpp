@@ -114,7 +114,8 @@ Range SimulatedDevice::reserve(Bytes size, Use use) {
   std::memset(range.data(), poison, size);
   chunks_[range.start] = Chunk{.range = range,
                                .host = *host,
-                               .host_addresses = traits_.host_addresses && use == Use::weights};
+                               .host_addresses = traits_.host_addresses && use == Use::weights,
+                               .stays = stays_on_card(use)};
   host_used_ += size;
   return range;
 }
@@ -137,12 +138,19 @@ void SimulatedDevice::release(Range range) noexcept {
   chunks_.erase(it);
 }
 
+unsigned char* SimulatedDevice::copy_in_use(Range range) {
+  const Chunk& c = chunk(range);
+  if (!c.stays) return c.on_host(range.start);
+  if (!c.holds_all(range)) throw BadConfig("store and load of a range that is not on the card");
+  return static_cast<unsigned char*>(range.data());
+}
+
 void SimulatedDevice::store(Address to, const void* from, Bytes size) {
   unsigned char* at = nullptr;
   {
     const std::lock_guard lock(mutex_);
     work_.finish(Range{to, size});
-    at = chunk({to, size}).on_host(to);
+    at = copy_in_use({to, size});
   }
   std::memcpy(at, from, size);
 }
@@ -152,7 +160,7 @@ void SimulatedDevice::load(void* to, Address from, Bytes size) {
   {
     const std::lock_guard lock(mutex_);
     work_.finish(Range{from, size});
-    at = chunk({from, size}).on_host(from);
+    at = copy_in_use({from, size});
   }
   std::memcpy(to, at, size);
 }

@@ -3,7 +3,8 @@
 // Every range has a device copy, at the addresses handed out, and a host copy. Bytes that left the
 // card are overwritten with `poison`, so that a read without a lease is wrong and a test sees it.
 // Weights' host copies have addresses of their own, as in mapped memory, or are out of the
-// program's sight, as if both were one page of managed memory; those of scratch always are.
+// program's sight, as if both were one page of managed memory; those of scratch always are, and are
+// of no use where scratch stays on the card.
 //
 // Time is virtual and moves only by what is asked of the card: each lane and stream has a cursor in
 // seconds, each direction of the link carries one transfer at a time, and a request costs its lane
@@ -40,6 +41,7 @@ struct SimulatedSpec {
   Bytes host_memory = 1024 * GiB;
   bool reads_over_link = true;
   bool host_addresses = true;  ///< weights', unless the card does not read over the link
+  bool managed_access = true;  ///< else scratch stays on the card
   bool check_drops = false;    ///< a drop of bytes with one address compares the copies and throws
                                ///< UnreportedWrite
   Moments moments = default_moments();
@@ -63,6 +65,9 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   Route& route(Place /*from*/) override { return *this; }
   Rates rates() const override { return spec_.link; }
   Range reserve(Bytes size, Use use) override;
+  bool stays_on_card(Use use) const override {
+    return use == Use::scratch && !spec_.managed_access;
+  }
   void release(Range range) noexcept override;
   void store(Address to, const void* from, Bytes size) override;
   void load(void* to, Address from, Bytes size) override;
@@ -124,6 +129,7 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   Chunk& chunk(Range range);
   const Chunk& chunk(Range range) const;
   Chunk& placed(Range range);
+  unsigned char* copy_in_use(Range range);
   void injected(Operation operation);
   static double latest(Fences after);
   static SimulatedWork::Tickets tickets(Fences after);

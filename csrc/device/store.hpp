@@ -49,6 +49,9 @@ class Store {
   /// Addresses for `size` bytes (a multiple of the granule), which may read as anything. Throws
   /// BadConfig for another size, and OutOfMemory where the host or an allowance is exhausted.
   virtual Range reserve(Bytes size, Use use) = 0;
+  /// Whether bytes for a use have no copy below the card. They come as nothing, and leave it only
+  /// when nobody needs them; store and load reach them on the card.
+  virtual bool stays_on_card(Use /*use*/) const { return false; }
   /// Gives back a range exactly as reserved, wherever it is. No move of it may be in flight.
   virtual void release(Range range) noexcept = 0;
 

@@ -60,16 +60,17 @@ void Scratch::grow(Bytes size) {
   }
 }
 
-void Scratch::count_live(const Blocks& blocks, int change) {
-  Blocks turned;
+/// Returns those in which nothing lives now.
+Blocks Scratch::count_live(const Blocks& blocks, int change) {
+  Blocks dead;
   for (const BlockId id : blocks) {
     auto& count = live_in_[id];
-    const bool before = count > 0;
     count += static_cast<std::size_t>(change);
-    if (before != (count > 0)) turned.push_back(id);
-    if (count == 0) live_in_.erase(id);
+    if (count > 0) continue;
+    dead.push_back(id);
+    live_in_.erase(id);
   }
-  if (!turned.empty()) residency_->set_dead(turned, change < 0);
+  return dead;
 }
 
 // Takes a piece of `size` out of the free ones, the rest staying free.
@@ -103,6 +104,7 @@ Range Scratch::allocate(Bytes size, Stream stream, const Poll& poll) {
   carve(piece, size);
   const Range range{piece->first, size};
   const Blocks blocks = residency_->blocks_of(range);
+  count_live(blocks, +1);  // so that no other's end takes them for dead meanwhile
   try {
     // It may wait for a lease of another thread, which may free before it ends that lease.
     lock.unlock();
@@ -113,13 +115,13 @@ Range Scratch::allocate(Bytes size, Stream stream, const Poll& poll) {
     }
   } catch (...) {
     if (!lock.owns_lock()) lock.lock();
+    residency_->let_die(count_live(blocks, -1));
     put_back(piece);
     throw;
   }
   piece->second.ends = {{stream, nullptr}};
   ++live_;
   live_bytes_ += size;
-  count_live(blocks, +1);
   return range;
 }
 
@@ -179,7 +181,7 @@ void Scratch::end_life(Pieces::iterator piece) {
   live_bytes_ -= piece->second.size;
   const Blocks blocks = residency_->blocks_of({piece->first, piece->second.size});
   residency_->end_uses(blocks, piece->second.ends);
-  count_live(blocks, -1);
+  residency_->let_die(count_live(blocks, -1));
 }
 
 void Scratch::trim_locked() {

@@ -57,7 +57,7 @@ class Scratch {
   void carve(Pieces::iterator piece, Bytes size);
   void put_back(Pieces::iterator piece);
   Pieces::iterator merge(Pieces::iterator piece);
-  void count_live(const Blocks& blocks, int change);
+  Blocks count_live(const Blocks& blocks, int change);
   void end_life(Pieces::iterator piece);
 
   std::shared_ptr<Device> device_;

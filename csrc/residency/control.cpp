@@ -1,5 +1,6 @@
 // What the program may change about its blocks, the budget, and the end.
 #include <algorithm>
+#include <iterator>
 
 #include "base/error.hpp"
 #include "base/fork.hpp"
@@ -9,12 +10,21 @@ namespace vramx {
 
 using Preference = Block::Preference;
 
-void Residency::advise(const Blocks& blocks, Advice advice, const Poll& poll) {
+void Residency::advise(const Blocks& all, Advice advice, const Poll& poll) {
   Lock lock = locked();
   check_open();
-  settle(lock, blocks, poll);
+  settle(lock, all, poll);
+  Blocks blocks;
+  std::ranges::copy_if(all, std::back_inserter(blocks),
+                       [this](BlockId id) { return !table_[id].stays; });
   const bool to_host = advice == Advice::preferred_host;
-  if ((to_host || advice == Advice::accessed_by) && !read_in_place(blocks)) {
+  const bool wants_host = to_host || advice == Advice::accessed_by;
+  if ((wants_host || advice == Advice::unset_read_mostly) && blocks.empty() && !all.empty()) {
+    throw BadConfig(device_->facts().name +
+                    " has no concurrent managed access, so activations stay on it and cannot be "
+                    "told to be used on the host; copy them to the CPU, or let go of them");
+  }
+  if (wants_host && !read_in_place(blocks)) {
     throw BadConfig(device_->facts().name +
                     " does not read this host memory over the link, so memory cannot be told to be "
                     "used there; use session.evict or a smaller budget instead");
@@ -62,12 +72,11 @@ void Residency::written(const Blocks& blocks) {
   }
 }
 
-void Residency::set_dead(const Blocks& blocks, bool dead) {
+void Residency::let_die(const Blocks& blocks) {
   const Lock lock = locked();
   for (const BlockId id : blocks) {
     const auto change = table_.change(id);
-    table_[id].dead = dead;
-    if (!dead && table_[id].committed()) table_[id].written(Place::card);
+    table_[id].dead = true;
   }
 }
 
@@ -89,14 +98,19 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
   if (budget > budget_) device_->memory(Use::weights).check_budget(budget);
   const Bytes previous = budget_;
   const auto check_leases = [&] {
-    if (table_.sums().leased <= budget) return;
-    throw OutOfMemory("the budget cannot become " + text(budget) +
-                          " now: " + text(table_.sums().leased) +
-                          " are leased by running modules and pins; try again when they end",
-                      {.asked = budget,
-                       .budget = previous,
-                       .resident = table_.sums().held[Place::card],
-                       .leased = table_.sums().leased});
+    const Bytes staying = table_.sums().staying;
+    const Bytes bound = table_.sums().leased + staying;
+    if (bound <= budget) return;
+    throw OutOfMemory(
+        "the budget cannot become " + text(budget) + " now: " + text(table_.sums().leased) +
+            " are leased by running modules and pins" +
+            (staying > 0 ? " and " + text(staying) + " are activations and buffers, which stay on this card"
+                         : "") +
+            "; try again when they end",
+        {.asked = budget,
+         .budget = previous,
+         .resident = table_.sums().held[Place::card],
+         .leased = bound});
   };
   check_leases();
   budget_ = budget;

@@ -96,12 +96,19 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   Lock lock = locked();
   check_open();
   put_on_host(lock, blocks, "reach host copies", poll);
-  for (const BlockId id : blocks) moves_->conceal_idle(table_[id]);
+  std::vector<Fence> uses;  // of what stays where they use it
+  for (const BlockId id : blocks) {
+    moves_->conceal_idle(table_[id]);
+    if (!table_[id].stays) continue;
+    const auto mine = table_[id].fences(device_->streams());
+    uses.insert(uses.end(), mine.begin(), mine.end());
+  }
   set_state(State::held);
   ++works_on_host_;
   lock.unlock();
   std::exception_ptr error;
   try {
+    for (const Fence& use : uses) device_->streams().wait(use);
     work();
   } catch (...) {
     error = std::current_exception();
@@ -109,7 +116,9 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   lock.lock();
   --works_on_host_;
   set_state(State::at_rest);
-  for (const BlockId id : blocks) table_[id].written(Place::host);
+  for (const BlockId id : blocks) {
+    if (!table_[id].stays) table_[id].written(Place::host);
+  }
   changed_.notify_all();
   if (error) std::rethrow_exception(error);
   for (const BlockId id : blocks) {

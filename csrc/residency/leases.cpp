@@ -60,7 +60,8 @@ void Residency::finish_moves(Lock& lock, std::uint64_t last, const Poll& poll) {
 
 bool Residency::read_in_place(const Blocks& blocks) const {
   return std::all_of(blocks.begin(), blocks.end(), [this](BlockId id) {
-    return memory_of(table_[id]).reads_in_place(table_[id].range);
+    const Block& block = table_[id];
+    return block.stays ? block.committed() : memory_of(block).reads_in_place(block.range);
   });
 }
 
@@ -117,6 +118,11 @@ void Residency::place(const Blocks& blocks, Stream stream, const Poll& poll) {
   Lock lock = locked();
   check_open();
   start(lock, blocks, stream, false, std::nullopt, poll);
+  for (const BlockId id : blocks) {
+    const auto change = table_.change(id);
+    table_[id].dead = false;
+    if (table_[id].committed()) table_[id].written(Place::card);
+  }
   unlease(blocks, false);
   changed_.notify_all();
 }

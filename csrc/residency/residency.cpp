@@ -98,8 +98,9 @@ void Residency::adopt(Range range, Use use, bool dead) {
   const Lock lock = locked();
   check_open();
   const Place lowest = device_->memory(use).lowest();
+  const bool stays = device_->memory(use).stays_on_card(use);
   const Bytes managed = table_.sums().held[Place::host];
-  if (lowest == Place::host && managed + range.size > settings_.host_limit) {
+  if (lowest == Place::host && !stays && managed + range.size > settings_.host_limit) {
     throw OutOfMemory("host_limit is reached: " + text(managed) + " of " +
                           text(settings_.host_limit) + " are managed and " + text(range.size) +
                           " more were asked for. Raise host_limit or manage less",
@@ -108,7 +109,7 @@ void Residency::adopt(Range range, Use use, bool dead) {
                        .resident = managed,
                        .leased = table_.sums().leased});
   }
-  for (const BlockId id : table_.add(range, use, lowest, dead)) {
+  for (const BlockId id : table_.add(range, use, lowest, dead, stays)) {
     notes_.placed(table_[id]);
   }
 }
@@ -210,6 +211,15 @@ bool Residency::on_card(const Blocks& blocks) const {
                      [&](BlockId id) { return table_[id].committed(); });
 }
 
+bool Residency::stay_on_card(const Blocks& blocks) const {
+  const Lock lock = locked();
+  return all_stay(blocks);
+}
+
+bool Residency::all_stay(const Blocks& blocks) const {
+  return std::ranges::all_of(blocks, [this](BlockId id) { return table_[id].stays; });
+}
+
 Stats Residency::stats() const {
   const Lock lock = locked();
   Stats stats{table_.totals()};
@@ -237,16 +247,23 @@ void Residency::out_of_memory(const Blocks& blocks) const {
   const char* where = device_->memory(Use::weights).traits().reads_over_link
                           ? "all of it over the link, since the system refused to pin it so"
                           : "host memory over the link";
+  const Bytes staying = table_.sums().staying;
+  std::string held = text(table_.sums().held[Place::card]) + " are resident, " +
+                     text(table_.sums().leased) + " of them leased by running modules" +
+                     names_of(table_, in_use_) + " and pins";
+  if (staying > 0) held += " and " + text(staying) + " activations and buffers, which stay on this card";
+  const std::string why =
+      all_stay(blocks) ? " has no concurrent managed access, so activations do not exceed it"
+                       : std::string(" does not read ") + where;
   throw OutOfMemory("a use of " + text(asked) + " does not fit the budget of " + text(budget_) +
-                        ": " + text(table_.sums().held[Place::card]) + " are resident, " +
-                        text(table_.sums().leased) + " of them leased by running modules" +
-                        names_of(table_, in_use_) + " and pins, and " + device_->facts().name +
-                        " does not read " + where +
-                        ". Raise the budget, pin less, or manage smaller modules",
+                        ": " + held + ", and " + device_->facts().name + why +
+                        ". Raise the budget, pin less, " +
+                        (staying > 0 ? "work on less at a time, " : "") +
+                        "or manage smaller modules",
                     {.asked = asked,
                      .budget = budget_,
                      .resident = table_.sums().held[Place::card],
-                     .leased = table_.sums().leased});
+                     .leased = table_.sums().leased + staying});
 }
 
 }  // namespace vramx

@@ -66,24 +66,30 @@ class Residency final {
   /// one `held_by_thread` to end.
   bool take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll);
   void give(const Blocks& blocks, Stream stream, bool held_by_thread);
-  /// As take, but holds nothing: memory was handed out, and work on `stream` is about to use it.
+  /// As take, but holds nothing: memory was handed out, whose bytes are needed from now on, and
+  /// work on `stream` is about to use it.
   void place(const Blocks& blocks, Stream stream, const Poll& poll);
   bool leased(const Blocks& blocks) const;
   /// Whether a lease holds some of a range.
   bool any_leased(Range range) const;
 
   void prefetch(const Blocks& blocks);
+  /// Those that stay on the card stay.
   void evict(const Blocks& blocks, const Poll& poll);
   /// Does `work` on the host copies, which hold the truth meanwhile; other uses wait for its end.
+  /// Of what stays on the card that is where `work` finds it.
   void on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll);
-  void advise(const Blocks& blocks, Advice advice, const Poll& poll);
+  /// Throws BadConfig where the card cannot follow it. What stays on the card has no need of any.
+  void advise(const Blocks& all, Advice advice, const Poll& poll);
   /// The program wrote to the blocks in a way their host copies do not show.
   void written(const Blocks& blocks);
-  /// Nobody needs the bytes of the blocks any more, or somebody does again.
-  void set_dead(const Blocks& blocks, bool dead);
+  /// Nobody needs the bytes of the blocks any more.
+  void let_die(const Blocks& blocks);
   /// Uses of the blocks without a lease end here: on each stream, at its fence.
   void end_uses(const Blocks& blocks, std::span<const std::pair<Stream, Fence>> ends);
   bool on_card(const Blocks& blocks) const;
+  /// Whether none of them can leave the card while it is needed.
+  bool stay_on_card(const Blocks& blocks) const;
 
   /// Returns the previous budget, with the new one already kept.
   Bytes set_budget(Bytes budget, const Poll& poll);
@@ -111,6 +117,7 @@ class Residency final {
   Lock locked() const;
   void check_open() const;
   void check_not_leased(const Blocks& blocks, const char* action) const;
+  bool all_stay(const Blocks& blocks) const;
   [[noreturn]] void out_of_memory(const Blocks& blocks) const;
   void wait(Lock& lock, const Poll& poll, MaybeGroup group = {});
   void settle(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group = {});

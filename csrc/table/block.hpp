@@ -34,6 +34,7 @@ struct Block {
   bool exposed = false;      ///< on the host, and the card may use it there
   bool accessed_by = false;  ///< is exposed whenever it is on the host
   bool grouped = false;      ///< is or was part of a group
+  bool stays = false;        ///< while somebody needs its bytes it has no place but the card
   std::uint32_t leases = 0;
   std::uint64_t window = 0;                    ///< the last look ahead that wants it
   Leave leaving = Leave::drop;                 ///< while leaving: how
@@ -55,11 +56,12 @@ struct Block {
   bool committed() const { return state != State::unused && at == Place::card; }
   bool resident() const { return settled() && at == Place::card; }
   bool away() const { return settled() && at != Place::card; }
-  bool may_leave() const { return resident() && leases == 0; }
+  bool may_leave() const { return resident() && may_move(); }
   /// Whether the place below may take it from a place where it rests.
   bool may_fall(Place from) const {
-    return settled() && at == from && leases == 0 && from < lowest;
+    return settled() && at == from && may_move() && from < lowest;
   }
+  bool may_move() const { return leases == 0 && (dead || !stays); }
 
   /// The copy in a place was written; those below are older.
   void written(Place where) { current_to = std::min(current_to, where); }
@@ -67,7 +69,7 @@ struct Block {
   void copied(Place to) { current_to = std::max(current_to, to); }
 
   Arrive arrives(Place to) const {
-    if (dead) return Arrive::empty;
+    if (dead || stays) return Arrive::empty;
     return read_mostly || to != Place::card ? Arrive::duplicate : Arrive::move;
   }
 

@@ -15,12 +15,17 @@ void BlockTable::tally(const Block& block, int sign) {
   };
   const Bytes size = block.range.size;
   if (block.state == State::unused) return;
-  for (Place place = block.at; place <= block.lowest; place = below(place)) {
+  const Place lowest = block.stays ? Place::card : block.lowest;
+  for (Place place = block.at; place <= lowest; place = below(place)) {
     add(sums_.held[place], size);
   }
   if (block.may_fall(block.at)) add(sums_.idle[block.at], size);
   if (block.committed()) {
-    if (block.leases > 0) add(sums_.leased, size);
+    if (block.leases > 0) {
+      add(sums_.leased, size);
+    } else if (!block.may_move()) {
+      add(sums_.staying, size);
+    }
     if (block.may_leave()) {
       if (block.leavable()) add(sums_.leavable, size);
       if (block.released) list_released(block, sign > 0);
@@ -59,7 +64,7 @@ BlockId BlockTable::unused() {
   return static_cast<BlockId>(blocks_.size() - 1);
 }
 
-const Blocks& BlockTable::add(Range range, Use use, Place lowest, bool dead) {
+const Blocks& BlockTable::add(Range range, Use use, Place lowest, bool dead, bool stays) {
   Blocks ids;
   for (Address at = range.start; at < range.end(); at += block_) {
     const BlockId id = unused();
@@ -73,6 +78,7 @@ const Blocks& BlockTable::add(Range range, Use use, Place lowest, bool dead) {
     block.at = block.lowest = block.current_to = lowest;
     block.read_mostly = use == Use::weights;
     block.dead = dead;
+    block.stays = stays;
     tally(block, +1);
     ids.push_back(id);
   }

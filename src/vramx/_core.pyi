@@ -42,6 +42,10 @@ class Device:
     @property
     def host_addresses(self) -> bool: ...
     @property
+    def managed_access(self) -> bool:
+        """Whether what the program allocates may lie beyond the card."""
+
+    @property
     def keeps_what_leaves(self) -> bool: ...
     @property
     def pageable_bytes(self) -> int:
@@ -78,12 +82,14 @@ class CudaDevice(Device):
         Tells what moves of weights, or scratch, reach over the link, bytes a second.
         """
 
-def open_managed(driver: str, ordinal: int) -> CudaDevice:
+def open_managed(driver: str, ordinal: int, deny_managed: bool = False) -> CudaDevice:
     """A card with all in managed memory."""
 
-def open_mapped(driver: str, ordinal: int, unit: int, accept_unpinned: bool = False) -> CudaDevice:
+def open_mapped(
+    driver: str, ordinal: int, unit: int, accept_unpinned: bool = False, deny_managed: bool = False
+) -> CudaDevice:
     """
-    A card with weights in mapped memory, moved a unit at once, and scratch in managed memory.
+    Weights in mapped memory, moved a unit at once; scratch in managed memory, or on the card.
     """
 
 def set_managed_limit(limit: int) -> int:
@@ -114,6 +120,7 @@ class SimulatedDevice(Device):
         reads_over_link: bool,
         check_drops: bool,
         host_addresses: bool = True,
+        managed_access: bool = True,
     ) -> None: ...
     def compute(self, seconds: float, stream: int = 0) -> None: ...
     def launch_fill(self, to: int, content: bytes, stream: int = 0) -> None:
@@ -431,6 +438,9 @@ class Core:
 
     def leased(self, ranges: Sequence[tuple[int, int]]) -> bool: ...
     def on_card(self, ranges: Sequence[tuple[int, int]]) -> bool: ...
+    def stay_on_card(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether none of the ranges can leave the card."""
+
     def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None: ...
     def evict(self, ranges: Sequence[tuple[int, int]]) -> None: ...
     def advise(self, ranges: Sequence[tuple[int, int]], advice: Advice) -> None: ...

@@ -19,6 +19,8 @@ class Config:
         ``VRAMX_MANAGED_LIMIT``: the most bytes of unified memory that this process may hold.
     cuda_driver : str
         ``VRAMX_CUDA_DRIVER``: the driver library to open.
+    deny_managed : bool
+        ``VRAMX_DENY_MANAGED``: take cards for ones without concurrent managed access, for tests.
     check : bool
         ``VRAMX_CHECK``: find writes that were not reported, at the cost of speed.
     profiled : bool
@@ -34,6 +36,7 @@ class Config:
 
     managed_limit: int | None = None
     cuda_driver: str = "libcuda.so.1"
+    deny_managed: bool = False
     check: bool = False
     profiled: bool = False
     runtime_dir: str | None = None
@@ -58,6 +61,7 @@ def from_environment() -> Config:
     return Config(
         managed_limit=None if not limit else parse_size(limit, "VRAMX_MANAGED_LIMIT"),
         cuda_driver=os.environ.get("VRAMX_CUDA_DRIVER") or Config.cuda_driver,
+        deny_managed=os.environ.get("VRAMX_DENY_MANAGED", "") not in ("", "0"),
         check=os.environ.get("VRAMX_CHECK", "") not in ("", "0"),
         profiled=bool(os.environ.get("NVTX_INJECTION64_PATH")),
         runtime_dir=os.environ.get("VRAMX_RUNTIME_DIR") or None,

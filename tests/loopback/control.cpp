@@ -44,11 +44,15 @@ void loopback_fail(const char* entry, uint64_t nth, int result) {
   }
 }
 
+void loopback_set_name(const char* name) { set(&State::name, name); }
+
 void loopback_set_version(int version) { set(&State::version, version); }
 
 void loopback_set_cards(int count) { set(&State::cards, count); }
 
 void loopback_set_concurrent_access(int value) { set(&State::concurrent_access, value); }
+
+void loopback_set_managed_memory(int value) { set(&State::managed_memory, value); }
 
 void loopback_set_maps_memory(int value) { set(&State::maps_memory, value); }
 

@@ -65,6 +65,9 @@ class Loopback:
     def fail(self, entry: str, result: int = UNKNOWN, nth: int = 1) -> None:
         self._library.loopback_fail(entry.encode(), ctypes.c_uint64(nth), result)
 
+    def set_name(self, name: str) -> None:
+        self._library.loopback_set_name(name.encode())
+
     def set_version(self, version: int) -> None:
         self._library.loopback_set_version(version)
 
@@ -73,6 +76,9 @@ class Loopback:
 
     def set_concurrent_access(self, value: int) -> None:
         self._library.loopback_set_concurrent_access(value)
+
+    def set_managed_memory(self, value: int) -> None:
+        self._library.loopback_set_managed_memory(value)
 
     def set_maps_memory(self, value: int) -> None:
         self._library.loopback_set_maps_memory(value)

@@ -99,7 +99,7 @@ CUresult cuDeviceGet(CUdevice* device, int ordinal) {
 CUresult cuDeviceGetName(char* name, int size, CUdevice device) {
   return serve_initialised(__func__, [&](State& s, Lock&) {
     if (!is_card(s, device)) return CUDA_ERROR_INVALID_DEVICE;
-    std::snprintf(name, static_cast<std::size_t>(size), "Loopback card %d", device);
+    std::snprintf(name, static_cast<std::size_t>(size), "%s %d", s.name.c_str(), device);
     return CUDA_SUCCESS;
   });
 }
@@ -226,6 +226,7 @@ CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
 CUresult cuMemAllocManaged(CUdeviceptr* address, size_t size, unsigned flags) {
   return serve_current(__func__, [&](State& s, Lock&) {
     if (size == 0 || flags != CU_MEM_ATTACH_GLOBAL) return CUDA_ERROR_INVALID_VALUE;
+    if (s.managed_memory == 0) return CUDA_ERROR_NOT_SUPPORTED;
     *address = s.allocate(size);
     return *address != 0 ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
   });
@@ -249,9 +250,8 @@ CUresult cuMemAdvise(CUdeviceptr address, size_t size, CUmem_advise advice, CUde
     const bool names_device = advice != CU_MEM_ADVISE_SET_READ_MOSTLY &&
                               advice != CU_MEM_ADVISE_UNSET_READ_MOSTLY &&
                               advice != CU_MEM_ADVISE_UNSET_PREFERRED_LOCATION;
-    if (names_device && device != CU_DEVICE_CPU && !is_card(s, device)) {
-      return CUDA_ERROR_INVALID_DEVICE;
-    }
+    const bool is_known = device == CU_DEVICE_CPU || is_card(s, device);
+    if (names_device && (!is_known || s.concurrent_access == 0)) return CUDA_ERROR_INVALID_DEVICE;
     const std::uint32_t bit = is_card(s, device) ? 1U << device : 0;
     for (std::size_t i = 0; i < size / loopback::page_size; ++i) {
       Page& page = allocation->pages[first + i];
@@ -286,7 +286,8 @@ CUresult cuMemPrefetchAsync(CUdeviceptr address, size_t size, CUdevice device, C
   const auto body = [&](State& s, Lock&) {
     std::size_t first = 0;
     if (s.find(address, size, &first) == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    if (device != CU_DEVICE_CPU && !is_card(s, device)) return CUDA_ERROR_INVALID_DEVICE;
+    const bool is_known = device == CU_DEVICE_CPU || is_card(s, device);
+    if (!is_known || s.concurrent_access == 0) return CUDA_ERROR_INVALID_DEVICE;
     if (find(s, stream) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
     s.submit(number(stream),
              {.after = nullptr,

@@ -51,9 +51,13 @@ uint64_t loopback_calls(const char* entry);
 /* The `nth` call from now (1 is the next) of an entry point returns `result` and does nothing. */
 void loopback_fail(const char* entry, uint64_t nth, int result);
 /* What the driver says of itself. The defaults: 13000, one card, 1, 1, 1, 8 GiB. */
+void loopback_set_name(const char* name);
 void loopback_set_version(int version);
 void loopback_set_cards(int count);
+/* Without concurrent access the real driver takes advice and prefetches for no device, and so does
+ * this one; without managed memory, as on virtual GPUs, it allocates none. */
 void loopback_set_concurrent_access(int value);
+void loopback_set_managed_memory(int value);
 void loopback_set_maps_memory(int value);
 void loopback_set_uses_registered(int value);
 void loopback_set_capacity(uint64_t bytes);

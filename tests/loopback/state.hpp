@@ -89,9 +89,11 @@ struct State {
   std::condition_variable progressed;
 
   bool initialised = false;
+  std::string name = "Loopback card";
   int version = 13000;
   int cards = 1;
   int concurrent_access = 1;
+  int managed_memory = 1;
   int maps_memory = 1;
   int uses_registered = 1;
   std::uint64_t capacity = std::uint64_t{8} << 30;

@@ -191,7 +191,7 @@ TEST("bytes moved are counted as they move, not as they are needed later") {
   World world(*rig, {.budget = 2, .use = Use::scratch});
   card.hold();
   world->prefetch({0});
-  world->set_dead({0}, true);
+  world->let_die({0});
   card.let_go();
   await([&] { return rig->moved_in() > 0; });
   world.take({0});
@@ -201,7 +201,7 @@ TEST("bytes moved are counted as they move, not as they are needed later") {
 
 HOLDS("a dead block comes and goes without a copy") {
   World world(rig, {.budget = 1, .use = Use::scratch});
-  world->set_dead(all_of(8), true);
+  world->let_die(all_of(8));
   for (BlockId id = 0; id < 8; ++id) {
     world.take({id});
     world.give({id});

@@ -235,6 +235,15 @@ class Mapped : public Loopback {
   HostMemory host_;
 };
 
+class Confined final : public Mapped {
+ public:
+  Confined()
+      : Mapped(HostMemory::read_in_place, [] {
+          return vramx::open_mapped(LOOPBACK_PATH, 0, 2 * vramx::MiB, vramx::Unpinned::refuse,
+                                    true);
+        }) {}
+};
+
 class Divided final : public Mapped {
  public:
   Divided()
@@ -268,6 +277,8 @@ std::unique_ptr<Rig> mapped(Bytes unit, HostMemory host) {
 }
 
 std::unique_ptr<Rig> divided() { return std::make_unique<Divided>(); }
+
+std::unique_ptr<Rig> confined() { return std::make_unique<Confined>(); }
 
 void on_each(void (*test)(Rig&)) {
   std::string failed;

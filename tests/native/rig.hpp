@@ -71,6 +71,9 @@ std::unique_ptr<Rig> mapped(vramx::Bytes unit = 2 * vramx::MiB,
 /// The mapped device for weights and the managed one for scratch, likewise.
 std::unique_ptr<Rig> divided();
 
+/// All in mapped memory on a card without managed access, likewise: scratch stays on it.
+std::unique_ptr<Rig> confined();
+
 /// Runs a test on every device and fails if any does, or holds something of the hardware
 /// afterwards.
 void on_each(void (*test)(Rig&));

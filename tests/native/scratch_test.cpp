@@ -444,6 +444,34 @@ HOLDS("threads allocate, write and give back at the same time") {
   REQUIRE(pool.managed() == 0);
 }
 
+TEST("what has no place but the card lies there until it is given back, whoever needs room") {
+  const auto rig = rig::confined();
+  {
+    Pool pool(*rig, 4);
+    std::vector<std::unique_ptr<Thread>> threads;
+    for (unsigned number = 0; number < 4; ++number) {
+      threads.push_back(std::make_unique<Thread>([&pool, number] {
+        std::mt19937 random(number);
+        const auto mark = static_cast<unsigned char>(number + 1);
+        for (int step = 0; step < 300; ++step) {
+          try {
+            const Range range = pool.allocate(pool.block / 4 + random() % pool.block);
+            fill(range, mark);
+            REQUIRE(filled(range, mark));
+            pool.scratch->free(range.start);
+          } catch (const OutOfMemory&) {
+            continue;  // the others have it all
+          }
+        }
+      }));
+    }
+    for (auto& thread : threads) thread->join();
+    REQUIRE(rig->peak_on_card() <= 4 * pool.block);
+    REQUIRE(rig->moved_in() == 0 && rig->moved_out() == 0);
+  }
+  REQUIRE(rig->close().empty());
+}
+
 TEST("a stream that cannot be marked as memory is given back costs nothing else") {
   const auto rig = rig::managed();
   for (const std::uint64_t nth : {1, 2, 3}) {

@@ -53,7 +53,7 @@ def open_card(
     ----------
     backend : str
         One of `BACKENDS`; ``"auto"`` is mapped where the card supports that and uses pinned memory
-        in place, else managed, and never simulated.
+        in place or has no managed memory, else managed, and never simulated.
     ordinal : int
         The card's CUDA number.
     block : int
@@ -83,36 +83,36 @@ def open_card(
         return current_simulation().device(check_drops=config.check)
     if config.managed_limit is not None:
         _core.set_managed_limit(config.managed_limit)
-    managed = _core.open_managed(driver=config.cuda_driver, ordinal=ordinal)
-    rate = pinned_rate(managed.uuid)
-    _tell_link(managed, rate, weights="managed")
-    if backend == "managed":
-        return managed
-    try:
-        mapped = _core.open_mapped(
-            driver=config.cuda_driver,
-            ordinal=ordinal,
-            unit=block,
-            accept_unpinned=accept_unpinned,
-        )
-    except NoDeviceError:
-        if backend == "mapped":
-            raise
-        return managed
-    # What is used outside its module's call would fail while it is away.
-    if backend == "auto" and not mapped.reads_over_link:
-        return managed
-    _tell_link(mapped, rate, weights="mapped")
-    return mapped
+    if backend != "managed":
+        try:
+            mapped = _core.open_mapped(
+                driver=config.cuda_driver,
+                ordinal=ordinal,
+                unit=block,
+                accept_unpinned=accept_unpinned,
+                deny_managed=config.deny_managed,
+            )
+        except NoDeviceError:
+            if backend == "mapped":
+                raise
+        else:
+            # In managed memory, what is used outside its module's call does not fail.
+            if backend == "mapped" or mapped.reads_over_link or not mapped.managed_access:
+                return _told_link(mapped, weights="mapped")
+    managed = _core.open_managed(
+        driver=config.cuda_driver, ordinal=ordinal, deny_managed=config.deny_managed
+    )
+    return _told_link(managed, weights="managed")
 
 
-def _tell_link(device: _core.CudaDevice, rate: float | None, *, weights: str) -> None:
-    """Tell a device what its moves reach over a link with this rate, where that is known."""
-    if rate is None:
-        return
-    for memory, kind in ((_core.Use.WEIGHTS, weights), (_core.Use.SCRATCH, "managed")):
-        up, down = moving_rates(kind, rate)
-        device.set_rates(memory, up, down)
+def _told_link(device: _core.CudaDevice, *, weights: str) -> _core.CudaDevice:
+    """Tell a device what its moves reach over its card's link, where that is known."""
+    rate = pinned_rate(device.uuid)
+    if rate is not None:
+        if device.managed_access:
+            device.set_rates(_core.Use.SCRATCH, *moving_rates("managed", rate))
+        device.set_rates(_core.Use.WEIGHTS, *moving_rates(weights, rate))
+    return device
 
 
 def unpinned(device: _core.Device) -> list[str]:
@@ -136,6 +136,33 @@ def unpinned(device: _core.Device) -> list[str]:
         "has 55 (H200, PCIe 5), and the card does not use it in place: what is larger than the "
         "budget, or used outside its module's call, fails"
     ]
+
+
+def confined(device: _core.Device) -> list[str]:
+    """Tell what the card cannot do that others can, and what that costs.
+
+    Parameters
+    ----------
+    device : _core.Device
+        The device.
+
+    Returns
+    -------
+    list of str
+        A sentence for each thing.
+    """
+    told = []
+    if not device.managed_access:
+        told.append(
+            "this card has no concurrent managed access: activations stay on it, within the "
+            "budget, and only the weights of managed modules may exceed it"
+        )
+    if not device.reads_over_link:
+        told.append(
+            "this card does not use host memory in place: what is larger than the budget, or used "
+            "outside its module's call, fails"
+        )
+    return told
 
 
 def slowed(device: _core.Device) -> list[str]:

@@ -31,6 +31,7 @@ class Simulation:
     host_memory: int
     reads_over_link: bool
     host_addresses: bool
+    managed_access: bool
 
     def device(self, *, check_drops: bool = False) -> _core.SimulatedDevice:
         """Make a card.
@@ -71,6 +72,7 @@ def simulate(
     host_memory: Size | None = None,
     reads_over_link: bool = True,
     memory: Literal["mapped", "managed"] = "mapped",
+    managed_access: bool = True,
 ) -> Simulation:
     """Configure the simulated device for the sessions opened from now on.
 
@@ -94,6 +96,9 @@ def simulate(
         What weights lie in: ``"mapped"`` memory, whose host copy has an address of its own and is
         used in place outside a lease, or ``"managed"`` memory of one address. What the program
         allocates has one. A card that does not read over the link has managed memory alone.
+    managed_access : bool
+        Whether it has concurrent managed access. Without, as under WSL, what the program allocates
+        stays on the card, and ``memory="managed"`` cannot be had.
 
     Returns
     -------
@@ -111,6 +116,11 @@ def simulate(
         raise ConfigError(f"latency {latency!r} is not a time of zero or more seconds")
     if memory not in ("mapped", "managed"):
         raise ConfigError(f"memory {memory!r} is neither 'mapped' nor 'managed'")
+    if memory == "managed" and not managed_access:
+        raise ConfigError(
+            "memory='managed' takes a card with concurrent managed access; leave out one of memory "
+            "and managed_access"
+        )
     link_up = parse_rate(link, "link")
     simulation = Simulation(
         capacity=parse_size(capacity, "capacity"),
@@ -126,6 +136,7 @@ def simulate(
         ),
         reads_over_link=reads_over_link,
         host_addresses=memory == "mapped",
+        managed_access=managed_access,
     )
     _stack.append(simulation)
     return simulation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from vramx.cards.pcie import link_rate
 from vramx.doctor.findings import Finding, Severity
@@ -16,30 +16,50 @@ _SLOW = 0.7
 
 def check_access(machine: Machine, ordinal: int) -> Iterator[Finding]:
     """Open the card for both backends."""
-    try:
-        machine.open_managed(ordinal)
-    except NoDeviceError as error:
+    no_managed = _refusal(machine.open_managed, ordinal)
+    no_mapped = _refusal(machine.open_mapped, ordinal)
+    if no_managed is None:
+        yield Finding(
+            "managed memory", Severity.OK, f"card {ordinal} has concurrent managed access"
+        )
+    elif no_mapped is None:
+        yield Finding(
+            "managed memory",
+            Severity.NOTE,
+            no_managed,
+            "Managed modules may exceed the card; activations and session.empty() stay on it, "
+            "within the budget, and vramx.install() cannot be had.",
+            "Nothing: sessions take mapped memory by themselves. Linux on the machine itself has "
+            "concurrent managed access from Pascal on.",
+        )
+    else:
         yield Finding(
             "managed memory",
             Severity.UNUSABLE,
-            f"no usable GPU: {error}",
+            f"no usable GPU: {no_managed}",
             "There is no card that vramx can hold memory on.",
             'Try the simulated card (vramx.simulate(), backend="simulated") until there is one.',
         )
         return
-    yield Finding("managed memory", Severity.OK, f"card {ordinal} has concurrent managed access")
-    try:
-        machine.open_mapped(ordinal)
-    except NoDeviceError as error:
+    if no_mapped is not None:
         yield Finding(
             "mapped memory",
             Severity.NOTE,
-            str(error),
+            no_mapped,
             'backend="mapped" is faster on this card, but cannot be had.',
             'Use backend="managed", the default.',
         )
         return
     yield Finding("mapped memory", Severity.OK, f'card {ordinal} can do backend="mapped"')
+
+
+def _refusal(open_card: Callable[[int], None], ordinal: int) -> str | None:
+    """Tell why a card cannot be opened; None where it can."""
+    try:
+        open_card(ordinal)
+    except NoDeviceError as error:
+        return str(error)
+    return None
 
 
 def check_link(machine: Machine, ordinal: int) -> Iterator[Finding]:

@@ -25,17 +25,25 @@ _DRIVERS = "https://www.nvidia.com/drivers"
 def check_system(machine: Machine) -> Iterator[Finding]:
     """Look at the operating system."""
     system = machine.system()
-    if system.startswith("Linux") and "microsoft" not in system.lower():
+    if not system.startswith("Linux"):
+        yield Finding(
+            "system",
+            Severity.ERROR,
+            system,
+            "vramx is built for Linux.",
+            "Run it on Linux, or under WSL.",
+        )
+    elif "microsoft" in system.lower():
+        yield Finding(
+            "system",
+            Severity.NOTE,
+            f"{system}: WSL",
+            "Cards have no concurrent managed access here: managed modules may exceed the card, "
+            "activations may not. Less host memory can be pinned than there is.",
+            "Linux on the machine itself has neither limit.",
+        )
+    else:
         yield Finding("system", Severity.OK, system)
-        return
-    yield Finding(
-        "system",
-        Severity.ERROR,
-        system,
-        "Unified memory can hold more than the card only on Linux itself; Windows and WSL lack "
-        "concurrent managed access.",
-        "Run vramx on Linux; the simulated card runs here too.",
-    )
 
 
 def check_packages(machine: Machine) -> Iterator[Finding]:

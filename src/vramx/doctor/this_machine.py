@@ -145,11 +145,20 @@ class ThisMachine:
 
     def open_managed(self, ordinal: int) -> None:
         """Open a card for managed memory."""
-        _core.open_managed(driver=from_environment().cuda_driver, ordinal=ordinal)
+        config = from_environment()
+        _core.open_managed(
+            driver=config.cuda_driver, ordinal=ordinal, deny_managed=config.deny_managed
+        )
 
     def open_mapped(self, ordinal: int) -> None:
         """Open a card for mapped memory."""
-        _core.open_mapped(driver=from_environment().cuda_driver, ordinal=ordinal, unit=_MAPPED_UNIT)
+        config = from_environment()
+        _core.open_mapped(
+            driver=config.cuda_driver,
+            ordinal=ordinal,
+            unit=_MAPPED_UNIT,
+            deny_managed=config.deny_managed,
+        )
 
     def host_memory(self) -> HostMemory:
         """Describe the host's memory."""

@@ -31,5 +31,5 @@ def require_card(session: Session, library: str) -> None:
     session._usable()
     if session.device.computes_on_host:
         raise ConfigError(
-            f'{library} computes on a real card; open the session with backend="managed"'
+            f'{library} computes on a real card; open the session with backend="auto"'
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vramx import _core
-from vramx.errors import ConfigError
+from vramx.errors import ConfigError, NoDeviceError
 from vramx.session import Session
 from vramx.session.opening import oversubscribe
 from vramx.units import Size
@@ -52,15 +52,21 @@ def install(
     if not isinstance(policy, str):
         raise ConfigError("a process is served by a named policy, not by an object")
     swap = make_torch_allocator()
-    session = oversubscribe(
-        budget,
-        device=device,
-        backend="managed",
-        policy=policy,
-        block=block,
-        reserve=reserve,
-        host_limit=host_limit,
-    )
+    try:
+        session = oversubscribe(
+            budget,
+            device=device,
+            backend="managed",
+            policy=policy,
+            block=block,
+            reserve=reserve,
+            host_limit=host_limit,
+        )
+    except NoDeviceError as error:
+        raise NoDeviceError(
+            f"vramx.install() serves allocations that nobody announces, from managed memory alone: "
+            f"{error}"
+        ) from error
     try:
         swap()
     except BaseException:

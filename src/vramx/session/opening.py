@@ -38,9 +38,10 @@ def oversubscribe(
         The card; 0 unless given.
     backend : str
         ``"mapped"`` (managed modules' weights lie in pinned host memory, and in plain device memory
-        by CUDA's virtual memory management; the rest in unified memory), ``"managed"`` (CUDA
-        unified memory), ``"simulated"``, or ``"auto"``: mapped where the card supports it, else
-        managed, never simulated. `Session.report` says which.
+        by CUDA's virtual memory management; the rest in unified memory, or on the card where that
+        has no concurrent managed access), ``"managed"`` (CUDA unified memory), ``"simulated"``, or
+        ``"auto"``: mapped where the card supports it, else managed, never simulated.
+        `Session.report` says which.
     policy : str or Policy
         ``"adaptive"`` (records what a program does again and again, and plans what stays and what
         is brought when; LRU where nothing is known), ``"lru"``, ``"mru"``, ``"clairvoyant"``, or

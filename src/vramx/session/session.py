@@ -15,6 +15,7 @@ from vramx import _core, config
 from vramx.cards.nvml import NvmlCard, card_memory
 from vramx.cards.opening import (
     card_ordinal,
+    confined,
     free_bytes,
     open_card,
     slowed,
@@ -376,7 +377,8 @@ class Session:
     def empty(self, shape: int | Iterable[int], dtype: Any = None) -> Any:
         """Make an uninitialised array in the session's memory.
 
-        It is tracked and evicted like any activation. On the simulated device read or write a numpy
+        It is tracked and evicted like any activation, or stays on a card without concurrent managed
+        access, as activations do there. On the simulated device read or write a numpy
         view inside ``with session.pin(x)``: what is evicted is poisoned.
 
         Parameters
@@ -442,8 +444,17 @@ class Session:
         ------
         InUseError
             If a running module or a pin holds some of it; nothing has moved then.
+        ConfigError
+            If nothing of it can leave: activations stay on a card without concurrent managed
+            access, as do the buffers of a managed module that torch writes to uncounted.
         """
-        self._core.evict(self._ranges(x))
+        ranges = self._ranges(x)
+        if ranges and self._core.stay_on_card(ranges):
+            raise ConfigError(
+                f"{self.device.name} has no concurrent managed access, so activations stay on it "
+                "while they live: copy them to the CPU and let go of them instead"
+            )
+        self._core.evict(ranges)
 
     def empty_cache(self) -> None:
         """Give back what torch keeps of this session's memory for later.
@@ -724,7 +735,8 @@ class Session:
             if not self._closed:
                 self._torch_bridge.follow()
             lines += [f"  module {line}" for line in self._torch_bridge.describe()]
-        lines += [f"  {line}" for line in unpinned(self.device) + slowed(self.device)]
+        costs = confined(self.device) + unpinned(self.device) + slowed(self.device)
+        lines += [f"  {line}" for line in costs]
         if self._watcher is not None and self._watcher.watching:
             lines.append(f"  {self._watcher.describe()}")
         stats = self.stats()

@@ -26,6 +26,8 @@ class TorchCore:
         The card as torch calls it; ``cpu`` for the simulated one.
     two_copies : bool
         Whether weights on the card have a host copy that the program may read and write too.
+    managed_access : bool
+        Whether what the program allocates may lie beyond the card.
     keep_digests : bool
         Whether weights are compared with what they were.
     stream : _core.PresentStream
@@ -41,6 +43,7 @@ class TorchCore:
             torch.device("cpu") if self.computes_on_host else torch.device("cuda", self.ordinal)
         )
         self.two_copies = device.host_addresses
+        self.managed_access = device.managed_access
         # A simulated card of one address compares the copies of what it drops.
         self.keep_digests = check and (self.two_copies or not self.computes_on_host)
         self.stream = present_stream(self.device)

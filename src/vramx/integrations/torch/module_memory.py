@@ -17,15 +17,12 @@ from vramx.integrations.torch.core import TorchCore
 from vramx.integrations.torch.digests import Digests
 from vramx.integrations.torch.internals.layout import tensors_on
 from vramx.integrations.torch.memory import storage_range
-from vramx.integrations.torch.places import Places, rebuild_wrappers
+from vramx.integrations.torch.places import LISTED, Places, rebuild_wrappers
 from vramx.integrations.torch.storages import Placement, storage_key
 from vramx.integrations.torch.tensors import each_once, refusal, registered_tensors, tensors_of
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.loading import Incoming
-
-#: How many reasons a message gives.
-_LISTED = 5
 
 
 def _refused(module: nn.Module, device: torch.device, *, meta: bool) -> dict[str, str]:
@@ -37,8 +34,8 @@ def _refused(module: nn.Module, device: torch.device, *, meta: bool) -> dict[str
 
 def _listed(reasons: dict[str, str]) -> str:
     told = [f"{name} {why}" for name, why in reasons.items()]
-    more = len(told) - _LISTED
-    return "; ".join(told[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
+    more = len(told) - LISTED
+    return "; ".join(told[:LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def refuse(module: nn.Module, name: str, device: torch.device, *, meta: bool) -> None:

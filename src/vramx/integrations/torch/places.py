@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase as _Norm
 
 from vramx import _core
+from vramx.errors import ConfigError
 from vramx.integrations.torch.core import TorchCore
 from vramx.integrations.torch.internals.layout import (
     COUNTS_USES,
@@ -41,6 +42,10 @@ from vramx.integrations.torch.tensors import (
 
 if TYPE_CHECKING:
     from vramx.integrations.torch.loading import Incoming
+
+
+#: How many tensors a message names.
+LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,25 @@ class Places:
                 by_purpose[_core.Use.WEIGHTS if is_weight else _core.Use.SCRATCH].append(storage)
         return by_purpose
 
+    def _refuse_weights(self, storages: list[Storage], tensors: dict[str, torch.Tensor]) -> None:
+        """Refuse those that would never leave the card."""
+        found = {id(each) for storage in storages if storage.is_weight for each in storage.tensors}
+        names = [name for name, tensor in tensors.items() if id(tensor) in found]
+        if not names:
+            return
+        why = (
+            "were made in inference mode, so that torch does not count their changes: make them "
+            "outside of it"
+            if self._takes_weights
+            else f"lie where vramx does not find them in torch {torch.__version__}: use a release "
+            "that it knows"
+        )
+        raise ConfigError(
+            f"weights that only unified memory can hold cannot be managed on this card, which has "
+            f"no concurrent managed access: {', '.join(names[:LISTED])}"
+            f"{' and more' if len(names) > LISTED else ''} {why}"
+        )
+
     def take_in(
         self,
         module: nn.Module,
@@ -175,8 +199,13 @@ class Places:
         ------
         OutOfMemoryError
             If the host, ``host_limit`` or ``VRAMX_MANAGED_LIMIT`` cannot hold it.
+        ConfigError
+            If there are weights that only unified memory can hold, and the card has none.
         """
-        for purpose, storages in self._storages(module, tensors, incoming).items():
+        by_purpose = self._storages(module, tensors, incoming)
+        if not self._torch_core.managed_access:
+            self._refuse_weights(by_purpose[_core.Use.SCRATCH], tensors)
+        for purpose, storages in by_purpose.items():
             for storage, memory in moved_in(self._core, storages, purpose):
                 raw = as_bytes(memory)
                 self._places[memory.address] = _Place(
