@@ -44,7 +44,7 @@ void loopback_fail(const char* entry, uint64_t nth, int result) {
   }
 }
 
-void loopback_set_name(const char* name) { set(&State::name, name); }
+void loopback_set_name(const char* name) { set(&State::name, std::string(name)); }
 
 void loopback_set_version(int version) { set(&State::version, version); }
 
