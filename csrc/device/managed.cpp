@@ -33,13 +33,14 @@ Bytes set_managed_limit(Bytes allowed) { return limit.exchange(allowed); }
 Bytes managed_bytes() { return held.load(); }
 
 ManagedStore::ManagedStore(std::shared_ptr<CudaCard> card)
-    : CudaStore(std::move(card),
-                {CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS,
-                 "has no concurrent managed access here (it is absent on Windows, WSL, most virtual "
-                 "GPUs and cards before Pascal), which backend=\"managed\" needs",
-                 CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
-                 "use backend=\"mapped\", where managed modules may exceed the card and what the "
-                 "program allocates itself stays on it"}) {
+    : CudaStore(
+          std::move(card),
+          {CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS,
+           "has no concurrent managed access here (it is absent on Windows, WSL, most virtual "
+           "GPUs and cards before Pascal), which backend=\"managed\" needs",
+           CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
+           "use backend=\"mapped\", where managed modules may exceed the card and what the "
+           "program allocates itself stays on it"}) {
   carrying_ = &card_->lanes();
   // Seen on an H200: NVML's free did not rise by a byte after 4 GiB had left, and a further GiB
   // that came took new memory.

@@ -15,8 +15,9 @@
 // way.
 //
 // Remapping has no stream: what uses the range's addresses must be over before it leaves. So where
-// the program's own memory has no better place it stays on the card and has no host copy; it is made
-// of the same stock as the rest, so that both together are never more than was in use at one time.
+// the program's own memory has no better place it stays on the card and has no host copy; it is
+// made of the same stock as the rest, so that both together are never more than was in use at one
+// time.
 #pragma once
 
 #include <map>

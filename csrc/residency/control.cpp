@@ -104,8 +104,9 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
     throw OutOfMemory(
         "the budget cannot become " + text(budget) + " now: " + text(table_.sums().leased) +
             " are leased by running modules and pins" +
-            (staying > 0 ? " and " + text(staying) + " are activations and buffers, which stay on this card"
-                         : "") +
+            (staying > 0
+                 ? " and " + text(staying) + " are activations and buffers, which stay on this card"
+                 : "") +
             "; try again when they end",
         {.asked = budget,
          .budget = previous,

@@ -251,19 +251,19 @@ void Residency::out_of_memory(const Blocks& blocks) const {
   std::string held = text(table_.sums().held[Place::card]) + " are resident, " +
                      text(table_.sums().leased) + " of them leased by running modules" +
                      names_of(table_, in_use_) + " and pins";
-  if (staying > 0) held += " and " + text(staying) + " activations and buffers, which stay on this card";
-  const std::string why =
-      all_stay(blocks) ? " has no concurrent managed access, so activations do not exceed it"
-                       : std::string(" does not read ") + where;
-  throw OutOfMemory("a use of " + text(asked) + " does not fit the budget of " + text(budget_) +
-                        ": " + held + ", and " + device_->facts().name + why +
-                        ". Raise the budget, pin less, " +
-                        (staying > 0 ? "work on less at a time, " : "") +
-                        "or manage smaller modules",
-                    {.asked = asked,
-                     .budget = budget_,
-                     .resident = table_.sums().held[Place::card],
-                     .leased = table_.sums().leased + staying});
+  if (staying > 0)
+    held += " and " + text(staying) + " activations and buffers, which stay on this card";
+  const std::string why = all_stay(blocks)
+                              ? " has no concurrent managed access, so activations do not exceed it"
+                              : std::string(" does not read ") + where;
+  throw OutOfMemory(
+      "a use of " + text(asked) + " does not fit the budget of " + text(budget_) + ": " + held +
+          ", and " + device_->facts().name + why + ". Raise the budget, pin less, " +
+          (staying > 0 ? "work on less at a time, " : "") + "or manage smaller modules",
+      {.asked = asked,
+       .budget = budget_,
+       .resident = table_.sums().held[Place::card],
+       .leased = table_.sums().leased + staying});
 }
 
 }  // namespace vramx

@@ -58,9 +58,7 @@ struct Block {
   bool away() const { return settled() && at != Place::card; }
   bool may_leave() const { return resident() && may_move(); }
   /// Whether the place below may take it from a place where it rests.
-  bool may_fall(Place from) const {
-    return settled() && at == from && may_move() && from < lowest;
-  }
+  bool may_fall(Place from) const { return settled() && at == from && may_move() && from < lowest; }
   bool may_move() const { return leases == 0 && (dead || !stays); }
 
   /// The copy in a place was written; those below are older.
