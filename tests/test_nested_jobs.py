@@ -352,12 +352,16 @@ def test_a_queue_whose_jobs_cannot_end_before_a_job_is_not_closed_by_it(
     open_queue: OpenQueue, cancel: bool
 ) -> None:
     one, other = open_queue(), open_queue()
+    outers: list[vramx.Job[Any]] = []
     done: list[vramx.Job[int]] = []
 
     def outer() -> None:
+        outers.append(vramx.current_job())
         other.submit(inner, footprint=1, name="inner").result()
 
     def inner() -> None:
+        while not is_waiting(outers[0]):  # of two waits the one that begins last is refused
+            pass
         done.append(one.submit(pow, 2, 3, footprint=1))
         one.close(cancel=cancel)
 

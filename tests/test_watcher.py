@@ -275,7 +275,8 @@ def test_a_budget_that_cannot_be_set_is_told_once_and_tried_again(
     open_session: OpenSession, linears: Linears
 ) -> None:
     with open_session(10 * BLOCK) as session:
-        session.manage(linears(10))(torch.ones(1, 128))
+        model = session.manage(linears(10))  # it stays, and there is something to move
+        model(torch.ones(1, 128))
         watcher, card = watch(session)
         card.others = 28 * BLOCK
         session.device.fail(vramx._core.Operation.LEAVE, 1)

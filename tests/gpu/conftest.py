@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 
 import pytest
@@ -28,7 +29,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _managed_limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _alone_on_the_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Of the processes that share the tests one at a time uses the card."""
+    with (tmp_path_factory.getbasetemp().parent / "card.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _managed_limit(monkeypatch: pytest.MonkeyPatch, _alone_on_the_card: None) -> Iterator[None]:
     import torch
 
     free, _ = torch.cuda.mem_get_info()
