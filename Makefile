@@ -147,5 +147,5 @@ pictures: $(READY)
 	$(BIN)/python -m vramx.demo.super_resolution --simulated --output docs/pictures/enlarged.jpg
 
 clean:
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache enlarged.png residency.html
+	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache enlarged.png residency.html
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
