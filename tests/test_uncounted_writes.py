@@ -223,6 +223,23 @@ def test_what_was_taken_may_be_written_at_any_time(
         assert torch.equal(mine, other)
 
 
+def test_bytes_that_were_written_and_then_replaced_are_asked_for_no_more(
+    open_session: OpenSession, linears: Linears
+) -> None:
+    plain, model = linears(4), linears(4)
+    with torch.no_grad(), open_session(2 * BLOCK) as session:
+        session.manage(model)
+        for layer in (plain[3], model[3]):
+            write_by_swapped_data(layer.weight, 0.5)
+        with session.pin(model[3]):
+            add_to_data(model[3].weight, 0.5)
+        add_to_data(plain[3].weight, 0.5)
+        for layer in (plain[3], model[3]):
+            write_by_swapped_data(layer.weight, 0.5)
+        session.evict(model[0])
+        assert torch.equal(model(X), plain(X))
+
+
 def test_an_alias_is_let_go_once_nobody_else_has_it(
     open_session: OpenSession, linears: Linears
 ) -> None:

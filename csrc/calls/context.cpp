@@ -81,7 +81,11 @@ void Context::enter(nb::handle called) {
 
 void Context::look_at_aliases() {
   if (aliases.empty()) return;
-  const Ranges changed = aliases.look();
+  Ranges changed = aliases.look();
+  // What was written may have been replaced since, and given up.
+  std::erase_if(changed, [this](const auto& range) {
+    return !core->residency().owns({range.first, range.second});
+  });
   if (!changed.empty()) program.wrote(changed);
 }
 
