@@ -217,7 +217,9 @@ def test_warnings_are_lines_that_speak_of_options(tmp_path: Path) -> None:
         assert run("--debug", *given, tmp_path / "b.png").exit_code == 0
 
 
-@pytest.mark.parametrize("arguments", [["plan", "FILE", "--card", "RTX 3060"], ["plan", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["forecast", "FILE", "--card", "RTX 3060"], ["forecast", "--help"]]
+)
 def test_a_reader_that_goes_away_ends_the_command_quietly(
     arguments: list[str], tmp_path: Path
 ) -> None:

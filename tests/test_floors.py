@@ -42,7 +42,7 @@ PYTHON = (
     {"pipelines"},
     {"tasks"},
     {"doctor"},
-    {"monitor", "plan"},
+    {"forecast", "monitor"},
     {"bench"},
     {"__init__"},
     {"demo"},

@@ -1,4 +1,4 @@
-"""What `vramx plan` forecasts: within the limits' formulas, and as the simulated card then does."""
+"""What `vramx forecast` says: within the limits' formulas, and as the simulated card then does."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import vramx
 from vramx import _core
 from vramx.cli import main
 from vramx.doctor.machine import Card, LinkRates, UnknownFactError
-from vramx.plan import CARDS, PlannedCard, find_card, for_file, for_module, this_card
-from vramx.plan.forecast import EFFICIENCY, Forecast, Part, forecast
-from vramx.plan.models import WORKSPACES
+from vramx.forecast import CARDS, PlannedCard, find_card, for_file, for_module, this_card
+from vramx.forecast.models import WORKSPACES
+from vramx.forecast.passes import EFFICIENCY, Forecast, Part, forecast
 
 KIB = 2**10
 MIB = 2**20
@@ -373,7 +373,7 @@ def test_a_file_is_planned_by_its_modules(file: Path) -> None:
 
 def test_modules_are_used_in_the_order_of_their_numbers(file: Path) -> None:
     from vramx.checkpoints import read_checkpoint
-    from vramx.plan.models import group
+    from vramx.forecast.models import group
 
     names = [part.name for part in group(read_checkpoint(file), 1)]
     numbers = [int(name.split(".")[1]) for name in names if name]
@@ -481,7 +481,7 @@ def test_what_cannot_be_sampled_is_refused_by_name() -> None:
 
 
 def test_the_command_says_the_same_in_text_and_json(file: Path) -> None:
-    arguments = ["plan", str(file), "--budget", "1MiB", "--card", "rtx3060", "--block", "64KiB"]
+    arguments = ["forecast", str(file), "--budget", "1MiB", "--card", "rtx3060", "--block", "64KiB"]
     done = CliRunner().invoke(main, [*arguments, "--json"])
     assert done.exit_code == 0, done.stderr
     told = json.loads(done.stdout)
@@ -499,7 +499,7 @@ def test_the_command_refuses_in_one_line(file: Path) -> None:
         (["--card", "L4", "--budget", "much"], "not a size"),
         (["--card", "L4", "--budget", "1TiB"], "more than"),
     ):
-        done = CliRunner().invoke(main, ["plan", str(file), *arguments])
+        done = CliRunner().invoke(main, ["forecast", str(file), *arguments])
         assert done.exit_code == 1
         assert said in done.stderr
         assert done.stderr.count("\n") == 1

@@ -260,7 +260,7 @@ def test_plan_and_doctor_tell_what_each_takes(tmp_path: Path, kind: str) -> None
     else:
         (transformers_folder if kind == "transformers" else diffusers_folder)(path)
     taken = sum(nbytes for _, nbytes in sizes(path).values())
-    done = CliRunner().invoke(main, ["plan", str(path), "--card", "RTX 3060", "--json"])
+    done = CliRunner().invoke(main, ["forecast", str(path), "--card", "RTX 3060", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["weights"] == taken
     found = json.loads(CliRunner().invoke(main, ["doctor", str(path), "--json"]).stdout)

@@ -1,4 +1,4 @@
-"""What `vramx plan` says of a model used in a cycle, against what is then measured.
+"""What `vramx forecast` says of a model used in a cycle, against what is then measured.
 
 For each backend, count of tokens and ratio of weights W to budget B the plan is told what it is
 told of any model: the module, a sample of its input, the budget, the time C of a pass with
@@ -19,7 +19,7 @@ from benchmarks.scenarios import cycle as cycles
 from vramx.bench.cycle import Cycle, Resident
 from vramx.bench.machine import Machine
 from vramx.cards.simulation import current_simulation
-from vramx.plan import Forecast, PlannedCard, for_module, this_card
+from vramx.forecast import Forecast, PlannedCard, for_module, this_card
 
 #: By how much the plan's time and bytes may differ from those measured.
 OFF_TIME, OFF_BYTES = 0.10, 0.01

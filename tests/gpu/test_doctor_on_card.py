@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vramx.doctor import Severity, ThisMachine, examine
-from vramx.plan import for_module, this_card
+from vramx.forecast import for_module, this_card
 
 torch = pytest.importorskip("torch")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vramx import _core
-from vramx.plan.forecast import IN_FLIGHT
+from vramx.forecast.passes import IN_FLIGHT
 
 #: The block of residency unless told.
 BLOCK = 32 * 2**20

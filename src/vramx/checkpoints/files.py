@@ -20,7 +20,7 @@ MOST_TENSORS = 2**16
 _OTHERS = {
     b"<": "a web page or other markup, as servers send in the place of a file: download it again",
     b"version https://git-lfs": "a pointer of Git LFS and not the file: run `git lfs pull`",
-    b"GGUF": "a GGUF file, of which `vramx plan` tells the sizes",
+    b"GGUF": "a GGUF file, of which `vramx forecast` tells the sizes",
     b"\x89HDF": "an HDF5 file, which is not read",
     b"\x1f\x8b": "compressed by gzip: unpack it first",
 }

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import vramx
-from vramx.cli import bench, demo, doctor, monitor, plan, swap, upscale
+from vramx.cli import bench, demo, doctor, forecast, monitor, swap, upscale
 from vramx.cli.output import stop_writing
 from vramx.cli.words import in_options, warnings_as_lines
 
@@ -63,6 +63,6 @@ main.add_command(bench.command)
 main.add_command(doctor.doctor)
 main.add_command(demo.demo)
 main.add_command(monitor.monitor)
-main.add_command(plan.plan)
+main.add_command(forecast.forecast)
 main.add_command(swap.swap)
 main.add_command(upscale.upscale)

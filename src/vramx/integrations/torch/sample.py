@@ -28,7 +28,7 @@ _ON_CPU = {"_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_f
 
 @dataclass
 class SampledUse:
-    """One call of a module that owns weights; the attributes are those of `vramx.plan`'s parts."""
+    """One call of a module that owns weights, with the attributes of `vramx.forecast`'s parts."""
 
     name: str
     nbytes: int

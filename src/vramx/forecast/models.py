@@ -10,9 +10,9 @@ from typing import Any
 
 from vramx.checkpoints import StoredTensor, read_model
 from vramx.errors import ConfigError
-from vramx.plan.cards import described_card, find_card, this_card
-from vramx.plan.forecast import Forecast, Part, forecast
-from vramx.plan.table import PlannedCard
+from vramx.forecast.cards import described_card, find_card, this_card
+from vramx.forecast.passes import Forecast, Part, forecast
+from vramx.forecast.table import PlannedCard
 from vramx.units import Size
 
 

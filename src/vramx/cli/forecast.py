@@ -1,4 +1,4 @@
-"""``vramx plan``: how a model would do in little memory."""
+"""``vramx forecast``: how a model would do in little memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vramx.cli.output import json_option, write_json
-from vramx.plan import for_file
+from vramx.forecast import for_file
 
 
 @click.command()
@@ -33,7 +33,7 @@ from vramx.plan import for_file
     help="Where weights are kept.",
 )
 @json_option
-def plan(
+def forecast(
     model: Path,
     budget: str | None,
     card: str,

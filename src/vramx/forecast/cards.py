@@ -10,7 +10,7 @@ from vramx.cards.pcie import link_rate
 from vramx.doctor.machine import Machine, UnknownFactError
 from vramx.doctor.this_machine import ThisMachine
 from vramx.errors import ConfigError, NoDeviceError
-from vramx.plan.table import CARDS, PlannedCard
+from vramx.forecast.table import CARDS, PlannedCard
 from vramx.units import Size, parse_rate, parse_size
 
 #: Words of names that tell no card from another.

@@ -10,7 +10,7 @@ from typing import Any
 from vramx import _core
 from vramx.cards.pcie import PARTS, moving_rates
 from vramx.errors import ConfigError
-from vramx.plan.table import PlannedCard
+from vramx.forecast.table import PlannedCard
 from vramx.units import Size, format_size, parse_size
 
 #: Blocks that an even plan has in flight (T_plan's S).
@@ -247,7 +247,7 @@ def forecast(
     card : PlannedCard
         The card.
     budget, compute, reserve, block, backend
-        As `vramx.plan.for_file`.
+        As `vramx.forecast.for_file`.
     activations : int, optional
         The most bytes of activations at once.
     estimate : str
