@@ -1,5 +1,8 @@
 """`import vramx` needs neither a GPU nor any framework, and offers what it promises."""
 
+import re
+from pathlib import Path
+
 import vramx
 from child import run_child
 
@@ -52,6 +55,29 @@ def test_import_loads_no_framework() -> None:
     )
     frameworks = {"torch", "cupy", "onnxruntime", "pynvml", "PIL", "av", "skimage", "tqdm"}
     assert not frameworks & set(loaded.split())
+
+
+#: What the extras of the demo do not install, itself or by what they need.
+BESIDE_THE_DEMO = {"av", "cupy", "diffusers", "onnxruntime", "matplotlib", "rich", "transformers"}
+
+
+def test_the_demo_needs_no_more_than_its_extra_installs(tmp_path: Path) -> None:
+    forbid = re.sub(r"in \{.*\}", f"in {BESIDE_THE_DEMO}", FORBID)
+    read = run_child(
+        forbid
+        + """
+from pathlib import Path
+import numpy as np
+import vramx.demo.super_resolution
+from vramx.pipelines.pictures import load_picture
+from PIL import Image
+path = Path(sys.argv[1])
+Image.fromarray(np.full((5, 7, 3), 9, np.uint8)).save(path)
+print(load_picture(path).pixels.shape)
+""",
+        str(tmp_path / "picture.png"),
+    )
+    assert read.strip() == "(5, 7, 3)"
 
 
 def test_public_names() -> None:

@@ -8,13 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import av
-import av.error
 import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from vramx.errors import MediaError
+from vramx.errors import ConfigError, MediaError
 from vramx.pipelines.pictures.types import Pixels
 
 #: FFmpeg's names of the pixels that are taken, their types, and their channels.
@@ -173,6 +171,14 @@ def _divided(pixels: Pixels, colours: int) -> Pixels:
 
 
 def _decoded(path: Path, codec: str) -> Pixels:
+    try:
+        import av
+        import av.error
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{path} has more than 8 bits a channel, which needs {error.name} to be read: "
+            "pip install 'vramx[video]'"
+        ) from error
     try:
         decoder: Any = av.CodecContext.create(codec, "r")
         packet = av.Packet(path.read_bytes())
