@@ -117,7 +117,9 @@ def test_a_part_that_is_not_there_is_told_before_the_work(
 
 def test_a_part_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mp4", COUNT)
-    run(tmp_path, "in.mp4", "wanted.mp4", start=0.1, end=0.8)
+    # Of x264 one in twenty equal runs was seen to differ in its bits.
+    part = {"start": 0.1, "codec": "mpeg4", "codec_options": {"qmin": "2"}}
+    run(tmp_path, "in.mp4", "wanted.mp4", end=0.8, **part)
 
     def stopped(frames: Any) -> Iterator[Any]:
         if frames.first > 6:
@@ -125,10 +127,10 @@ def test_a_part_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> Non
         yield from frames
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, "in.mp4", "o.mp4", stopped, start=0.1, end=0.8)
+        run(tmp_path, "in.mp4", "o.mp4", stopped, end=0.8, **part)
     with pytest.raises(vramx.MediaError, match=r"end: 0\.8 s there, 0\.9 s now"):
-        run(tmp_path, "in.mp4", "o.mp4", start=0.1, end=0.9)
-    run(tmp_path, "in.mp4", "o.mp4", start=0.1, end=0.8)
+        run(tmp_path, "in.mp4", "o.mp4", end=0.9, **part)
+    run(tmp_path, "in.mp4", "o.mp4", end=0.8, **part)
     assert (tmp_path / "o.mp4").read_bytes() == (tmp_path / "wanted.mp4").read_bytes()
 
 
