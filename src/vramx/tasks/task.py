@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -35,7 +35,7 @@ class Task(Settings, ABC, Generic[R]):
     """
 
     overwrite: bool = False
-    session: SessionOptions = field(default_factory=SessionOptions)
+    session: SessionOptions = SessionOptions()
 
     @abstractmethod
     def check(self) -> None:
