@@ -1,4 +1,4 @@
-// Leases: what they wait for, what they bring, and what they bring ahead.
+// Leases: what they wait for, what they fetch, and what they fetch ahead.
 #include <algorithm>
 #include <iterator>
 #include <utility>
@@ -61,7 +61,7 @@ void Residency::finish_moves(Lock& lock, std::uint64_t last, const Poll& poll) {
 bool Residency::read_in_place(const Blocks& blocks) const {
   return std::all_of(blocks.begin(), blocks.end(), [this](BlockId id) {
     const Block& block = table_[id];
-    return block.stays ? block.committed() : memory_of(block).reads_in_place(block.range);
+    return block.confined ? block.committed() : memory_of(block).reads_in_place(block.range);
   });
 }
 
@@ -176,11 +176,11 @@ void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll
     bool comes_to_rest = false;
     for (const BlockId id : blocks) {
       const Block& block = table_[id];
-      if (block.state == State::leaving || block.state == State::held) {
+      if (block.state == State::evicting || block.state == State::held) {
         comes_to_rest = true;
       } else if (block.leases == 0 && block.settled()) {
-        const bool stays = block.away() && block.preference == Preference::host;
-        const Place to = stays ? Place::host : Place::card;
+        const bool in_place = block.away() && block.preference == Preference::host;
+        const Place to = in_place ? Place::host : Place::card;
         for (Place place = to; place <= block.at; place = below(place)) {
           if (place < block.at || block.may_fall(place)) need[place] += block.range.size;
         }
@@ -219,7 +219,7 @@ bool Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held
   }
 }
 
-// Whether all is on the card now; none where some was not even brought.
+// Whether all is on the card now; none where some was not even fetched.
 std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
                                          MaybeGroup group, const Poll& poll) {
   Blocks over_link;
@@ -228,23 +228,23 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
     Block& block = table_[id];
     const bool shared = block.leases > 1;
     // A use in the midst of another's lease, outside the learned order, is a part of that one.
-    const bool part = shared && !group && block.state != State::arriving;
+    const bool part = shared && !group && block.state != State::fetching;
     if (!part) table_.count(block, [&](Counts& counts) { counts.used(block.committed()); });
     if (block.committed()) {
-      strategy_->touched(id);
+      strategy_->leased(id);
       continue;
     }
     // Under another lease it is being used over the link, and stays there.
-    const bool stays = block.preference == Preference::host || shared;
-    (stays ? over_link : absent).push_back(id);
+    const bool in_place = block.preference == Preference::host || shared;
+    (in_place ? over_link : absent).push_back(id);
   }
   if (!absent.empty()) strategy_->missed();
   const auto jobs_before = moves_->last_job();
-  const std::size_t brought = moves_->bring(
-      absent, Brought::use, [this](BlockId other) { return table_[other].may_leave(); });
+  const std::size_t fetched = moves_->fetch(
+      absent, FetchCause::use, [this](BlockId other) { return table_[other].evictable(); });
   for (std::size_t i = 0; i < absent.size(); ++i) {
-    if (i < brought) {
-      strategy_->touched(absent[i]);
+    if (i < fetched) {
+      strategy_->leased(absent[i]);
     } else {
       over_link.push_back(absent[i]);
     }
@@ -252,13 +252,13 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
   Blocks deeper;  // than the card reaches
   std::ranges::copy_if(over_link, std::back_inserter(deeper),
                        [this](BlockId id) { return table_[id].at > Place::host; });
-  const std::size_t raised = moves_->bring(
-      deeper, Brought::use, [this](BlockId other) { return table_[other].may_leave(); },
+  const std::size_t raised = moves_->fetch(
+      deeper, FetchCause::use, [this](BlockId other) { return table_[other].evictable(); },
       Place::host);
   if (raised < deeper.size() || !read_in_place(over_link)) out_of_memory(blocks);
   if (group) {
     const Ahead next = strategy_->ahead();
-    moves_->bring(next.wanted, next.why, next.may_leave);
+    moves_->fetch(next.wanted, next.why, next.evictable);
   }
   if (moves_->last_job() != jobs_before) pump(lock);
   settle(lock, blocks, poll, group);
@@ -284,7 +284,7 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
 }
 
 void Residency::use_over_link(Block& block, Stream stream) {
-  moves_->expose(block);
+  moves_->map_host(block);
   block.written(Place::host);
   if (block.leases > 1) return;
   memory_of(block).use_over_link(stream, block.range);

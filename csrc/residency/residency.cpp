@@ -39,8 +39,8 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
       table_(settings.block),
       notes_(table_) {
   const Facts& facts = device_->facts();
-  for (const Use use : {Use::weights, Use::scratch}) {
-    const Bytes unit = device_->memory(use).traits().unit;
+  for (const Purpose purpose : {Purpose::weights, Purpose::scratch}) {
+    const Bytes unit = device_->memory(purpose).traits().unit;
     if (settings_.block > 0 && settings_.block % unit == 0) continue;
     throw BadConfig("a block is a multiple of " + text(unit) + " on " + facts.name + ", not " +
                     std::to_string(settings_.block) + " bytes");
@@ -50,7 +50,7 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                     ") and at most the card's " + text(facts.capacity) + ", not " + text(budget_) +
                     "; pass another budget or a smaller block");
   }
-  device_->memory(Use::weights).check_budget(budget_);
+  device_->memory(Purpose::weights).check_budget(budget_);
   strategy_ = make_strategy({.table = table_,
                              .device = *device_,
                              .budget = budget_,
@@ -94,13 +94,13 @@ void Residency::check_not_leased(const Blocks& blocks, const char* action) const
   }
 }
 
-void Residency::adopt(Range range, Use use, bool dead) {
+void Residency::adopt(Range range, Purpose purpose, bool dead) {
   const Lock lock = locked();
   check_open();
-  const Place lowest = device_->memory(use).lowest();
-  const bool stays = device_->memory(use).stays_on_card(use);
+  const Place lowest = device_->memory(purpose).lowest();
+  const bool confined = device_->memory(purpose).confines(purpose);
   const Bytes managed = table_.sums().held[Place::host];
-  if (lowest == Place::host && !stays && managed + range.size > settings_.host_limit) {
+  if (lowest == Place::host && !confined && managed + range.size > settings_.host_limit) {
     throw OutOfMemory("host_limit is reached: " + text(managed) + " of " +
                           text(settings_.host_limit) + " are managed and " + text(range.size) +
                           " more were asked for. Raise host_limit or manage less",
@@ -109,7 +109,7 @@ void Residency::adopt(Range range, Use use, bool dead) {
                        .resident = managed,
                        .leased = table_.sums().leased});
   }
-  for (const BlockId id : table_.add(range, use, lowest, dead, stays)) {
+  for (const BlockId id : table_.add(range, purpose, lowest, dead, confined)) {
     notes_.placed(table_[id]);
   }
 }
@@ -130,12 +130,12 @@ void Residency::forget(Range range, bool keep) {
   for (const BlockId id : ids) {
     Block& block = table_[id];
     strategy_->forgets(id);
-    moves_->conceal_idle(block);
+    moves_->unmap_idle(block);
     if (!block.resident()) {
       strategy_->moved(id, block.at, Place::card);
       continue;
     }
-    strategy_->left(id);
+    strategy_->evicted(id);
     notes_.forgotten(block);
   }
   table_.remove(range);
@@ -155,7 +155,7 @@ Blocks Residency::blocks_of(Range range) const {
 bool Residency::holds_weights(Address address) const {
   const Lock lock = generation_ == process_generation() ? locked() : Lock();
   const Block* const block = table_.holder_of(address);
-  return block != nullptr && block->use == Use::weights;
+  return block != nullptr && block->purpose == Purpose::weights;
 }
 
 GroupId Residency::define(Blocks blocks, std::string name) {
@@ -211,13 +211,13 @@ bool Residency::on_card(const Blocks& blocks) const {
                      [&](BlockId id) { return table_[id].committed(); });
 }
 
-bool Residency::stay_on_card(const Blocks& blocks) const {
+bool Residency::confined(const Blocks& blocks) const {
   const Lock lock = locked();
-  return all_stay(blocks);
+  return all_confined(blocks);
 }
 
-bool Residency::all_stay(const Blocks& blocks) const {
-  return std::ranges::all_of(blocks, [this](BlockId id) { return table_[id].stays; });
+bool Residency::all_confined(const Blocks& blocks) const {
+  return std::ranges::all_of(blocks, [this](BlockId id) { return table_[id].confined; });
 }
 
 Stats Residency::stats() const {
@@ -244,26 +244,26 @@ void Residency::out_of_memory(const Blocks& blocks) const {
                           text(settings_.host_limit) + "; raise it, or manage smaller modules",
                       {.asked = asked, .budget = settings_.host_limit});
   }
-  const char* where = device_->memory(Use::weights).traits().reads_over_link
+  const char* where = device_->memory(Purpose::weights).traits().reads_over_link
                           ? "all of it over the link, since the system refused to pin it so"
                           : "host memory over the link";
-  const Bytes staying = table_.sums().staying;
+  const Bytes confined = table_.sums().confined;
   std::string held = text(table_.sums().held[Place::card]) + " are resident, " +
                      text(table_.sums().leased) + " of them leased by running modules" +
                      names_of(table_, in_use_) + " and pins";
-  if (staying > 0)
-    held += " and " + text(staying) + " activations and buffers, which stay on this card";
-  const std::string why = all_stay(blocks)
+  if (confined > 0)
+    held += " and " + text(confined) + " activations and buffers, which stay on this card";
+  const std::string why = all_confined(blocks)
                               ? " has no concurrent managed access, so activations do not exceed it"
                               : std::string(" does not read ") + where;
   throw OutOfMemory(
       "a use of " + text(asked) + " does not fit the budget of " + text(budget_) + ": " + held +
           ", and " + device_->facts().name + why + ". Raise the budget, pin less, " +
-          (staying > 0 ? "work on less at a time, " : "") + "or manage smaller modules",
+          (confined > 0 ? "work on less at a time, " : "") + "or manage smaller modules",
       {.asked = asked,
        .budget = budget_,
        .resident = table_.sums().held[Place::card],
-       .leased = table_.sums().leased + staying});
+       .leased = table_.sums().leased + confined});
 }
 
 }  // namespace vramx
