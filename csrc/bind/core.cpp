@@ -185,7 +185,7 @@ void core(nb::module_& module) {
       .def(
           "leased",
           [](Core& core, const Ranges& ranges) {
-            return core.residency().leased(blocks_of(core, ranges));
+            return core.residency().all(blocks_of(core, ranges), &Block::leases);
           },
           "ranges"_a, Unlocked())
       .def(
@@ -197,7 +197,7 @@ void core(nb::module_& module) {
       .def(
           "confined",
           [](Core& core, const Ranges& ranges) {
-            return core.residency().confined(blocks_of(core, ranges));
+            return core.residency().all(blocks_of(core, ranges), &Block::confined);
           },
           "ranges"_a, Unlocked(), "Whether none of the ranges can leave the card.")
       .def(

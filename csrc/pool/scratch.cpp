@@ -191,7 +191,8 @@ void Scratch::trim_locked() {
     const bool whole =
         piece != pieces_.end() && !piece->second.live && piece->second.size == range.size;
     // A group may still name memory that was freed, and hold a lease on it.
-    if (!whole || residency_->any_leased(range)) {
+    const auto unleased = [](const Block& block) { return block.leases == 0; };
+    if (!whole || !residency_->all(residency_->blocks_of(range), unleased)) {
       ++it;
       continue;
     }

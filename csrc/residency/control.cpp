@@ -4,6 +4,7 @@
 
 #include "base/error.hpp"
 #include "base/fork.hpp"
+#include "residency/refusals.hpp"
 #include "residency/residency.hpp"
 
 namespace vramx {
@@ -24,7 +25,7 @@ void Residency::advise(const Blocks& all, Advice advice, const Poll& poll) {
                     " has no concurrent managed access, so activations stay on it and cannot be "
                     "told to be used on the host; copy them to the CPU, or let go of them");
   }
-  if (wants_host && !read_in_place(blocks)) {
+  if (wants_host && !read_in_place(blocks, table_, *device_)) {
     throw BadConfig(device_->facts().name +
                     " does not read this host memory over the link, so memory cannot be told to be "
                     "used there; use session.evict or a smaller budget instead");
@@ -41,7 +42,7 @@ void Residency::advise(const Blocks& all, Advice advice, const Poll& poll) {
         break;
       case Advice::unset_read_mostly:
         // A host copy that the program uses in place is never the older one.
-        block.read_mostly = memory_of(block).host_address(block.range.start) != 0;
+        block.read_mostly = device_->memory(block.purpose).host_address(block.range.start) != 0;
         break;
       case Advice::preferred_device:
         block.preference = Preference::device;
@@ -152,7 +153,7 @@ void Residency::close(const Poll& poll) {
   for (const Range range : table_.ranges()) {
     const Blocks& blocks = table_.blocks_in(range);
     for (const BlockId id : blocks) moves_->unmap_idle(table_[id]);
-    memory_of(table_[blocks.front()]).settle(range);
+    device_->memory(table_[blocks.front()].purpose).settle(range);
   }
 }
 

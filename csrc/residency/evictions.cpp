@@ -3,6 +3,7 @@
 #include <iterator>
 #include <utility>
 
+#include "residency/refusals.hpp"
 #include "residency/residency.hpp"
 
 namespace vramx {
@@ -51,7 +52,7 @@ void Residency::put_on_host(Lock& lock, const Blocks& blocks, const char* action
                             const Poll& poll) {
   for (;;) {
     settle(lock, blocks, poll);
-    check_not_leased(blocks, action);
+    check_not_leased(blocks, action, table_);
     Blocks deeper;
     std::ranges::copy_if(blocks, std::back_inserter(deeper),
                          [this](BlockId id) { return table_[id].at > Place::host; });
@@ -66,7 +67,9 @@ void Residency::put_on_host(Lock& lock, const Blocks& blocks, const char* action
 void Residency::raise(Lock& lock, const Blocks& blocks, const Poll& poll) {
   const auto evictable = [this](BlockId id) { return table_[id].evictable(); };
   const std::size_t raised = moves_->fetch(blocks, FetchCause::use, evictable, Place::host);
-  if (raised < blocks.size() && !moving()) out_of_memory(blocks);
+  if (raised < blocks.size() && !moving()) {
+    out_of_memory(blocks, table_, *device_, moves_->room(), in_use_);
+  }
   const auto mine = moves_->last_job();
   pump(lock);
   finish_moves(lock, mine, poll);
@@ -79,7 +82,7 @@ void Residency::evict(const Blocks& blocks, const Poll& poll) {
   Lock lock = locked();
   check_open();
   settle(lock, blocks, poll);
-  check_not_leased(blocks, "evict");
+  check_not_leased(blocks, "evict", table_);
   evict(lock, falls_of(table_, blocks), EvictCause::evict, poll);
   for (const BlockId id : blocks) {
     if (!table_[id].accessed_by) moves_->unmap_idle(table_[id]);

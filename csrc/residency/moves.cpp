@@ -266,6 +266,14 @@ void Moves::try_map_host(Block& block) noexcept {
   }
 }
 
+void Moves::use_over_link(Block& block, Stream stream) {
+  map_host(block);
+  block.written(Place::host);
+  if (block.leases > 1) return;
+  memory_of(block).use_over_link(stream, block.range);
+  table_.count(block, [&](Counts& counts) { counts.over_link += block.range.size; });
+}
+
 void Moves::unmap_idle(Block& block) {
   if (!block.host_mapped || !block.away() || block.leases > 0) return;
   memory_of(block).unmap_host(block.range);

@@ -35,6 +35,8 @@ class Moves {
   Moves(std::shared_ptr<Device> device, BlockTable& table, Strategy& strategy, Notes& notes,
         const Settings& settings, const std::atomic<Bytes>& budget, Finished finished);
 
+  /// The most bytes in each place.
+  PerPlace<Bytes> room() const;
   /// Adds to `falls` until they make room for so much more in each place; adds none where they
   /// cannot. What leaves the card is what `evictable`.
   bool make_room(const PerPlace<Bytes>& need, const Evictable& evictable, Falls& falls) const;
@@ -63,6 +65,8 @@ class Moves {
   void map_host(Block& block);
   /// Where it fails the block stays hidden until it is next used in place.
   void try_map_host(Block& block) noexcept;
+  /// Has work on a stream use a block where it lies.
+  void use_over_link(Block& block, Stream stream);
   /// What is leased may be in use where it lies, and what arrives is unmapped by its move.
   void unmap_idle(Block& block);
 
@@ -78,7 +82,6 @@ class Moves {
     std::uint64_t journal = 0;  ///< the one that it is noted in
     double submitted = 0;       ///< by that one's clock
   };
-  Bytes room_in(Place place) const;
   bool add_fall(Place from, const Evictable& evictable, Falls& falls) const;
   std::optional<BlockId> victim(const Evictable& evictable) const;
   Hops go_down(const Falls& falls, EvictCause why, Job& job);

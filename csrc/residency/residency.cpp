@@ -6,29 +6,9 @@
 
 #include "base/error.hpp"
 #include "base/fork.hpp"
+#include "residency/refusals.hpp"
 
 namespace vramx {
-
-namespace {
-
-/// The modules that are running, in brackets; nothing where none is.
-std::string names_of(const BlockTable& table, const std::vector<GroupId>& in_use) {
-  constexpr std::size_t most = 5;
-  std::vector<std::string> names;
-  for (const GroupId group : in_use) {
-    const std::string& name = table.group(group).name;
-    if (!name.empty() && std::ranges::find(names, name) == names.end()) names.push_back(name);
-  }
-  if (names.empty()) return "";
-  std::string all;
-  for (std::size_t i = 0; i < std::min(most, names.size()); ++i) {
-    all += (i == 0 ? "" : ", ") + names[i];
-  }
-  if (names.size() > most) all += " and " + std::to_string(names.size() - most) + " more";
-  return " (" + all + ")";
-}
-
-}  // namespace
 
 Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                      const MakeStrategy& make_strategy)
@@ -84,16 +64,6 @@ void Residency::check_open() const {
   }
 }
 
-void Residency::check_not_leased(const Blocks& blocks, const char* action) const {
-  const auto held = std::count_if(blocks.begin(), blocks.end(),
-                                  [&](BlockId id) { return table_[id].leases > 0; });
-  if (held > 0) {
-    throw InUse(std::string("cannot ") + action + ": " + std::to_string(held) + " of " +
-                std::to_string(blocks.size()) +
-                " blocks are leased by a running module or pinned; end those uses first");
-  }
-}
-
 void Residency::adopt(Range range, Purpose purpose, bool dead) {
   const Lock lock = locked();
   check_open();
@@ -121,7 +91,7 @@ void Residency::forget(Range range, bool keep) {
     put_on_host(lock, ids, "give up memory", nullptr);
   } else {
     settle(lock, ids, nullptr);
-    check_not_leased(ids, "give up memory");
+    check_not_leased(ids, "give up memory", table_);
   }
   for (const BlockId id : ids) {
     device_->streams().wait(table_[id].departure);
@@ -192,33 +162,12 @@ void Residency::guess(const std::vector<GroupId>& order) {
   strategy_->guess(order);
 }
 
-bool Residency::leased(const Blocks& blocks) const {
+bool Residency::all(const Blocks& blocks, const std::function<bool(const Block&)>& are) const {
   const Lock lock = locked();
-  return std::all_of(blocks.begin(), blocks.end(),
-                     [&](BlockId id) { return table_[id].leases > 0; });
+  return std::ranges::all_of(blocks, [&](BlockId id) { return are(table_[id]); });
 }
 
-bool Residency::any_leased(Range range) const {
-  const Lock lock = locked();
-  const Blocks blocks = table_.find(range);
-  return std::any_of(blocks.begin(), blocks.end(),
-                     [&](BlockId id) { return table_[id].leases > 0; });
-}
-
-bool Residency::on_card(const Blocks& blocks) const {
-  const Lock lock = locked();
-  return std::all_of(blocks.begin(), blocks.end(),
-                     [&](BlockId id) { return table_[id].committed(); });
-}
-
-bool Residency::confined(const Blocks& blocks) const {
-  const Lock lock = locked();
-  return all_confined(blocks);
-}
-
-bool Residency::all_confined(const Blocks& blocks) const {
-  return std::ranges::all_of(blocks, [this](BlockId id) { return table_[id].confined; });
-}
+bool Residency::on_card(const Blocks& blocks) const { return all(blocks, &Block::committed); }
 
 Stats Residency::stats() const {
   const Lock lock = locked();
@@ -234,36 +183,5 @@ Stats Residency::stats() const {
 }
 
 std::size_t Residency::scratch_on_host() const { return table_.scratch_on_host(); }
-
-void Residency::out_of_memory(const Blocks& blocks) const {
-  Bytes asked = 0;
-  for (const BlockId id : blocks) asked += table_[id].range.size;
-  const bool has_below = table_[blocks.front()].lowest > Place::host;
-  if (has_below && asked > settings_.host_limit) {
-    throw OutOfMemory("a use of " + text(asked) + " does not fit the host_limit of " +
-                          text(settings_.host_limit) + "; raise it, or manage smaller modules",
-                      {.asked = asked, .budget = settings_.host_limit});
-  }
-  const char* where = device_->memory(Purpose::weights).traits().reads_over_link
-                          ? "all of it over the link, since the system refused to pin it so"
-                          : "host memory over the link";
-  const Bytes confined = table_.sums().confined;
-  std::string held = text(table_.sums().held[Place::card]) + " are resident, " +
-                     text(table_.sums().leased) + " of them leased by running modules" +
-                     names_of(table_, in_use_) + " and pins";
-  if (confined > 0)
-    held += " and " + text(confined) + " activations and buffers, which stay on this card";
-  const std::string why = all_confined(blocks)
-                              ? " has no concurrent managed access, so activations do not exceed it"
-                              : std::string(" does not read ") + where;
-  throw OutOfMemory(
-      "a use of " + text(asked) + " does not fit the budget of " + text(budget_) + ": " + held +
-          ", and " + device_->facts().name + why + ". Raise the budget, pin less, " +
-          (confined > 0 ? "work on less at a time, " : "") + "or manage smaller modules",
-      {.asked = asked,
-       .budget = budget_,
-       .resident = table_.sums().held[Place::card],
-       .leased = table_.sums().leased + confined});
-}
 
 }  // namespace vramx

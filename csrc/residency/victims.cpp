@@ -6,9 +6,8 @@
 
 namespace vramx {
 
-Bytes Moves::room_in(Place place) const {
-  if (place == Place::card) return budget_;
-  return place == Place::host ? settings_.host_limit : std::numeric_limits<Bytes>::max();
+PerPlace<Bytes> Moves::room() const {
+  return {{budget_, settings_.host_limit, std::numeric_limits<Bytes>::max()}};
 }
 
 bool Moves::make_room(const PerPlace<Bytes>& need, const Evictable& evictable, Falls& falls) const {
@@ -18,7 +17,7 @@ bool Moves::make_room(const PerPlace<Bytes>& need, const Evictable& evictable, F
     for (const Fall& fall : falls) {
       if (fall.from == place) held -= table_[fall.id].range.size;
     }
-    while (held + need[place] > room_in(place)) {
+    while (held + need[place] > room()[place]) {
       const std::size_t chosen = falls.size();
       if (!add_fall(place, evictable, falls)) {
         falls.resize(before);
