@@ -27,14 +27,18 @@ struct Block {
   Place lowest = Place::host;      ///< of its memory
   Place current_to = Place::host;  ///< the lowest place whose copy holds its present bytes
   Preference preference = Preference::none;
-  bool read_mostly = true;   ///< comes with its host copy left valid
-  bool dead = false;         ///< nobody needs its bytes
-  bool planned = false;      ///< the plan knows it
-  bool released = false;     ///< the plan says that it leaves now
-  bool host_mapped = false;  ///< on the host, and the card may use it there
-  bool accessed_by = false;  ///< is mapped for the card whenever it is on the host
-  bool grouped = false;      ///< is or was part of a group
-  bool confined = false;     ///< while somebody needs its bytes it has no place but the card
+  bool read_mostly = true;      ///< comes with its host copy left valid
+  bool dead = false;            ///< nobody needs its bytes
+  bool planned = false;         ///< the plan knows it
+  bool released = false;        ///< the plan says that it leaves now
+  bool host_mapped = false;     ///< on the host, and the card may use it there
+  bool accessed_by = false;     ///< is mapped for the card whenever it is on the host
+  bool grouped = false;         ///< is or was part of a group
+  bool confined = false;        ///< while somebody needs its bytes it has no place but the card
+  Bytes packed = 0;             ///< of its packed copy on the host; 0 where it has none
+  bool packed_on_card = false;  ///< that one is on the card too, or on its way there
+  bool keeps_packed = false;    ///< the plan wants it there
+  bool crosses_packed = true;   ///< the link takes it packed, where it has that copy
   std::uint32_t leases = 0;
   std::uint64_t window = 0;                    ///< the last look ahead that wants it
   Fence departure;                             ///< when it had left the card
