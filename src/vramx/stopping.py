@@ -25,7 +25,7 @@ class Stop:
         self._others = others
 
     def stop(self) -> None:
-        """Ask to stop. Twice is fine."""
+        """Ask to stop. Calling it again does nothing."""
         self._asked.set()
 
     @property

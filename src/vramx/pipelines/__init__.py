@@ -163,7 +163,7 @@ def face_swap(
         How many pictures go through each model before the next, and how many pictures or crops a
         model gets at once; fewer where memory runs out, with a warning.
     session : Session, optional
-        An open session to be in; unless given one is opened.
+        An open session to be in; by default one is opened.
     **options
         What `oversubscribe` takes: ``budget``, ``backend``, ``device``, ….
 
@@ -238,7 +238,7 @@ def super_resolution(
         tells its scale and what sizes it takes; where it discourages tiles or makes its own,
         pictures go through whole as long as memory suffices.
     scale : float, optional
-        How much larger pictures become; as the network makes them unless given. Where that is
+        How much larger pictures become; as the network makes them by default. Where that is
         something else, results are resized: by bicubic interpolation, which sees all pixels where
         it shrinks, and with a warning where it enlarges.
     height, width : int, optional
@@ -255,11 +255,11 @@ def super_resolution(
     batch : int or "auto"
         How many tiles, or frames smaller than a tile, go through at once; for a descriptor one.
     multiple : int, optional
-        What the sides of inputs must be multiples of; pictures are extended by reflection. Found by
-        trying unless given. Where a network takes any sides but works in strides or windows, it is
-        measured at multiples of what tiles must begin, and tiles do.
+        What the sides of inputs must be multiples of; pictures are extended by reflection. By
+        default found by trying. Where a network takes any sides but works in strides or windows, it
+        is measured at multiples of what tiles must begin, and tiles do.
     session : Session, optional
-        An open session to be in; unless given one is opened.
+        An open session to be in; by default one is opened.
     **options
         What `oversubscribe` takes: ``budget``, ``backend``, ``device``, ….
 

@@ -58,7 +58,7 @@ class SuperResolution(Enlarger):
         overwrite : bool
             Whether the target may exist.
         on_progress : callable, optional
-            Is told of pixels as a `vramx.Progress`, or of frames where there are several.
+            Called with a `vramx.Progress`, in pixels, or in frames where there are several.
 
         Returns
         -------

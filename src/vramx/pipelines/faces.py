@@ -59,7 +59,7 @@ def template(kind: int, size: int | None = None) -> Floats:
     kind : int
         The template, by the crop's side that it was made for: 112, 128 or 512.
     size : int, optional
-        The crop's side, to which the template is scaled; its own unless given.
+        The crop's side, to which the template is scaled; its own by default.
 
     Returns
     -------
@@ -98,7 +98,7 @@ class Alignment:
         return np.linalg.inv(self.matrix).astype(np.float64)
 
     def overlaps(self, other: Alignment) -> bool:
-        """Tell whether two crops may have pixels of the picture in common."""
+        """Return whether two crops may have pixels of the picture in common."""
         mine, others = (_corners(each._to_picture, each.size) for each in (self, other))
         return bool(
             (mine.min(0) <= others.max(0) + 1).all() and (others.min(0) <= mine.max(0) + 1).all()
@@ -202,7 +202,7 @@ class Alignment:
         return _sample(mask[None], places)[0]
 
     def _window(self, height: int, width: int) -> Window:
-        """Tell which part of a picture a crop comes from: its rows and columns, never none."""
+        """Return which part of a picture a crop comes from: its rows and columns, never none."""
         last = self.size - 1
         corners = np.array([[0, 0, 1], [last, 0, 1], [0, last, 1], [last, last, 1]]).T
         x, y, _ = self._to_picture @ corners
@@ -305,7 +305,7 @@ def align(landmarks: npt.ArrayLike, size: int, kind: int | None = None) -> Align
         The crop's side in pixels.
     kind : int, optional
         The template, 112, 128 or 512, which is scaled to the crop; that of the crop's own side
-        unless given.
+        by default.
 
     Returns
     -------

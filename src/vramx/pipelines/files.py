@@ -38,7 +38,7 @@ def same_size(width: int, height: int) -> tuple[int, int]:
 
 
 def is_video(target: Path) -> bool:
-    """Tell whether a file's suffix names a video that is written, rather than a picture."""
+    """Return whether a file's suffix names a video that is written, rather than a picture."""
     return target.suffix.lower() in VIDEO_FORMATS
 
 
@@ -118,7 +118,7 @@ def check_room(target: Path, least: int) -> None:
 
 
 def least_picture_bytes(samples: int, name: str) -> int:
-    """Tell what a picture's file takes at the least.
+    """Return what a picture's file takes at the least.
 
     Parameters
     ----------

@@ -71,7 +71,7 @@ def change_folder(
         Whether to make anew what is in the target already, which is skipped otherwise: so the same
         call goes on after a stop.
     on_progress : callable, optional
-        Is told of pictures as a `vramx.Progress`.
+        Called with a `vramx.Progress`.
     stop : Stop, optional
         Ends the work between two pictures.
 

@@ -118,7 +118,7 @@ class UpscaleOptions(Settings):
     Attributes
     ----------
     scale : float, optional
-        How much larger results are than pictures; as the network makes them unless given.
+        How much larger results are than pictures; as the network makes them by default.
     height, width : int, optional
         The sides of results in pixels, instead; of one alone the other follows.
     tile, overlap, batch : int, optional
@@ -161,7 +161,7 @@ class UpscaleOptions(Settings):
         return (self.scale, self.height, self.width) != (None, None, None)
 
     def size(self, height: int, width: int, scale: int) -> tuple[int, int]:
-        """Tell the height and width of what becomes of a picture.
+        """Return the height and width of what becomes of a picture.
 
         Parameters
         ----------

@@ -99,7 +99,7 @@ def as_seconds(given: Any, name: str) -> Fraction | None:
     Raises
     ------
     ConfigError
-        If it is no time.
+        If it is not a time.
     """
     if given is None or isinstance(given, Fraction):
         time = given
@@ -119,6 +119,6 @@ def as_seconds(given: Any, name: str) -> Fraction | None:
 
 
 def _is_plain(given: Any) -> bool:
-    """Tell whether a time is a number from 0 up."""
+    """Return whether a time is a number from 0 up."""
     is_number = isinstance(given, Real) and not isinstance(given, bool)
     return is_number and math.isfinite(given) and given >= 0

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def is_module(x: Any) -> bool:
-    """Tell whether something is a torch module, without loading torch."""
+    """Return whether something is a torch module, without loading torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.nn.Module)
 
@@ -72,7 +72,7 @@ class Stage:
             self.modules = [call]  # type: ignore[list-item]
 
     def takes(self, value: Any) -> bool:
-        """Tell whether a value takes this stage."""
+        """Return whether a value takes this stage."""
         return self.when is None or bool(self.when(value))
 
     def run(self, values: list[Any]) -> list[Any]:

@@ -121,7 +121,7 @@ class Job(Future[T]):
         return False
 
     def cancelled(self) -> bool:
-        """Tell whether it was cancelled: before it ran, or as it stopped when it was asked to."""
+        """Return whether it was cancelled: before it ran, or as it stopped when it was asked to."""
         return super().cancelled() or (
             self.stop.stopped and self.done() and isinstance(self.exception(), CancelledError)
         )
@@ -206,7 +206,7 @@ class Job(Future[T]):
         Parameters
         ----------
         **options
-            As `vramx.oversubscribe`, whose budget, device and backend are the queue's unless given.
+            As `vramx.oversubscribe`, whose budget, device and backend are the queue's by default.
 
         Returns
         -------

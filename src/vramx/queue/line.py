@@ -63,14 +63,14 @@ class Queue:
     ----------
     budget : int, float or str, optional
         The most bytes of the card that running jobs may claim at once, those of other processes'
-        queues included. Unless given, what is free on the card less `reserve`: give it where
+        queues included. By default, what is free on the card less `reserve`: give it where
         several processes share the card.
     device : int, str or torch.device, optional
-        The card; 0 unless given.
+        The card; 0 by default.
     backend : str
         As `oversubscribe`; that of the sessions that jobs open.
     card : str, optional
-        The name under which processes share the card: its UUID unless given. A simulated card is
+        The name under which processes share the card: its UUID by default. A simulated card is
         shared only if it is named.
     workers : int
         The most jobs that run at once.
@@ -170,9 +170,9 @@ class Queue:
         *args, **kwargs
             What to call it with.
         footprint : int, float or str, optional
-            Bytes of the card that it needs; measured unless given.
+            Bytes of the card that it needs; measured by default.
         kind : hashable, optional
-            Jobs of one kind need the same memory; the function unless given. Of lambdas, closures
+            Jobs of one kind need the same memory; the function by default. Of lambdas, closures
             and partials each is its own kind.
         batch : int, optional
             The function is called with ``batch=batch``, and if memory runs out again with half of
@@ -180,7 +180,7 @@ class Queue:
         priority : int
             Jobs with more come earlier.
         name : str, optional
-            What reports call it; the function's unless given.
+            What reports call it; the function's by default.
 
         Returns
         -------
@@ -245,7 +245,7 @@ class Queue:
             return tuple(job for _, _, job in self._waiting)
 
     def close(self, *, cancel: bool = False) -> None:
-        """Take no more jobs and wait for those there are. Twice is fine.
+        """Take no more jobs and wait for those there are. Calling it again does nothing.
 
         Leaving the queue's scope does this, cancelling if by an error; so does the interpreter's
         end.

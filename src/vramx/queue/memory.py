@@ -41,7 +41,7 @@ class Peak:
             cuda.reset_peak_memory_stats(ordinal)
 
     def measured(self) -> int:
-        """Tell the peak, in bytes.
+        """Return the peak, in bytes.
 
         Returns
         -------
@@ -63,7 +63,7 @@ def give_back_cached() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that the card's memory ran out."""
+    """Return whether an error says that the card's memory ran out."""
     torch = sys.modules.get("torch")
     kinds = (OutOfMemoryError,) if torch is None else (OutOfMemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds)

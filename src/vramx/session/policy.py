@@ -1,4 +1,4 @@
-"""Who decides which block leaves when room is needed."""
+"""What decides which block to evict when room is needed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Policy(Protocol):
     """
 
     def arrived(self, block: int, /) -> None:
-        """Hear that a block is coming to the card."""
+        """Note that a block is being fetched."""
 
     def touched(self, block: int, /) -> None:
-        """Hear that a block on the card is used."""
+        """Note that a block on the card is used."""
 
     def left(self, block: int, /) -> None:
-        """Hear that a block is leaving the card."""
+        """Note that a block is being evicted."""
 
     def victim(self, may_leave: Callable[[int], bool], /) -> int | None:
-        """Choose a block on the card for which `may_leave` holds; None where there is none."""
+        """Choose a block to evict, for which `may_leave` is true; None where there is none."""
 
 
 def checked_policy(policy: str | Policy) -> str | Policy:

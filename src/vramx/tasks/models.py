@@ -29,7 +29,7 @@ class ModelSpec(Settings):
     name : str
         A file, or ``package.module:factory``. Both run code that they bring, but for weights alone.
     dtype : str, optional
-        In what it computes, one of `DTYPE_NAMES`; in what its weights are unless given.
+        In what it computes, one of `DTYPE_NAMES`; in what its weights are by default.
 
     Raises
     ------

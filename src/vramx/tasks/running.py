@@ -25,7 +25,7 @@ def run(task: Task[R], *, on_progress: OnProgress | None = None, stop: Stop | No
     task : Task
         An `UpscaleTask`, a `SwapTask` or a `FacesTask`.
     on_progress : callable, optional
-        Is told of it as a `vramx.Progress`, on a thread of the task's.
+        Called with a `vramx.Progress`, on a thread of the task's.
     stop : Stop, optional
         Ends it between two frames of a video, or two pictures of a folder.
 
