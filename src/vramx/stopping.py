@@ -6,12 +6,12 @@ import threading
 
 
 class Stop:
-    """Asks work that was given it to stop. Any thread may use it.
+    """Asks the work that it was passed to to stop. Any thread may use it.
 
     Parameters
     ----------
     *others : Stop
-        It is stopped where one of these is, too.
+        It is also stopped when one of these is.
 
     Examples
     --------
@@ -30,5 +30,5 @@ class Stop:
 
     @property
     def stopped(self) -> bool:
-        """Whether it was asked to."""
+        """Whether work was asked to stop."""
         return self._asked.is_set() or any(each.stopped for each in self._others)

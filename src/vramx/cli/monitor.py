@@ -26,8 +26,8 @@ from vramx.monitor.screen import draw, require_rich
 def monitor(interval: float | None, count: int | None, as_json: bool) -> None:
     """Watch budgets, residency and the link in all processes that have sessions open.
 
-    Processes of the same user answer by themselves when they are asked, unless they run with
-    VRAMX_MONITOR=0. Rates are those since the look before. Without a terminal there is one look.
+    Processes of the same user answer when they are asked, unless they run with VRAMX_MONITOR=0.
+    Rates are those since the previous look. Without a terminal it looks once.
     """
     lines = interval is not None or count is not None
     if not as_json:

@@ -147,12 +147,12 @@ def swap(
     """Put the face in the picture SOURCE into the picture, video or folder TARGET; write OUT.
 
     A MODEL is a TorchScript file, an exported program, or package.module:factory, which is called
-    without arguments and returns a torch module, a callable or a vramx.FaceModel. All three
-    run code that they bring: use what you trust. `help(vramx.face_swap)` tells what each model
-    takes and gives.
+    without arguments and returns a torch module, a callable or a vramx.FaceModel. All three run
+    code that they contain: use what you trust. `help(vramx.face_swap)` says what each model takes
+    and returns.
 
-    A video's job that is stopped goes on when the same command is given again. Frames without a
-    face to swap are passed on unchanged, and counted, unless --no-face error.
+    The same command resumes a video that was stopped. Frames without a face to swap are left
+    unchanged, and counted, unless --no-face error is given.
     """
     chain = _models(**models)
     if (faces_of is None) != (thumbnails is None):

@@ -108,9 +108,8 @@ def upscale(
 ) -> None:
     """Enlarge the picture, the video or the folder of pictures IN to OUT.
 
-    A video that was stopped goes on where it was when the same command is given again; of a folder
-    the pictures that are in OUT already are skipped. The simulated card is used only when
-    `--backend simulated` asks for it.
+    The same command resumes a video that was stopped; in a folder it skips the pictures that are in
+    OUT already. The simulated card is used only when `--backend simulated` asks for it.
     """
     task = UpscaleTask(
         source=source, target=target, model=UpscalerSpec(model, dtype, weights), **options

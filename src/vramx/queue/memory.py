@@ -1,4 +1,4 @@
-"""What a job takes of the card, and what it leaves there."""
+"""What memory of the card a job uses, and what it leaves there."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Peak:
 
 
 def give_back_cached() -> None:
-    """Give what torch's allocator keeps for later back to the card, for other processes."""
+    """Give back to the card what torch's allocator caches, for other processes."""
     if (cuda := _cuda()) is not None:
         cuda.empty_cache()
 

@@ -131,7 +131,7 @@ class Trace:
         return self.log.lost
 
     def chrome(self) -> dict[str, Any]:
-        """Give the trace in Chrome's trace event format.
+        """Return the trace in Chrome's trace event format.
 
         Returns
         -------
