@@ -6,7 +6,7 @@ import threading
 
 
 class Stop:
-    """Asks the work that it was passed to to stop. Any thread may use it.
+    """A token that asks work to stop. Any thread may use it.
 
     Parameters
     ----------

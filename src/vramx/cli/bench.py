@@ -18,9 +18,9 @@ def _tell(row: Row) -> None:
     "backends",
     multiple=True,
     type=click.Choice(["mapped", "managed", "simulated"]),
-    help="What to run; unless given, both that a card may support.",
+    help="What to run; by default both that a card may support.",
 )
-@click.option("--weights", help="Of the model, such as 4GiB; unless given, what the card allows.")
+@click.option("--weights", help="The model's, such as 4GiB; by default what the card allows.")
 @click.option(
     "--ratio",
     "ratios",
@@ -28,9 +28,9 @@ def _tell(row: Row) -> None:
     type=float,
     default=(1.5, 2.0, 4.0),
     show_default=True,
-    help="Of weights to budget.",
+    help="The ratio of weights to budget.",
 )
-@click.option("--tokens", type=int, help="How much a card computes; 2048 unless given.")
+@click.option("--tokens", type=int, help="How much a pass computes; 2048 by default.")
 @json_option
 @click.pass_context
 def command(

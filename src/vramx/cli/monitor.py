@@ -15,8 +15,12 @@ from vramx.monitor.screen import draw, require_rich
 
 
 @click.command()
-@click.option("--interval", type=click.FloatRange(min=0, max=1e6), help="Seconds between looks; 1.")
-@click.option("--count", type=click.IntRange(min=1), help="Looks to take; no end unless given.")
+@click.option(
+    "--interval", type=click.FloatRange(min=0, max=1e6), help="Seconds between looks; 1 by default."
+)
+@click.option(
+    "--count", type=click.IntRange(min=1), help="How often to look; without end by default."
+)
 @click.option(
     "--json",
     "as_json",

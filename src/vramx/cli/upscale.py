@@ -30,7 +30,7 @@ _OPTIONS = (
     click.option(
         "--scale",
         type=click.FloatRange(min=0, min_open=True),
-        help="How much larger than IN; unless given as the model makes it, and resized otherwise.",
+        help="How much larger than IN; by default the model's, otherwise resized.",
     ),
     click.option(
         "--height", type=click.IntRange(min=1), help="Of OUT in pixels, instead of --scale."
@@ -65,7 +65,7 @@ _OPTIONS = (
     click.option(
         "--multiple",
         type=click.IntRange(min=1),
-        help="What sides of tiles must be multiples of; measured unless given.",
+        help="What sides of tiles must be multiples of; measured by default.",
     ),
 )
 
@@ -89,7 +89,7 @@ _OPTIONS = (
 @click.option(
     "--dtype",
     type=click.Choice(DTYPE_NAMES),
-    help="In what the model computes; unless given, in what its weights are.",
+    help="The precision that the model computes in; by default that of its weights.",
 )
 @video_options
 @session_options

@@ -1,4 +1,4 @@
-"""Faces in a picture: cut out upright at the size a network wants, and put back without an edge."""
+"""Faces in a picture: cut out upright at the size a network wants, and put back seamlessly."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def template(kind: int, size: int | None = None) -> Floats:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where a face lies, as what maps a picture to an upright crop.
+    """Where a face lies, as the mapping from the picture to an upright crop.
 
     Attributes
     ----------
     matrix : numpy.ndarray
-        Of shape ``(3, 3)``: takes (x, y, 1) of the picture to the crop; a turn, a scale and a
+        Of shape ``(3, 3)``: takes (x, y, 1) of the picture to the crop; a rotation, a scale and a
         shift.
     size : int
         The crop's side in pixels.
@@ -117,7 +117,7 @@ class Alignment:
         -------
         numpy.ndarray or torch.Tensor
             Of as many channels and the picture's type and dtype, `size` pixels high and wide, by
-            bilinear interpolation; beyond the picture its edge goes on.
+            bilinear interpolation; beyond the picture its edge is repeated.
         """
         window = self._window(*_sides(picture))
         planes = _planes(picture, window)
@@ -191,7 +191,7 @@ class Alignment:
         other : Alignment
             Another crop of the same face.
         mask : torch.Tensor
-            Of shape ``(size, size)``, of this crop; beyond it its edge goes on.
+            Of shape ``(size, size)``, of this crop; beyond it its edge is repeated.
 
         Returns
         -------
@@ -292,10 +292,10 @@ def _sample(planes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def align(landmarks: npt.ArrayLike, size: int, kind: int | None = None) -> Alignment:
-    """Find what maps a face to a crop, from five landmarks.
+    """Find the mapping from a face to a crop, from five landmarks.
 
     The least squares similarity of Umeyama, "Least-squares estimation of transformation parameters
-    between two point patterns" (1991): a turn, one scale and a shift, and never a mirroring.
+    between two point patterns" (1991): a rotation, one scale and a shift, never a reflection.
 
     Parameters
     ----------
@@ -310,12 +310,12 @@ def align(landmarks: npt.ArrayLike, size: int, kind: int | None = None) -> Align
     Returns
     -------
     Alignment
-        What cuts out and puts back.
+        Cuts the face out and puts it back.
 
     Raises
     ------
     ConfigError
-        If they are not five points, not finite, all in one place, or lie as no face's do.
+        If they are not five points, not finite, all in one place, or cannot be a face's.
     """
     points = np.asarray(landmarks, dtype=np.float64)
     goal = template(size if kind is None else kind, size)

@@ -1,4 +1,4 @@
-"""The files that a job reads and writes, looked at before it begins."""
+"""The files that a job reads and writes, checked before it begins."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def check_room(target: Path, least: int) -> None:
     target : Path
         What will be written.
     least : int
-        Bytes that it takes at the least.
+        The least bytes that it takes.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def check_room(target: Path, least: int) -> None:
 
 
 def least_picture_bytes(samples: int, name: str) -> int:
-    """Return what a picture's file takes at the least.
+    """Return what a picture's file takes at least.
 
     Parameters
     ----------

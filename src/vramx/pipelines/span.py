@@ -34,7 +34,7 @@ class Span:
     end: Fraction | None = None
 
     def check_order(self) -> None:
-        """See that there is something between.
+        """Check that the end is after the start.
 
         Raises
         ------
@@ -57,7 +57,7 @@ class Span:
         return "of the file" if self.end is None else f"{float(self.end)} s"
 
     def check(self, path: object, length: Fraction, frame: Fraction) -> None:
-        """See that a video lasts as long.
+        """Check that a video is long enough.
 
         Parameters
         ----------
