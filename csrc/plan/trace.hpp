@@ -22,7 +22,7 @@ struct TracedBlock {
   bool written = false;  ///< it leaves by write-back
 };
 
-/// One round of a cycle: after the last step comes the first again.
+/// One pass of a cycle: after the last step comes the first again.
 struct Trace {
   std::vector<TracedBlock> blocks;
   std::vector<Step> steps;

@@ -45,7 +45,7 @@ def oversubscribe(
     policy : str or Policy
         ``"adaptive"`` (records what a program repeats, and plans what is kept and what is fetched
         when; LRU where nothing is known), ``"lru"``, ``"mru"``, ``"clairvoyant"``, or an object
-        with ``arrived(block)``, ``touched(block)``, ``left(block)`` and ``victim(may_leave)``.
+        with ``fetched(block)``, ``leased(block)``, ``evicted(block)`` and ``victim(evictable)``.
     block : int, float or str
         The unit of residency.
     reserve : int, float or str

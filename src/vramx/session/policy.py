@@ -8,7 +8,7 @@ from typing import Protocol
 from vramx import _core
 from vramx.errors import ConfigError
 
-_METHODS = ("arrived", "touched", "left", "victim")
+_METHODS = ("fetched", "leased", "evicted", "victim")
 
 
 class Policy(Protocol):
@@ -17,17 +17,17 @@ class Policy(Protocol):
     Called from any thread, one call at a time.
     """
 
-    def arrived(self, block: int, /) -> None:
+    def fetched(self, block: int, /) -> None:
         """Note that a block is being fetched."""
 
-    def touched(self, block: int, /) -> None:
-        """Note that a block on the card is used."""
+    def leased(self, block: int, /) -> None:
+        """Note that a lease takes a block that is on the card."""
 
-    def left(self, block: int, /) -> None:
+    def evicted(self, block: int, /) -> None:
         """Note that a block is being evicted."""
 
-    def victim(self, may_leave: Callable[[int], bool], /) -> int | None:
-        """Choose a block to evict, for which `may_leave` is true; None where there is none."""
+    def victim(self, evictable: Callable[[int], bool], /) -> int | None:
+        """Choose a block to evict, for which `evictable` is true; None where there is none."""
 
 
 def checked_policy(policy: str | Policy) -> str | Policy:

@@ -451,7 +451,7 @@ class Session:
             access, and so do a managed module's buffers that torch writes to without counting it.
         """
         ranges = self._ranges(x)
-        if ranges and self._core.stay_on_card(ranges):
+        if ranges and self._core.confined(ranges):
             raise ConfigError(
                 f"{self.device.name} has no concurrent managed access, so activations stay on it "
                 "while they live: copy them to the CPU and let go of them instead"
