@@ -33,6 +33,8 @@ struct Traits {
   bool keeps_what_leaves = false;
 };
 
+class Packing;
+
 class Store {
  public:
   virtual ~Store() = default;
@@ -45,6 +47,8 @@ class Store {
   virtual Route& route(Place from) = 0;
   /// From the host to the card.
   Route& link() { return route(Place::host); }
+  /// Packed copies of weights; null where it makes none.
+  virtual Packing* packing() { return nullptr; }
 
   /// Addresses for `size` bytes (a multiple of the granule), which may read as anything. Throws
   /// BadConfig for another size, and OutOfMemory where the host or an allowance is exhausted.

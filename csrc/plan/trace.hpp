@@ -20,6 +20,7 @@ struct Step {
 struct TracedBlock {
   Bytes size = 0;
   bool written = false;  ///< it leaves by write-back
+  Bytes packed = 0;      ///< of its packed copy; 0 where it has none
 };
 
 /// One pass of a cycle: after the last step comes the first again.
