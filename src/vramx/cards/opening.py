@@ -17,12 +17,12 @@ BACKENDS = ("auto", "managed", "mapped", "simulated")
 
 
 def card_ordinal(device: Any) -> int:
-    """Tell a card's CUDA number.
+    """Return a card's CUDA number.
 
     Parameters
     ----------
     device : int, str, torch.device or None
-        The card; the first unless given.
+        The card; the first by default.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def open_card(
 
 
 def _told_link(device: _core.CudaDevice, *, weights: str) -> _core.CudaDevice:
-    """Tell a device what its moves reach over its card's link, where that is known."""
+    """Set the rates of a device's moves from its card's link, where that is known."""
     rate = pinned_rate(device.uuid)
     if rate is not None:
         if device.managed_access:
@@ -116,7 +116,7 @@ def _told_link(device: _core.CudaDevice, *, weights: str) -> _core.CudaDevice:
 
 
 def unpinned(device: _core.Device) -> list[str]:
-    """Tell which host memory the system refused to pin, and what that costs.
+    """Return which host memory the system refused to pin, and what that costs.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def unpinned(device: _core.Device) -> list[str]:
     Returns
     -------
     list of str
-        A sentence for each kind of memory that was had instead; none where all went well.
+        A sentence for each kind of memory that was used instead; empty if all was pinned.
     """
     if not device.pageable_bytes:
         return []
@@ -139,7 +139,7 @@ def unpinned(device: _core.Device) -> list[str]:
 
 
 def confined(device: _core.Device) -> list[str]:
-    """Tell what the card cannot do that others can, and what that costs.
+    """Return what this card cannot do that others can, and what that costs.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def confined(device: _core.Device) -> list[str]:
 
 
 def slowed(device: _core.Device) -> list[str]:
-    """Tell what the driver refused since the device was opened, so that moves cost more.
+    """Return what the driver refused since the device was opened, so that moves cost more.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def slowed(device: _core.Device) -> list[str]:
 
 
 def free_bytes(device: _core.Device) -> int:
-    """Tell what is free on a card.
+    """Return what is free on a card.
 
     Parameters
     ----------

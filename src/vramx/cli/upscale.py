@@ -30,7 +30,7 @@ _OPTIONS = (
     click.option(
         "--scale",
         type=click.FloatRange(min=0, min_open=True),
-        help="How much larger than IN; unless given as the model makes it, and resized otherwise.",
+        help="How much larger than IN; by default the model's, otherwise resized.",
     ),
     click.option(
         "--height", type=click.IntRange(min=1), help="Of OUT in pixels, instead of --scale."
@@ -65,7 +65,7 @@ _OPTIONS = (
     click.option(
         "--multiple",
         type=click.IntRange(min=1),
-        help="What sides of tiles must be multiples of; measured unless given.",
+        help="What sides of tiles must be multiples of; measured by default.",
     ),
 )
 
@@ -89,7 +89,7 @@ _OPTIONS = (
 @click.option(
     "--dtype",
     type=click.Choice(DTYPE_NAMES),
-    help="In what the model computes; unless given, in what its weights are.",
+    help="The precision that the model computes in; by default that of its weights.",
 )
 @video_options
 @session_options
@@ -108,9 +108,8 @@ def upscale(
 ) -> None:
     """Enlarge the picture, the video or the folder of pictures IN to OUT.
 
-    A video that was stopped goes on where it was when the same command is given again; of a folder
-    the pictures that are in OUT already are skipped. The simulated card is used only when
-    `--backend simulated` asks for it.
+    The same command resumes a video that was stopped; in a folder it skips the pictures that are in
+    OUT already. The simulated card is used only when `--backend simulated` asks for it.
     """
     task = UpscaleTask(
         source=source, target=target, model=UpscalerSpec(model, dtype, weights), **options

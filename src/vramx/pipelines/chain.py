@@ -18,12 +18,12 @@ from vramx.session.opening import oversubscribe
 
 @dataclass
 class StageCount:
-    """How often a stage was taken.
+    """How often a stage ran.
 
     Attributes
     ----------
     ran, skipped : int
-        Values that took it, and that passed it by.
+        Values that went through it, and that skipped it.
     """
 
     ran: int = 0

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class UpscalerDescriptor(Protocol):
-    """A network and what is known of it, as spandrel's ``ImageModelDescriptor`` tells it."""
+    """A network and what is known of it, like spandrel's ``ImageModelDescriptor``."""
 
     @property
     def model(self) -> nn.Module:
@@ -43,7 +43,7 @@ class UpscalerDescriptor(Protocol):
 
 
 class DetectorCall(Protocol):
-    """Finds faces in pictures ``(n, 3, height, width)``; `vramx.face_swap` says what it gives."""
+    """Finds faces in pictures ``(n, 3, height, width)``; `vramx.face_swap` says what it returns."""
 
     def __call__(self, pictures: Tensor, /) -> Tensor | Sequence[Tensor]:
         """Give rows of 15 numbers for each picture."""

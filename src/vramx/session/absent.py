@@ -11,7 +11,7 @@ from vramx.units import LARGEST
 
 
 class NoCard:
-    """What is told of a card that is not there."""
+    """Stands in for a card that is not there."""
 
     name = "no card"
     kind = "none"
@@ -26,15 +26,15 @@ class NoCard:
 
 
 class NothingFree:
-    """No card, so nothing that is free."""
+    """No card, so no free memory."""
 
     def free(self) -> int:
-        """Return how many bytes nobody holds."""
+        """Return how many bytes are free."""
         return 0
 
 
 class NoCore:
-    """A core in whose charge there is nothing."""
+    """A core that manages nothing."""
 
     def stats(self) -> Stats:
         """Count nothing."""
@@ -77,7 +77,7 @@ class NoTorch:
         incoming_for(module, path, name, strict=strict, dtype=dtype).fill()
 
     def ranges(self, x: Any) -> list[Any] | None:
-        """Return that tensors and modules are in no memory of the session's."""
+        """Return no ranges: nothing lies in the session's memory."""
         import torch
 
         return [] if isinstance(x, (torch.Tensor, torch.nn.Module)) else None

@@ -16,7 +16,7 @@ ON_UNPINNED = ("warn", "error")
 
 @dataclass(frozen=True)
 class SessionOptions(Settings):
-    """What `vramx.oversubscribe` is asked for; it explains each.
+    """The arguments of `vramx.oversubscribe`, which explains each.
 
     Attributes
     ----------
@@ -70,5 +70,5 @@ class SessionOptions(Settings):
 
     @property
     def host_limit_bytes(self) -> int:
-        """The most bytes of host memory to take charge of."""
+        """The most bytes of host memory to manage."""
         return LARGEST if self.host_limit is None else parse_size(self.host_limit, "host_limit")

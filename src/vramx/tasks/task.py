@@ -29,9 +29,9 @@ class Task(Settings, ABC, Generic[R]):
     Attributes
     ----------
     overwrite : bool
-        Whether what is to be made may exist; of a folder's pictures, whether they are made anew.
+        Whether the target may exist; for a folder, whether existing pictures are made again.
     session : SessionOptions
-        In what session it runs.
+        The options of the session in which it runs.
     """
 
     overwrite: bool = False
@@ -39,17 +39,17 @@ class Task(Settings, ABC, Generic[R]):
 
     @abstractmethod
     def check(self) -> None:
-        """Look at what can be seen before any work.
+        """Check what can be checked before any work.
 
         Raises
         ------
         ConfigError, MediaError
-            If something is not as it must be.
+            If something is wrong.
         """
 
     @abstractmethod
     def work(self, session: Session, on_progress: OnProgress, stop: Stop) -> R:
-        """Do it in a session that is open."""
+        """Do the work in an open session."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,9 @@ class MediaTask(Task[R]):
     Attributes
     ----------
     picture, video : PictureOptions and VideoOptions
-        How the one or the other is written.
+        How each is written.
     preview : bool
-        Whether to make one frame of a video a picture.
+        Whether to write one frame of a video as a picture.
     """
 
     picture: PictureOptions = PictureOptions()
@@ -69,12 +69,12 @@ class MediaTask(Task[R]):
     preview: bool = False
 
     def check_preview(self, source: Path) -> None:
-        """Refuse what does not go together with a preview.
+        """Refuse what cannot be combined with a preview.
 
         Raises
         ------
         TaskError
-            If it is of a folder, or an end is given.
+            If the source is a folder, or an end is given.
         """
         if self.preview and source.is_dir():
             raise TaskError(f"preview=True is of a video, and {source} is a folder")
