@@ -64,6 +64,7 @@ def write_clip(
         video = container.add_stream(codec, rate=25, options={**quality, **(options or {})})
         video.height, video.width = draw(0).shape[:2]
         video.pix_fmt = format
+        video.codec_context.thread_count = 1
         video.time_base = video.codec_context.time_base = Fraction(1, units)
         video.codec_context.sample_aspect_ratio = aspect or Fraction(0, 1)
         if rotation:
