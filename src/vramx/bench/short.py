@@ -251,7 +251,7 @@ def _measure(
                 ratio=ratio,
                 budget=budget,
                 seconds=found["median_s"],
-                first=found["warm_up_s"][0],
+                first=found["first_s"],
                 t_fluid=found["t_fluid"],
                 t_plan=found["t_plan"],
                 moved=found["moved_in"],
