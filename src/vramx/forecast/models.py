@@ -183,7 +183,7 @@ def for_module(
     ConfigError
         If the module has no weights, its path depends on values, or as `for_file`.
     NoDeviceError
-        If `card` is ``"auto"`` and there is none.
+        As `for_file`.
     """
     from vramx.integrations.torch.sample import sample_pass
 

@@ -238,30 +238,10 @@ def forecast(
     backend: str,
     estimate: str,
 ) -> Forecast:
-    """Forecast passes.
+    """Forecast passes that use modules in this order; `vramx.forecast.for_file` explains the rest.
 
-    Parameters
-    ----------
-    parts : sequence of Part
-        The uses of modules, in order.
-    card : PlannedCard
-        The card.
-    budget, compute, reserve, block, backend
-        As `vramx.forecast.for_file`.
-    activations : int, optional
-        The most bytes of activations at once.
-    estimate : str
-        How the operations were counted.
-
-    Returns
-    -------
-    Forecast
-        The forecast.
-
-    Raises
-    ------
-    ConfigError
-        If a size is none, or the budget or the time is not one that can be had on this card.
+    `activations` are the most bytes of them at once, where that is known; `estimate` says how the
+    operations were counted.
     """
     if backend not in PARTS:
         raise ConfigError(f"unknown backend {backend!r}; give one of {', '.join(PARTS)}")

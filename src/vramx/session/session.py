@@ -99,7 +99,7 @@ class Session:
 
     def _open(self, settings: config.Config, policy: Policy | None) -> _core.Core:
         options, block = self.options, self.options.block_bytes
-        budget = None if options.budget is None else parse_size(options.budget, "budget")
+        budget = options.budget_bytes
         if budget is None:
             budget = free_bytes(self.device) - options.reserve_bytes
             if budget < block:
@@ -308,7 +308,7 @@ class Session:
             ``"module"`` converts to the module's types, as ``load_state_dict`` does; ``"file"``
             takes those of the file.
         name : str, optional
-            How reports call it; its class's name unless given.
+            As for `manage`.
 
         Returns
         -------
@@ -321,8 +321,7 @@ class Session:
             If the file cannot be read or does not fit, which names some tensors, or the module
             cannot be managed. Nothing has changed.
         OutOfMemoryError
-            If the host, ``host_limit`` or ``VRAMX_MANAGED_LIMIT`` cannot hold it. Nothing has
-            changed.
+            As by `manage`. Nothing has changed.
 
         Examples
         --------
