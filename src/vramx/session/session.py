@@ -26,6 +26,7 @@ from vramx.session.cores import open_core, open_device
 from vramx.session.options import SessionOptions
 from vramx.session.policy import Policy
 from vramx.session.reporting import counted, reported
+from vramx.session.torch_side import TorchSide
 from vramx.units import LARGEST, Size, parse_size
 
 if TYPE_CHECKING:
@@ -195,9 +196,9 @@ class Session:
         )
 
     @property
-    def _torch(self) -> TorchBridge:
+    def _torch(self) -> TorchSide:
         if not self.active:
-            return cast("TorchBridge", NoTorch())
+            return NoTorch()
         if self._torch_bridge is None:
             from vramx.integrations.torch import TorchBridge
 
