@@ -42,8 +42,7 @@ def trained(name: str, dtype: str) -> nn.Module:
 def as_bytes(made: torch.Tensor) -> Pixels:
     """Round values (1, 3, h, w) to bytes (h, w, 3) on the host."""
     rounded = (made[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
-    pixels: Pixels = rounded.permute(1, 2, 0).contiguous().cpu().numpy()
-    return pixels
+    return rounded.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 class Stock:

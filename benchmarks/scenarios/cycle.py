@@ -53,9 +53,7 @@ def model(add: shared.Add, card: bool) -> None:
 
 def missed_limits(kind: str, over_plan: float, p99_over_median: float) -> list[str]:
     """Name the limits that a row does not hold."""
-    missed = []
-    if over_plan > OVER_PLAN[kind]:
-        missed.append(f"T/T_plan > {OVER_PLAN[kind]:.2f}")
+    missed = [f"T/T_plan > {OVER_PLAN[kind]:.2f}"] if over_plan > OVER_PLAN[kind] else []
     if p99_over_median > P99_OVER_MEDIAN:
         missed.append(f"p99/median > {P99_OVER_MEDIAN:.2f}")
     return missed

@@ -80,8 +80,8 @@ def described(machine: Machine) -> PlannedCard:
 def plan(cycle: Cycle, budget: int, plain: Resident, card: PlannedCard) -> Forecast:
     """Ask for the plan."""
     machine = cycle.machine
-    ask = functools.partial(for_module, cycle.model, [plain.x], card=card, compute=plain.seconds)
-    ask = functools.partial(ask, block=machine.block, reserve=machine.block)
+    told = {"compute": plain.seconds, "block": machine.block, "reserve": machine.block}
+    ask = functools.partial(for_module, cycle.model, [plain.x], card=card, **told)
     found = ask(budget=budget, backend=machine.backend)
     if machine.on_card or found.activations is None:
         return found
