@@ -115,6 +115,12 @@ def _told_link(device: _core.CudaDevice, *, weights: str) -> _core.CudaDevice:
     return device
 
 
+_NOT_IN_PLACE = (
+    "does not use host memory in place: what is larger than the budget, or used outside its "
+    "module's call, fails"
+)
+
+
 def unpinned(device: _core.Device) -> list[str]:
     """Return which host memory the system refused to pin, and what that costs.
 
@@ -133,8 +139,7 @@ def unpinned(device: _core.Device) -> list[str]:
     return [
         f"{format_size(device.pageable_bytes)} of host memory could not be pinned and is pageable: "
         "copies of it were measured at 10 GB/s to the card and 19 GB/s back, where pinned memory "
-        "has 55 (H200, PCIe 5), and the card does not use it in place: what is larger than the "
-        "budget, or used outside its module's call, fails"
+        f"has 55 (H200, PCIe 5), and the card {_NOT_IN_PLACE}"
     ]
 
 
@@ -158,10 +163,7 @@ def confined(device: _core.Device) -> list[str]:
             "budget, and only the weights of managed modules may exceed it"
         )
     if not device.reads_over_link:
-        told.append(
-            "this card does not use host memory in place: what is larger than the budget, or used "
-            "outside its module's call, fails"
-        )
+        told.append(f"this card {_NOT_IN_PLACE}")
     return told
 
 

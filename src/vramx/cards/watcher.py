@@ -8,8 +8,9 @@ import threading
 import warnings
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
+from vramx import _core
 from vramx.errors import ConfigError, OutOfMemoryError, SessionClosedError
 from vramx.units import Size, format_size, parse_size
 
@@ -119,6 +120,36 @@ def checked_rule(
     return rule
 
 
+class Counts(Protocol):
+    """What a session tells of its memory; bytes."""
+
+    @property
+    def budget(self) -> int:
+        """The most on the card at once."""
+
+    @property
+    def resident(self) -> int:
+        """What is on the card."""
+
+    @property
+    def peak_resident(self) -> int:
+        """The most that was."""
+
+
+class Budgeted(Protocol):
+    """A session, as far as its budget is watched."""
+
+    @property
+    def device(self) -> _core.Device:
+        """The card."""
+
+    def stats(self) -> Counts:
+        """Count."""
+
+    def set_budget(self, budget: int) -> int:
+        """Change the budget."""
+
+
 class BudgetWatcher:
     """Keeps a session's budget to what other programs leave free. Made by `Session.watch_budget`.
 
@@ -144,7 +175,7 @@ class BudgetWatcher:
         running modules and pins hold more. It is tried again at the next look.
     """
 
-    def __init__(self, session: Any, rule: BudgetRule, card: FreeMemory, every: float) -> None:
+    def __init__(self, session: Budgeted, rule: BudgetRule, card: FreeMemory, every: float) -> None:
         if isinstance(every, bool) or not isinstance(every, (int, float)) or not 0 < every < 1e9:
             raise ConfigError(f"every {every!r} is not a time of more than zero seconds")
         if not callable(getattr(card, "free", None)):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vramx.cli.folders import write_failures, write_rest
-from vramx.cli.gathering import gathered
+from vramx.cli.gathering import Decorator, gathered
 from vramx.cli.output import json_option, write_json
 from vramx.cli.pictures import picture_options
 from vramx.cli.running import run_task
@@ -26,6 +26,13 @@ def _count(_: click.Context, __: click.Parameter, value: str) -> int | None:
     return None if value == "auto" else int(value)
 
 
+def _counted(name: str, about: str) -> Decorator:
+    """Make an option that is a number, or chosen by the program."""
+    return click.option(
+        name, metavar="N", callback=_count, default="auto", show_default=True, help=about
+    )
+
+
 _OPTIONS = (
     click.option(
         "--scale",
@@ -38,30 +45,9 @@ _OPTIONS = (
     click.option(
         "--width", type=click.IntRange(min=1), help="Of OUT in pixels, instead of --scale."
     ),
-    click.option(
-        "--tile",
-        metavar="N",
-        callback=_count,
-        default="auto",
-        show_default=True,
-        help="Pixels a side.",
-    ),
-    click.option(
-        "--overlap",
-        metavar="N",
-        callback=_count,
-        default="auto",
-        show_default=True,
-        help="Context that tiles share.",
-    ),
-    click.option(
-        "--batch",
-        metavar="N",
-        callback=_count,
-        default="auto",
-        show_default=True,
-        help="Tiles at once.",
-    ),
+    _counted("--tile", "Pixels a side."),
+    _counted("--overlap", "Context that tiles share."),
+    _counted("--batch", "Tiles at once."),
     click.option(
         "--multiple",
         type=click.IntRange(min=1),

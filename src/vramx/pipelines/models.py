@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vramx.pipelines.swapping.face_model import FaceModel
+
+
+class SizeRequirements(Protocol):
+    """What pictures a network takes, as spandrel tells it."""
+
+    @property
+    def multiple_of(self) -> int:
+        """What the sides of pictures must be multiples of."""
 
 
 class UpscalerDescriptor(Protocol):
@@ -27,8 +35,8 @@ class UpscalerDescriptor(Protocol):
         """What it is made for: ``"SR"`` or ``"Restoration"``."""
 
     @property
-    def size_requirements(self) -> Any:
-        """Tells with ``multiple_of`` what the sides of pictures must be multiples of."""
+    def size_requirements(self) -> SizeRequirements:
+        """What sides pictures may have."""
 
     @property
     def input_channels(self) -> int:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vramx.errors import ConfigError
-from vramx.pipelines.chain import as_count
 from vramx.pipelines.span import Span, Time, as_seconds
 from vramx.settings import Settings
+from vramx.units import as_count
 
 
-def _check_choice(name: str, value: Any, *choices: str) -> None:
+def _check_choice(name: str, value: object, *choices: str) -> None:
     if value not in choices:
         raise ConfigError(f"{name} {value!r} is not one of {', '.join(map(repr, choices))}")
 

@@ -26,7 +26,7 @@ from vramx.queue.job import Job, running_job
 from vramx.queue.ledger import Ledger, folder_of_card
 from vramx.queue.memory import give_back_cached
 from vramx.queue.needs import Needs
-from vramx.units import Size, format_size, parse_size
+from vramx.units import Size, as_count, format_size, parse_size
 
 T = TypeVar("T")
 
@@ -34,12 +34,6 @@ T = TypeVar("T")
 _LOOK = 0.1
 #: What a card is moved in unless a job's session says otherwise; needed to open one.
 _BLOCK = 32 * 2**20
-
-
-def _count(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} {value!r} is not a whole number from 1")
-    return value
 
 
 class Queue:
@@ -101,7 +95,7 @@ class Queue:
         workers: int = 8,
         reserve: Size = "512MiB",
     ) -> None:
-        self._workers = _count(workers, "workers")
+        self._workers = as_count(workers, "workers")
         reserved = parse_size(reserve, "reserve") if reserve != 0 else 0
         asked = None if budget is None else parse_size(budget, "budget")
         self._ordinal = card_ordinal(device)
@@ -221,7 +215,7 @@ class Queue:
             kind=function if kind is None else kind,
             footprint=needed,
             priority=priority,
-            batch=None if batch is None else _count(batch, "batch"),
+            batch=None if batch is None else as_count(batch, "batch"),
             session_options=self._session_options,
             queue=self,
         )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 from vramx import _core
 from vramx.seeing.stats import Stats
 from vramx.units import LARGEST
+
+if TYPE_CHECKING:
+    import torch
 
 
 class NoCard:
@@ -70,20 +74,28 @@ class NoTorch:
     def unmanage(self, module: Any) -> None:
         """Leave a module as it is."""
 
-    def load(self, module: Any, path: Any, name: str | None, *, strict: bool, dtype: str) -> None:
+    def load(
+        self,
+        module: Any,
+        path: str | os.PathLike[str],
+        name: str | None,
+        *,
+        strict: bool,
+        dtype: str,
+    ) -> None:
         """Fill a module where it is."""
         from vramx.integrations.torch.loading import incoming_for
 
         incoming_for(module, path, name, strict=strict, dtype=dtype).fill()
 
-    def ranges(self, x: Any) -> list[Any] | None:
+    def ranges(self, x: Any) -> list[tuple[int, int]] | None:
         """Return no ranges: nothing lies in the session's memory."""
         import torch
 
         return [] if isinstance(x, (torch.Tensor, torch.nn.Module)) else None
 
-    def empty(self, sizes: tuple[int, ...], dtype: Any) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype | None) -> torch.Tensor:
         """Make a tensor on the CPU."""
         import torch
 
-        return torch.empty(sizes, dtype=dtype)
+        return torch.empty(shape, dtype=dtype)

@@ -72,12 +72,12 @@ def oversubscribe(
     OutOfMemoryError
         If a mapped card cannot give the budget now.
     """
-    chosen = checked_policy(policy)
+    own = None if isinstance(policy, str) else checked_policy(policy)
     options = SessionOptions(
         budget=budget,
         device=device if device is None or isinstance(device, int) else str(device),
         backend=backend,
-        policy=chosen if isinstance(chosen, str) else SessionOptions.policy,
+        policy=policy if isinstance(policy, str) else SessionOptions.policy,
         block=block,
         reserve=reserve,
         host_limit=host_limit,
@@ -85,7 +85,7 @@ def oversubscribe(
         on_unpinned=on_unpinned,
     )
     try:
-        session = Session(options, policy=None if isinstance(chosen, str) else chosen)
+        session = Session(options, policy=own)
     except NoDeviceError as error:
         if on_missing == "error":
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from vramx import _core
 from vramx.errors import ConfigError
@@ -30,7 +30,10 @@ class Policy(Protocol):
         """Choose a block to evict, for which `evictable` is true; None where there is none."""
 
 
-def checked_policy(policy: str | Policy) -> str | Policy:
+P = TypeVar("P", bound="str | Policy")
+
+
+def checked_policy(policy: P) -> P:
     """Check a policy before a session is opened with it.
 
     Parameters

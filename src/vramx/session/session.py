@@ -12,27 +12,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vramx import _core, config
-from vramx.cards.nvml import NvmlCard, card_memory
-from vramx.cards.opening import (
-    card_ordinal,
-    confined,
-    free_bytes,
-    open_card,
-    slowed,
-    unpinned,
-)
+from vramx.cards.nvml import NvmlCard
+from vramx.cards.opening import unpinned
 from vramx.cards.watcher import BudgetWatcher, FreeMemory, checked_rule
 from vramx.errors import ConfigError, Error, SessionClosedError
 from vramx.seeing.plans import Plan, plan_of
-from vramx.seeing.report import module_table
 from vramx.seeing.stats import Stats
 from vramx.seeing.trace import MOST_EVENTS, Trace
-from vramx.seeing.usage import ModuleStats, the_rest
+from vramx.seeing.usage import ModuleStats
 from vramx.session.absent import NoCard, NoCore, NothingFree, NoTorch
 from vramx.session.advice import Advice, native_advice
+from vramx.session.cores import open_core, open_device
 from vramx.session.options import SessionOptions
 from vramx.session.policy import Policy
-from vramx.units import LARGEST, Size, format_size, parse_size
+from vramx.session.reporting import counted, reported
+from vramx.session.torch_side import TorchSide
+from vramx.units import LARGEST, Size, parse_size
 
 if TYPE_CHECKING:
     from vramx.integrations.torch import TorchBridge
@@ -74,18 +69,12 @@ class Session:
     ) -> None:
         settings = config.from_environment()
         if device is None:
-            device = open_card(
-                options.backend,
-                card_ordinal(options.device),
-                options.block_bytes,
-                settings,
-                accept_unpinned=options.on_unpinned == "warn",
-            )
+            device = open_device(options, settings)
         self.options = options
         self.device = cast(_core.Device, device)
         self._core = cast(_core.Core, NoCore())
         if not isinstance(device, NoCard):
-            self._core = self._open(settings, policy)
+            self._core = open_core(device, options, settings, policy)
         self._watcher: BudgetWatcher | None = None
         self._told_unpinned = False
         self._last_plan: Plan | None = None
@@ -96,29 +85,6 @@ class Session:
         self._keep = False
         self._closed = False
         open_sessions.append(self)
-
-    def _open(self, settings: config.Config, policy: Policy | None) -> _core.Core:
-        options, block = self.options, self.options.block_bytes
-        budget = None if options.budget is None else parse_size(options.budget, "budget")
-        if budget is None:
-            budget = free_bytes(self.device) - options.reserve_bytes
-            if budget < block:
-                free = max(budget + options.reserve_bytes, 0)
-                raise ConfigError(
-                    f"{self.device.name} has {format_size(free)} free, less than the reserve of "
-                    f"{format_size(options.reserve_bytes)} and one block of {format_size(block)}: "
-                    "free some, or pass budget, reserve or block"
-                )
-            budget -= budget % block
-        return _core.Core(
-            device=self.device,
-            budget=budget,
-            block=block,
-            policy=options.policy if policy is None else policy,
-            threaded=self.device.slow_moves,
-            host_limit=options.host_limit_bytes,
-            profiled=settings.profiled,
-        )
 
     @property
     def active(self) -> bool:
@@ -232,9 +198,9 @@ class Session:
         )
 
     @property
-    def _torch(self) -> TorchBridge:
+    def _torch(self) -> TorchSide:
         if not self.active:
-            return cast("TorchBridge", NoTorch())
+            return NoTorch()
         if self._torch_bridge is None:
             from vramx.integrations.torch import TorchBridge
 
@@ -310,7 +276,7 @@ class Session:
             ``"module"`` converts to the module's types, as ``load_state_dict`` does; ``"file"``
             takes those of the file.
         name : str, optional
-            Its name in reports; its class's name by default.
+            As for `manage`.
 
         Returns
         -------
@@ -323,8 +289,7 @@ class Session:
             If the file cannot be read, if it does not fit (the message names some tensors), or if
             the module cannot be managed. Nothing has changed.
         OutOfMemoryError
-            If the host, ``host_limit`` or ``VRAMX_MANAGED_LIMIT`` cannot hold it. Nothing has
-            changed.
+            As by `manage`. Nothing has changed.
 
         Examples
         --------
@@ -649,18 +614,7 @@ class Session:
         Stats
             The counts now.
         """
-        native = self._core.stats()
-        counts = {
-            name: getattr(native, name)
-            for name in Stats.__dataclass_fields__
-            if hasattr(native, name)
-        }
-        if self.device.virtual_clock:
-            counts["stall_seconds"] = self.device.stalled
-        if self._torch_bridge is not None:
-            counts["passes"] = self._torch_bridge.passes.count
-            counts["unleased_accesses"] = self._torch_bridge.unleased_accesses
-        return Stats(**counts)
+        return counted(self._core, self.device, self._torch_bridge)
 
     def modules(self) -> list[ModuleStats]:
         """Return for each leased module how often its memory moved, why, and what that cost.
@@ -726,30 +680,9 @@ class Session:
         """
         if not self.active:
             return "vramx is inactive: there is no usable card, and on_missing is 'cpu'"
-        lines = [f"vramx on {self.device.name} ({self.device.kind})"]
-        if self.device.uuid:
-            with contextlib.suppress(Exception):  # NVML is a courtesy here
-                memory = card_memory(self.device.uuid)
-                lines.append(
-                    f"  card: {format_size(memory.free)} of {format_size(memory.total)} free, "
-                    f"{format_size(sum(memory.others.values()))} in {len(memory.others)} others"
-                )
-        if self._torch_bridge is not None:
-            if not self._closed:
-                self._torch_bridge.follow()
-            lines += [f"  module {line}" for line in self._torch_bridge.describe()]
-        costs = confined(self.device) + unpinned(self.device) + slowed(self.device)
-        lines += [f"  {line}" for line in costs]
-        if self._watcher is not None and self._watcher.watching:
-            lines.append(f"  {self._watcher.describe()}")
-        stats = self.stats()
-        lines.append(stats.table())
-        if (plan := self.plan()) is not None:
-            lines += ["", *plan.lines()]
-        if modules := self.modules():
-            rest = the_rest(modules, stats, self._core.ungrouped())
-            lines += ["", module_table(modules, rest)]
-        return "\n".join(lines)
+        if self._torch_bridge is not None and not self._closed:
+            self._torch_bridge.follow()
+        return reported(self._core, self.device, self._torch_bridge, self._watcher, self.plan())
 
     def _stream(self) -> int:
         return self._torch_bridge.stream() if self._torch_bridge is not None else 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from vramx.errors import ConfigError
 from vramx.pipelines.options import PictureOptions, VideoOptions
@@ -16,6 +17,7 @@ from vramx.settings import Settings
 from vramx.stopping import Stop
 
 R = TypeVar("R")
+T = TypeVar("T", bound="Task[Any]")
 
 
 class TaskError(ConfigError):
@@ -36,6 +38,36 @@ class Task(Settings, ABC, Generic[R]):
 
     overwrite: bool = False
     session: SessionOptions = SessionOptions()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as what JSON has, and as ``task`` the name of the class."""
+        return {"task": type(self).__name__, **super().to_dict()}
+
+    @classmethod
+    def from_dict(cls: type[T], content: Mapping[str, Any]) -> T:
+        """Make a task of what `to_dict` returned.
+
+        Parameters
+        ----------
+        content : mapping of str to object
+            Fields by name, and ``task``; those that have a default may be left out.
+
+        Returns
+        -------
+        Task
+            Of this class.
+
+        Raises
+        ------
+        ConfigError
+            If it is another task, or a field is unknown, missing or not allowed.
+        """
+        own = dict(content) if isinstance(content, Mapping) else content
+        if isinstance(own, dict) and (named := own.pop("task", None)) != cls.__name__:
+            raise ConfigError(
+                f"task {named!r} is not {cls.__name__!r}: read it by the class that it names"
+            )
+        return super().from_dict(own)
 
     @abstractmethod
     def check(self) -> None:

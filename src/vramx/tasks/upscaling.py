@@ -18,6 +18,7 @@ from vramx.tasks.results import rest_to_dict
 from vramx.tasks.task import MediaTask, TaskError
 
 if TYPE_CHECKING:
+    from vramx.pipelines.enlarger import SuperResolution
     from vramx.pipelines.enlarging import Enlarged
     from vramx.pipelines.folders import FolderResult
 
@@ -126,7 +127,7 @@ class UpscaleTask(MediaTask[UpscaleDone]):
             )
 
     def _enlarge(
-        self, enlarger: Any, on_progress: OnProgress, stop: Stop
+        self, enlarger: SuperResolution, on_progress: OnProgress, stop: Stop
     ) -> FolderResult[Enlarged]:
         from vramx.pipelines.enlarging import enlarge_file, enlarge_folder, preview_file
         from vramx.pipelines.folders import FolderResult
