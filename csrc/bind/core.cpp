@@ -239,7 +239,7 @@ void core(nb::module_& module) {
       .def(
           "expose",
           [](Core& core, Address address, Bytes size, bool exposed) {
-            Pointers::expose(core.pointers().of({address, size}), exposed);
+            calls::expose(core, {address, size}, exposed);
           },
           "address"_a, "size"_a, "exposed"_a,
           "Says whether the program may write to the host copies in a range unseen.")

@@ -93,10 +93,33 @@ void take(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) 
   }
 }
 
+namespace {
+
+// Packed copies are no more what the host copies hold, or soon will.
+void host_copies_differ(Core& core, const Pointers::Some& pointers) {
+  const nb::gil_scoped_release unlocked;
+  for (const auto& pointer : pointers) {
+    core.residency().host_copy_written(core.residency().blocks_of(pointer->card));
+  }
+}
+
+}  // namespace
+
+void written(Core& core, const Pointers::Some& pointers) {
+  Pointers::written(pointers);
+  host_copies_differ(core, pointers);
+}
+
+void expose(Core& core, Range range, bool exposed) {
+  const Pointers::Some pointers = core.pointers().of(range);
+  Pointers::expose(pointers, exposed);
+  if (exposed) host_copies_differ(core, pointers);
+}
+
 void give(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) {
   // Whether the program wrote to them meanwhile, nobody says.
   const Pointers::Some pointers = parts_of(core, ranges).pointers;
-  Pointers::written(pointers);
+  written(core, pointers);
   try {
     core.pointers().let_go(pointers, stream);
   } catch (...) {
@@ -108,7 +131,7 @@ void give(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) 
 
 void written(Core& core, const Ranges& ranges) {
   const Parts parts = parts_of(core, ranges);
-  Pointers::written(parts.pointers);
+  written(core, parts.pointers);
   const nb::gil_scoped_release unlocked;
   core.residency().written(blocks_of(core, parts.others));
 }

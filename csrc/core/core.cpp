@@ -5,7 +5,7 @@
 #include "base/error.hpp"
 #include "base/fork.hpp"
 #include "base/team.hpp"
-#include "pool/packer.hpp"
+#include "pool/placing.hpp"
 
 namespace vramx {
 
@@ -56,17 +56,17 @@ Core::~Core() {
 
 std::vector<std::shared_ptr<Memory>> Core::reserve(const std::vector<Bytes>& sizes,
                                                    Purpose purpose) {
-  const Packing packing =
-      pack(sizes, device_->memory(purpose).traits().granule, std::max(largest_arena, block_));
+  const Placing placing =
+      place(sizes, device_->memory(purpose).traits().granule, std::max(largest_arena, block_));
   const bool confined = device_->memory(purpose).confines(purpose);
   std::vector<std::shared_ptr<Arena>> arenas;
-  for (const Bytes size : packing.arenas) {
+  for (const Bytes size : placing.arenas) {
     arenas.push_back(std::make_shared<Arena>(device_, residency_, size, purpose, confined));
     if (confined) residency_->place(residency_->blocks_of(arenas.back()->range()), 0, nullptr);
   }
   std::vector<std::shared_ptr<Memory>> memories;
   for (std::size_t i = 0; i < sizes.size(); ++i) {
-    const auto& [arena, offset] = packing.placements[i];
+    const auto& [arena, offset] = placing.placements[i];
     memories.push_back(std::make_shared<Memory>(
         shared_from_this(), arenas[arena], Range{arenas[arena]->range().start + offset, sizes[i]}));
   }

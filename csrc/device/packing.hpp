@@ -30,11 +30,13 @@ class Packing {
   virtual Bytes pack(Range unit, const std::vector<TypedRange>& types) = 0;
   virtual Bytes scratch() const = 0;
   /// The raw copies are about to differ: the host's packed copies of the units that hold some of
-  /// the range are no more. None of them is on the card, nor on its way.
+  /// the range are no more. None of them is on the card; what was asked for before still comes.
   virtual void forget(Range range) noexcept = 0;
   /// What it has of the card's memory for packed bytes that are unpacked as they arrive, while
   /// there is a packed copy at all.
   virtual Bytes staging() const = 0;
+  /// Gives back the memory of the card that `staging` tells of, until it is used again.
+  virtual void trim() noexcept = 0;
   /// Raw bytes a second, as they were seen to be unpacked.
   virtual double rate() const = 0;
 

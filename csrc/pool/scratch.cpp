@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/error.hpp"
-#include "pool/packer.hpp"
+#include "pool/placing.hpp"
 
 namespace vramx {
 

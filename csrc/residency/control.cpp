@@ -69,8 +69,13 @@ void Residency::written(const Blocks& blocks) {
   const Lock lock = locked();
   check_open();
   for (const BlockId id : blocks) {
-    if (table_[id].committed()) table_[id].written(Place::card);
+    if (table_[id].committed()) moves_->written(table_[id], Place::card);
   }
+}
+
+void Residency::host_copy_written(const Blocks& blocks) {
+  const Lock lock = locked();
+  for (const BlockId id : blocks) moves_->written(table_[id], Place::host);
 }
 
 void Residency::let_die(const Blocks& blocks) {
@@ -117,10 +122,12 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
   check_leases();
   budget_ = budget;
   try {
-    finish_moves(lock, moves_->last_job(), poll);        // those of the previous budget
+    finish_moves(lock, moves_->last_job(), poll);  // those of the previous budget
+    follow_staging(lock, poll);
     while (table_.sums().held[Place::card] > budget_) {  // which another thread may have set again
       Falls victims;
-      if (moves_->make_room({}, [this](BlockId id) { return table_[id].evictable(); }, victims)) {
+      const auto evictable = [this](BlockId id) { return table_[id].evictable(); };
+      if (moves_->make_room({}, evictable, true, victims)) {
         evict(lock, victims, EvictCause::budget, poll);
       } else if (moving()) {
         wait(lock, poll);  // other threads' moves: what is arriving may leave when it is there
@@ -131,6 +138,8 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
       }
     }
     strategy_->budget_changed();
+    moves_->drop_unwanted();
+    pump(lock);
   } catch (...) {
     if (budget_ == budget) budget_ = previous;
     throw;

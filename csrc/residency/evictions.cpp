@@ -120,7 +120,7 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   --works_on_host_;
   set_state(State::at_rest);
   for (const BlockId id : blocks) {
-    if (!table_[id].confined) table_[id].written(Place::host);
+    if (!table_[id].confined) moves_->written(table_[id], Place::host);
   }
   changed_.notify_all();
   if (error) std::rethrow_exception(error);

@@ -11,6 +11,7 @@ namespace vramx {
 struct Down {
   BlockId id = 0;
   Place from = Place::card;
+  bool packed = false;  ///< its packed copy alone
   EvictMode how = EvictMode::drop;
   EvictCause why = EvictCause::use;
 
@@ -20,6 +21,8 @@ struct Down {
 struct Up {
   BlockId id = 0;
   Place from = Place::host;
+  bool packed = false;  ///< its packed copy alone, to the card
+  Bytes crossing = 0;   ///< what of the block, in whichever form, is copied
   FetchMode how = FetchMode::duplicate;
   FetchCause why = FetchCause::use;
 

@@ -234,6 +234,7 @@ std::optional<bool> Residency::try_start(Lock& lock, const Lease& asked, const P
   }
   if (!absent.empty()) strategy_->missed();
   const auto jobs_before = moves_->last_job();
+  if (!table_.packed_unwanted().empty()) moves_->drop_unwanted();
   const std::size_t fetched = moves_->fetch(
       absent, FetchCause::use, [this](BlockId other) { return table_[other].evictable(); });
   for (std::size_t i = 0; i < absent.size(); ++i) {

@@ -30,24 +30,31 @@ std::size_t Moves::fetch(const Blocks& wanted, FetchCause why, const Evictable& 
   std::size_t count = 0;
   while (count < wanted.size()) {
     Falls falls;
-    Blocks arriving;
+    Rises rises;
     Bytes size = 0;
     PerPlace<Bytes> need{};
-    while (count + arriving.size() < wanted.size()) {
-      const Block& block = table_[wanted[count + arriving.size()]];
-      if (!arriving.empty() && size + block.range.size > settings_.block) break;
+    while (count + rises.size() < wanted.size()) {
+      const Block& block = table_[wanted[count + rises.size()]];
+      if (!rises.empty() && size + block.range.size > settings_.block) break;
       PerPlace<Bytes> together = need;
       for (Place place = to; place < block.at; place = below(place)) {
         together[place] += block.range.size;
       }
-      if (!make_room(together, evictable, falls)) break;
+      Rise rise{.id = table_.id_of(block), .holds = to == Place::card && takes_packed(block)};
+      if (rise.holds) {
+        PerPlace<Bytes> with_packed = together;
+        with_packed[Place::card] += block.packed;
+        rise.holds = make_room(with_packed, evictable, false, falls);
+        if (rise.holds) together = with_packed;
+      }
+      if (!rise.holds && !make_room(together, evictable, why == FetchCause::use, falls)) break;
       need = together;
       size += block.range.size;
-      arriving.push_back(table_.id_of(block));
+      rises.push_back(rise);
     }
-    if (arriving.empty()) break;
-    count += arriving.size();
-    submit(falls, arriving, to, room, why);
+    if (rises.empty()) break;
+    count += rises.size();
+    submit(falls, rises, to, room, why);
   }
   return count;
 }
@@ -57,12 +64,12 @@ void Moves::tell_strategy(const Asked& moves) {
   std::vector<std::pair<BlockId, bool>> told;
   try {
     for (const Down& hop : moves.down) {
-      if (hop.from != Place::card) continue;
+      if (hop.from != Place::card || hop.packed) continue;
       strategy_.evicted(hop.id);
       told.emplace_back(hop.id, true);
     }
     for (const Up& hop : moves.up) {
-      if (hop.to() != Place::card) continue;
+      if (hop.to() != Place::card || hop.packed) continue;
       strategy_.fetched(hop.id);
       told.emplace_back(hop.id, false);
     }
@@ -87,8 +94,12 @@ void Moves::retell_strategy(BlockId id, bool on_card) noexcept {
 
 std::vector<Down> Moves::go_down(const Falls& falls, EvictCause why, Job& job) {
   std::vector<Down> hops;
-  for (const auto& [id, from] : falls) {
+  for (const auto& [id, from, packed] : falls) {
     Block& block = table_[id];
+    if (packed) {
+      drop_packed(block, why, job, hops);
+      continue;
+    }
     Eviction departure{.route = &memory_of(block).route(below(from)),
                        .range = block.range,
                        .home = block.home,
@@ -103,21 +114,26 @@ std::vector<Down> Moves::go_down(const Falls& falls, EvictCause why, Job& job) {
       unmap_idle(block);
     }
     if (settings_.profiled) departure.name = "evict " + table_.name_of(block);
-    hops.push_back({id, from, departure.how, block.released ? EvictCause::plan : why});
+    hops.push_back({.id = id,
+                    .from = from,
+                    .how = departure.how,
+                    .why = block.released ? EvictCause::plan : why});
     job.evictions.push_back(std::move(departure));
   }
   return hops;
 }
 
-std::vector<Up> Moves::go_up(const Blocks& arriving, Place to, FetchCause why, Job& job) {
+std::vector<Up> Moves::go_up(const Rises& rises, Place to, FetchCause why, Job& job) {
   Place lowest = to;
-  for (const BlockId id : arriving) lowest = std::max(lowest, table_[id].at);
+  for (const Rise& rise : rises) lowest = std::max(lowest, table_[rise.id].at);
   std::vector<Up> hops;
   for (Place from = lowest; from > to; from = above(from)) {
-    for (const BlockId id : arriving) {
+    for (const auto& [id, holds] : rises) {
       Block& block = table_[id];
       if (block.at < from) continue;
-      Fetch arrival{.route = &memory_of(block).route(from),
+      if (from == Place::host && holds) hold_packed(block, why, job, hops);
+      const auto [route, crossing] = way_up(block, from, holds);
+      Fetch arrival{.route = route,
                     .range = block.range,
                     .home = block.home,
                     .how = block.fetch_mode(above(from))};
@@ -125,20 +141,21 @@ std::vector<Up> Moves::go_up(const Blocks& arriving, Place to, FetchCause why, J
         arrival.host_mapped_in = &memory_of(block);
       }
       if (settings_.profiled) arrival.name = "fetch " + table_.name_of(block);
-      hops.push_back({id, from, arrival.how, why});
+      hops.push_back(
+          {.id = id, .from = from, .crossing = crossing, .how = arrival.how, .why = why});
       job.fetches.push_back(std::move(arrival));
     }
   }
   return hops;
 }
 
-void Moves::submit(const Falls& falls, const Blocks& arriving, Place to, EvictCause evicted_for,
+void Moves::submit(const Falls& falls, const Rises& rises, Place to, EvictCause evicted_for,
                    FetchCause fetched_for) {
   Job job;
   job.number = ++last_job_;
   job.timed = notes_.kept() != 0;
   Asked asked{.down = go_down(falls, evicted_for, job),
-              .up = go_up(arriving, to, fetched_for, job),
+              .up = go_up(rises, to, fetched_for, job),
               .journal = notes_.kept(),
               .submitted = notes_.now()};
   tell_strategy(asked);
@@ -150,8 +167,17 @@ void Moves::submit(const Falls& falls, const Blocks& arriving, Place to, EvictCa
     block.at = ends;
     if (state == State::fetching) block.released = false;
   };
-  for (const Down& hop : asked.down) set_out(hop.id, State::evicting, hop.to());
-  for (const BlockId id : arriving) set_out(id, State::fetching, to);
+  for (const Down& hop : asked.down) {
+    if (hop.packed) {
+      set_packed_on_card(hop.id, false);
+    } else {
+      set_out(hop.id, State::evicting, hop.to());
+    }
+  }
+  for (const auto& [id, holds] : rises) {
+    if (holds) set_packed_on_card(id, true);
+    set_out(id, State::fetching, to);
+  }
   peak_resident_ = std::max(peak_resident_, table_.sums().held[Place::card]);
   under_way_[job.number] = std::move(asked);
   job.done = [this, number = job.number](Outcome& outcome) { finished_(number, outcome); };
@@ -193,7 +219,7 @@ void Moves::rose(Block& block, const Up& hop, const Fence& arrival) {
   if (block.lowest > Place::host) strategy_.moved(hop.id, hop.from, hop.to());
   table_.count(block, [&](Counts& counts) {
     if (hop.to() == Place::card) {
-      counts.came(hop.why, hop.how, block.range.size);
+      counts.came(hop.why, hop.how, block.range.size, hop.crossing);
     } else {
       counts.rose(hop.how, block.range.size);
     }
@@ -230,6 +256,11 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
     const Down& hop = moves.down[i];
     Block& block = table_[hop.id];
     const BlockTable::Change change(table_, block);
+    if (hop.packed) {
+      block.packed_on_card = i >= outcome.evicted;
+      if (!block.packed_on_card) forget_stale(block);
+      continue;
+    }
     if (i >= outcome.evicted) {
       stayed(block, hop.from, error, noted);
       continue;
@@ -245,6 +276,10 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
     Block& block = table_[hop.id];
     const BlockTable::Change change(table_, block);
     if (hop.to() == Place::card && i < outcome.unmapped) block.host_mapped = false;
+    if (hop.packed) {
+      block.packed_on_card = i < outcome.arrivals.size();
+      continue;
+    }
     if (i >= outcome.arrivals.size()) {
       stayed(block, hop.from, error, noted);
       continue;
@@ -273,7 +308,7 @@ void Moves::try_map_host(Block& block) noexcept {
 
 void Moves::use_over_link(Block& block, Stream stream) {
   map_host(block);
-  block.written(Place::host);
+  written(block, Place::host);
   if (block.leases > 1) return;
   memory_of(block).use_over_link(stream, block.range);
   table_.count(block, [&](Counts& counts) { counts.over_link += block.range.size; });

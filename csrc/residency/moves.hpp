@@ -20,12 +20,21 @@
 
 namespace vramx {
 
-/// A block that is to leave a place, where it rests, for the one below.
+/// A block that is to leave a place, where it rests, for the one below; or the packed copy of one
+/// that is to leave the card.
 struct Fall {
   BlockId id = 0;
   Place from = Place::card;
+  bool packed = false;
 };
 using Falls = std::vector<Fall>;
+
+/// A block that is to rise; it `holds` its packed copy on the card from then on.
+struct Rise {
+  BlockId id = 0;
+  bool holds = false;
+};
+using Rises = std::vector<Rise>;
 
 /// Its owner's lock guards it, but for `pump`. What it refers to outlives it.
 class Moves {
@@ -39,15 +48,20 @@ class Moves {
   /// The most bytes in each place.
   PerPlace<Bytes> room() const;
   /// Adds to `falls` until they make room for so much more in each place; adds none where they
-  /// cannot. What leaves the card is what `evictable`.
-  bool make_room(const PerPlace<Bytes>& need, const Evictable& evictable, Falls& falls) const;
+  /// cannot. What leaves the card is what `evictable`, and for a use what is kept packed.
+  bool make_room(const PerPlace<Bytes>& need, const Evictable& evictable, bool for_use,
+                 Falls& falls) const;
   /// Puts as many of `wanted` under way to a place as room can be made for, in order; returns how
   /// many.
   std::size_t fetch(const Blocks& wanted, FetchCause why, const Evictable& evictable,
                     Place to = Place::card);
   /// Puts under way what leaves, and then what comes.
-  void submit(const Falls& falls, const Blocks& arriving, Place to, EvictCause evicted_for,
+  void submit(const Falls& falls, const Rises& rises, Place to, EvictCause evicted_for,
               FetchCause fetched_for);
+  /// Puts the packed copies under way off the card that nobody wants there.
+  void drop_unwanted();
+  /// The copy of a block in a place was written.
+  void written(Block& block, Place where);
   /// Issues what was put under way, where no thread of the mover's does.
   void pump() { mover_.pump(); }
   /// Takes note of how a job ended.
@@ -79,9 +93,21 @@ class Moves {
     double submitted = 0;       ///< by that one's clock
   };
   bool add_fall(Place from, const Evictable& evictable, Falls& falls) const;
+  bool add_packed_fall(Falls& falls) const;
   std::optional<BlockId> victim(const Evictable& evictable) const;
   std::vector<Down> go_down(const Falls& falls, EvictCause why, Job& job);
-  std::vector<Up> go_up(const Blocks& arriving, Place to, FetchCause why, Job& job);
+  std::vector<Up> go_up(const Rises& rises, Place to, FetchCause why, Job& job);
+  struct Way {
+    Route* route;
+    Bytes crossing;
+  };
+  Way way_up(const Block& block, Place from, bool holds);
+  bool unpacks(const Block& block) const;
+  bool takes_packed(const Block& block) const;
+  void hold_packed(const Block& block, FetchCause why, Job& job, std::vector<Up>& hops);
+  void drop_packed(const Block& block, EvictCause why, Job& job, std::vector<Down>& hops);
+  void set_packed_on_card(BlockId id, bool there);
+  void forget_stale(Block& block) noexcept;
   void tell_strategy(const Asked& moves);
   void retell_strategy(BlockId id, bool on_card) noexcept;
   Store& memory_of(const Block& block) { return device_->memory(block.purpose); }

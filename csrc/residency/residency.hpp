@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "device/device.hpp"
+#include "forms/tables.hpp"
 #include "residency/holders.hpp"
 #include "residency/lease.hpp"
 #include "residency/moves.hpp"
@@ -81,6 +82,11 @@ class Residency final {
   void advise(const Blocks& all, Advice advice, const Poll& poll);
   /// The program wrote to the blocks in a way their host copies do not show.
   void written(const Blocks& blocks);
+  /// The program wrote to their host copies, or what it wrote on the card is copied there.
+  void host_copy_written(const Blocks& blocks);
+  /// Makes packed copies of weights that are not leased, the types of some of which are known, by
+  /// offset in the range. What would not be smaller, and what there is no room for, has none.
+  void pack(Range range, const std::vector<TypedRange>& types, const Poll& poll);
   /// Nobody needs the bytes of the blocks any more.
   void let_die(const Blocks& blocks);
   /// Uses of the blocks without a lease end here: on each stream, at its fence.
@@ -128,6 +134,8 @@ class Residency final {
   void evict(Lock& lock, const Falls& falls, EvictCause why, const Poll& poll);
   void put_on_host(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll);
   void raise(Lock& lock, const Blocks& blocks, const Poll& poll);
+  bool reserve(Lock& lock, Bytes bytes, const Poll& poll);
+  void follow_staging(Lock& lock, const Poll& poll);
 
   std::shared_ptr<Device> device_;
   const Settings settings_;    ///< as it was opened

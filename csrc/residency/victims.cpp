@@ -10,21 +10,26 @@ PerPlace<Bytes> Moves::room() const {
   return {{budget_, settings_.host_limit, std::numeric_limits<Bytes>::max()}};
 }
 
-bool Moves::make_room(const PerPlace<Bytes>& need, const Evictable& evictable, Falls& falls) const {
+bool Moves::make_room(const PerPlace<Bytes>& need, const Evictable& evictable, bool for_use,
+                      Falls& falls) const {
   const std::size_t before = falls.size();
+  const auto size = [&](const Fall& fall) {
+    return fall.packed ? table_[fall.id].packed : table_[fall.id].range.size;
+  };
   for (Place place = Place::card; place == Place::card || need[place] > 0; place = below(place)) {
     Bytes held = table_.sums().held[place];
     for (const Fall& fall : falls) {
-      if (fall.from == place) held -= table_[fall.id].range.size;
+      if (fall.from == place) held -= size(fall);
     }
     while (held + need[place] > room()[place]) {
       const std::size_t chosen = falls.size();
-      if (!add_fall(place, evictable, falls)) {
+      if (!add_fall(place, evictable, falls) &&
+          !(for_use && place == Place::card && add_packed_fall(falls))) {
         falls.resize(before);
         return false;
       }
       for (std::size_t i = chosen; i < falls.size(); ++i) {
-        if (falls[i].from == place) held -= table_[falls[i].id].range.size;
+        if (falls[i].from == place) held -= size(falls[i]);
       }
     }
     if (place == Place::below_host) break;
@@ -32,11 +37,24 @@ bool Moves::make_room(const PerPlace<Bytes>& need, const Evictable& evictable, F
   return true;
 }
 
+// A packed copy that the plan would keep.
+bool Moves::add_packed_fall(Falls& falls) const {
+  for (BlockId id = 0; id < table_.size(); ++id) {
+    const bool falls_already =
+        std::ranges::any_of(falls, [&](const Fall& fall) { return fall.id == id && fall.packed; });
+    if (!table_[id].packed_on_card || !table_[id].settled() || falls_already) continue;
+    falls.push_back({.id = id, .packed = true});
+    return true;
+  }
+  return false;
+}
+
 // What a place below the card has no victim for falls to it first, and on at once.
 bool Moves::add_fall(Place from, const Evictable& evictable, Falls& falls) const {
   const auto falls_from = [&](BlockId id, Place place) {
-    return std::ranges::any_of(
-        falls, [&](const Fall& fall) { return fall.id == id && fall.from == place; });
+    return std::ranges::any_of(falls, [&](const Fall& fall) {
+      return fall.id == id && fall.from == place && !fall.packed;
+    });
   };
   if (from == Place::card) {
     const auto id =

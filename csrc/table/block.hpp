@@ -36,7 +36,8 @@ struct Block {
   bool grouped = false;         ///< is or was part of a group
   bool confined = false;        ///< while somebody needs its bytes it has no place but the card
   Bytes packed = 0;             ///< of its packed copy on the host; 0 where it has none
-  bool packed_on_card = false;  ///< that one is on the card too, or on its way there
+  bool packed_stale = false;    ///< that one does not hold the present bytes
+  bool packed_on_card = false;  ///< the packed copy is on the card too, or on its way there
   bool keeps_packed = false;    ///< the plan wants it there
   bool crosses_packed = true;   ///< the link takes it packed, where it has that copy
   std::uint32_t leases = 0;
@@ -63,10 +64,19 @@ struct Block {
   bool may_fall(Place from) const { return settled() && at == from && may_move() && from < lowest; }
   bool may_move() const { return leases == 0 && (dead || !confined); }
 
-  /// The copy in a place was written; those below are older.
-  void written(Place where) { current_to = std::min(current_to, where); }
+  /// The copy in a place was written; those below are older, and so is what was packed. In a Change
+  /// of the table's.
+  void written(Place where) {
+    current_to = std::min(current_to, where);
+    packed_stale = packed > 0;
+  }
   /// The copy in a place holds the present bytes.
   void copied(Place to) { current_to = std::max(current_to, to); }
+
+  /// Whether it can come from its packed copy.
+  bool unpacks() const { return packed > 0 && !packed_stale && !dead && read_mostly; }
+  bool wants_packed() const { return keeps_packed && unpacks(); }
+  bool packed_unwanted() const { return packed_on_card && settled() && !wants_packed(); }
 
   FetchMode fetch_mode(Place to) const {
     if (dead || confined) return FetchMode::empty;

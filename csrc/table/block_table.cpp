@@ -20,6 +20,11 @@ void BlockTable::tally(const Block& block, int sign) {
     add(sums_.held[place], size);
   }
   if (block.may_fall(block.at)) add(sums_.idle[block.at], size);
+  if (block.packed_on_card) {
+    add(sums_.held[Place::card], block.packed);
+    if (block.settled()) add(sums_.idle[Place::card], block.packed);
+    if (block.packed_unwanted()) list(packed_unwanted_, id_of(block), sign > 0);
+  }
   if (block.committed()) {
     if (block.leases > 0) {
       add(sums_.leased, size);
@@ -28,7 +33,7 @@ void BlockTable::tally(const Block& block, int sign) {
     }
     if (block.evictable()) {
       if (block.unneeded()) add(sums_.unneeded, size);
-      if (block.released) list_released(block, sign > 0);
+      if (block.released) list(released_, id_of(block), sign > 0);
     }
     if (block.unplanned_scratch()) {
       add(sums_.unplanned_scratch, size);
@@ -44,11 +49,11 @@ void BlockTable::tally(const Block& block, int sign) {
   }
 }
 
-void BlockTable::list_released(const Block& block, bool present) noexcept {
+void BlockTable::list(Blocks& blocks, BlockId id, bool present) noexcept {
   if (present) {
-    released_.push_back(id_of(block));
+    blocks.push_back(id);
   } else {
-    std::erase(released_, id_of(block));
+    std::erase(blocks, id);
   }
 }
 
@@ -61,6 +66,7 @@ BlockId BlockTable::unused() {
   blocks_.emplace_back();
   groups_of_.emplace_back();
   released_.reserve(blocks_.capacity());
+  packed_unwanted_.reserve(blocks_.capacity());
   return static_cast<BlockId>(blocks_.size() - 1);
 }
 

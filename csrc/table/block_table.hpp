@@ -37,6 +37,7 @@ struct Sums {
   Bytes unplanned_scratch = 0;   ///< arriving and resident, live, and not the plan's
   std::size_t away = 0;          ///< blocks that are not resident, the dead ones apart
   std::size_t dead_on_card = 0;  ///< blocks
+  Bytes reserved = 0;            ///< of the card, held whatever blocks are there
 };
 
 class BlockTable {
@@ -98,6 +99,14 @@ class BlockTable {
   std::size_t scratch_on_host() const { return scratch_on_host_; }
   /// Resident, not leased, and let go by the plan, in that order.
   const Blocks& released() const { return released_; }
+  /// Whose packed copies on the card nobody wants.
+  const Blocks& packed_unwanted() const { return packed_unwanted_; }
+  /// Has so much more of the card held, or less.
+  void reserve(Bytes bytes) {
+    sums_.reserved += bytes;
+    sums_.held[Place::card] += bytes;
+  }
+  void unreserve(Bytes bytes) { reserve(Bytes{0} - bytes); }
   /// The most unplanned scratch there was since this was last asked.
   Bytes take_most_scratch() { return std::exchange(most_scratch_, sums_.unplanned_scratch); }
   /// Changes whenever a block comes to rest away from the card, or rests there no more.
@@ -116,7 +125,7 @@ class BlockTable {
 
  private:
   void tally(const Block& block, int sign);
-  void list_released(const Block& block, bool present) noexcept;
+  static void list(Blocks& blocks, BlockId id, bool present) noexcept;
   BlockId unused();
 
   const Bytes block_;
@@ -130,6 +139,7 @@ class BlockTable {
   Sums sums_;
   std::atomic<std::size_t> scratch_on_host_ = 0;
   Blocks released_;
+  Blocks packed_unwanted_;
   Bytes most_scratch_ = 0;
   std::uint64_t host_version_ = 0;
   Counts totals_;

@@ -28,7 +28,7 @@ struct Counts {
   std::array<std::uint64_t, fetch_causes.size()> fetched{};  ///< times, by FetchCause
   std::array<std::uint64_t, evict_causes.size()> evicted{};  ///< times, by EvictCause
   std::uint64_t hits = 0, misses = 0;                        ///< times
-  Bytes moved_in = 0, moved_out = 0, dropped = 0, discarded = 0, over_link = 0;
+  Bytes moved_in = 0, crossed_in = 0, moved_out = 0, dropped = 0, discarded = 0, over_link = 0;
   Bytes raised = 0, lowered = 0;  ///< copied to the host from the place below it, and back
 
   std::uint64_t evictions() const {
@@ -36,9 +36,12 @@ struct Counts {
   }
 
   void used(bool on_card) { ++(on_card ? hits : misses); }
-  void came(FetchCause why, FetchMode how, Bytes size) {
+  /// `crossed` bytes of the link's stood for them.
+  void came(FetchCause why, FetchMode how, Bytes size, Bytes crossed) {
     ++fetched[static_cast<std::size_t>(why)];
-    if (how != FetchMode::empty) moved_in += size;
+    if (how == FetchMode::empty) return;
+    moved_in += size;
+    crossed_in += crossed;
   }
   void went(EvictCause why, EvictMode how, Bytes size) {
     ++evicted[static_cast<std::size_t>(why)];
@@ -63,6 +66,7 @@ struct Counts {
     hits += other.hits;
     misses += other.misses;
     moved_in += other.moved_in;
+    crossed_in += other.crossed_in;
     moved_out += other.moved_out;
     dropped += other.dropped;
     discarded += other.discarded;

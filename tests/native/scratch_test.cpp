@@ -9,7 +9,7 @@
 #include "base/error.hpp"
 #include "check.hpp"
 #include "loopback.h"
-#include "pool/packer.hpp"
+#include "pool/placing.hpp"
 #include "world.hpp"
 
 using namespace vramx;

@@ -1,5 +1,5 @@
 // Where tensors are put in arenas.
-#include "pool/packer.hpp"
+#include "pool/placing.hpp"
 
 #include <random>
 
@@ -14,12 +14,12 @@ TEST("packed tensors keep their order and never overlap") {
     const Bytes largest = granule * (1 + random() % 64);
     std::vector<Bytes> sizes(random() % 60);
     for (auto& size : sizes) size = random() % 8 == 0 ? random() % (2 * largest) : random() % 5000;
-    const Packing packing = pack(sizes, granule, largest);
-    REQUIRE(packing.placements.size() == sizes.size());
+    const Placing placing = place(sizes, granule, largest);
+    REQUIRE(placing.placements.size() == sizes.size());
     Bytes end = 0;
     std::size_t arena = 0;
     for (std::size_t i = 0; i < sizes.size(); ++i) {
-      const Placement& place = packing.placements[i];
+      const Placement& place = placing.placements[i];
       if (place.arena != arena) {
         REQUIRE(place.arena == arena + 1 && place.offset == 0);
         REQUIRE(end + sizes[i] > largest || round_up(end, tensor_alignment) + sizes[i] > largest);
@@ -29,9 +29,9 @@ TEST("packed tensors keep their order and never overlap") {
       REQUIRE(place.offset % tensor_alignment == 0);
       REQUIRE(place.offset >= end && place.offset - end < tensor_alignment);
       end = place.offset + sizes[i];
-      REQUIRE(end <= packing.arenas.at(place.arena));
+      REQUIRE(end <= placing.arenas.at(place.arena));
     }
-    for (const Bytes size : packing.arenas) REQUIRE(size % granule == 0);
-    REQUIRE(packing.arenas.size() == (sizes.empty() ? 0 : arena + 1));
+    for (const Bytes size : placing.arenas) REQUIRE(size % granule == 0);
+    REQUIRE(placing.arenas.size() == (sizes.empty() ? 0 : arena + 1));
   }
 }

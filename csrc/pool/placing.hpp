@@ -13,7 +13,7 @@ struct Placement {
   Bytes offset = 0;
 };
 
-struct Packing {
+struct Placing {
   std::vector<Placement> placements;  ///< one a size
   std::vector<Bytes> arenas;          ///< the size of each, a multiple of the granule
 };
@@ -21,8 +21,8 @@ struct Packing {
 /// The alignment that torch's kernels may assume of an allocation.
 inline constexpr Bytes tensor_alignment = 512;
 
-/// Packs `sizes` in order into arenas of at most `largest` bytes, or of one tensor where that is
+/// Places `sizes` in order in arenas of at most `largest` bytes, or of one tensor where that is
 /// larger. Splitting into arenas lets memory be given back piece by piece.
-Packing pack(const std::vector<Bytes>& sizes, Bytes granule, Bytes largest);
+Placing place(const std::vector<Bytes>& sizes, Bytes granule, Bytes largest);
 
 }  // namespace vramx

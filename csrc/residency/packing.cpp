@@ -1,0 +1,110 @@
+// Making packed copies, and the room on the card that they take to arrive in.
+#include "device/packing.hpp"
+
+#include <algorithm>
+
+#include "base/error.hpp"
+#include "residency/residency.hpp"
+
+namespace vramx {
+
+namespace {
+
+/// Packed bytes arrive in at most this part of the budget; else they are not used.
+constexpr Bytes staging_part = 8;
+
+/// What is known of a block, of what is known of a range that holds it.
+std::vector<TypedRange> within(const std::vector<TypedRange>& types, Range range, Range block) {
+  std::vector<TypedRange> parts;
+  for (const TypedRange& each : types) {
+    const Range typed{range.start + each.offset, each.size};
+    if (!typed.overlaps(block)) continue;
+    const Range part = typed.common(block);
+    parts.push_back({.offset = part.start - block.start, .size = part.size, .type = each.type});
+  }
+  return parts;
+}
+
+}  // namespace
+
+/// Has so much of the card for something else than blocks. Returns false where there is no room.
+bool Residency::reserve(Lock& lock, Bytes bytes, const Poll& poll) {
+  for (;;) {
+    Falls falls;
+    PerPlace<Bytes> need{};
+    need[Place::card] = bytes;
+    const auto evictable = [this](BlockId id) { return table_[id].evictable(); };
+    if (moves_->make_room(need, evictable, true, falls)) {
+      if (falls.empty()) break;
+      evict(lock, falls, EvictCause::budget, poll);
+    } else if (moving()) {
+      wait(lock, poll);
+    } else {
+      return false;
+    }
+  }
+  table_.reserve(bytes);
+  return true;
+}
+
+void Residency::follow_staging(Lock& lock, const Poll& poll) {
+  Packing* const packing = device_->memory(Purpose::weights).packing();
+  if (packing == nullptr) return;
+  const Bytes staging = packing->staging();
+  const Bytes wanted = staging * staging_part <= budget_ ? staging : 0;
+  const Bytes reserved = table_.sums().reserved;
+  if (wanted < reserved) {
+    table_.unreserve(reserved - wanted);
+    packing->trim();
+  } else if (wanted > reserved) {
+    reserve(lock, wanted - reserved, poll);
+  }
+}
+
+void Residency::pack(Range range, const std::vector<TypedRange>& types, const Poll& poll) {
+  Packing* const packing = device_->memory(Purpose::weights).packing();
+  if (packing == nullptr) return;
+  Lock lock = locked();
+  check_open();
+  const Blocks blocks = table_.find(range);
+  put_on_host(lock, blocks, "pack weights", poll);
+  const Bytes scratch = packing->scratch();
+  if (!reserve(lock, scratch, poll)) return;
+  const auto set_state = [&](Block::State state) {
+    for (const BlockId id : blocks) {
+      const auto change = table_.change(id);
+      table_[id].state = state;
+    }
+  };
+  put_on_host(lock, blocks, "pack weights", poll);
+  for (const BlockId id : blocks) moves_->unmap_idle(table_[id]);
+  set_state(Block::State::held);
+  ++works_on_host_;
+  lock.unlock();
+  std::vector<Bytes> sizes;
+  std::exception_ptr error;
+  try {
+    for (const BlockId id : blocks) {
+      const Range block = table_[id].range;
+      sizes.push_back(packing->pack(block, within(types, range, block)));
+    }
+  } catch (const OutOfMemory&) {
+    // The others stay raw.
+  } catch (...) {
+    error = std::current_exception();
+  }
+  lock.lock();
+  --works_on_host_;
+  set_state(Block::State::at_rest);
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const auto change = table_.change(blocks[i]);
+    table_[blocks[i]].packed = sizes[i];
+    table_[blocks[i]].packed_stale = false;
+  }
+  table_.unreserve(scratch);
+  follow_staging(lock, poll);
+  changed_.notify_all();
+  if (error) std::rethrow_exception(error);
+}
+
+}  // namespace vramx
