@@ -13,6 +13,7 @@ PACKAGE = "vramx"
 NATIVE = (
     "base",
     "device",
+    "forms",
     "mover",
     "table",
     "plan",

@@ -39,7 +39,7 @@ struct Run {
   Words words;
   uint32_t tiles;
   uint64_t at;    ///< in the block, a multiple of 16 unless raw
-  uint64_t size;  ///< bytes, whole words
+  uint64_t size;  ///< likewise
   uint64_t first, low, codes, places, bases, second, exceptions;
   uint64_t end;
   uint32_t frequent;  ///< by code, a byte each; the highest is zero

@@ -2,7 +2,8 @@
 // alike.
 //
 // A weight's sign and mantissa are as good as random; its exponent is one of a few. So a word is an
-// exponent, a first byte (the sign and the top seven bits of the mantissa), and low bits: what is
+// exponent, a first byte (the top seven bits of the mantissa, and below them the sign: so an
+// exponent above that byte, rotated by one, is the upper half of a word), and low bits: what is
 // left of the mantissa. Low bits that are zero in every word of a run are dropped.
 #pragma once
 
@@ -11,9 +12,12 @@ using uint8_t = unsigned char;
 using uint16_t = unsigned short;
 using uint32_t = unsigned int;
 using uint64_t = unsigned long long;
-#define VRAMX_BOTH __host__ __device__
 #else
 #include <cstdint>
+#endif
+#ifdef __CUDACC__
+#define VRAMX_BOTH __host__ __device__
+#else
 #define VRAMX_BOTH
 #endif
 
@@ -56,7 +60,7 @@ VRAMX_BOTH constexpr uint32_t exponent_of(Shape shape, uint32_t word) {
 
 VRAMX_BOTH constexpr uint32_t first_byte_of(Shape shape, uint32_t word) {
   const uint32_t sign = word >> (8 * shape.bytes - 1);
-  return (sign << 7) | ((word >> (shape.exponent_at - 7)) & 0x7f);
+  return ((word >> (shape.exponent_at - 7) & 0x7f) << 1) | sign;
 }
 
 VRAMX_BOTH constexpr uint32_t low_of(Shape shape, uint32_t word) {
@@ -64,8 +68,8 @@ VRAMX_BOTH constexpr uint32_t low_of(Shape shape, uint32_t word) {
 }
 
 VRAMX_BOTH constexpr uint32_t join(Shape shape, uint32_t exponent, uint32_t first, uint32_t low) {
-  return ((first >> 7) << (8 * shape.bytes - 1)) | (exponent << shape.exponent_at) |
-         ((first & 0x7f) << (shape.exponent_at - 7)) | (low << shape.dropped);
+  return ((first & 1) << (8 * shape.bytes - 1)) | (exponent << shape.exponent_at) |
+         ((first >> 1) << (shape.exponent_at - 7)) | (low << shape.dropped);
 }
 
 }  // namespace vramx
