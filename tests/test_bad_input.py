@@ -43,9 +43,9 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     ("policy", "fifo", r"'fifo'.*adaptive, clairvoyant, lru, mru"),
     ("policy", "LRU", r"'LRU'.*adaptive, clairvoyant, lru, mru"),
     ("policy", "", "adaptive, clairvoyant, lru, mru"),
-    ("policy", None, "arrived, touched, left and victim"),
-    ("policy", 3, "arrived, touched, left and victim"),
-    ("policy", ..., "arrived, touched, left and victim"),
+    ("policy", None, "fetched, leased, evicted and victim"),
+    ("policy", 3, "fetched, leased, evicted and victim"),
+    ("policy", ..., "fetched, leased, evicted and victim"),
     ("backend", "cuda", r"'cuda'.*auto, managed, mapped, simulated"),
     ("backend", "", "auto, managed, mapped, simulated"),
     ("backend", None, "auto, managed, mapped, simulated"),
@@ -441,37 +441,37 @@ class Oldest:
             self.fails_in = None
             raise ZeroDivisionError(method)
 
-    def arrived(self, block: int) -> None:
+    def fetched(self, block: int) -> None:
         self.order.append(block)
-        self.fail("arrived")
+        self.fail("fetched")
 
-    def touched(self, block: int) -> None:
+    def leased(self, block: int) -> None:
         self.order.remove(block)
         self.order.append(block)
-        self.fail("touched")
+        self.fail("leased")
 
-    def left(self, block: int) -> None:
+    def evicted(self, block: int) -> None:
         self.order.remove(block)
-        self.fail("left")
+        self.fail("evicted")
 
-    def victim(self, may_leave: Callable[[int], bool]) -> Any:
+    def victim(self, evictable: Callable[[int], bool]) -> Any:
         self.fail("victim")
         if self.answer is not self:
             return self.answer
-        return next(filter(may_leave, self.order), None)
+        return next(filter(evictable, self.order), None)
 
 
-@pytest.mark.parametrize("missing", ["arrived", "touched", "left", "victim"])
+@pytest.mark.parametrize("missing", ["fetched", "leased", "evicted", "victim"])
 def test_a_policy_without_a_method_is_refused_by_its_name(
     open_session: OpenSession, missing: str
 ) -> None:
-    methods = {"arrived", "touched", "left", "victim"} - {missing}
+    methods = {"fetched", "leased", "evicted", "victim"} - {missing}
     policy = type("Policy", (), dict.fromkeys(methods, lambda *_: None))()
     with pytest.raises(vramx.ConfigError, match=f"no {missing}"):
         open_session(policy=policy)
 
 
-@pytest.mark.parametrize("method", ["arrived", "touched", "left", "victim"])
+@pytest.mark.parametrize("method", ["fetched", "leased", "evicted", "victim"])
 def test_what_a_policy_raises_comes_through_once_and_the_session_stays_usable(
     open_session: OpenSession, linears: Linears, method: str
 ) -> None:
@@ -555,7 +555,7 @@ def test_no_granule_crashes_the_process(granule: int) -> None:
                 host_addresses=True, check_drops=False)
             core = _core.Core(device=device, budget={granule} * 64, block={granule} * 16,
                 policy="lru", threaded=False, host_limit=2**30)
-            memories = core.reserve([{granule} * 5, 3, {granule}], _core.Use.WEIGHTS)
+            memories = core.reserve([{granule} * 5, 3, {granule}], _core.Purpose.WEIGHTS)
             core.prefetch([(each.address, each.nbytes) for each in memories])
         except vramx.ConfigError as error:
             assert "granule" in str(error), error

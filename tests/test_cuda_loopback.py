@@ -81,7 +81,7 @@ def confined(loopback: Loopback, request: pytest.FixtureRequest) -> Card:
 
 
 def weights(one: _core.Core, card: Card, count: int, size: int = BLOCK) -> list[Weight]:
-    return filled(one, card.driver, one.reserve([size] * count, _core.Use.WEIGHTS))
+    return filled(one, card.driver, one.reserve([size] * count, _core.Purpose.WEIGHTS))
 
 
 def run(one: _core.Core, model: list[Weight]) -> None:
@@ -349,8 +349,8 @@ def test_what_stays_is_told_to_go_to_the_host_in_vain(confined: Card) -> None:
     (weight,) = weights(one, confined, 1)
     memory = hold(one, 1)
     activations = [(memory.address, memory.nbytes)]
-    assert one.stay_on_card(activations)
-    assert not one.stay_on_card([weight.range])
+    assert one.confined(activations)
+    assert not one.confined([weight.range])
     for advice in (
         _core.Advice.PREFERRED_HOST,
         _core.Advice.ACCESSED_BY,
@@ -367,7 +367,7 @@ def test_what_stays_is_told_to_go_to_the_host_in_vain(confined: Card) -> None:
 def test_what_stays_is_stored_and_loaded_where_it_lies(confined: Card) -> None:
     confined.driver.set_copies_pageable(1)
     one = confined.core(4)
-    (memory,) = one.reserve([BLOCK + 4096], _core.Use.SCRATCH)
+    (memory,) = one.reserve([BLOCK + 4096], _core.Purpose.SCRATCH)
     content = np.random.default_rng(1).integers(0, 256, memory.nbytes, dtype=np.uint8)
     one.store([(memory.address, content.ctypes.data, content.nbytes)])
     assert np.array_equal(np.asarray(memory), content)

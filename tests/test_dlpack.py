@@ -85,7 +85,7 @@ def test_verbs_take_what_tells_its_place_by_dlpack(open_session: OpenSession) ->
 
 def test_memory_itself_is_known_to_its_session(open_session: OpenSession) -> None:
     session = open_session(4 * BLOCK)
-    memory = session._core.reserve([BLOCK], _core.Use.WEIGHTS)[0]
+    memory = session._core.reserve([BLOCK], _core.Purpose.WEIGHTS)[0]
     session.prefetch(memory)
     with session.pin(memory):
         assert session._core.on_card([(memory.address, BLOCK)])

@@ -117,36 +117,36 @@ def test_the_limit_on_managed_memory_is_told_and_takes_nothing(
     loopback: Loopback, managed_limit: int
 ) -> None:
     one = core(card(loopback))
-    held = one.reserve([3 * GRANULE], _core.Use.WEIGHTS)
+    held = one.reserve([3 * GRANULE], _core.Purpose.WEIGHTS)
     with pytest.raises(vramx.OutOfMemoryError, match="VRAMX_MANAGED_LIMIT") as raised:
-        one.reserve([2 * GRANULE], _core.Use.WEIGHTS)
+        one.reserve([2 * GRANULE], _core.Purpose.WEIGHTS)
     assert (raised.value.asked, raised.value.budget) == (2 * GRANULE, managed_limit)
     assert raised.value.resident == 3 * GRANULE
     assert _core.managed_bytes() == loopback.counts.managed == 3 * GRANULE
     del held
     assert _core.managed_bytes() == 0
-    assert one.reserve([managed_limit], _core.Use.WEIGHTS)[0].nbytes == managed_limit
+    assert one.reserve([managed_limit], _core.Purpose.WEIGHTS)[0].nbytes == managed_limit
 
 
 def test_the_host_limit_is_told_and_takes_nothing(loopback: Loopback) -> None:
     one = core(card(loopback), host_limit=4 * GRANULE)
     with pytest.raises(vramx.OutOfMemoryError, match="host_limit"):
-        one.reserve([5 * GRANULE], _core.Use.WEIGHTS)
+        one.reserve([5 * GRANULE], _core.Purpose.WEIGHTS)
     assert loopback.counts.managed == 0
-    assert len(one.reserve([4 * GRANULE], _core.Use.WEIGHTS)) == 1
+    assert len(one.reserve([4 * GRANULE], _core.Purpose.WEIGHTS)) == 1
 
 
 @pytest.mark.parametrize(
     ("entry", "use"),
     [
-        ("cuMemAllocManaged", _core.Use.WEIGHTS),
-        ("cuMemAllocManaged", _core.Use.SCRATCH),
-        ("cuMemAdvise", _core.Use.WEIGHTS),
-        ("cuMemAdvise", _core.Use.SCRATCH),
+        ("cuMemAllocManaged", _core.Purpose.WEIGHTS),
+        ("cuMemAllocManaged", _core.Purpose.SCRATCH),
+        ("cuMemAdvise", _core.Purpose.WEIGHTS),
+        ("cuMemAdvise", _core.Purpose.SCRATCH),
     ],
 )
 def test_a_failed_allocation_is_told_and_the_next_one_works(
-    loopback: Loopback, entry: str, use: _core.Use
+    loopback: Loopback, entry: str, use: _core.Purpose
 ) -> None:
     one = core(card(loopback))
     loopback.fail(entry)
@@ -163,7 +163,7 @@ def test_a_failed_allocation_is_told_and_the_next_one_works(
 @pytest.mark.parametrize("entry", ["cuMemAdvise", "cuMemPrefetchAsync", "cuEventRecord"])
 def test_a_failed_bring_is_told_and_the_next_one_works(loopback: Loopback, entry: str) -> None:
     one = core(card(loopback))
-    (weight,) = one.reserve([2 * GRANULE], _core.Use.WEIGHTS)
+    (weight,) = one.reserve([2 * GRANULE], _core.Purpose.WEIGHTS)
     group = one.define([(weight.address, weight.nbytes)])
     loopback.fail(entry)
     with pytest.raises(vramx.DeviceError, match=f"{entry} failed"):
@@ -178,7 +178,7 @@ def test_a_failed_bring_is_told_and_the_next_one_works(loopback: Loopback, entry
 @pytest.mark.parametrize("entry", ["cuMemAdvise", "cuMemPrefetchAsync", "cuEventRecord"])
 def test_a_failed_eviction_is_told_and_the_next_one_works(loopback: Loopback, entry: str) -> None:
     one = core(card(loopback))
-    (weight,) = one.reserve([2 * GRANULE], _core.Use.WEIGHTS)
+    (weight,) = one.reserve([2 * GRANULE], _core.Purpose.WEIGHTS)
     ranges = [(weight.address, weight.nbytes)]
     one.take(ranges, 0, True)
     one.written(ranges)
@@ -194,7 +194,7 @@ def test_a_failed_eviction_is_told_and_the_next_one_works(loopback: Loopback, en
 
 def test_a_driver_whose_words_are_out_of_memory_is_out_of_memory(loopback: Loopback) -> None:
     one = core(card(loopback))
-    (weight,) = one.reserve([GRANULE], _core.Use.WEIGHTS)
+    (weight,) = one.reserve([GRANULE], _core.Purpose.WEIGHTS)
     group = one.define([(weight.address, weight.nbytes)])
     loopback.fail("cuMemPrefetchAsync", OUT_OF_MEMORY)
     with pytest.raises(vramx.OutOfMemoryError, match="cuMemPrefetchAsync"):
@@ -205,7 +205,7 @@ def test_a_driver_whose_words_are_out_of_memory_is_out_of_memory(loopback: Loopb
 
 def test_memory_may_outlive_its_core_and_device(loopback: Loopback) -> None:
     one = core(card(loopback))
-    held = [*one.reserve([GRANULE], _core.Use.WEIGHTS), one.empty(GRANULE, 0)]
+    held = [*one.reserve([GRANULE], _core.Purpose.WEIGHTS), one.empty(GRANULE, 0)]
     one.close()
     del one
     assert loopback.counts.managed > 0

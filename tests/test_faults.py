@@ -14,7 +14,7 @@ from torch import nn
 
 import vramx
 from vramx import Advice
-from vramx._core import Core, Memory, Operation, SimulatedDevice, Use
+from vramx._core import Core, Memory, Operation, Purpose, SimulatedDevice
 
 BLOCK = 64 * 2**10
 OpenSession = Callable[..., vramx.Session]
@@ -23,9 +23,9 @@ Linears = Callable[..., nn.Sequential]
 
 TYPES = {
     Operation.RESERVE: vramx.OutOfMemoryError,
-    Operation.BRING: vramx.DeviceError,
-    Operation.LEAVE: vramx.DeviceError,
-    Operation.EXPOSE: vramx.DeviceError,
+    Operation.FETCH: vramx.DeviceError,
+    Operation.EVICT: vramx.DeviceError,
+    Operation.MAP_HOST: vramx.DeviceError,
 }
 
 
@@ -160,27 +160,27 @@ def close(scene: Scene) -> None:
 
 FAULTS = [
     (manage, Operation.RESERVE, 2),
-    (run, Operation.BRING, 3),
-    (run, Operation.LEAVE, 3),
-    (run_what_does_not_fit, Operation.LEAVE, 2),
-    (run_what_does_not_fit, Operation.EXPOSE, 5),
-    (touch, Operation.BRING, 2),
-    (touch, Operation.LEAVE, 2),
-    (evict, Operation.LEAVE, 4),
-    (allocate_little, Operation.BRING, 1),
-    (allocate_little, Operation.LEAVE, 2),
-    (set_budget, Operation.LEAVE, 3),
-    (unmanage, Operation.LEAVE, 3),
-    (pin, Operation.BRING, 1),
-    (pin, Operation.LEAVE, 1),
-    (pin, Operation.EXPOSE, 2),
-    (prefetch, Operation.BRING, 2),
-    (prefetch, Operation.LEAVE, 2),
-    (prefer_host, Operation.LEAVE, 3),
-    (unset_read_mostly, Operation.LEAVE, 3),
-    (map_for_card, Operation.EXPOSE, 3),
-    (load, Operation.LEAVE, 3),
-    (close, Operation.LEAVE, 3),
+    (run, Operation.FETCH, 3),
+    (run, Operation.EVICT, 3),
+    (run_what_does_not_fit, Operation.EVICT, 2),
+    (run_what_does_not_fit, Operation.MAP_HOST, 5),
+    (touch, Operation.FETCH, 2),
+    (touch, Operation.EVICT, 2),
+    (evict, Operation.EVICT, 4),
+    (allocate_little, Operation.FETCH, 1),
+    (allocate_little, Operation.EVICT, 2),
+    (set_budget, Operation.EVICT, 3),
+    (unmanage, Operation.EVICT, 3),
+    (pin, Operation.FETCH, 1),
+    (pin, Operation.EVICT, 1),
+    (pin, Operation.MAP_HOST, 2),
+    (prefetch, Operation.FETCH, 2),
+    (prefetch, Operation.EVICT, 2),
+    (prefer_host, Operation.EVICT, 3),
+    (unset_read_mostly, Operation.EVICT, 3),
+    (map_for_card, Operation.MAP_HOST, 3),
+    (load, Operation.EVICT, 3),
+    (close, Operation.EVICT, 3),
 ]
 
 
@@ -227,7 +227,7 @@ def test_a_fault_gives_a_typed_error_and_the_same_works_afterwards(
         assert (made == 3.0).all()
 
 
-@pytest.mark.parametrize("operation", [Operation.BRING, Operation.LEAVE])
+@pytest.mark.parametrize("operation", [Operation.FETCH, Operation.EVICT])
 @pytest.mark.parametrize("policy", ["adaptive", "lru", "mru", "clairvoyant"])
 @pytest.mark.parametrize("nth", range(1, 13))
 def test_a_pass_that_meets_a_fault_fails_typed_or_is_right(
@@ -316,7 +316,7 @@ def use(core: Core, *memories: Memory) -> None:
     core.give(span(*memories), 0, True)
 
 
-@pytest.mark.parametrize("operation", [Operation.BRING, Operation.LEAVE])
+@pytest.mark.parametrize("operation", [Operation.FETCH, Operation.EVICT])
 @pytest.mark.parametrize("nth", range(1, 6))
 @pytest.mark.parametrize("threaded", [False, True], ids=["no mover thread", "a mover thread"])
 def test_the_budget_holds_through_every_fault(
@@ -325,7 +325,7 @@ def test_the_budget_holds_through_every_fault(
     """Blocks of all sizes, so that room made by one is taken by others."""
     core, device = open_core(4 * BLOCK, threaded=threaded)
     sizes = [BLOCK, 4096, BLOCK, 4096, 3 * 4096, BLOCK, 2 * BLOCK, 4096, BLOCK]
-    memories = [core.reserve([size], Use.WEIGHTS)[0] for size in sizes]
+    memories = [core.reserve([size], Purpose.WEIGHTS)[0] for size in sizes]
     for memory in memories[5:]:
         use(core, memory)
     device.fail(operation, nth)
@@ -349,10 +349,10 @@ def test_small_blocks_do_not_take_the_room_that_a_large_one_did_not_leave(
 ) -> None:
     """They are too many for one job, and the later jobs have nothing to take off the card."""
     core, device = open_core(BLOCK)
-    (large,) = core.reserve([BLOCK], Use.WEIGHTS)
-    small = [core.reserve([4096], Use.WEIGHTS)[0] for _ in range(12)]
+    (large,) = core.reserve([BLOCK], Purpose.WEIGHTS)
+    small = [core.reserve([4096], Purpose.WEIGHTS)[0] for _ in range(12)]
     use(core, large)
-    device.fail(Operation.LEAVE, 1)
+    device.fail(Operation.EVICT, 1)
     with pytest.raises(vramx.DeviceError):
         use(core, *small)
     assert device.peak_on_card == BLOCK
@@ -364,13 +364,13 @@ def test_small_blocks_do_not_take_the_room_that_a_large_one_did_not_leave(
 
 def test_a_failure_is_reported_once(open_core: OpenCore) -> None:
     core, device = open_core(2 * BLOCK)
-    first, second, third = core.reserve([BLOCK] * 3, Use.WEIGHTS)
-    device.fail(Operation.BRING, 1)
+    first, second, third = core.reserve([BLOCK] * 3, Purpose.WEIGHTS)
+    device.fail(Operation.FETCH, 1)
     with pytest.raises(vramx.DeviceError):
         use(core, first)
     core.take(span(second, third), 0, False)
     core.prefetch(span(first))  # there is no room, which is no error
-    device.fail(Operation.LEAVE, 1)
+    device.fail(Operation.EVICT, 1)
     core.give(span(second, third), 0, False)
     with pytest.raises(vramx.DeviceError):
         core.evict(span(second))
@@ -383,10 +383,10 @@ def test_a_failure_is_reported_once(open_core: OpenCore) -> None:
 
 def test_what_failed_to_come_ahead_is_brought_when_it_is_used(open_core: OpenCore) -> None:
     core, device = open_core(4 * BLOCK, threaded=True)
-    (memory,) = core.reserve([BLOCK], Use.WEIGHTS)
+    (memory,) = core.reserve([BLOCK], Purpose.WEIGHTS)
     source = np.full(BLOCK, 9, np.uint8)
     core.store([(memory.address, source.ctypes.data, BLOCK)])
-    device.fail(Operation.BRING, 1)
+    device.fail(Operation.FETCH, 1)
     device.hold()
     core.prefetch(span(memory))
     device.let_go()
@@ -402,14 +402,14 @@ def test_what_failed_to_come_ahead_is_brought_when_it_is_used(open_core: OpenCor
 
 def test_a_failing_write_back_loses_nothing(open_core: OpenCore) -> None:
     core, device = open_core(BLOCK)
-    first, second = core.reserve([BLOCK] * 2, Use.SCRATCH)
+    first, second = core.reserve([BLOCK] * 2, Purpose.SCRATCH)
     views: Any = [np.asarray(each) for each in (first, second)]
     for place, memory in enumerate((first, second)):
         core.take(span(memory), 0, True)
         views[place][:] = place + 1
         core.give(span(memory), 0, True)
     for nth in (1, 1, 1):
-        device.fail(Operation.LEAVE, nth)
+        device.fail(Operation.EVICT, nth)
         with pytest.raises(vramx.DeviceError):
             use(core, first)
         core.take(span(second), 0, True)

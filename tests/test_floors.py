@@ -12,6 +12,7 @@ PACKAGE = "vramx"
 
 NATIVE = (
     "base",
+    "forms",
     "device",
     "forms",
     "mover",

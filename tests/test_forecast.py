@@ -138,7 +138,7 @@ def test_the_simulated_card_then_takes_as_long_and_moves_as_much(
     work = share * BLOCK / LINK
     found = ask(parts([BLOCK] * count), budget=frames * BLOCK, compute=work * count)
     core, device = open_core(frames * BLOCK, policy="adaptive", latency=0.0)
-    memories = core.reserve([BLOCK] * count, _core.Use.WEIGHTS)
+    memories = core.reserve([BLOCK] * count, _core.Purpose.WEIGHTS)
     groups = [core.define([(memory.address, memory.nbytes)]) for memory in memories]
     core.guess(groups)
 

@@ -107,7 +107,7 @@ def test_a_forked_child_lets_go_of_a_session_and_ends(threaded: bool) -> None:
             check_drops=False)
         core = _core.Core(device=device, budget=4 * BLOCK, block=BLOCK, policy="lru",
             threaded={threaded}, host_limit=2**63)
-        memories = core.reserve([BLOCK] * 2, _core.Use.WEIGHTS) + [core.empty(100, 0)]
+        memories = core.reserve([BLOCK] * 2, _core.Purpose.WEIGHTS) + [core.empty(100, 0)]
         ranges = [(each.address, each.nbytes) for each in memories]
         group = core.define(ranges)
         core.acquire(group, 0)

@@ -82,20 +82,20 @@ def test_a_policy_in_python_may_be_asked_while_garbage_is_collected(
         def __init__(self) -> None:
             self.blocks: dict[int, None] = {}
 
-        def arrived(self, block: int) -> None:
+        def fetched(self, block: int) -> None:
             self.blocks[block] = None
             [[] for _ in range(2000)]
 
-        def touched(self, block: int) -> None:
+        def leased(self, block: int) -> None:
             self.blocks[block] = self.blocks.pop(block, None)
 
-        def left(self, block: int) -> None:
+        def evicted(self, block: int) -> None:
             self.blocks.pop(block, None)
 
-        def victim(self, may_leave: Callable[[int], bool]) -> int | None:
+        def victim(self, evictable: Callable[[int], bool]) -> int | None:
             cycle: list[object] = []
             cycle.append(cycle)
-            return next((block for block in self.blocks if may_leave(block)), None)
+            return next((block for block in self.blocks if evictable(block)), None)
 
     before = gc.get_threshold()
     gc.set_threshold(50, 2, 2)

@@ -489,8 +489,8 @@ def test_memory_that_a_lease_held_when_it_was_freed_is_given_back_later(
 
 def test_a_core_s_memory_is_all_given_back(open_core: OpenCore) -> None:
     core, device = open_core(4 * BLOCK)
-    memories = core.reserve([1000, BLOCK, 3 * BLOCK], _core.Use.WEIGHTS)
-    memories += core.reserve([5], _core.Use.SCRATCH)
+    memories = core.reserve([1000, BLOCK, 3 * BLOCK], _core.Purpose.WEIGHTS)
+    memories += core.reserve([5], _core.Purpose.SCRATCH)
     memories.append(core.empty(5 * BLOCK, 0))
     core.prefetch([(each.address, each.nbytes) for each in memories])
     assert core.stats().resident == device.on_card > 0
@@ -505,7 +505,7 @@ def test_a_core_s_memory_is_all_given_back(open_core: OpenCore) -> None:
 
 def test_memory_outlives_its_core_s_last_name(open_core: OpenCore) -> None:
     core, device = open_core(4 * BLOCK)
-    (memory,) = core.reserve([BLOCK], _core.Use.SCRATCH)
+    (memory,) = core.reserve([BLOCK], _core.Purpose.SCRATCH)
     view = np.asarray(memory)
     ranges = [(memory.address, memory.nbytes)]
     core.take(ranges, 0, False)

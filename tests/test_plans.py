@@ -46,7 +46,7 @@ class Model:
         work: Sequence[float],
     ) -> None:
         self.core, self.device, self.work = core, device, work
-        self.memories = core.reserve([size * BLOCK for size in sizes], _core.Use.WEIGHTS)
+        self.memories = core.reserve([size * BLOCK for size in sizes], _core.Purpose.WEIGHTS)
         self.groups = [core.define([(m.address, m.nbytes)]) for m in self.memories]
         core.guess(self.groups)
 

@@ -33,7 +33,7 @@ class Weight:
 
     def __init__(self, core: Any, blocks: int = 1, calls: int = 1) -> None:
         self.core = core
-        (self.memory,) = core.reserve([blocks * BLOCK], _core.Use.WEIGHTS)
+        (self.memory,) = core.reserve([blocks * BLOCK], _core.Purpose.WEIGHTS)
         zeros = np.zeros(blocks * BLOCK, np.uint8)
         core.store([(self.memory.address, zeros.ctypes.data, zeros.nbytes)])
         self.tensor = torch.from_numpy(np.asarray(self.memory))

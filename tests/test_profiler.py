@@ -25,7 +25,7 @@ PROGRAM = """
         layers = [nn.Linear(128, 128, bias=False) for _ in range(4)]
         model = session.manage(nn.Sequential(*layers), name="net")
         model(torch.ones(1, 128))
-        session.device.fail(vramx._core.Operation.BRING, 1)
+        session.device.fail(vramx._core.Operation.FETCH, 1)
         try:
             model(torch.ones(1, 128))
         except vramx.DeviceError:
@@ -60,6 +60,6 @@ def test_leases_and_moves_are_ranges_that_nest_while_a_profiler_is_attached(
             open_ranges[thread].pop()
     assert not any(open_ranges.values())
     assert {f"net.{i}" for i in range(4)} <= set(seen)
-    assert all(seen[f"bring net.{i}"] >= 1 for i in range(4))
-    assert any(name.startswith("leave net.") for name in seen)
+    assert all(seen[f"fetch net.{i}"] >= 1 for i in range(4))
+    assert any(name.startswith("evict net.") for name in seen)
     assert seen["net.0"] == 3

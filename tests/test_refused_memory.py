@@ -42,7 +42,7 @@ def session_of(blocks: int, **options: Any) -> Iterator[vramx.Session]:
 def weights(session: vramx.Session, driver: Loopback, count: int, blocks: int = 1) -> list[Weight]:
     """Weights of a range each."""
     core = session._core
-    ranges = [core.reserve([blocks * BLOCK], _core.Use.WEIGHTS) for _ in range(count)]
+    ranges = [core.reserve([blocks * BLOCK], _core.Purpose.WEIGHTS) for _ in range(count)]
     return filled(core, driver, [memory for (memory,) in ranges])
 
 

@@ -316,17 +316,17 @@ class Farthest:
     def __init__(self) -> None:
         self.on_card: set[int] = set()
 
-    def arrived(self, block: int) -> None:
+    def fetched(self, block: int) -> None:
         self.on_card.add(block)
 
-    def touched(self, block: int) -> None:
+    def leased(self, block: int) -> None:
         assert block in self.on_card
 
-    def left(self, block: int) -> None:
+    def evicted(self, block: int) -> None:
         self.on_card.remove(block)
 
-    def victim(self, may_leave: Callable[[int], bool]) -> int | None:
-        return max(filter(may_leave, self.on_card), default=None)
+    def victim(self, evictable: Callable[[int], bool]) -> int | None:
+        return max(filter(evictable, self.on_card), default=None)
 
 
 @pytest.mark.parametrize("policy", ["adaptive", "lru", "mru", "clairvoyant", "an object"])

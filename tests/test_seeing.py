@@ -44,8 +44,8 @@ def agree(session: vramx.Session, other_stalls: float = 0.0) -> None:
     modules, stats = session.modules(), session.stats()
     for name in (*BYTES, "hits", "misses", "resident"):
         assert total(modules, name) == getattr(stats, name), name
-    assert causes(modules, "left").total() == stats.evictions
-    came = causes(modules, "brought").total()
+    assert causes(modules, "evicted").total() == stats.evictions
+    came = causes(modules, "fetched").total()
     assert came == stats.evictions + stats.resident // BLOCK
     assert total(modules, "stall_seconds") + other_stalls == pytest.approx(stats.stall_seconds)
 
@@ -134,7 +134,7 @@ def test_why_blocks_come_and_leave_is_told_apart(open_session: OpenSession) -> N
             after = session.modules()
             return tuple(  # type: ignore[return-value]
                 {why for why, count in (causes(after, way) - causes(before, way)).items() if count}
-                for way in ("brought", "left")
+                for way in ("fetched", "evicted")
             )
 
         assert since(lambda: session.prefetch(model[5])) == ({"prefetch"}, set())
@@ -152,18 +152,18 @@ def test_why_blocks_come_and_leave_is_told_apart(open_session: OpenSession) -> N
     with open_session(4 * BLOCK, policy="lru") as session:
         model = timed(session, 8)
         model(x)
-        assert causes(session.modules(), "brought") == {
+        assert causes(session.modules(), "fetched") == {
             "use": 8,
             "order": 0,
             "plan": 0,
             "prefetch": 0,
         }
-        assert +causes(session.modules(), "left") == {"use": 4}
+        assert +causes(session.modules(), "evicted") == {"use": 4}
     with open_session(4 * BLOCK) as session:
         model = timed(session, 8)
         model(x)
-        assert set(+causes(session.modules(), "brought")) == {"use", "order"}
-        assert "ahead" in +causes(session.modules(), "left")
+        assert set(+causes(session.modules(), "fetched")) == {"use", "order"}
+        assert "ahead" in +causes(session.modules(), "evicted")
 
 
 def test_a_shared_block_s_bytes_are_divided_and_its_times_count_for_each(
@@ -174,7 +174,7 @@ def test_a_shared_block_s_bytes_are_divided_and_its_times_count_for_each(
         model(torch.ones(1, 64))
         for each in session.modules():
             assert (each.nbytes, each.blocks, each.moved_in) == (BLOCK // 4, 1, BLOCK // 4)
-            assert each.brought["use"] == 1
+            assert each.fetched["use"] == 1
         assert total(session.modules(), "moved_in") == session.stats().moved_in
 
 
@@ -197,7 +197,7 @@ def test_unmanaged_modules_keep_their_counts_by_name(open_session: OpenSession) 
             session.unmanage(layer)
             (module,) = session.modules()
             assert (module.name, module.uses, module.nbytes) == ("layer", round_, BLOCK)
-            assert module.brought["use"] == round_
+            assert module.fetched["use"] == round_
         agree(session)
 
 
@@ -237,8 +237,8 @@ def test_the_plan_predicts_a_pass_s_bytes_exactly_and_its_time_within_a_hundredt
         assert rounds * plan.moved_out == after.moved_out - before.moved_out
         assert plan.bound_seconds <= plan.seconds * 1.000001
         assert (plan.uses, plan.used) == (count, count * BLOCK)
-        assert plan.stays == total(session.modules(), "stays")
-        assert plan.used - plan.stays == plan.moved_in  # each block is used once
+        assert plan.kept == total(session.modules(), "kept")
+        assert plan.used - plan.kept == plan.moved_in  # each block is used once
         assert plan.compute_seconds == pytest.approx(sum(each.seconds for each in layers))
         assert plan.passes_recorded >= 1
     assert session.plan() == plan
@@ -273,7 +273,16 @@ def test_the_report_shows_the_plan_and_the_costliest_modules_first(
     assert f"{vramx.units.format_seconds(plan.seconds)} a pass" in lines[at + 2]
     assert f"{vramx.units.format_size(plan.moved_in)} in" in lines[at + 2]
     table = lines[at + 4 :]
-    assert table[0].split() == ["module", "bytes", "uses", "stalls", "in", "out", "brought", "left"]
+    assert table[0].split() == [
+        "module",
+        "bytes",
+        "uses",
+        "stalls",
+        "in",
+        "out",
+        "fetched",
+        "evicted",
+    ]
     by_name = {each.name: each for each in session.modules()}
     shown = [by_name[line.split()[0]] for line in table[1:21]]
     stalls = [each.stall_seconds for each in shown]

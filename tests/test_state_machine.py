@@ -34,7 +34,7 @@ from hypothesis.stateful import (
 import vramx
 from bare_calls import call_of, context_of
 from vramx import _core
-from vramx._core import Advice, Moment, Operation, Use
+from vramx._core import Advice, Moment, Operation, Purpose
 
 GRANULE = 4096
 BLOCK = 4 * GRANULE
@@ -190,7 +190,7 @@ class ProgramOnACard(RuleBasedStateMachine):
             return False, None
 
     def no_more_faults(self) -> None:
-        for operation in (Operation.RESERVE, Operation.BRING, Operation.LEAVE, Operation.EXPOSE):
+        for operation in (Operation.RESERVE, Operation.FETCH, Operation.EVICT, Operation.MAP_HOST):
             self.device.fail(operation, 0)
 
     def pick(self, index: int) -> Piece:
@@ -278,9 +278,9 @@ class ProgramOnACard(RuleBasedStateMachine):
 
     # Memory comes and goes
 
-    @rule(given=st.lists(sizes, min_size=1, max_size=4), use=st.sampled_from(Use))
-    def adopt(self, given: list[int], use: Use) -> None:
-        done, memories = self.attempt(lambda: self.core.reserve(given, use))
+    @rule(given=st.lists(sizes, min_size=1, max_size=4), purpose=st.sampled_from(Purpose))
+    def adopt(self, given: list[int], purpose: Purpose) -> None:
+        done, memories = self.attempt(lambda: self.core.reserve(given, purpose))
         if not done:
             return
         start, number = memories[0].address, next(self.keys)
@@ -291,9 +291,9 @@ class ProgramOnACard(RuleBasedStateMachine):
             blocks = [(number, place) for place in range(first, last + 1)]
             key = next(self.keys)
             expected = pattern(memory.nbytes, key)
-            stays = self.confined and use is Use.SCRATCH
+            stays = self.confined and purpose is Purpose.SCRATCH
             piece = self.pieces[key] = Piece(memory, expected, number, blocks, stays=stays)
-            if use is Use.WEIGHTS:
+            if purpose is Purpose.WEIGHTS:
                 self.core.point(ctypes.addressof(piece.storage), *piece.span)
             copies.append((memory.address, expected.ctypes.data, memory.nbytes))
         self.core.store(copies)

@@ -103,7 +103,7 @@ def span(*memories: _core.Memory) -> list[tuple[int, int]]:
 
 def filled(core: _core.Core, count: int, size: int = BLOCK) -> list[_core.Memory]:
     """Weights of a block each, the n-th full of n + 1."""
-    memories = core.reserve([size] * count, _core.Use.WEIGHTS)
+    memories = core.reserve([size] * count, _core.Purpose.WEIGHTS)
     sources = [np.full(size, place + 1, np.uint8) for place in range(count)]
     core.store([(m.address, source.ctypes.data, size) for m, source in zip(memories, sources)])
     return memories
@@ -297,23 +297,23 @@ def test_a_policy_object_and_other_threads_never_wait_for_each_other() -> None:
         class Policy:
             def __init__(self):
                 self.on_card = []
-            def arrived(self, block):
+            def fetched(self, block):
                 self.on_card.append(block)
-            def touched(self, block):
+            def leased(self, block):
                 pass
-            def left(self, block):
+            def evicted(self, block):
                 self.on_card.remove(block)
-            def victim(self, may_leave):
+            def victim(self, evictable):
                 inside.set()
                 near.wait()
-                return next(filter(may_leave, self.on_card), None)
+                return next(filter(evictable, self.on_card), None)
 
         device = _core.SimulatedDevice(capacity=2**20, link_up=1e9, link_down=1e9, latency=0,
             lanes=2, granule=4096, host_memory=2**30, reads_over_link=True, host_addresses=True,
             check_drops=False)
         core = _core.Core(device=device, budget=2**16, block=2**16, policy=Policy(),
             threaded=False, host_limit=2**63)
-        memories = core.reserve([2**16] * 2, _core.Use.WEIGHTS)
+        memories = core.reserve([2**16] * 2, _core.Purpose.WEIGHTS)
         ranges = [[(each.address, each.nbytes)] for each in memories]
 
         def other():

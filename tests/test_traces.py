@@ -55,7 +55,7 @@ class Program:
     def __init__(self, core: _core.Core, device: _core.SimulatedDevice) -> None:
         self.core, self.device = core, device
         sizes = [BLOCK, 2 * BLOCK] * 4
-        memories = core.reserve([*sizes, 2 * BLOCK], _core.Use.WEIGHTS)
+        memories = core.reserve([*sizes, 2 * BLOCK], _core.Purpose.WEIGHTS)
         self.spans = [[(m.address, m.nbytes)] for m in memories]
         self.spans += [[(memories[-1].address, BLOCK)]]
         self.memories: list[Any] = memories
@@ -90,7 +90,7 @@ class Program:
             elif what == "budget":
                 self.core.set_budget((4 + which) * BLOCK)
             elif what == "fail":
-                operation = (_core.Operation.BRING, _core.Operation.LEAVE)[which % 2]
+                operation = (_core.Operation.FETCH, _core.Operation.EVICT)[which % 2]
                 self.device.fail(operation, 1 + which // 2)
             else:
                 self.memories.append(self.core.empty(BLOCK // 2, 0))
@@ -105,10 +105,10 @@ def replayed(log: _core.Log) -> tuple[set[int], list[tuple[int, int]]]:
     sizes = {block.serial: block.nbytes for block in log.blocks}
     held, budget, series = set(log.resident), log.budget, []
     for event in log.events:
-        if event.kind == "arrived":
+        if event.kind == "fetched":
             assert event.block not in held
             held.add(event.block)
-        elif event.kind in ("left", "forgotten"):
+        elif event.kind in ("evicted", "forgotten"):
             held.remove(event.block)
         elif event.kind == "budget":
             budget = event.bytes
@@ -122,7 +122,7 @@ def residences(log: _core.Log) -> dict[int, list[tuple[float, float]]]:
     found: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for request in requests(log):
         for block in request.blocks:
-            if request.kind == "arrived":
+            if request.kind == "fetched":
                 since[block] = request.ended
             else:
                 found[block].append((since.pop(block), request.began))
@@ -175,11 +175,11 @@ def test_what_a_trace_tells_is_what_the_counts_tell(
     by_kind: dict[str, int] = defaultdict(int)
     for event in log.events:
         by_kind[event.kind] += 1
-        if event.kind in ("arrived", "left") and event.how in ("duplicate", "move"):
+        if event.kind in ("fetched", "evicted") and event.how in ("duplicate", "move"):
             by_kind["moved_in"] += event.bytes
         if event.how == "write_back":
             by_kind["moved_out"] += event.bytes
-    assert by_kind["left"] == stats.evictions - at_start.evictions
+    assert by_kind["evicted"] == stats.evictions - at_start.evictions
     assert by_kind["moved_in"] == stats.moved_in - at_start.moved_in
     assert by_kind["moved_out"] == stats.moved_out - at_start.moved_out
     assert by_kind["stalled"] == by_kind["released"] == len(leases(log))
@@ -327,7 +327,7 @@ def test_a_trace_shows_lanes_stalls_compute_and_the_plan(
 
 def test_leases_that_overlap_in_part_get_tracks_of_their_own(open_core: OpenCore) -> None:
     core, device = open_core(6 * BLOCK)
-    memories = core.reserve([BLOCK] * 3, _core.Use.WEIGHTS)
+    memories = core.reserve([BLOCK] * 3, _core.Purpose.WEIGHTS)
     groups = [core.define([(m.address, m.nbytes)], f"g{i}") for i, m in enumerate(memories)]
     core.begin_trace(0, MOST)
     for act, place in [(core.acquire, 0), (core.acquire, 1), (core.release, 0),
@@ -342,7 +342,7 @@ def test_leases_that_overlap_in_part_get_tracks_of_their_own(open_core: OpenCore
 
 def test_a_module_that_calls_itself_has_a_span_for_each_call(open_core: OpenCore) -> None:
     core, device = open_core(6 * BLOCK)
-    (memory,) = core.reserve([BLOCK], _core.Use.WEIGHTS)
+    (memory,) = core.reserve([BLOCK], _core.Purpose.WEIGHTS)
     group = core.define([(memory.address, memory.nbytes)], "g")
     core.begin_trace(0, MOST)
     for act in (core.acquire, core.acquire, core.release, core.release):
@@ -358,14 +358,14 @@ def test_a_failure_is_in_the_trace_and_the_trace_is_saved(
     path = tmp_path / "out.json.gz"
     with open_session(2 * BLOCK) as session:
         model = session.manage(linears(4))
-        session.device.fail(_core.Operation.BRING, 3)
+        session.device.fail(_core.Operation.FETCH, 3)
         with pytest.raises(vramx.DeviceError), session.trace(path):
             model(torch.ones(1, 128))
     trace = json.loads(gzip.decompress(path.read_bytes()))
     check_chrome(trace)
     failures = [e["args"]["error"] for e in trace["traceEvents"] if e["name"] == "failure"]
     assert failures
-    assert all("injected failure of bring" in each for each in failures)
+    assert all("injected failure of fetch" in each for each in failures)
 
 
 def test_threads_are_traced_apart(open_core: OpenCore) -> None:
@@ -413,7 +413,7 @@ def test_a_card_s_trace_is_true_too(loopback: Loopback, kind: str) -> None:
         threaded=True,
         host_limit=2**63,
     )
-    memories = core.reserve([block] * 6, _core.Use.WEIGHTS)
+    memories = core.reserve([block] * 6, _core.Purpose.WEIGHTS)
     groups = [core.define([(m.address, m.nbytes)], f"g{i}") for i, m in enumerate(memories)]
     core.begin_trace(0, MOST)
     for group in groups * 5:

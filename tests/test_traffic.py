@@ -121,7 +121,7 @@ def test_clairvoyant_brings_the_fewest_bytes_of_an_order_it_has_seen(
     order = [0, 1, 2, 0, 3, 1, 4, 0, 5, 1]  # some are used more often than others
     frames, rounds = 3, 8
     core, device = open_core(frames * BLOCK, policy="clairvoyant")
-    memories = core.reserve([BLOCK] * 6, _core.Use.WEIGHTS)
+    memories = core.reserve([BLOCK] * 6, _core.Purpose.WEIGHTS)
     groups = [core.define(span(each)) for each in memories]
     core.guess([groups[each] for each in order])
     brought = []
@@ -136,7 +136,7 @@ def test_clairvoyant_brings_the_fewest_bytes_of_an_order_it_has_seen(
     steady = fewest_misses(order * rounds, frames) - fewest_misses(order * (rounds - 1), frames)
     assert brought[-1] == steady * BLOCK
     lru_core, lru_device = open_core(frames * BLOCK, policy="lru")
-    memories = lru_core.reserve([BLOCK] * 6, _core.Use.WEIGHTS)
+    memories = lru_core.reserve([BLOCK] * 6, _core.Purpose.WEIGHTS)
     for each in order * rounds:
         bring(lru_core, memories[each])
     assert device.moved_in < lru_device.moved_in
@@ -208,7 +208,7 @@ def test_the_same_calls_give_the_same_times(
 def test_room_is_taken_only_when_the_card_has_it_again(open_core: OpenCore) -> None:
     """What leaves when running work is done is on the card until then."""
     core, device = open_core(BLOCK)
-    first, second = core.reserve([BLOCK, BLOCK], _core.Use.WEIGHTS)
+    first, second = core.reserve([BLOCK, BLOCK], _core.Purpose.WEIGHTS)
     bring(core, first, device, 1.0)
     core.evict(span(first))
     bring(core, second)
@@ -218,8 +218,8 @@ def test_room_is_taken_only_when_the_card_has_it_again(open_core: OpenCore) -> N
 
 def test_room_left_over_by_a_large_block_is_taken_only_when_it_is_gone(open_core: OpenCore) -> None:
     core, device = open_core(BLOCK)
-    (large,) = core.reserve([BLOCK], _core.Use.WEIGHTS)
-    small = [core.reserve([4096], _core.Use.WEIGHTS)[0] for _ in range(3)]
+    (large,) = core.reserve([BLOCK], _core.Purpose.WEIGHTS)
+    small = [core.reserve([4096], _core.Purpose.WEIGHTS)[0] for _ in range(3)]
     bring(core, large, device, 1.0)
     for each in small:
         bring(core, each)
@@ -229,7 +229,7 @@ def test_room_left_over_by_a_large_block_is_taken_only_when_it_is_gone(open_core
 
 def test_a_block_comes_back_only_when_it_has_left(open_core: OpenCore) -> None:
     core, device = open_core(BLOCK)
-    (memory,) = core.reserve([BLOCK], _core.Use.SCRATCH)
+    (memory,) = core.reserve([BLOCK], _core.Purpose.SCRATCH)
     bring(core, memory, device, 1.0)
     core.evict(span(memory))
     bring(core, memory)

@@ -73,7 +73,7 @@ def test_a_driver_that_keeps_memory_does_not_drive_the_budget_down(
     with contextlib.closing(
         vramx.oversubscribe(8 * block, backend="managed", block=block)
     ) as session:
-        memory = session._core.reserve([block] * 8, vramx._core.Use.WEIGHTS)
+        memory = session._core.reserve([block] * 8, vramx._core.Purpose.WEIGHTS)
         session._core.prefetch([(each.address, each.nbytes) for each in memory])
         while session.stats().moved_in < 8 * block:
             session._core.take([(memory[-1].address, block)], 0, False)
@@ -279,14 +279,14 @@ def test_a_budget_that_cannot_be_set_is_told_once_and_tried_again(
         model(torch.ones(1, 128))
         watcher, card = watch(session)
         card.others = 28 * BLOCK
-        session.device.fail(vramx._core.Operation.LEAVE, 1)
+        session.device.fail(vramx._core.Operation.EVICT, 1)
         with pytest.warns(RuntimeWarning, match=r"cannot set the budget to 128\.00 KiB"):
             watcher.look()
         assert isinstance(watcher.refused, vramx.DeviceError)
         assert session.stats().budget == 10 * BLOCK
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            session.device.fail(vramx._core.Operation.LEAVE, 1)
+            session.device.fail(vramx._core.Operation.EVICT, 1)
             watcher.look()
             watcher.look()
         assert session.stats().budget == 2 * BLOCK

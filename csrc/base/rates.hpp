@@ -1,4 +1,4 @@
-// How fast bytes go up towards the card, and back down.
+// How fast bytes go up towards the card, and back down, and are unpacked there.
 #pragma once
 
 namespace vramx {
@@ -7,6 +7,7 @@ namespace vramx {
 struct Rates {
   double up = 50e9;
   double down = 25e9;
+  double unpack = 0;  ///< raw ones; 0 where nothing is packed
 };
 
 }  // namespace vramx

@@ -23,7 +23,7 @@ void calls(nanobind::module_& module);
 /// Raises in Python what a function of ours threw.
 void raise(const std::exception_ptr& thrown);
 
-/// A policy by name, or a Python object with arrived, touched, left and victim.
+/// A policy by name, or a Python object with fetched, leased, evicted and victim.
 MakeStrategy policy_from(nanobind::object given);
 
 }  // namespace vramx::bind

@@ -122,11 +122,11 @@ void core(nb::module_& module) {
            "profiled"_a = false)
       .def(
           "reserve",
-          [](Core& core, const std::vector<Bytes>& sizes, Use use) {
+          [](Core& core, const std::vector<Bytes>& sizes, Purpose purpose) {
             std::vector<std::shared_ptr<Memory>> memories;
             {
               const nb::gil_scoped_release unlocked;
-              memories = core.reserve(sizes, use);
+              memories = core.reserve(sizes, purpose);
             }
             nb::list held;
             for (auto& memory : memories) {
@@ -134,8 +134,8 @@ void core(nb::module_& module) {
             }
             return held;
           },
-          "sizes"_a, "use"_a,
-          nb::sig("def reserve(self, sizes: list[int], use: Use) -> list[Memory]"))
+          "sizes"_a, "purpose"_a,
+          nb::sig("def reserve(self, sizes: list[int], purpose: Purpose) -> list[Memory]"))
       .def(
           "empty",
           [](Core& core, Bytes size, Stream stream) {
@@ -185,7 +185,7 @@ void core(nb::module_& module) {
       .def(
           "leased",
           [](Core& core, const Ranges& ranges) {
-            return core.residency().leased(blocks_of(core, ranges));
+            return core.residency().all(blocks_of(core, ranges), &Block::leases);
           },
           "ranges"_a, Unlocked())
       .def(
@@ -195,9 +195,9 @@ void core(nb::module_& module) {
           },
           "ranges"_a, Unlocked())
       .def(
-          "stay_on_card",
+          "confined",
           [](Core& core, const Ranges& ranges) {
-            return core.residency().stay_on_card(blocks_of(core, ranges));
+            return core.residency().all(blocks_of(core, ranges), &Block::confined);
           },
           "ranges"_a, Unlocked(), "Whether none of the ranges can leave the card.")
       .def(
@@ -229,7 +229,7 @@ void core(nb::module_& module) {
       .def(
           "host_address",
           [](Core& core, Address address) {
-            return core.device()->memory(Use::weights).host_address(address);
+            return core.device()->memory(Purpose::weights).host_address(address);
           },
           "address"_a, "Where the card uses the host copy of weights in place, or 0.")
       .def(

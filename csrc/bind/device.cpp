@@ -19,7 +19,7 @@ namespace vramx::bind {
 
 namespace {
 
-Store& weights(Device& device) { return device.memory(Use::weights); }
+Store& weights(Device& device) { return device.memory(Purpose::weights); }
 
 /// What a kernel found.
 struct Check {
@@ -30,12 +30,14 @@ struct Check {
 }  // namespace
 
 void device(nb::module_& module) {
-  nb::enum_<Use>(module, "Use").value("WEIGHTS", Use::weights).value("SCRATCH", Use::scratch);
+  nb::enum_<Purpose>(module, "Purpose")
+      .value("WEIGHTS", Purpose::weights)
+      .value("SCRATCH", Purpose::scratch);
   nb::enum_<Operation>(module, "Operation")
       .value("RESERVE", Operation::reserve)
-      .value("BRING", Operation::bring)
-      .value("LEAVE", Operation::leave)
-      .value("EXPOSE", Operation::expose);
+      .value("FETCH", Operation::fetch)
+      .value("EVICT", Operation::evict)
+      .value("MAP_HOST", Operation::map_host);
 
   nb::class_<Device>(module, "Device")
       .def_prop_ro("name", [](const Device& d) { return d.facts().name; })
@@ -50,7 +52,7 @@ void device(nb::module_& module) {
       .def_prop_ro("host_addresses", [](Device& d) { return weights(d).traits().host_addresses; })
       .def_prop_ro(
           "managed_access",
-          [](Device& d) { return !d.memory(Use::scratch).stays_on_card(Use::scratch); },
+          [](Device& d) { return !d.memory(Purpose::scratch).confines(Purpose::scratch); },
           "Whether what the program allocates may lie beyond the card.")
       .def_prop_ro("keeps_what_leaves",
                    [](Device& d) { return weights(d).traits().keeps_what_leaves; })
@@ -58,7 +60,8 @@ void device(nb::module_& module) {
           "pageable_bytes", [](Device& d) { return weights(d).pageable_bytes(); },
           "Host memory of weights that could not be pinned.")
       .def_prop_ro(
-          "holds_up_launches", [](Device& d) { return d.memory(Use::scratch).holds_up_launches(); },
+          "holds_up_launches",
+          [](Device& d) { return d.memory(Purpose::scratch).holds_up_launches(); },
           "Why launches wait for moves that need not; empty where they do not.")
       .def_prop_ro(
           "computes_on_host", [](const Device& d) { return d.facts().computes_on_host; },
@@ -75,15 +78,16 @@ void device(nb::module_& module) {
       .def_prop_ro("free_bytes", &Device::free_bytes)
       .def_prop_ro("card_bytes", [](Device& d) {
         const Bytes held = weights(d).card_bytes();
-        return &weights(d) == &d.memory(Use::scratch) ? held
-                                                      : held + d.memory(Use::scratch).card_bytes();
+        return &weights(d) == &d.memory(Purpose::scratch)
+                   ? held
+                   : held + d.memory(Purpose::scratch).card_bytes();
       });
 
   nb::class_<CudaDevice, Device>(module, "CudaDevice")
       .def(
           "set_rates",
-          [](CudaDevice& d, Use use, double up, double down) {
-            d.memory(use).set_rates({.up = up, .down = down});
+          [](CudaDevice& d, Purpose purpose, double up, double down) {
+            d.memory(purpose).set_rates({.up = up, .down = down});
           },
           "memory"_a, "up"_a, "down"_a,
           "Tells what moves of weights, or scratch, reach over the link, bytes a second.");

@@ -40,20 +40,20 @@ class PythonPolicy final : public Strategy {
     failure_ = nullptr;
   }
 
-  void arrived(BlockId block) override { tell("arrived", block); }
-  void touched(BlockId block) override { tell("touched", block); }
-  void left(BlockId block) override { tell("left", block); }
+  void fetched(BlockId block) override { tell("fetched", block); }
+  void leased(BlockId block) override { tell("leased", block); }
+  void evicted(BlockId block) override { tell("evicted", block); }
 
-  std::optional<BlockId> victim(const MayLeave& may_leave) const override {
+  std::optional<BlockId> victim(const Evictable& evictable) const override {
     const Interpreter interpreter;
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
     const nb::object chosen = policy_.attr("victim")(
-        nb::cpp_function([&may_leave](BlockId block) { return may_leave(block); }));
+        nb::cpp_function([&evictable](BlockId block) { return evictable(block); }));
     if (chosen.is_none()) return std::nullopt;
     BlockId block = 0;
     if (!nb::try_cast(chosen, block, false)) {
       throw Error(std::string("the policy chose ") + nb::repr(chosen).c_str() +
-                  "; victim(may_leave) returns the number of a block, or None");
+                  "; victim(evictable) returns the number of a block, or None");
     }
     return block;
   }
@@ -82,9 +82,9 @@ MakeStrategy policy_from(nb::object given) {
       return make_strategy(name, view);
     };
   }
-  for (const char* method : {"arrived", "touched", "left", "victim"}) {
+  for (const char* method : {"fetched", "leased", "evicted", "victim"}) {
     if (!nb::hasattr(given, method)) {
-      throw BadConfig(std::string("a policy object has the methods arrived, touched, left and "
+      throw BadConfig(std::string("a policy object has the methods fetched, leased, evicted and "
                                   "victim; this one has no ") +
                       method);
     }

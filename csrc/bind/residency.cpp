@@ -29,9 +29,10 @@ void residency(nb::module_& module) {
       .value("UNSET_ACCESSED_BY", Advice::unset_accessed_by);
 
   nb::class_<Counts>(module, "Counts")
-      .def_prop_ro("brought",
-                   [](const Counts& counts) { return by_name(brought_names, counts.brought); })
-      .def_prop_ro("left", [](const Counts& counts) { return by_name(left_names, counts.left); })
+      .def_prop_ro("fetched",
+                   [](const Counts& counts) { return by_name(fetch_causes, counts.fetched); })
+      .def_prop_ro("evicted",
+                   [](const Counts& counts) { return by_name(evict_causes, counts.evicted); })
       .def_ro("hits", &Counts::hits)
       .def_ro("misses", &Counts::misses)
       .def_ro("moved_in", &Counts::moved_in)

@@ -26,7 +26,7 @@ void bind_usage(nb::module_& module) {
       .def_prop_ro("address", [](const BlockUsage& block) { return block.range.start; })
       .def_prop_ro("nbytes", [](const BlockUsage& block) { return block.range.size; })
       .def_ro("on_card", &BlockUsage::on_card)
-      .def_ro("stays", &BlockUsage::stays)
+      .def_ro("kept", &BlockUsage::kept)
       .def_ro("counts", &BlockUsage::counts);
 
   nb::class_<GroupUsage>(module, "GroupUsage")
@@ -35,11 +35,11 @@ void bind_usage(nb::module_& module) {
       .def_ro("blocks", &GroupUsage::blocks);
 
   nb::class_<PlanUsage>(module, "PlanUsage")
-      .def_ro("rounds", &PlanUsage::rounds)
+      .def_ro("passes", &PlanUsage::passes)
       .def_ro("uses", &PlanUsage::uses)
       .def_ro("used", &PlanUsage::used)
       .def_ro("budget", &PlanUsage::budget)
-      .def_ro("stays", &PlanUsage::stays)
+      .def_ro("kept", &PlanUsage::kept)
       .def_ro("ahead", &PlanUsage::ahead)
       .def_ro("compute_seconds", &PlanUsage::compute_seconds)
       .def_prop_ro("seconds", [](const PlanUsage& plan) { return plan.predicted.seconds; })
@@ -82,7 +82,7 @@ void seen(nb::module_& module) {
       .def_ro("serial", &PlacedBlock::serial)
       .def_prop_ro("address", [](const PlacedBlock& block) { return block.range.start; })
       .def_prop_ro("nbytes", [](const PlacedBlock& block) { return block.range.size; })
-      .def_ro("use", &PlacedBlock::use);
+      .def_ro("purpose", &PlacedBlock::purpose);
 
   nb::class_<Log>(module, "Log")
       .def(nb::init<>())

@@ -54,14 +54,15 @@ Core::~Core() {
   new std::shared_ptr<Residency>(std::move(residency_));
 }
 
-std::vector<std::shared_ptr<Memory>> Core::reserve(const std::vector<Bytes>& sizes, Use use) {
+std::vector<std::shared_ptr<Memory>> Core::reserve(const std::vector<Bytes>& sizes,
+                                                   Purpose purpose) {
   const Packing packing =
-      pack(sizes, device_->memory(use).traits().granule, std::max(largest_arena, block_));
-  const bool stays = device_->memory(use).stays_on_card(use);
+      pack(sizes, device_->memory(purpose).traits().granule, std::max(largest_arena, block_));
+  const bool confined = device_->memory(purpose).confines(purpose);
   std::vector<std::shared_ptr<Arena>> arenas;
   for (const Bytes size : packing.arenas) {
-    arenas.push_back(std::make_shared<Arena>(device_, residency_, size, use, stays));
-    if (stays) residency_->place(residency_->blocks_of(arenas.back()->range()), 0, nullptr);
+    arenas.push_back(std::make_shared<Arena>(device_, residency_, size, purpose, confined));
+    if (confined) residency_->place(residency_->blocks_of(arenas.back()->range()), 0, nullptr);
   }
   std::vector<std::shared_ptr<Memory>> memories;
   for (std::size_t i = 0; i < sizes.size(); ++i) {
@@ -92,7 +93,7 @@ Blocks Core::blocks_of(const std::vector<Copy>& copies) const {
 }
 
 Store& Core::memory_at(Address address) const {
-  return device_->memory(residency_->holds_weights(address) ? Use::weights : Use::scratch);
+  return device_->memory(residency_->holds_weights(address) ? Purpose::weights : Purpose::scratch);
 }
 
 template <class One>
@@ -100,7 +101,7 @@ void Core::copy_on_host(const std::vector<Copy>& copies, const One& one) {
   const auto copy = [&](const std::vector<Copy>& some) {
     residency_->on_host(blocks_of(some), [&] { copy_all(some, one); }, nullptr);
   };
-  if (device_->memory(Use::weights).lowest() == Place::host) return copy(copies);
+  if (device_->memory(Purpose::weights).lowest() == Place::host) return copy(copies);
   for (const Copy& each : copies) copy({each});  // the host may not have room for all at once
 }
 

@@ -50,7 +50,7 @@ class Core : public std::enable_shared_from_this<Core> {
 
   /// Packed memory of these sizes, on the host and not on the card, unless it stays there. Throws
   /// OutOfMemory.
-  std::vector<std::shared_ptr<Memory>> reserve(const std::vector<Bytes>& sizes, Use use);
+  std::vector<std::shared_ptr<Memory>> reserve(const std::vector<Bytes>& sizes, Purpose purpose);
   std::shared_ptr<Memory> empty(Bytes size, Stream stream, const Poll& poll);
   /// Takes back what empty gave. Does nothing in a forked child.
   void free(Address address) noexcept;

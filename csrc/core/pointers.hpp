@@ -73,7 +73,7 @@ class Pointers {
   static void expose(const Some& pointers, bool exposed);
 
  private:
-  Store& weights() const { return device_->memory(Use::weights); }
+  Store& weights() const { return device_->memory(Purpose::weights); }
 
   std::shared_ptr<Device> device_;
   std::map<Address, std::shared_ptr<Pointer>> pointers_;  ///< by the card's address

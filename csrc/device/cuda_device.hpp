@@ -24,7 +24,9 @@ class CudaDevice final : public Device {
   const Facts& facts() const override { return facts_; }
   Bytes free_bytes() const override { return card_->free_bytes(); }
   Streams& streams() override { return *card_; }
-  CudaStore& memory(Use use) override { return use == Use::weights ? *weights_ : *scratch_; }
+  CudaStore& memory(Purpose purpose) override {
+    return purpose == Purpose::weights ? *weights_ : *scratch_;
+  }
 
  private:
   std::shared_ptr<CudaCard> card_;

@@ -30,7 +30,7 @@ class Device {
   /// Bytes of the card's memory not in use by anybody, as the device reports it.
   virtual Bytes free_bytes() const = 0;
   virtual Streams& streams() = 0;
-  virtual Store& memory(Use use) = 0;
+  virtual Store& memory(Purpose purpose) = 0;
 };
 
 }  // namespace vramx

@@ -81,7 +81,7 @@ void ManagedStore::advise(Range range, CUmem_advise advice, CUdevice where) cons
   cuda().check(cuda().advise(range.start, range.size, advice, where), "cuMemAdvise");
 }
 
-Range ManagedStore::reserve(Bytes size, Use use) {
+Range ManagedStore::reserve(Bytes size, Purpose purpose) {
   check_reservation(traits_, size);
   const Current here = current();
   count(size);
@@ -93,7 +93,7 @@ Range ManagedStore::reserve(Bytes size, Use use) {
       throw DeviceFailure("cuMemAllocManaged gave an address that is not 2 MiB-aligned");
     }
     advise(range, CU_MEM_ADVISE_SET_PREFERRED_LOCATION, CU_DEVICE_CPU);
-    if (use == Use::scratch) {
+    if (purpose == Purpose::scratch) {
       advise(range, CU_MEM_ADVISE_SET_ACCESSED_BY, context()->device);
       const std::lock_guard lock(mutex_);
       scratch_.push_back(range);
@@ -138,21 +138,22 @@ void ManagedStore::load(void* to, Address from, Bytes size) {
   std::memcpy(to, Range{from, size}.data(), size);
 }
 
-Fence ManagedStore::bring(Range range, Arrive how, Lane lane, Fences after) {
-  const CudaLanes& lanes = how == Arrive::empty ? card_->lanes() : carrying_lanes();
+Fence ManagedStore::fetch(Range range, FetchMode how, Lane lane, Fences after) {
+  const CudaLanes& lanes = how == FetchMode::empty ? card_->lanes() : carrying_lanes();
   const Current here = lanes.context->current();
   CUstream stream = lanes.at(lane);
   const std::vector<Fence> before = populating(range);
   auto arrival = std::make_shared<CudaEvent>(lanes.context);
   card_->order_lane(stream, after);
   card_->order_lane(stream, before);
-  if (how == Arrive::duplicate) advise(range, CU_MEM_ADVISE_SET_READ_MOSTLY, context()->device);
+  if (how == FetchMode::duplicate) advise(range, CU_MEM_ADVISE_SET_READ_MOSTLY, context()->device);
   try {
     cuda().check(cuda().prefetch(range.start, range.size, context()->device, stream),
                  "cuMemPrefetchAsync");
     record(*arrival, stream);
   } catch (...) {
-    if (how != Arrive::duplicate) cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream);
+    if (how != FetchMode::duplicate)
+      cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream);
     cuda().stream_wait(stream);  // advice has no stream: what comes after it would stay
     cuda().advise(range.start, range.size, CU_MEM_ADVISE_UNSET_READ_MOSTLY, context()->device);
     throw;
@@ -160,15 +161,15 @@ Fence ManagedStore::bring(Range range, Arrive how, Lane lane, Fences after) {
   return arrival;
 }
 
-Fence ManagedStore::leave(Range range, Leave how, Lane lane, Fences after) {
-  const CudaLanes& lanes = how == Leave::discard ? card_->lanes() : carrying_lanes();
+Fence ManagedStore::evict(Range range, EvictMode how, Lane lane, Fences after) {
+  const CudaLanes& lanes = how == EvictMode::discard ? card_->lanes() : carrying_lanes();
   const Current here = lanes.context->current();
   // Advice has no stream: it takes hold at once, so the last use must be over.
   for (const Fence& fence : after) card_->wait(fence);
-  if (how != Leave::drop) {
+  if (how != EvictMode::drop) {
     const auto gone = std::make_shared<CudaEvent>(lanes.context);
     CUstream stream = lanes.at(lane);
-    if (how != Leave::discard || !discard(range, stream)) {
+    if (how != EvictMode::discard || !discard(range, stream)) {
       cuda().check(cuda().prefetch(range.start, range.size, CU_DEVICE_CPU, stream),
                    "cuMemPrefetchAsync");
     }
@@ -196,7 +197,7 @@ bool ManagedStore::discard(Range range, CUstream stream) const {
   return true;
 }
 
-void ManagedStore::expose(Range range) {
+void ManagedStore::map_host(Range range) {
   const Current here = current();
   // Pages that nobody touched yet are populated on the host first: the card's own first touch of
   // them would fault at a twentieth of the link.
@@ -211,7 +212,7 @@ void ManagedStore::expose(Range range) {
   advise(range, CU_MEM_ADVISE_SET_ACCESSED_BY, context()->device);
 }
 
-void ManagedStore::conceal(Range range) {
+void ManagedStore::unmap_host(Range range) {
   {
     const std::lock_guard lock(mutex_);
     const bool for_good = std::any_of(scratch_.begin(), scratch_.end(),

@@ -1,9 +1,10 @@
 // CUDA unified memory. Residency is moved by prefetch and advice alone; what is not on the card can
-// still be touched by it, and the driver keeps every byte right whatever is done.
+// still be used by it, and the driver keeps every byte right whatever is done.
 //
-// Weights prefer the host and become read-mostly when they are brought: the card gets a duplicate,
+// Weights prefer the host and become read-mostly when they are fetched: the card gets a duplicate,
 // and taking read-mostly back drops it without a copy. Scratch prefers the host and is mapped for
-// the card for good, so that a touch of what was evicted crosses the link instead of faulting.
+// the card for good, so that an unleased access to what was evicted crosses the link instead of
+// faulting.
 //
 // The driver holds a lock of the context while it carries pages, and a launch in that context waits
 // for it: on an H200 by 0.5 ms a block, and by all of the time that a block is written back. So
@@ -31,14 +32,14 @@ class ManagedStore final : public CudaStore {
   /// Throws NoDevice where the card cannot access managed memory concurrently.
   explicit ManagedStore(std::shared_ptr<CudaCard> card);
 
-  Range reserve(Bytes size, Use use) override;
+  Range reserve(Bytes size, Purpose purpose) override;
   void release(Range range) noexcept override;
   void store(Address to, const void* from, Bytes size) override;
   void load(void* to, Address from, Bytes size) override;
-  Fence bring(Range range, Arrive how, Lane lane, Fences after) override;
-  Fence leave(Range range, Leave how, Lane lane, Fences after) override;
-  void expose(Range range) override;
-  void conceal(Range range) override;
+  Fence fetch(Range range, FetchMode how, Lane lane, Fences after) override;
+  Fence evict(Range range, EvictMode how, Lane lane, Fences after) override;
+  void map_host(Range range) override;
+  void unmap_host(Range range) override;
   void use_over_link(Stream stream, Range range) override;
   void settle(Range range) noexcept override;
   Fence lane_clock(Lane lane) override;

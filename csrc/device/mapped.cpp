@@ -13,7 +13,7 @@ struct MappedStore::Unit {
   Range range;
   void* host = nullptr;    ///< its host copy
   Handle card_memory = 0;  ///< while it is on the card
-  bool shown = false;      ///< whether that is mapped at its addresses
+  bool mapped = false;     ///< whether that is mapped at its addresses
 };
 
 struct MappedStore::Reserved {
@@ -25,7 +25,7 @@ struct MappedStore::Reserved {
 };
 
 MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned unpinned,
-                         bool scratch_stays)
+                         bool confines_scratch)
     : CudaStore(std::move(card),
                 {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
                  "has no virtual memory management here, which backend=\"mapped\" needs",
@@ -33,7 +33,7 @@ MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned un
       access_{.location = on_card(context()->device).location,
               .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE},
       unpinned_(unpinned),
-      scratch_stays_(scratch_stays),
+      confines_scratch_(confines_scratch),
       memory_(context()->driver, context()->device) {
   const Current here = current();
   const CUmemAllocationProp place = on_card(context()->device);
@@ -81,13 +81,13 @@ std::unique_ptr<HostCopy> MappedStore::host_copy_for(Bytes size) const {
   return std::make_unique<HostCopy>(context()->driver, size, false);
 }
 
-Range MappedStore::reserve(Bytes size, Use use) {
+Range MappedStore::reserve(Bytes size, Purpose purpose) {
   check_reservation(traits_, size);
   const Current here = current();
   auto made = std::unique_ptr<Reserved>(
       new Reserved{.addresses = {context()->driver, size, traits_.granule}, .host = nullptr});
   const Range range = made->addresses.range();
-  if (!stays_on_card(use)) made->host = host_copy_for(size);
+  if (!confines(purpose)) made->host = host_copy_for(size);
   for (Bytes from = 0; from < size; from += traits_.unit) {
     made->units.push_back(
         {.range = {range.start + from, std::min(traits_.unit, size - from)},
@@ -107,17 +107,17 @@ void MappedStore::release(Range range) noexcept {
     gone = std::move(it->second);
     reserved_.erase(it);
   }
-  const auto let_go = [&] {
-    hide(gone->units);
+  const auto give_back = [&] {
+    unmap(gone->units);
     give_memory(gone->units);
     gone.reset();
   };
   try {
     const Current here = current();
-    let_go();
+    give_back();
   } catch (const Error&) {
     // The context is gone, and every use with it.
-    let_go();
+    give_back();
   }
 }
 
@@ -191,21 +191,21 @@ void MappedStore::load(void* to, Address from, Bytes size) {
   });
 }
 
-void MappedStore::show(Units units) const {
+void MappedStore::map(Units units) const {
   for (Unit& unit : units) {
-    if (unit.shown) continue;
+    if (unit.mapped) continue;
     cuda().check(cuda().map(unit.range.start, unit.range.size, 0, unit.card_memory, 0), "cuMemMap");
-    unit.shown = true;
+    unit.mapped = true;
   }
   const Address start = units.front().range.start;
   cuda().check(cuda().set_access(start, units.back().range.end() - start, &access_, 1),
                "cuMemSetAccess");
 }
 
-void MappedStore::hide(Units units) const noexcept {
+void MappedStore::unmap(Units units) const noexcept {
   for (Unit& unit : units) {
-    if (unit.shown && cuda().unmap(unit.range.start, unit.range.size) == CUDA_SUCCESS) {
-      unit.shown = false;
+    if (unit.mapped && cuda().unmap(unit.range.start, unit.range.size) == CUDA_SUCCESS) {
+      unit.mapped = false;
     }
   }
 }
@@ -236,27 +236,27 @@ void MappedStore::copy_to_host(const Unit& unit, Range part, CUstream stream) co
   cuda().check(cuda().copy_to_host(to, part.start, part.size, stream), "cuMemcpyDtoHAsync");
 }
 
-Fence MappedStore::bring(Range range, Arrive how, Lane lane, Fences after) {
+Fence MappedStore::fetch(Range range, FetchMode how, Lane lane, Fences after) {
   const Current here = current();
   const Units units = whole_units(range);
   const auto on_card = [](const Unit& unit) { return unit.card_memory != 0; };
   if (std::any_of(units.begin(), units.end(), on_card)) {
-    throw BadConfig("bring of a range that is on the card");
+    throw BadConfig("fetch of a range that is on the card");
   }
   CUstream stream = card_->lanes().at(lane);
   auto arrival = std::make_shared<CudaEvent>(context());
   card_->order_lane(stream, after);
   take_memory(units);
   try {
-    show(units);
-    if (how != Arrive::empty) {
+    map(units);
+    if (how != FetchMode::empty) {
       for (const Unit& unit : units) copy_to_card(unit, unit.range, stream);
     }
     record(*arrival, stream);
   } catch (...) {
     // Copies that are under way use what is taken back.
     cuda().stream_wait(stream);
-    hide(units);
+    unmap(units);
     give_memory(units);
     throw;
   }
@@ -273,22 +273,22 @@ void MappedStore::copy_back(Units units, CUstream lane) const {
   cuda().check(cuda().stream_wait(lane), "cuStreamSynchronize");
 }
 
-Fence MappedStore::leave(Range range, Leave how, Lane lane, Fences after) {
+Fence MappedStore::evict(Range range, EvictMode how, Lane lane, Fences after) {
   const Current here = current();
   const Units units = whole_units(range);
   const auto on_host = [](const Unit& unit) { return unit.card_memory == 0; };
   if (std::any_of(units.begin(), units.end(), on_host)) {
-    throw BadConfig("leave of a range that is not on the card");
+    throw BadConfig("evict of a range that is not on the card");
   }
   for (const Fence& fence : after) card_->wait(fence);
-  if (how == Leave::write_back) copy_back(units, card_->lanes().at(lane));
+  if (how == EvictMode::write_back) copy_back(units, card_->lanes().at(lane));
   try {
     for (Unit& unit : units) {
       cuda().check(cuda().unmap(unit.range.start, unit.range.size), "cuMemUnmap");
-      unit.shown = false;
+      unit.mapped = false;
     }
   } catch (...) {
-    show(units);
+    map(units);
     throw;
   }
   give_memory(units);
@@ -299,7 +299,7 @@ bool MappedStore::reads_in_place(Range range) const {
   return traits_.reads_over_link && find(range).pinned();
 }
 
-void MappedStore::expose(Range range) {
+void MappedStore::map_host(Range range) {
   whole_units(range);
   if (reads_in_place(range)) return;
   throw DeviceFailure(name() + " does not read the host memory of " + text(range.size) +
@@ -307,7 +307,7 @@ void MappedStore::expose(Range range) {
                       (traits_.reads_over_link ? ", which the system refused to pin" : ""));
 }
 
-void MappedStore::conceal(Range range) { whole_units(range); }
+void MappedStore::unmap_host(Range range) { whole_units(range); }
 
 void MappedStore::use_over_link(Stream /*stream*/, Range range) { whole_units(range); }
 
@@ -335,7 +335,7 @@ void MappedStore::settle(Range range) noexcept {
   try {
     if (reads_in_place(range) || !find(range).host) return;
     for (const Unit& unit : whole_units(range)) {
-      if (unit.card_memory == 0) card_->wait(bring(unit.range, Arrive::duplicate, 0, {}));
+      if (unit.card_memory == 0) card_->wait(fetch(unit.range, FetchMode::duplicate, 0, {}));
     }
   } catch (const Error&) {
     // The card has no more room.

@@ -41,19 +41,21 @@ class MappedStore final : public CudaStore {
   /// Throws NoDevice where the card lacks virtual memory management, BadConfig where `unit` is not
   /// a multiple of what the card maps.
   MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned unpinned = Unpinned::refuse,
-              bool scratch_stays = false);
+              bool confines_scratch = false);
   ~MappedStore() override;
 
-  Range reserve(Bytes size, Use use) override;
-  bool stays_on_card(Use use) const override { return scratch_stays_ && use == Use::scratch; }
+  Range reserve(Bytes size, Purpose purpose) override;
+  bool confines(Purpose purpose) const override {
+    return confines_scratch_ && purpose == Purpose::scratch;
+  }
   void release(Range range) noexcept override;
   void store(Address to, const void* from, Bytes size) override;
   void load(void* to, Address from, Bytes size) override;
-  Fence bring(Range range, Arrive how, Lane lane, Fences after) override;
-  Fence leave(Range range, Leave how, Lane lane, Fences after) override;
+  Fence fetch(Range range, FetchMode how, Lane lane, Fences after) override;
+  Fence evict(Range range, EvictMode how, Lane lane, Fences after) override;
   bool reads_in_place(Range range) const override;
-  void expose(Range range) override;
-  void conceal(Range range) override;
+  void map_host(Range range) override;
+  void unmap_host(Range range) override;
   void use_over_link(Stream stream, Range range) override;
   Address host_address(Address address) const override;
   void refresh(Stream stream, Range range) override;
@@ -78,9 +80,9 @@ class MappedStore final : public CudaStore {
   Units whole_units(Range range);
   void* host_copy(Range range) const;
 
-  /// Maps the units' memory of the card at their addresses. On a throw some is; hide undoes it.
-  void show(Units units) const;
-  void hide(Units units) const noexcept;
+  /// Maps the units' memory of the card at their addresses. On a throw some is; unmap undoes it.
+  void map(Units units) const;
+  void unmap(Units units) const noexcept;
 
   /// Copies the parts of a range that has no host copy, unit by unit, and waits for it.
   template <class Copy>
@@ -94,7 +96,7 @@ class MappedStore final : public CudaStore {
 
   CUmemAccessDesc access_;
   Unpinned unpinned_;
-  bool scratch_stays_;
+  bool confines_scratch_;
   CardMemory memory_;
   mutable std::mutex mutex_;
   std::map<Address, std::unique_ptr<Reserved>> reserved_;

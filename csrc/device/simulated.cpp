@@ -58,7 +58,8 @@ void SimulatedDevice::injected(Operation operation) {
   if (left == 0 || --left != 0) {
     return;
   }
-  static constexpr std::array<const char*, operations> names{"reserve", "bring", "leave", "expose"};
+  static constexpr std::array<const char*, operations> names{"reserve", "fetch", "evict",
+                                                             "map_host"};
   const std::string what = std::string("injected failure of ") +
                            names[static_cast<std::size_t>(operation)] + " on the simulated card";
   if (operation == Operation::reserve) {
@@ -88,7 +89,7 @@ SimulatedDevice::Chunk& SimulatedDevice::chunk(Range range) {
   return const_cast<Chunk&>(std::as_const(*this).chunk(range));  // NOLINT
 }
 
-Range SimulatedDevice::reserve(Bytes size, Use use) {
+Range SimulatedDevice::reserve(Bytes size, Purpose purpose) {
   const std::lock_guard lock(mutex_);
   injected(Operation::reserve);
   check_reservation(traits_, size);
@@ -112,10 +113,11 @@ Range SimulatedDevice::reserve(Bytes size, Use use) {
   if (range.start > raw->start) unmap_pages({raw->start, range.start - raw->start});
   if (raw->end() > range.end()) unmap_pages({range.end(), raw->end() - range.end()});
   std::memset(range.data(), poison, size);
-  chunks_[range.start] = Chunk{.range = range,
-                               .host = *host,
-                               .host_addresses = traits_.host_addresses && use == Use::weights,
-                               .stays = stays_on_card(use)};
+  chunks_[range.start] =
+      Chunk{.range = range,
+            .host = *host,
+            .host_addresses = traits_.host_addresses && purpose == Purpose::weights,
+            .confined = confines(purpose)};
   host_used_ += size;
   return range;
 }
@@ -140,7 +142,7 @@ void SimulatedDevice::release(Range range) noexcept {
 
 unsigned char* SimulatedDevice::copy_in_use(Range range) {
   const Chunk& c = chunk(range);
-  if (!c.stays) return c.on_host(range.start);
+  if (!c.confined) return c.on_host(range.start);
   if (!c.holds_all(range)) throw BadConfig("store and load of a range that is not on the card");
   return static_cast<unsigned char*>(range.data());
 }
@@ -170,13 +172,13 @@ void SimulatedDevice::account(double at, std::int64_t bytes) {
   on_card_ = static_cast<Bytes>(static_cast<std::int64_t>(on_card_) + bytes);
 }
 
-Fence SimulatedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
+Fence SimulatedDevice::fetch(Range range, FetchMode how, Lane lane, Fences after) {
   std::unique_lock lock(mutex_);
   gate_.wait(lock, [&] { return !held_; });
-  injected(Operation::bring);
+  injected(Operation::fetch);
   Chunk& c = placed(range);
   if (!c.held(range).empty()) {
-    throw BadConfig("bring of a range that is on the card");
+    throw BadConfig("fetch of a range that is on the card");
   }
   if (on_card_ + range.size > spec_.capacity) {
     throw OutOfMemory("the simulated card holds " + text(on_card_) + " of " + text(spec_.capacity) +
@@ -186,7 +188,7 @@ Fence SimulatedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   Queue& queue = lanes_.at(lane);
   const double start = std::max({queue.at, host_now_, latest(after)});
   double end = start;
-  if (how != Arrive::empty) {
+  if (how != FetchMode::empty) {
     const double flowing = std::max(start + spec_.latency, link_[0]);
     end = flowing + static_cast<double>(range.size) / spec_.link.up;
     link_[0] = end;
@@ -198,28 +200,28 @@ Fence SimulatedDevice::bring(Range range, Arrive how, Lane lane, Fences after) {
   SimulatedWork::Tickets first = tickets(after);
   first.push_back(queue.last);
   unsigned char* host = c.on_host(range.start);
-  const bool host_is_gone = how != Arrive::duplicate && !c.host_addresses;
+  const bool host_is_gone = how != FetchMode::duplicate && !c.host_addresses;
   queue.last = work_.add(first, range, [this, range, how, host, host_is_gone] {
     carried_on_card_ += range.size;
     most_on_card_ = std::max(most_on_card_, carried_on_card_);
-    if (how != Arrive::empty) std::memcpy(range.data(), host, range.size);
+    if (how != FetchMode::empty) std::memcpy(range.data(), host, range.size);
     if (host_is_gone) std::memset(host, poison, range.size);
   });
   return std::make_shared<Time>(end, queue.last);
 }
 
-Fence SimulatedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
+Fence SimulatedDevice::evict(Range range, EvictMode how, Lane lane, Fences after) {
   const std::lock_guard lock(mutex_);
-  injected(Operation::leave);
+  injected(Operation::evict);
   Chunk& c = placed(range);
   if (!c.holds_all(range)) {
-    throw BadConfig("leave of a range that is not on the card");
+    throw BadConfig("evict of a range that is not on the card");
   }
   Queue& queue = lanes_.at(lane);
   SimulatedWork::Tickets first = tickets(after);
   first.push_back(queue.last);
   unsigned char* host = c.on_host(range.start);
-  if (how == Leave::drop && spec_.check_drops && !c.host_addresses) {
+  if (how == EvictMode::drop && spec_.check_drops && !c.host_addresses) {
     for (const auto& each : first) work_.finish(each);
     if (std::memcmp(host, range.data(), range.size) != 0) {
       throw UnreportedWrite("bytes changed on the card in " + text(range.size) + " at " +
@@ -228,7 +230,7 @@ Fence SimulatedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
     }
   }
   double end = std::max({queue.at, host_now_, latest(after)});
-  if (how == Leave::write_back) {
+  if (how == EvictMode::write_back) {
     const double flowing = std::max(end + spec_.latency, link_[1]);
     end = flowing + static_cast<double>(range.size) / spec_.link.down;
     queue.at = link_[1] = end;
@@ -238,20 +240,20 @@ Fence SimulatedDevice::leave(Range range, Leave how, Lane lane, Fences after) {
   account(end, -static_cast<std::int64_t>(range.size));
   const auto gone = work_.add(first, range, [this, range, how, host] {
     carried_on_card_ -= range.size;
-    if (how == Leave::write_back) std::memcpy(host, range.data(), range.size);
-    if (how == Leave::discard) std::memset(host, poison, range.size);
+    if (how == EvictMode::write_back) std::memcpy(host, range.data(), range.size);
+    if (how == EvictMode::discard) std::memset(host, poison, range.size);
     std::memset(range.data(), poison, range.size);
   });
-  if (how == Leave::write_back) {
+  if (how == EvictMode::write_back) {
     queue.last = gone;
     if (c.host_addresses) work_.finish(gone);  // the program may use it there from now on
   }
   return std::make_shared<Time>(end, gone);
 }
 
-void SimulatedDevice::expose(Range range) {
+void SimulatedDevice::map_host(Range range) {
   const std::lock_guard lock(mutex_);
-  injected(Operation::expose);
+  injected(Operation::map_host);
   if (!spec_.reads_over_link) {
     throw DeviceFailure("this simulated card does not read host memory over the link");
   }
@@ -260,7 +262,7 @@ void SimulatedDevice::expose(Range range) {
   if (!c.host_addresses) std::memcpy(range.data(), c.on_host(range.start), range.size);
 }
 
-void SimulatedDevice::conceal(Range range) {
+void SimulatedDevice::unmap_host(Range range) {
   const std::lock_guard lock(mutex_);
   const Chunk& c = placed(range);
   if (c.host_addresses) return;

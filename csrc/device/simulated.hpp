@@ -48,7 +48,7 @@ struct SimulatedSpec {
 };
 
 /// What can be told to fail.
-enum class Operation : std::uint8_t { reserve, bring, leave, expose };
+enum class Operation : std::uint8_t { reserve, fetch, evict, map_host };
 inline constexpr std::size_t operations = 4;
 
 class SimulatedDevice final : public Device, public Streams, public Store, public Route {
@@ -59,22 +59,22 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   const Facts& facts() const override { return facts_; }
   Bytes free_bytes() const override;
   Streams& streams() override { return *this; }
-  Store& memory(Use /*use*/) override { return *this; }
+  Store& memory(Purpose /*purpose*/) override { return *this; }
 
   const Traits& traits() const override { return traits_; }
   Route& route(Place /*from*/) override { return *this; }
   Rates rates() const override { return spec_.link; }
-  Range reserve(Bytes size, Use use) override;
-  bool stays_on_card(Use use) const override {
-    return use == Use::scratch && !spec_.managed_access;
+  Range reserve(Bytes size, Purpose purpose) override;
+  bool confines(Purpose purpose) const override {
+    return purpose == Purpose::scratch && !spec_.managed_access;
   }
   void release(Range range) noexcept override;
   void store(Address to, const void* from, Bytes size) override;
   void load(void* to, Address from, Bytes size) override;
-  Fence bring(Range range, Arrive how, Lane lane, Fences after) override;
-  Fence leave(Range range, Leave how, Lane lane, Fences after) override;
-  void expose(Range range) override;
-  void conceal(Range range) override;
+  Fence fetch(Range range, FetchMode how, Lane lane, Fences after) override;
+  Fence evict(Range range, EvictMode how, Lane lane, Fences after) override;
+  void map_host(Range range) override;
+  void unmap_host(Range range) override;
   void use_over_link(Stream stream, Range range) override;
   Address host_address(Address address) const override;
   void refresh(Stream stream, Range range) override;
@@ -113,7 +113,7 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   Bytes saved() const;
   /// The `nth` call (1 is the next) of an operation throws; 0 takes that back.
   void fail(Operation operation, std::uint64_t nth);
-  /// Brings wait, holding their thread, until let_go. For forcing races in tests.
+  /// Fetches wait, holding their thread, until let_go. For forcing races in tests.
   void hold();
   void let_go();
 

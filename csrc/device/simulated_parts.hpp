@@ -21,7 +21,7 @@ struct SimulatedDevice::Chunk {
   Range range;
   Range host;
   bool host_addresses = false;  ///< the program may use the host copy
-  bool stays = false;           ///< it means nothing
+  bool confined = false;        ///< it means nothing
   std::map<Address, Bytes> on_card{};
 
   unsigned char* on_host(Address address) const {

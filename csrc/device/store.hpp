@@ -1,8 +1,8 @@
 // Memory for one purpose: its ranges, and the places in which their bytes have copies.
 //
-// - Sizes are bytes. Ranges given to expose and conceal are as those given to a route.
+// - Sizes are bytes. Ranges given to map_host and unmap_host are as those given to a route.
 // - A reserved range starts in the lowest place. What is on the host and not on the card may be
-//   exposed, and is concealed before it moves.
+//   mapped for the card, and is unmapped before it moves.
 // - On throw nothing has changed. release, settle and trim never throw.
 // - release and settle may block the host. All calls are safe from any thread. Two calls on
 //   overlapping ranges must not run at once.
@@ -21,17 +21,19 @@ namespace vramx {
 
 /// What a range is for. Weights are read far more than written and keep a valid host copy while on
 /// the card; scratch is written by the program at any time.
-enum class Use : std::uint8_t { weights, scratch };
+enum class Purpose : std::uint8_t { weights, scratch };
 
 struct Traits {
   Bytes granule = 2 * MiB;       ///< the unit of placement and alignment
   Bytes unit = 2 * MiB;          ///< the unit of movement: a multiple of the granule
-  bool reads_over_link = false;  ///< expose works, unless reads_in_place says otherwise
+  bool reads_over_link = false;  ///< map_host works, unless reads_in_place says otherwise
   bool host_addresses = false;   ///< weights may have a host_address
   /// The card's memory of a range that left stays with that range until the driver needs it for
   /// another: bytes in use, as the system counts them, say nothing of residency.
   bool keeps_what_leaves = false;
 };
+
+class Packing;
 
 class Store {
  public:
@@ -45,13 +47,15 @@ class Store {
   virtual Route& route(Place from) = 0;
   /// From the host to the card.
   Route& link() { return route(Place::host); }
+  /// Packed copies of weights; null where it makes none.
+  virtual Packing* packing() { return nullptr; }
 
   /// Addresses for `size` bytes (a multiple of the granule), which may read as anything. Throws
   /// BadConfig for another size, and OutOfMemory where the host or an allowance is exhausted.
-  virtual Range reserve(Bytes size, Use use) = 0;
+  virtual Range reserve(Bytes size, Purpose purpose) = 0;
   /// Whether bytes for a use have no copy below the card. They come as nothing, and leave it only
   /// when nobody needs them; store and load reach them on the card.
-  virtual bool stays_on_card(Use /*use*/) const { return false; }
+  virtual bool confines(Purpose /*purpose*/) const { return false; }
   /// Gives back a range exactly as reserved, wherever it is. No move of it may be in flight.
   virtual void release(Range range) noexcept = 0;
 
@@ -59,13 +63,13 @@ class Store {
   virtual void store(Address to, const void* from, Bytes size) = 0;
   virtual void load(void* to, Address from, Bytes size) = 0;
 
-  /// Whether expose works on the range.
+  /// Whether map_host works on the range.
   virtual bool reads_in_place(Range /*range*/) const { return traits().reads_over_link; }
   /// Lets the card use a range where it lies on the host, over the link, at its host address if it
-  /// has one; conceal ends that.
-  virtual void expose(Range range) = 0;
-  virtual void conceal(Range range) = 0;
-  /// A stream is about to use an exposed range.
+  /// has one; unmap_host ends that.
+  virtual void map_host(Range range) = 0;
+  virtual void unmap_host(Range range) = 0;
+  /// A stream is about to use a range that is mapped for the card.
   virtual void use_over_link(Stream stream, Range range) = 0;
 
   /// Where the card reads the host copy of weights at an address of their own; 0 where there is no

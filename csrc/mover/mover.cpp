@@ -58,7 +58,7 @@ std::vector<std::uint64_t> Mover::take_back() {
   std::vector<std::uint64_t> numbers;
   const std::lock_guard lock(state_->mutex);
   std::erase_if(state_->jobs, [&](const Job& job) {
-    if (job.arrivals.empty()) return false;
+    if (job.fetches.empty()) return false;
     numbers.push_back(job.number);
     return true;
   });
@@ -103,16 +103,16 @@ Fence Mover::time_of(Route& route) noexcept {
 template <class Ask>
 Fence Mover::issue(const Job& job, Route& route, const std::string& name, std::size_t moves,
                    Outcome& outcome, Ask&& ask) {
-  struct Shown {
-    explicit Shown(const std::string* name) : shown(name != nullptr) {
-      if (shown) begin_profiler_range(*name);
+  struct ProfilerRange {
+    explicit ProfilerRange(const std::string* name) : begun(name != nullptr) {
+      if (begun) begin_profiler_range(*name);
     }
-    ~Shown() {
-      if (shown) end_profiler_range();
+    ~ProfilerRange() {
+      if (begun) end_profiler_range();
     }
-    Shown(const Shown&) = delete;
-    Shown& operator=(const Shown&) = delete;
-    bool shown;
+    ProfilerRange(const ProfilerRange&) = delete;
+    ProfilerRange& operator=(const ProfilerRange&) = delete;
+    bool begun;
   } const range{profiled_ ? &name : nullptr};
   if (!job.timed) return ask();
   Issue issue{.request = ++requests_, .lane = next_lane_, .began = host_seconds()};
@@ -124,49 +124,48 @@ Fence Mover::issue(const Job& job, Route& route, const std::string& name, std::s
   return over;
 }
 
-void Mover::depart(const Job& job, Outcome& outcome) {
-  for (std::size_t i = 0; i < job.departures.size();) {
-    Range range = job.departures[i].range;
-    std::vector<Fence> after = job.departures[i].after;
+void Mover::evict(const Job& job, Outcome& outcome) {
+  for (std::size_t i = 0; i < job.evictions.size();) {
+    Range range = job.evictions[i].range;
+    std::vector<Fence> after = job.evictions[i].after;
     std::size_t next = i + 1;
-    for (; next < job.departures.size(); ++next) {
-      const Departure& more = job.departures[next];
-      const bool joins = more.route == job.departures[i].route &&
-                         more.how == job.departures[i].how && more.home == job.departures[i].home &&
-                         more.range.start == range.end();
+    for (; next < job.evictions.size(); ++next) {
+      const Eviction& more = job.evictions[next];
+      const bool joins = more.route == job.evictions[i].route && more.how == job.evictions[i].how &&
+                         more.home == job.evictions[i].home && more.range.start == range.end();
       if (!joins) break;
       range.size += more.range.size;
       after.insert(after.end(), more.after.begin(), more.after.end());
     }
-    const Departure& first = job.departures[i];
-    const Fence left = issue(job, *first.route, first.name, next - i, outcome, [&] {
-      return first.route->leave(range, first.how, next_lane_, after);
+    const Eviction& first = job.evictions[i];
+    const Fence freed = issue(job, *first.route, first.name, next - i, outcome, [&] {
+      return first.route->evict(range, first.how, next_lane_, after);
     });
-    if (left) {
-      for (auto& fences : not_ordered_) fences.push_back(left);
+    if (freed) {
+      for (auto& fences : not_ordered_) fences.push_back(freed);
     }
-    outcome.left += next - i;
-    outcome.freed.insert(outcome.freed.end(), next - i, left);
+    outcome.evicted += next - i;
+    outcome.freed.insert(outcome.freed.end(), next - i, freed);
     i = next;
   }
 }
 
-void Mover::arrive(const Job& job, Outcome& outcome) {
-  for (const Arrival& arrival : job.arrivals) {
-    if (arrival.exposed_in != nullptr) arrival.exposed_in->conceal(arrival.range);
-    ++outcome.concealed;
+void Mover::fetch(const Job& job, Outcome& outcome) {
+  for (const Fetch& arrival : job.fetches) {
+    if (arrival.host_mapped_in != nullptr) arrival.host_mapped_in->unmap_host(arrival.range);
+    ++outcome.unmapped;
   }
-  for (std::size_t i = 0; i < job.arrivals.size();) {
-    Range range = job.arrivals[i].range;
+  for (std::size_t i = 0; i < job.fetches.size();) {
+    Range range = job.fetches[i].range;
     std::size_t next = i + 1;
-    for (; next < job.arrivals.size(); ++next) {
-      const Arrival& more = job.arrivals[next];
-      const bool joins = more.route == job.arrivals[i].route && more.how == job.arrivals[i].how &&
-                         more.home == job.arrivals[i].home && more.range.start == range.end();
+    for (; next < job.fetches.size(); ++next) {
+      const Fetch& more = job.fetches[next];
+      const bool joins = more.route == job.fetches[i].route && more.how == job.fetches[i].how &&
+                         more.home == job.fetches[i].home && more.range.start == range.end();
       if (!joins) break;
       range.size += more.range.size;
     }
-    // A departure waits for what the driver has queued before it, so the queue is kept at one
+    // An eviction waits for what the driver has queued before it, so the queue is kept at one
     // request a lane: it keeps the link busy, and longer ones were measured a fifth slower.
     Fence& latest = under_way_[next_lane_];
     auto& after = not_ordered_[next_lane_];
@@ -175,9 +174,9 @@ void Mover::arrive(const Job& job, Outcome& outcome) {
     } else if (latest) {
       after.push_back(latest);
     }
-    const Arrival& first = job.arrivals[i];
+    const Fetch& first = job.fetches[i];
     const Fence arrived = issue(job, *first.route, first.name, next - i, outcome, [&] {
-      return first.route->bring(range, first.how, next_lane_, after);
+      return first.route->fetch(range, first.how, next_lane_, after);
     });
     after.clear();
     latest = arrived;
@@ -190,8 +189,8 @@ void Mover::arrive(const Job& job, Outcome& outcome) {
 void Mover::carry_out(Job job) {
   Outcome outcome;
   try {
-    depart(job, outcome);
-    arrive(job, outcome);
+    evict(job, outcome);
+    fetch(job, outcome);
   } catch (...) {
     outcome.error = std::current_exception();
   }

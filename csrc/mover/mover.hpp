@@ -1,6 +1,6 @@
 // Issues moves in order, on a native thread of its own where moves cost host time.
 //
-// A job takes ranges down from their places, then brings others up, hop by hop. A departure may
+// A job takes ranges down from their places, then fetches others up, hop by hop. An eviction may
 // hold the thread until the last use of its range is over: that is why it is not the caller's
 // thread. Neighbours in a job move in one request, and arrivals take the lanes by turns. Jobs run
 // first in, first out, and what arrives waits for all that left before it. A job that fails says
@@ -19,22 +19,22 @@
 
 namespace vramx {
 
-struct Departure {
+struct Eviction {
   Route* route = nullptr;
   Range range;
   Address home = 0;  ///< the start of the reserved range it lies in
-  Leave how = Leave::drop;
+  EvictMode how = EvictMode::drop;
   std::vector<Fence> after;  ///< the uses to let finish first
   std::string name{};        ///< in a profiler's timeline
 };
 
-struct Arrival {
+struct Fetch {
   Route* route = nullptr;
   Range range;
   Address home = 0;
-  Arrive how = Arrive::duplicate;
-  Store* exposed_in = nullptr;  ///< where the range is exposed now
-  std::string name{};           ///< in a profiler's timeline
+  FetchMode how = FetchMode::duplicate;
+  Store* host_mapped_in = nullptr;  ///< where the range is mapped for the card now
+  std::string name{};               ///< in a profiler's timeline
 };
 
 /// When a request was carried out: by the host's clock, and where the device tells by its lane's.
@@ -47,19 +47,19 @@ struct Issue {
 };
 
 struct Outcome {
-  std::size_t left = 0;         ///< departures carried out
-  std::size_t concealed = 0;    ///< arrivals that are exposed no more
-  std::vector<Fence> freed;     ///< of the departures carried out, when each is over
+  std::size_t evicted = 0;      ///< evictions carried out
+  std::size_t unmapped = 0;     ///< arrivals that are mapped for the card no more
+  std::vector<Fence> freed;     ///< of the evictions carried out, when each is over
   std::vector<Fence> arrivals;  ///< of the arrivals under way, when each is complete
-  std::vector<Issue> issues;    ///< of a timed job: of the departures, then of the arrivals
+  std::vector<Issue> issues;    ///< of a timed job: of the evictions, then of the arrivals
   std::exception_ptr error;     ///< why the job stopped, or null
 };
 
 struct Job {
   std::uint64_t number = 0;  ///< its submitter's name for it
   bool timed = false;        ///< its issues are wanted
-  std::vector<Departure> departures;
-  std::vector<Arrival> arrivals;
+  std::vector<Eviction> evictions;
+  std::vector<Fetch> fetches;
   /// Called once, without locks, and must not throw. It may take what is in the outcome.
   std::function<void(Outcome&)> done;
 };
@@ -75,7 +75,7 @@ class Mover {
 
   /// Queues a job. Takes no lock that `done` may want.
   void submit(Job job);
-  /// Removes the queued jobs that bring something, and returns their numbers: they never begin, and
+  /// Removes the queued jobs that fetch something, and returns their numbers: they never begin, and
   /// their `done` is not called.
   std::vector<std::uint64_t> take_back();
   /// Returns with every queued job done where there is no thread to do them; else at once.
@@ -90,15 +90,15 @@ class Mover {
   template <class Ask>
   Fence issue(const Job& job, Route& route, const std::string& name, std::size_t moves,
               Outcome& outcome, Ask&& ask);
-  void depart(const Job& job, Outcome& outcome);
-  void arrive(const Job& job, Outcome& outcome);
+  void evict(const Job& job, Outcome& outcome);
+  void fetch(const Job& job, Outcome& outcome);
 
   std::shared_ptr<Device> device_;
   std::uint64_t generation_;
   bool profiled_;
   std::uint64_t requests_ = 0;
   Lane next_lane_ = 0;
-  std::vector<std::vector<Fence>> not_ordered_;  ///< by lane: departures it has not waited for
+  std::vector<std::vector<Fence>> not_ordered_;  ///< by lane: evictions it has not waited for
   std::vector<Fence> under_way_;                 ///< by lane: its last arrival
   std::unique_ptr<State> state_;
 };

@@ -30,7 +30,7 @@ std::vector<double> crossings(const Trace& trace, Rates link) {
 double least_seconds(const Trace& trace, Bytes budget, Rates link) {
   const std::size_t steps = trace.steps.size();
   const std::vector<double> crossing = crossings(trace, link);
-  // The stretch whose crossing exceeds its work by most, of a round's length at most: sums from the
+  // The stretch whose crossing exceeds its work by most, of a pass's length at most: sums from the
   // start to its end, less the least of those to its beginning.
   std::vector<double> sums = {0};
   std::deque<std::size_t> beginnings;  // by sums, ascending

@@ -1,14 +1,14 @@
-// What no way of moving blocks can beat in a round of a cycle, whose steps may differ.
+// What no way of moving blocks can beat in a pass of a cycle, whose steps may differ.
 #pragma once
 
 #include "plan/trace.hpp"
 
 namespace vramx {
 
-/// Seconds a round, when rounds follow each other. Of what a stretch of steps uses, at most a
+/// Seconds a pass, when passes follow each other. Of what a stretch of steps uses, at most a
 /// budget is on the card as the stretch begins; the rest crosses the link before the work of its
 /// last step, and what is not worked in that stretch is beside it. So it is longer than
-/// PassLimits::fluid where a part of the round works long with few bytes.
+/// PassLimits::fluid where a part of the pass works long with few bytes.
 double least_seconds(const Trace& trace, Bytes budget, Rates link);
 
 }  // namespace vramx

@@ -13,7 +13,7 @@ namespace {
 
 /// Spans whose worth a byte differs by less are taken to be alike, and thinned out evenly.
 constexpr double alike = 1.05;
-/// Room for bringing ahead that is tried, in blocks of the largest size. Fewer than three leave the
+/// Room for fetching ahead that is tried, in blocks of the largest size. Fewer than three leave the
 /// link idle while a departure waits for its last use.
 constexpr Bytes first_ahead = 3;
 constexpr Bytes less_ahead[] = {1, 2};
@@ -63,7 +63,7 @@ class Axis {
 
   double total() const { return begins_.back(); }
   double length(const Span& span) const { return begin(span.to) - begins_[span.from]; }
-  /// The middle of the step that ends a span, as a part of the round.
+  /// The middle of the step that ends a span, as a part of the pass.
   double part(const Span& span) const {
     const std::size_t step = span.to % steps();
     return (begins_[step] + begins_[step + 1]) / 2 / total();
@@ -119,13 +119,13 @@ class Planner {
     std::vector<std::int64_t> held = held_;
     for (auto& each : held) each = std::min(each, room);
     Load load(held);
-    std::vector<bool> stays(spans_.size());
-    for (const Places& group : groups_) keep_most(group, room, burst, load, stays);
+    std::vector<bool> keep(spans_.size());
+    for (const Places& group : groups_) keep_most(group, room, burst, load, keep);
     Plan plan;
     plan.ahead = ahead;
     for (const Step& step : trace_.steps) plan.levels.emplace_back(step.blocks.size());
     for (std::size_t i = 0; i < spans_.size(); ++i) {
-      plan.levels[spans_[i].from][spans_[i].place] = stays[i] ? Level::kept : Level::streamed;
+      plan.levels[spans_[i].from][spans_[i].place] = keep[i] ? Level::kept : Level::streamed;
     }
     plan.predicted = predict(trace_, plan, budget_, link_);
     return plan;
@@ -151,7 +151,7 @@ class Planner {
 
   /// Keeps all of a group of spans that are alike, or as many as there is room for.
   void keep_most(const Places& group, std::int64_t room, Bytes burst, Load& load,
-                 std::vector<bool>& stays) const {
+                 std::vector<bool>& keep) const {
     Places kept = group;
     add(kept, load, +1);
     std::int64_t leaving = 0;
@@ -166,13 +166,13 @@ class Planner {
       add(kept, load, -1);
       kept = keep_what_fits(kept, room, load);
     }
-    for (const std::size_t at : kept) stays[at] = true;
+    for (const std::size_t at : kept) keep[at] = true;
     if (kept.size() == group.size()) return;
     Places rest;
     for (const std::size_t at : group) {
-      if (!stays[at]) rest.push_back(at);
+      if (!keep[at]) rest.push_back(at);
     }
-    for (const std::size_t at : keep_what_fits(rest, room, load)) stays[at] = true;
+    for (const std::size_t at : keep_what_fits(rest, room, load)) keep[at] = true;
   }
 
   Places keep_what_fits(const Places& places, std::int64_t room, Load& load) const {

@@ -3,8 +3,8 @@
 // Between two uses a block either stays, and takes room all that time, or leaves, and costs the
 // link its bytes. What is used again soonest stays first. Of those that are used again after about
 // the same time, as all are in a plain cycle, the ones that leave are spread evenly through the
-// pass, evenly in compute time: then the link always has about as much to bring as there is time to
-// bring it. Work that uses few blocks, as at the ends of a U-Net, has too few that could leave;
+// pass, evenly in compute time: then the link always has about as much to fetch as there is time to
+// fetch it. Work that uses few blocks, as at the ends of a U-Net, has too few that could leave;
 // what it lacks is spread over the rest, since a burst would need as much room ahead, or made up
 // for at once where that is predicted to be the cheaper pass. (Keeping what is used soonest is
 // Belady's rule; that prefetching asks for room in which the next blocks arrive while others are in
@@ -32,7 +32,7 @@ enum class Level : std::uint8_t { streamed, kept };
 struct Plan {
   /// By step, and by the block's place among the step's, until its next use.
   std::vector<std::vector<Level>> levels;
-  Bytes ahead = 0;  ///< room kept free for what is brought ahead
+  Bytes ahead = 0;  ///< room kept free for what is fetched ahead
   Prediction predicted;
 };
 
@@ -40,7 +40,7 @@ struct Plan {
 /// up a program that runs beside them.
 double cost(const Prediction& pass, Rates link);
 
-/// Plans a trace for a budget, with the room for bringing ahead that predicts the cheapest pass.
+/// Plans a trace for a budget, with the room for fetching ahead that predicts the cheapest pass.
 /// Throws BadConfig where the trace is empty or names unknown blocks, and OutOfMemory where a
 /// step's blocks exceed the budget.
 Plan make_plan(const Trace& trace, Bytes budget, Rates link);

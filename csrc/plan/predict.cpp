@@ -8,22 +8,22 @@ namespace vramx {
 
 namespace {
 
-/// A block that leaves and comes back, once a round.
+/// A block that leaves and comes back, once a pass.
 struct Return {
   Bytes size = 0;
   bool written = false;
-  std::uint64_t leaves_after = 0;  ///< step of the round
-  std::uint64_t needed_by = 0;     ///< step of the round
+  std::uint64_t leaves_after = 0;  ///< step of the pass
+  std::uint64_t needed_by = 0;     ///< step of the pass
 };
 
 }  // namespace
 
 Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, Rates link) {
-  constexpr std::uint64_t rounds = 3;  // the first has a start, which the others have not
+  constexpr std::uint64_t passes = 3;  // the first has a start, which the others have not
   const std::uint64_t steps = trace.steps.size();
   Prediction prediction;
   std::vector<Return> by_departure;
-  Bytes present = 0;  // at the start of a round: what stays across it
+  Bytes present = 0;  // at the start of a pass: what stays across it
   for (const Span& span : spans_of(trace)) {
     const TracedBlock& block = trace.blocks[span.block];
     if (plan.levels[span.from][span.place] == Level::streamed) {
@@ -41,7 +41,7 @@ Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, Rates lin
   double now = 0;
   double arrived = 0;  // when the link to the card is free again
   double left = 0;     // and the one back
-  double round_began = 0;
+  double pass_began = 0;
   // Room comes in the order of departure: how much in all, from when.
   struct Room {
     double bytes;
@@ -53,9 +53,9 @@ Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, Rates lin
   std::vector<Room> rooms = {
       {static_cast<double>(budget) - static_cast<double>(present) - scratch_at(steps - 1), 0}};
   std::size_t room = 0;
-  double brought = 0;
-  for (std::uint64_t round = 0; round < rounds; ++round) {
-    round_began = now;
+  double fetched = 0;
+  for (std::uint64_t pass = 0; pass < passes; ++pass) {
+    pass_began = now;
     auto next = by_need.begin();
     auto leaves = by_departure.begin();
     for (std::uint64_t step = 0; step < steps; ++step) {
@@ -63,12 +63,12 @@ Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, Rates lin
       if (more < 0) rooms.push_back({rooms.back().bytes - more, now});
       for (; next != by_need.end() && next->needed_by == step; ++next) {
         const auto bytes = static_cast<double>(next->size);
-        brought += bytes;
-        while (room + 1 < rooms.size() && rooms[room].bytes < brought) ++room;
+        fetched += bytes;
+        while (room + 1 < rooms.size() && rooms[room].bytes < fetched) ++room;
         arrived = std::max(arrived, rooms[room].from) + bytes / link.up;
         now = std::max(now, arrived);
       }
-      if (more > 0) brought += more;
+      if (more > 0) fetched += more;
       now += trace.steps[step].seconds;
       for (; leaves != by_departure.end() && leaves->leaves_after == step; ++leaves) {
         const auto bytes = static_cast<double>(leaves->size);
@@ -77,7 +77,7 @@ Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, Rates lin
       }
     }
   }
-  prediction.seconds = now - round_began;
+  prediction.seconds = now - pass_began;
   return prediction;
 }
 

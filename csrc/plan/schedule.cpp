@@ -66,7 +66,7 @@ std::optional<std::size_t> Schedule::begin_in(const std::vector<Use>& other) con
   return std::nullopt;
 }
 
-bool Schedule::stays(BlockId block) const {
+bool Schedule::keeps(BlockId block) const {
   const auto& uses = uses_of_[block];
   const auto next =
       std::upper_bound(uses.begin(), uses.end(), position_.value_or(0),
@@ -74,7 +74,7 @@ bool Schedule::stays(BlockId block) const {
   return (next == uses.begin() ? uses.back() : *std::prev(next)).second;
 }
 
-bool Schedule::always_stays(BlockId block) const {
+bool Schedule::always_keeps(BlockId block) const {
   const auto& uses = uses_of_[block];
   return std::all_of(uses.begin(), uses.end(), [](const auto& use) { return use.second; });
 }

@@ -27,9 +27,9 @@ class Schedule {
   bool on_course() const { return position_ && matched_ >= matches_needed; }
 
   /// Whether a known block stays from its last use to its next, as seen from the present use.
-  bool stays(BlockId block) const;
+  bool keeps(BlockId block) const;
   /// Whether it stays from each of its uses to the next.
-  bool always_stays(BlockId block) const;
+  bool always_keeps(BlockId block) const;
   const std::vector<BlockId>& blocks_at(std::size_t position) const {
     return cycle_[position].blocks;
   }

@@ -20,7 +20,7 @@ std::vector<Span> spans_of(const Trace& trace) {
   for (std::uint32_t step = steps; step-- > 0;) {
     for (const auto block : trace.steps[step].blocks) first[block] = step;
   }
-  // Backwards, so that a block's next use is known: at first the one in the next round.
+  // Backwards, so that a block's next use is known: at first the one in the next pass.
   std::vector<std::uint32_t> next(trace.blocks.size());
   for (std::size_t block = 0; block < first.size(); ++block) {
     next[block] = first[block] == never ? never : first[block] + steps;

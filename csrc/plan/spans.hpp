@@ -9,7 +9,7 @@
 
 namespace vramx {
 
-/// From one use of a block to the next. `to` may be the next round's: then it exceeds the last
+/// From one use of a block to the next. `to` may be the next pass's: then it exceeds the last
 /// step.
 struct Span {
   std::uint32_t block = 0;

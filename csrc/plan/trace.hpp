@@ -20,9 +20,10 @@ struct Step {
 struct TracedBlock {
   Bytes size = 0;
   bool written = false;  ///< it leaves by write-back
+  Bytes packed = 0;      ///< of its packed copy; 0 where it has none
 };
 
-/// One round of a cycle: after the last step comes the first again.
+/// One pass of a cycle: after the last step comes the first again.
 struct Trace {
   std::vector<TracedBlock> blocks;
   std::vector<Step> steps;

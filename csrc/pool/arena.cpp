@@ -6,14 +6,14 @@
 namespace vramx {
 
 Arena::Arena(std::shared_ptr<Device> device, std::shared_ptr<Residency> residency, Bytes size,
-             Use use, bool dead)
+             Purpose purpose, bool dead)
     : device_(std::move(device)),
-      memory_(device_->memory(use)),
+      memory_(device_->memory(purpose)),
       residency_(std::move(residency)),
       generation_(process_generation()),
-      range_(memory_.reserve(size, use)) {
+      range_(memory_.reserve(size, purpose)) {
   try {
-    residency_->adopt(range_, use, dead);
+    residency_->adopt(range_, purpose, dead);
   } catch (...) {
     memory_.release(range_);
     throw;

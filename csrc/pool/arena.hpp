@@ -10,8 +10,8 @@ namespace vramx {
 class Arena {
  public:
   /// Throws what Device::reserve and Residency::adopt throw.
-  Arena(std::shared_ptr<Device> device, std::shared_ptr<Residency> residency, Bytes size, Use use,
-        bool dead);
+  Arena(std::shared_ptr<Device> device, std::shared_ptr<Residency> residency, Bytes size,
+        Purpose purpose, bool dead);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;

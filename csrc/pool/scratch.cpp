@@ -44,9 +44,9 @@ Scratch::Pieces::iterator Scratch::find_live(Address address) {
 }
 
 void Scratch::grow(Bytes size) {
-  const Bytes needed = round_up(size, device_->memory(Use::scratch).traits().granule);
+  const Bytes needed = round_up(size, device_->memory(Purpose::scratch).traits().granule);
   const auto make = [&](Bytes bytes) {
-    auto arena = std::make_unique<Arena>(device_, residency_, bytes, Use::scratch, true);
+    auto arena = std::make_unique<Arena>(device_, residency_, bytes, Purpose::scratch, true);
     const Range range = arena->range();
     arenas_[range.start] = std::move(arena);
     pieces_[range.start] = Piece{.size = range.size, .live = false, .ends = {}};
@@ -191,7 +191,8 @@ void Scratch::trim_locked() {
     const bool whole =
         piece != pieces_.end() && !piece->second.live && piece->second.size == range.size;
     // A group may still name memory that was freed, and hold a lease on it.
-    if (!whole || residency_->any_leased(range)) {
+    const auto unleased = [](const Block& block) { return block.leases == 0; };
+    if (!whole || !residency_->all(residency_->blocks_of(range), unleased)) {
       ++it;
       continue;
     }

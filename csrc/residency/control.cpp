@@ -4,6 +4,7 @@
 
 #include "base/error.hpp"
 #include "base/fork.hpp"
+#include "residency/refusals.hpp"
 #include "residency/residency.hpp"
 
 namespace vramx {
@@ -16,7 +17,7 @@ void Residency::advise(const Blocks& all, Advice advice, const Poll& poll) {
   settle(lock, all, poll);
   Blocks blocks;
   std::ranges::copy_if(all, std::back_inserter(blocks),
-                       [this](BlockId id) { return !table_[id].stays; });
+                       [this](BlockId id) { return !table_[id].confined; });
   const bool to_host = advice == Advice::preferred_host;
   const bool wants_host = to_host || advice == Advice::accessed_by;
   if ((wants_host || advice == Advice::unset_read_mostly) && blocks.empty() && !all.empty()) {
@@ -24,7 +25,7 @@ void Residency::advise(const Blocks& all, Advice advice, const Poll& poll) {
                     " has no concurrent managed access, so activations stay on it and cannot be "
                     "told to be used on the host; copy them to the CPU, or let go of them");
   }
-  if (wants_host && !read_in_place(blocks)) {
+  if (wants_host && !read_in_place(blocks, table_, *device_)) {
     throw BadConfig(device_->facts().name +
                     " does not read this host memory over the link, so memory cannot be told to be "
                     "used there; use session.evict or a smaller budget instead");
@@ -41,7 +42,7 @@ void Residency::advise(const Blocks& all, Advice advice, const Poll& poll) {
         break;
       case Advice::unset_read_mostly:
         // A host copy that the program uses in place is never the older one.
-        block.read_mostly = memory_of(block).host_address(block.range.start) != 0;
+        block.read_mostly = device_->memory(block.purpose).host_address(block.range.start) != 0;
         break;
       case Advice::preferred_device:
         block.preference = Preference::device;
@@ -54,11 +55,11 @@ void Residency::advise(const Blocks& all, Advice advice, const Poll& poll) {
         break;
       case Advice::accessed_by:
         block.accessed_by = true;
-        if (block.settled() && block.at == Place::host) moves_->expose(block);
+        if (block.settled() && block.at == Place::host) moves_->map_host(block);
         break;
       case Advice::unset_accessed_by:
         block.accessed_by = false;
-        moves_->conceal_idle(block);
+        moves_->unmap_idle(block);
         break;
     }
   }
@@ -95,18 +96,18 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
                     ") and at most the card's " + text(device_->facts().capacity) + ", not " +
                     text(budget));
   }
-  if (budget > budget_) device_->memory(Use::weights).check_budget(budget);
+  if (budget > budget_) device_->memory(Purpose::weights).check_budget(budget);
   const Bytes previous = budget_;
   const auto check_leases = [&] {
-    const Bytes staying = table_.sums().staying;
-    const Bytes bound = table_.sums().leased + staying;
+    const Bytes confined = table_.sums().confined;
+    const Bytes bound = table_.sums().leased + confined;
     if (bound <= budget) return;
     throw OutOfMemory(
         "the budget cannot become " + text(budget) + " now: " + text(table_.sums().leased) +
             " are leased by running modules and pins" +
-            (staying > 0
-                 ? " and " + text(staying) + " are activations and buffers, which stay on this card"
-                 : "") +
+            (confined > 0 ? " and " + text(confined) +
+                                " are activations and buffers, which stay on this card"
+                          : "") +
             "; try again when they end",
         {.asked = budget,
          .budget = previous,
@@ -119,8 +120,8 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
     finish_moves(lock, moves_->last_job(), poll);        // those of the previous budget
     while (table_.sums().held[Place::card] > budget_) {  // which another thread may have set again
       Falls victims;
-      if (moves_->make_room({}, [this](BlockId id) { return table_[id].may_leave(); }, victims)) {
-        evict(lock, victims, Left::budget, poll);
+      if (moves_->make_room({}, [this](BlockId id) { return table_[id].evictable(); }, victims)) {
+        evict(lock, victims, EvictCause::budget, poll);
       } else if (moving()) {
         wait(lock, poll);  // other threads' moves: what is arriving may leave when it is there
       } else {
@@ -135,7 +136,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
     throw;
   }
   notes_.budget(budget);
-  device_->memory(Use::weights).trim(budget);
+  device_->memory(Purpose::weights).trim(budget);
   return previous;
 }
 
@@ -151,8 +152,8 @@ void Residency::close(const Poll& poll) {
   closed_ = true;
   for (const Range range : table_.ranges()) {
     const Blocks& blocks = table_.blocks_in(range);
-    for (const BlockId id : blocks) moves_->conceal_idle(table_[id]);
-    memory_of(table_[blocks.front()]).settle(range);
+    for (const BlockId id : blocks) moves_->unmap_idle(table_[id]);
+    device_->memory(table_[blocks.front()].purpose).settle(range);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <iterator>
 #include <utility>
 
+#include "residency/refusals.hpp"
 #include "residency/residency.hpp"
 
 namespace vramx {
@@ -14,7 +15,7 @@ namespace {
 Falls falls_of(const BlockTable& table, const Blocks& blocks) {
   Falls falls;
   for (const BlockId id : blocks) {
-    if (table[id].may_leave()) falls.push_back({id, Place::card});
+    if (table[id].evictable()) falls.push_back({id, Place::card});
   }
   return falls;
 }
@@ -27,13 +28,13 @@ void Residency::pump(Lock& lock) {
   lock.lock();
 }
 
-void Residency::evict(Lock& lock, const Falls& falls, Left why, const Poll& poll) {
+void Residency::evict(Lock& lock, const Falls& falls, EvictCause why, const Poll& poll) {
   if (falls.empty()) return;
   for (const Fall& fall : falls) {
     const auto change = table_.change(fall.id);
     table_[fall.id].released = false;  // it leaves for good, whatever was planned
   }
-  moves_->submit(falls, {}, Place::card, why, Brought::use);
+  moves_->submit(falls, {}, Place::card, why, FetchCause::use);
   const auto mine = moves_->last_job();
   pump(lock);
   finish_moves(lock, mine, poll);
@@ -51,22 +52,24 @@ void Residency::put_on_host(Lock& lock, const Blocks& blocks, const char* action
                             const Poll& poll) {
   for (;;) {
     settle(lock, blocks, poll);
-    check_not_leased(blocks, action);
+    check_not_leased(blocks, action, table_);
     Blocks deeper;
     std::ranges::copy_if(blocks, std::back_inserter(deeper),
                          [this](BlockId id) { return table_[id].at > Place::host; });
     const Falls falls = falls_of(table_, blocks);
     if (falls.empty() && deeper.empty()) return;
-    evict(lock, falls, Left::host, poll);
+    evict(lock, falls, EvictCause::host, poll);
     if (!deeper.empty()) raise(lock, deeper, poll);
   }
 }
 
 // Rises to the host, which has to have the room.
 void Residency::raise(Lock& lock, const Blocks& blocks, const Poll& poll) {
-  const auto may_leave = [this](BlockId id) { return table_[id].may_leave(); };
-  const std::size_t raised = moves_->bring(blocks, Brought::use, may_leave, Place::host);
-  if (raised < blocks.size() && !moving()) out_of_memory(blocks);
+  const auto evictable = [this](BlockId id) { return table_[id].evictable(); };
+  const std::size_t raised = moves_->fetch(blocks, FetchCause::use, evictable, Place::host);
+  if (raised < blocks.size() && !moving()) {
+    out_of_memory(blocks, table_, *device_, moves_->room(), in_use_);
+  }
   const auto mine = moves_->last_job();
   pump(lock);
   finish_moves(lock, mine, poll);
@@ -79,10 +82,10 @@ void Residency::evict(const Blocks& blocks, const Poll& poll) {
   Lock lock = locked();
   check_open();
   settle(lock, blocks, poll);
-  check_not_leased(blocks, "evict");
-  evict(lock, falls_of(table_, blocks), Left::evict, poll);
+  check_not_leased(blocks, "evict", table_);
+  evict(lock, falls_of(table_, blocks), EvictCause::evict, poll);
   for (const BlockId id : blocks) {
-    if (!table_[id].accessed_by) moves_->conceal_idle(table_[id]);
+    if (!table_[id].accessed_by) moves_->unmap_idle(table_[id]);
   }
 }
 
@@ -98,8 +101,8 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   put_on_host(lock, blocks, "reach host copies", poll);
   std::vector<Fence> uses;  // of what stays where they use it
   for (const BlockId id : blocks) {
-    moves_->conceal_idle(table_[id]);
-    if (!table_[id].stays) continue;
+    moves_->unmap_idle(table_[id]);
+    if (!table_[id].confined) continue;
     const auto mine = table_[id].fences(device_->streams());
     uses.insert(uses.end(), mine.begin(), mine.end());
   }
@@ -117,13 +120,13 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   --works_on_host_;
   set_state(State::at_rest);
   for (const BlockId id : blocks) {
-    if (!table_[id].stays) table_[id].written(Place::host);
+    if (!table_[id].confined) table_[id].written(Place::host);
   }
   changed_.notify_all();
   if (error) std::rethrow_exception(error);
   for (const BlockId id : blocks) {
     // The work is done and its bytes are there: what fails now is the advice alone.
-    if (table_[id].accessed_by) moves_->try_to_expose(table_[id]);
+    if (table_[id].accessed_by) moves_->try_map_host(table_[id]);
   }
 }
 
@@ -133,14 +136,14 @@ void Residency::prefetch(const Blocks& blocks) {
   Blocks absent;
   for (const BlockId id : blocks) {
     const Block& block = table_[id];
-    const bool stays = block.leases > 0 || block.preference == Block::Preference::host;
-    if (block.away() && !stays) absent.push_back(id);
+    const bool in_place = block.leases > 0 || block.preference == Block::Preference::host;
+    if (block.away() && !in_place) absent.push_back(id);
   }
   const auto asked_for = [&](BlockId id) {
     return std::find(blocks.begin(), blocks.end(), id) != blocks.end();
   };
-  absent.resize(moves_->bring(absent, Brought::prefetch, [&](BlockId other) {
-    return table_[other].may_leave() && !asked_for(other);
+  absent.resize(moves_->fetch(absent, FetchCause::prefetch, [&](BlockId other) {
+    return table_[other].evictable() && !asked_for(other);
   }));
   pump(lock);
   for (const BlockId id : absent) {

@@ -26,7 +26,7 @@ Journal::Journal(Device& device, Stream stream, std::size_t most_events, Log sta
   if (!virtual_clock_) streams_.wait(origin_);
   began_ = host_seconds();
   log_.virtual_clock = virtual_clock_;
-  Route& link = device.memory(Use::weights).link();
+  Route& link = device.memory(Purpose::weights).link();
   log_.lane_times = virtual_clock_ || link.lane_clock(0) != nullptr;
   log_.link = link.rates();
   log_.lanes = device.facts().lanes;
@@ -86,8 +86,8 @@ void Journal::add(Event event) {
 
 void Journal::lose(const Event& event) {
   ++log_.lost;
-  if (event.kind == Event::Kind::arrived) resident_.insert(event.block);
-  if (event.kind == Event::Kind::left || event.kind == Event::Kind::forgotten) {
+  if (event.kind == Event::Kind::fetched) resident_.insert(event.block);
+  if (event.kind == Event::Kind::evicted || event.kind == Event::Kind::forgotten) {
     resident_.erase(event.block);
   }
   if (event.kind == Event::Kind::budget) log_.budget = event.bytes;

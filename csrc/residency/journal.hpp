@@ -24,8 +24,8 @@ struct Event {
   /// `stalled` begins a lease: from when its stream had done all before it to when its blocks had
   /// come. `released` ends one.
   enum class Kind : std::uint8_t {
-    arrived,
-    left,
+    fetched,
+    evicted,
     forgotten,
     stalled,
     released,
@@ -33,12 +33,12 @@ struct Event {
     plan,
     failed,
   };
-  static constexpr std::array names{"arrived",  "left",   "forgotten", "stalled",
-                                    "released", "budget", "plan",      "failed"};
+  static constexpr std::array names{"fetched",  "evicted", "forgotten", "stalled",
+                                    "released", "budget",  "plan",      "failed"};
   static constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 
   Kind kind = Kind::failed;
-  const char* cause = "";     ///< of a move: one of brought_names or left_names
+  const char* cause = "";     ///< of a move: one of fetch_causes or evict_causes
   const char* how = "";       ///< of a move
   Lane lane = 0;              ///< of a move
   std::uint64_t request = 0;  ///< of a move: those of several blocks in one request share it
@@ -65,7 +65,7 @@ struct TracedGroup {
 struct PlacedBlock {
   std::uint64_t serial = 0;
   Range range;
-  Use use = Use::weights;
+  Purpose purpose = Purpose::weights;
 };
 
 struct Log {

@@ -1,4 +1,4 @@
-// Leases: what they wait for, what they bring, and what they bring ahead.
+// Leases: what they wait for, what they fetch, and what they fetch ahead.
 #include <algorithm>
 #include <iterator>
 #include <utility>
@@ -6,6 +6,7 @@
 #include "base/error.hpp"
 #include "base/host_clock.hpp"
 #include "device/profiler.hpp"
+#include "residency/refusals.hpp"
 #include "residency/residency.hpp"
 
 namespace vramx {
@@ -22,12 +23,12 @@ bool may_stall(const BlockTable& table, const Blocks& blocks, Stream stream) {
 }
 
 // Whether there is room, or could be made at once. What is idle on the card can leave the host too.
-bool has_room(const Sums& sums, const PerPlace<Bytes>& need, Bytes budget, Bytes host_limit) {
+bool has_room(const Sums& sums, const PerPlace<Bytes>& need, const PerPlace<Bytes>& room) {
   const Bytes on_card = need[Place::card] + sums.held[Place::card];
-  if (on_card > budget + sums.idle[Place::card]) return false;
+  if (on_card > room[Place::card] + sums.idle[Place::card]) return false;
   if (need[Place::host] == 0) return true;
   const Bytes on_host = need[Place::host] + sums.held[Place::host];
-  return on_host <= host_limit + sums.idle[Place::card] + sums.idle[Place::host];
+  return on_host <= room[Place::host] + sums.idle[Place::card] + sums.idle[Place::host];
 }
 
 }  // namespace
@@ -58,13 +59,6 @@ void Residency::finish_moves(Lock& lock, std::uint64_t last, const Poll& poll) {
   while (!moves_->over(last)) wait(lock, poll);
 }
 
-bool Residency::read_in_place(const Blocks& blocks) const {
-  return std::all_of(blocks.begin(), blocks.end(), [this](BlockId id) {
-    const Block& block = table_[id];
-    return block.stays ? block.committed() : memory_of(block).reads_in_place(block.range);
-  });
-}
-
 bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   Lock lock = locked();
   check_open();
@@ -77,7 +71,7 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   if (settings_.profiled) begin_profiler_range(table_.group(group).name);
   bool on_card = false;
   try {
-    on_card = start(lock, blocks, stream, true, group, poll);
+    on_card = start(lock, {.blocks = blocks, .stream = stream, .group = group}, poll);
   } catch (...) {
     if (settings_.profiled) end_profiler_range();
     notes_.failure(std::current_exception());
@@ -111,13 +105,13 @@ void Residency::release(GroupId group, Stream stream) {
 bool Residency::take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll) {
   Lock lock = locked();
   check_open();
-  return start(lock, blocks, stream, held_by_thread, std::nullopt, poll);
+  return start(lock, {.blocks = blocks, .stream = stream, .held_by_thread = held_by_thread}, poll);
 }
 
 void Residency::place(const Blocks& blocks, Stream stream, const Poll& poll) {
   Lock lock = locked();
   check_open();
-  start(lock, blocks, stream, false, std::nullopt, poll);
+  start(lock, {.blocks = blocks, .stream = stream, .held_by_thread = false}, poll);
   for (const BlockId id : blocks) {
     const auto change = table_.change(id);
     table_[id].dead = false;
@@ -136,7 +130,8 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
   // A mark costs the stream a microsecond or two. Where nothing is about to leave the card it is
   // left until something is: it tells a later end then, and that is right too.
   Fence fence;
-  if (!at_rest() && !strategy_->keeps(blocks)) {
+  const bool at_rest = table_.sums().away == 0 || strategy_->all_fits();
+  if (!at_rest && !strategy_->keeps(blocks)) {
     try {
       fence = device_->streams().mark(stream);
     } catch (...) {
@@ -169,82 +164,81 @@ void Residency::unlease(const Blocks& blocks, bool held_by_thread) {
 // nothing: a thread that waits here holds no part of what it asks for, and if it holds other leases
 // it does not wait for other threads, so that no two threads wait for each other. What another
 // thread waits for beside vramx is not known, so the wait for it has an end.
-void Residency::wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll,
-                              MaybeGroup group) {
+void Residency::wait_for_room(Lock& lock, const Lease& asked, const Poll& poll) {
+  const Blocks& blocks = asked.blocks;
   for (;;) {
     PerPlace<Bytes> need{};  // with what of it is idle there now
     bool comes_to_rest = false;
     for (const BlockId id : blocks) {
       const Block& block = table_[id];
-      if (block.state == State::leaving || block.state == State::held) {
+      if (block.state == State::evicting || block.state == State::held) {
         comes_to_rest = true;
       } else if (block.leases == 0 && block.settled()) {
-        const bool stays = block.away() && block.preference == Preference::host;
-        const Place to = stays ? Place::host : Place::card;
+        const bool in_place = block.away() && block.preference == Preference::host;
+        const Place to = in_place ? Place::host : Place::card;
         for (Place place = to; place <= block.at; place = below(place)) {
           if (place < block.at || block.may_fall(place)) need[place] += block.range.size;
         }
         if (block.resident() && block.lowest > Place::host) need[Place::host] += block.range.size;
       }
     }
-    if (!comes_to_rest && has_room(table_.sums(), need, budget_, settings_.host_limit)) return;
-    const bool in_place = read_in_place(blocks);
+    if (!comes_to_rest && has_room(table_.sums(), need, moves_->room())) return;
+    const bool in_place = read_in_place(blocks, table_, *device_);
     if (!comes_to_rest && !moving() && !holders_.may_wait(in_place)) {
       if (in_place) return;
-      out_of_memory(blocks);
+      out_of_memory(blocks, table_, *device_, moves_->room(), in_use_);
     }
-    wait(lock, poll, group);
+    wait(lock, poll, asked.group);
     check_open();
   }
 }
 
-bool Residency::start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread,
-                      MaybeGroup group, const Poll& poll) {
-  wait_for_room(lock, blocks, poll, group);
-  if (group) strategy_->used(*group, stream);
+bool Residency::start(Lock& lock, const Lease& asked, const Poll& poll) {
+  wait_for_room(lock, asked, poll);
+  if (asked.group) strategy_->used(*asked.group, asked.stream);
   for (;;) {
-    lease(blocks, held_by_thread);
+    lease(asked.blocks, asked.held_by_thread);
     try {
-      const auto on_card = try_start(lock, blocks, stream, group, poll);
+      const auto on_card = try_start(lock, asked, poll);
       if (on_card) return *on_card;
     } catch (...) {
-      unlease(blocks, held_by_thread);
+      unlease(asked.blocks, asked.held_by_thread);
       pump(lock);
       changed_.notify_all();
       throw;
     }
     // Another's failure took down what this one waited for: once more.
-    unlease(blocks, held_by_thread);
-    wait_for_room(lock, blocks, poll, group);
+    unlease(asked.blocks, asked.held_by_thread);
+    wait_for_room(lock, asked, poll);
   }
 }
 
-// Whether all is on the card now; none where some was not even brought.
-std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Stream stream,
-                                         MaybeGroup group, const Poll& poll) {
+// Whether all is on the card now; none where some was not even fetched.
+std::optional<bool> Residency::try_start(Lock& lock, const Lease& asked, const Poll& poll) {
+  const auto& [blocks, stream, held_by_thread, group] = asked;
   Blocks over_link;
   Blocks absent;
   for (const BlockId id : blocks) {
     Block& block = table_[id];
     const bool shared = block.leases > 1;
     // A use in the midst of another's lease, outside the learned order, is a part of that one.
-    const bool part = shared && !group && block.state != State::arriving;
+    const bool part = shared && !group && block.state != State::fetching;
     if (!part) table_.count(block, [&](Counts& counts) { counts.used(block.committed()); });
     if (block.committed()) {
-      strategy_->touched(id);
+      strategy_->leased(id);
       continue;
     }
     // Under another lease it is being used over the link, and stays there.
-    const bool stays = block.preference == Preference::host || shared;
-    (stays ? over_link : absent).push_back(id);
+    const bool in_place = block.preference == Preference::host || shared;
+    (in_place ? over_link : absent).push_back(id);
   }
   if (!absent.empty()) strategy_->missed();
   const auto jobs_before = moves_->last_job();
-  const std::size_t brought = moves_->bring(
-      absent, Brought::use, [this](BlockId other) { return table_[other].may_leave(); });
+  const std::size_t fetched = moves_->fetch(
+      absent, FetchCause::use, [this](BlockId other) { return table_[other].evictable(); });
   for (std::size_t i = 0; i < absent.size(); ++i) {
-    if (i < brought) {
-      strategy_->touched(absent[i]);
+    if (i < fetched) {
+      strategy_->leased(absent[i]);
     } else {
       over_link.push_back(absent[i]);
     }
@@ -252,13 +246,15 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
   Blocks deeper;  // than the card reaches
   std::ranges::copy_if(over_link, std::back_inserter(deeper),
                        [this](BlockId id) { return table_[id].at > Place::host; });
-  const std::size_t raised = moves_->bring(
-      deeper, Brought::use, [this](BlockId other) { return table_[other].may_leave(); },
+  const std::size_t raised = moves_->fetch(
+      deeper, FetchCause::use, [this](BlockId other) { return table_[other].evictable(); },
       Place::host);
-  if (raised < deeper.size() || !read_in_place(over_link)) out_of_memory(blocks);
+  if (raised < deeper.size() || !read_in_place(over_link, table_, *device_)) {
+    out_of_memory(blocks, table_, *device_, moves_->room(), in_use_);
+  }
   if (group) {
     const Ahead next = strategy_->ahead();
-    moves_->bring(next.wanted, next.why, next.may_leave);
+    moves_->fetch(next.wanted, next.why, next.evictable);
   }
   if (moves_->last_job() != jobs_before) pump(lock);
   settle(lock, blocks, poll, group);
@@ -272,7 +268,7 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
       device_->streams().order(stream, block.arrival);
       block.ordered.push_back(stream);
     } else if (std::find(over_link.begin(), over_link.end(), id) != over_link.end()) {
-      use_over_link(block, stream);
+      moves_->use_over_link(block, stream);
       all_on_card = false;
     } else if (block.error) {
       std::rethrow_exception(std::exchange(block.error, nullptr));
@@ -281,14 +277,6 @@ std::optional<bool> Residency::try_start(Lock& lock, const Blocks& blocks, Strea
     }
   }
   return all_came ? std::optional(all_on_card) : std::nullopt;
-}
-
-void Residency::use_over_link(Block& block, Stream stream) {
-  moves_->expose(block);
-  block.written(Place::host);
-  if (block.leases > 1) return;
-  memory_of(block).use_over_link(stream, block.range);
-  table_.count(block, [&](Counts& counts) { counts.over_link += block.range.size; });
 }
 
 }  // namespace vramx

@@ -22,10 +22,11 @@ Moves::Moves(std::shared_ptr<Device> device, BlockTable& table, Strategy& strate
 
 // Neighbours in one job move in one request, where the first is there only when the last one is: so
 // no more than a full block's bytes.
-std::size_t Moves::bring(const Blocks& wanted, Brought why, const MayLeave& may_leave, Place to) {
-  const Left room = why == Brought::use        ? Left::use
-                    : why == Brought::prefetch ? Left::prefetch
-                                               : Left::ahead;
+std::size_t Moves::fetch(const Blocks& wanted, FetchCause why, const Evictable& evictable,
+                         Place to) {
+  const EvictCause room = why == FetchCause::use        ? EvictCause::use
+                          : why == FetchCause::prefetch ? EvictCause::prefetch
+                                                        : EvictCause::ahead;
   std::size_t count = 0;
   while (count < wanted.size()) {
     Falls falls;
@@ -39,7 +40,7 @@ std::size_t Moves::bring(const Blocks& wanted, Brought why, const MayLeave& may_
       for (Place place = to; place < block.at; place = below(place)) {
         together[place] += block.range.size;
       }
-      if (!make_room(together, may_leave, falls)) break;
+      if (!make_room(together, evictable, falls)) break;
       need = together;
       size += block.range.size;
       arriving.push_back(table_.id_of(block));
@@ -57,12 +58,12 @@ void Moves::tell_strategy(const Asked& moves) {
   try {
     for (const Hop& hop : moves.down) {
       if (hop.from != Place::card) continue;
-      strategy_.left(hop.id);
+      strategy_.evicted(hop.id);
       told.emplace_back(hop.id, true);
     }
     for (const Hop& hop : moves.up) {
       if (hop.to != Place::card) continue;
-      strategy_.arrived(hop.id);
+      strategy_.fetched(hop.id);
       told.emplace_back(hop.id, false);
     }
   } catch (...) {
@@ -75,41 +76,41 @@ void Moves::tell_strategy(const Asked& moves) {
 void Moves::retell_strategy(BlockId id, bool on_card) noexcept {
   try {
     if (on_card) {
-      strategy_.arrived(id);
+      strategy_.fetched(id);
     } else {
-      strategy_.left(id);
+      strategy_.evicted(id);
     }
   } catch (...) {
     ++failed_;
   }
 }
 
-Moves::Hops Moves::go_down(const Falls& falls, Left why, Job& job) {
+Moves::Hops Moves::go_down(const Falls& falls, EvictCause why, Job& job) {
   Hops hops;
   for (const auto& [id, from] : falls) {
     Block& block = table_[id];
-    Departure departure{.route = &memory_of(block).route(below(from)),
-                        .range = block.range,
-                        .home = block.home,
-                        .how = block.leaves(from),
-                        .after = block.fences(device_->streams())};
+    Eviction departure{.route = &memory_of(block).route(below(from)),
+                       .range = block.range,
+                       .home = block.home,
+                       .how = block.evict_mode(from),
+                       .after = block.fences(device_->streams())};
     if (from == Place::card) {
-      block.leaving = departure.how;
-      block.left_for = block.released ? Left::plan : why;
+      block.evicting = departure.how;
+      block.evicted_for = block.released ? EvictCause::plan : why;
     } else {
       // The program may have written where it lies, at its own address.
       const bool reachable = memory_of(block).host_address(block.range.start) != 0;
-      if (reachable && !block.dead) departure.how = Leave::write_back;
-      conceal_idle(block);
+      if (reachable && !block.dead) departure.how = EvictMode::write_back;
+      unmap_idle(block);
     }
-    if (settings_.profiled) departure.name = "leave " + table_.name_of(block);
-    job.departures.push_back(std::move(departure));
+    if (settings_.profiled) departure.name = "evict " + table_.name_of(block);
+    job.evictions.push_back(std::move(departure));
     hops.push_back({id, from, below(from)});
   }
   return hops;
 }
 
-Moves::Hops Moves::go_up(const Blocks& arriving, Place to, Brought why, Job& job) {
+Moves::Hops Moves::go_up(const Blocks& arriving, Place to, FetchCause why, Job& job) {
   Place lowest = to;
   for (const BlockId id : arriving) lowest = std::max(lowest, table_[id].at);
   Hops hops;
@@ -117,30 +118,30 @@ Moves::Hops Moves::go_up(const Blocks& arriving, Place to, Brought why, Job& job
     for (const BlockId id : arriving) {
       Block& block = table_[id];
       if (block.at < from) continue;
-      Arrival arrival{.route = &memory_of(block).route(from),
-                      .range = block.range,
-                      .home = block.home,
-                      .how = block.arrives(above(from))};
+      Fetch arrival{.route = &memory_of(block).route(from),
+                    .range = block.range,
+                    .home = block.home,
+                    .how = block.fetch_mode(above(from))};
       if (above(from) == Place::card) {
-        block.arriving = arrival.how;
-        block.brought_for = why;
-        if (block.exposed) arrival.exposed_in = &memory_of(block);
+        block.fetching = arrival.how;
+        block.fetched_for = why;
+        if (block.host_mapped) arrival.host_mapped_in = &memory_of(block);
       }
-      if (settings_.profiled) arrival.name = "bring " + table_.name_of(block);
-      job.arrivals.push_back(std::move(arrival));
+      if (settings_.profiled) arrival.name = "fetch " + table_.name_of(block);
+      job.fetches.push_back(std::move(arrival));
       hops.push_back({id, from, above(from)});
     }
   }
   return hops;
 }
 
-void Moves::submit(const Falls& falls, const Blocks& arriving, Place to, Left left_for,
-                   Brought brought_for) {
+void Moves::submit(const Falls& falls, const Blocks& arriving, Place to, EvictCause evicted_for,
+                   FetchCause fetched_for) {
   Job job;
   job.number = ++last_job_;
   job.timed = notes_.kept() != 0;
-  Asked asked{.down = go_down(falls, left_for, job),
-              .up = go_up(arriving, to, brought_for, job),
+  Asked asked{.down = go_down(falls, evicted_for, job),
+              .up = go_up(arriving, to, fetched_for, job),
               .journal = notes_.kept(),
               .submitted = notes_.now()};
   tell_strategy(asked);
@@ -150,10 +151,10 @@ void Moves::submit(const Falls& falls, const Blocks& arriving, Place to, Left le
     block.error = nullptr;
     block.state = state;
     block.at = ends;
-    if (state == State::arriving) block.released = false;
+    if (state == State::fetching) block.released = false;
   };
-  for (const Hop& hop : asked.down) set_out(hop.id, State::leaving, hop.to);
-  for (const BlockId id : arriving) set_out(id, State::arriving, to);
+  for (const Hop& hop : asked.down) set_out(hop.id, State::evicting, hop.to);
+  for (const BlockId id : arriving) set_out(id, State::fetching, to);
   peak_resident_ = std::max(peak_resident_, table_.sums().held[Place::card]);
   under_way_[job.number] = std::move(asked);
   job.done = [this, number = job.number](Outcome& outcome) { finished_(number, outcome); };
@@ -182,9 +183,10 @@ void Moves::fell(Block& block, const Hop& hop) {
   block.arrival = nullptr;
   block.uses.clear();
   if (hop.from != Place::card) return;
-  table_.count(
-      block, [&](Counts& counts) { counts.went(block.left_for, block.leaving, block.range.size); });
-  if (block.accessed_by && block.at == Place::host) try_to_expose(block);
+  table_.count(block, [&](Counts& counts) {
+    counts.went(block.evicted_for, block.evicting, block.range.size);
+  });
+  if (block.accessed_by && block.at == Place::host) try_map_host(block);
 }
 
 void Moves::rose(Block& block, const Hop& hop, const Fence& arrival) {
@@ -192,14 +194,14 @@ void Moves::rose(Block& block, const Hop& hop, const Fence& arrival) {
   if (hop.to != block.at) return;
   block.state = State::at_rest;
   if (hop.to != Place::card) {
-    if (block.accessed_by) try_to_expose(block);
+    if (block.accessed_by) try_map_host(block);
     return;
   }
   block.arrival = arrival;
   block.ordered.clear();
-  if (block.arriving != Arrive::duplicate) block.written(Place::card);
+  if (block.fetching != FetchMode::duplicate) block.written(Place::card);
   table_.count(block, [&](Counts& counts) {
-    counts.came(block.brought_for, block.arriving, block.range.size);
+    counts.came(block.fetched_for, block.fetching, block.range.size);
   });
 }
 
@@ -224,7 +226,7 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
     const Hop& hop = moves.down[i];
     Block& block = table_[hop.id];
     const BlockTable::Change change(table_, block);
-    if (i >= outcome.left) {
+    if (i >= outcome.evicted) {
       stayed(block, hop, error, noted);
       continue;
     }
@@ -238,36 +240,44 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
     const Hop& hop = moves.up[i];
     Block& block = table_[hop.id];
     const BlockTable::Change change(table_, block);
-    if (hop.to == Place::card && i < outcome.concealed) block.exposed = false;
+    if (hop.to == Place::card && i < outcome.unmapped) block.host_mapped = false;
     if (i >= outcome.arrivals.size()) {
       stayed(block, hop, error, noted);
       continue;
     }
     rose(block, hop, outcome.arrivals[i]);
     if (noted && hop.to == Place::card) {
-      notes_.move(block, moves.submitted, outcome, outcome.left + i, outcome.arrivals[i]);
+      notes_.move(block, moves.submitted, outcome, outcome.evicted + i, outcome.arrivals[i]);
     }
   }
 }
 
-void Moves::expose(Block& block) {
-  if (block.exposed) return;
-  memory_of(block).expose(block.range);
-  block.exposed = true;
+void Moves::map_host(Block& block) {
+  if (block.host_mapped) return;
+  memory_of(block).map_host(block.range);
+  block.host_mapped = true;
 }
 
-void Moves::try_to_expose(Block& block) noexcept {
+void Moves::try_map_host(Block& block) noexcept {
   try {
-    expose(block);
+    map_host(block);
   } catch (const Error&) {
     ++failed_;
   }
 }
 
-void Moves::conceal_idle(Block& block) {
-  if (!block.exposed || !block.away() || block.leases > 0) return;
-  memory_of(block).conceal(block.range);
-  block.exposed = false;
+void Moves::use_over_link(Block& block, Stream stream) {
+  map_host(block);
+  block.written(Place::host);
+  if (block.leases > 1) return;
+  memory_of(block).use_over_link(stream, block.range);
+  table_.count(block, [&](Counts& counts) { counts.over_link += block.range.size; });
+}
+
+void Moves::unmap_idle(Block& block) {
+  if (!block.host_mapped || !block.away() || block.leases > 0) return;
+  memory_of(block).unmap_host(block.range);
+  block.host_mapped = false;
 }
 
 }  // namespace vramx

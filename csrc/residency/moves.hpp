@@ -35,16 +35,18 @@ class Moves {
   Moves(std::shared_ptr<Device> device, BlockTable& table, Strategy& strategy, Notes& notes,
         const Settings& settings, const std::atomic<Bytes>& budget, Finished finished);
 
+  /// The most bytes in each place.
+  PerPlace<Bytes> room() const;
   /// Adds to `falls` until they make room for so much more in each place; adds none where they
-  /// cannot. What leaves the card is what `may_leave`.
-  bool make_room(const PerPlace<Bytes>& need, const MayLeave& may_leave, Falls& falls) const;
+  /// cannot. What leaves the card is what `evictable`.
+  bool make_room(const PerPlace<Bytes>& need, const Evictable& evictable, Falls& falls) const;
   /// Puts as many of `wanted` under way to a place as room can be made for, in order; returns how
   /// many.
-  std::size_t bring(const Blocks& wanted, Brought why, const MayLeave& may_leave,
+  std::size_t fetch(const Blocks& wanted, FetchCause why, const Evictable& evictable,
                     Place to = Place::card);
   /// Puts under way what leaves, and then what comes.
-  void submit(const Falls& falls, const Blocks& arriving, Place to, Left left_for,
-              Brought brought_for);
+  void submit(const Falls& falls, const Blocks& arriving, Place to, EvictCause evicted_for,
+              FetchCause fetched_for);
   /// Issues what was put under way, where no thread of the mover's does.
   void pump() { mover_.pump(); }
   /// Takes note of how a job ended.
@@ -60,11 +62,13 @@ class Moves {
   Bytes peak_resident() const { return peak_resident_; }
 
   /// Lets the card use a block where it lies on the host.
-  void expose(Block& block);
+  void map_host(Block& block);
   /// Where it fails the block stays hidden until it is next used in place.
-  void try_to_expose(Block& block) noexcept;
-  /// What is leased may be in use where it lies, and what arrives is concealed by its move.
-  void conceal_idle(Block& block);
+  void try_map_host(Block& block) noexcept;
+  /// Has work on a stream use a block where it lies.
+  void use_over_link(Block& block, Stream stream);
+  /// What is leased may be in use where it lies, and what arrives is unmapped by its move.
+  void unmap_idle(Block& block);
 
  private:
   struct Hop {
@@ -78,14 +82,13 @@ class Moves {
     std::uint64_t journal = 0;  ///< the one that it is noted in
     double submitted = 0;       ///< by that one's clock
   };
-  Bytes room_in(Place place) const;
-  bool add_fall(Place from, const MayLeave& may_leave, Falls& falls) const;
-  std::optional<BlockId> victim(const MayLeave& may_leave) const;
-  Hops go_down(const Falls& falls, Left why, Job& job);
-  Hops go_up(const Blocks& arriving, Place to, Brought why, Job& job);
+  bool add_fall(Place from, const Evictable& evictable, Falls& falls) const;
+  std::optional<BlockId> victim(const Evictable& evictable) const;
+  Hops go_down(const Falls& falls, EvictCause why, Job& job);
+  Hops go_up(const Blocks& arriving, Place to, FetchCause why, Job& job);
   void tell_strategy(const Asked& moves);
   void retell_strategy(BlockId id, bool on_card) noexcept;
-  Store& memory_of(const Block& block) { return device_->memory(block.use); }
+  Store& memory_of(const Block& block) { return device_->memory(block.purpose); }
   void fell(Block& block, const Hop& hop);
   void rose(Block& block, const Hop& hop, const Fence& arrival);
   void stayed(Block& block, const Hop& hop, const std::exception_ptr& error, bool noted);

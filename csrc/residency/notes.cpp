@@ -17,12 +17,12 @@ std::uint64_t this_thread() {
   return number;
 }
 
-const char* name_of(Arrive how) {
+const char* name_of(FetchMode how) {
   static constexpr std::array names{"duplicate", "move", "empty"};
   return names[static_cast<std::size_t>(how)];
 }
 
-const char* name_of(Leave how) {
+const char* name_of(EvictMode how) {
   static constexpr std::array names{"drop", "write_back", "discard"};
   return names[static_cast<std::size_t>(how)];
 }
@@ -49,7 +49,7 @@ void Notes::begin(Device& device, Stream stream, std::size_t most_events, Bytes 
   for (BlockId id = 0; id < table_.size(); ++id) {
     const Block& block = table_[id];
     if (block.state == Block::State::unused) continue;
-    start.blocks.push_back({block.serial, block.range, block.use});
+    start.blocks.push_back({block.serial, block.range, block.purpose});
     if (block.committed()) start.resident.push_back(block.serial);
   }
   for (GroupId group = 0; group < table_.group_count(); ++group) {
@@ -65,7 +65,7 @@ std::unique_ptr<Journal> Notes::end() {
 }
 
 void Notes::placed(const Block& block) {
-  if (journal_) journal_->add(PlacedBlock{block.serial, block.range, block.use});
+  if (journal_) journal_->add(PlacedBlock{block.serial, block.range, block.purpose});
 }
 
 void Notes::forgotten(const Block& block) {
@@ -95,13 +95,14 @@ void Notes::move(const Block& block, double submitted, const Outcome& outcome, s
                  const Fence& over) {
   if (!journal_) return;
   const bool came = block.resident();
-  const bool crosses = came ? block.arriving != Arrive::empty : block.leaving == Leave::write_back;
+  const bool crosses =
+      came ? block.fetching != FetchMode::empty : block.evicting == EvictMode::write_back;
   const Issue& at = outcome.issues.at(issue);
   journal_->add(
-      {.kind = came ? Kind::arrived : Kind::left,
-       .cause = came ? brought_names[static_cast<std::size_t>(block.brought_for)]
-                     : left_names[static_cast<std::size_t>(block.left_for)],
-       .how = came ? vramx::name_of(block.arriving) : vramx::name_of(block.leaving),
+      {.kind = came ? Kind::fetched : Kind::evicted,
+       .cause = came ? fetch_causes[static_cast<std::size_t>(block.fetched_for)]
+                     : evict_causes[static_cast<std::size_t>(block.evicted_for)],
+       .how = came ? vramx::name_of(block.fetching) : vramx::name_of(block.evicting),
        .lane = at.lane,
        .request = at.request,
        .block = block.serial,

@@ -6,29 +6,9 @@
 
 #include "base/error.hpp"
 #include "base/fork.hpp"
+#include "residency/refusals.hpp"
 
 namespace vramx {
-
-namespace {
-
-/// The modules that are running, in brackets; nothing where none is.
-std::string names_of(const BlockTable& table, const std::vector<GroupId>& in_use) {
-  constexpr std::size_t most = 5;
-  std::vector<std::string> names;
-  for (const GroupId group : in_use) {
-    const std::string& name = table.group(group).name;
-    if (!name.empty() && std::ranges::find(names, name) == names.end()) names.push_back(name);
-  }
-  if (names.empty()) return "";
-  std::string all;
-  for (std::size_t i = 0; i < std::min(most, names.size()); ++i) {
-    all += (i == 0 ? "" : ", ") + names[i];
-  }
-  if (names.size() > most) all += " and " + std::to_string(names.size() - most) + " more";
-  return " (" + all + ")";
-}
-
-}  // namespace
 
 Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                      const MakeStrategy& make_strategy)
@@ -39,8 +19,8 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
       table_(settings.block),
       notes_(table_) {
   const Facts& facts = device_->facts();
-  for (const Use use : {Use::weights, Use::scratch}) {
-    const Bytes unit = device_->memory(use).traits().unit;
+  for (const Purpose purpose : {Purpose::weights, Purpose::scratch}) {
+    const Bytes unit = device_->memory(purpose).traits().unit;
     if (settings_.block > 0 && settings_.block % unit == 0) continue;
     throw BadConfig("a block is a multiple of " + text(unit) + " on " + facts.name + ", not " +
                     std::to_string(settings_.block) + " bytes");
@@ -50,7 +30,7 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                     ") and at most the card's " + text(facts.capacity) + ", not " + text(budget_) +
                     "; pass another budget or a smaller block");
   }
-  device_->memory(Use::weights).check_budget(budget_);
+  device_->memory(Purpose::weights).check_budget(budget_);
   strategy_ = make_strategy({.table = table_,
                              .device = *device_,
                              .budget = budget_,
@@ -84,23 +64,13 @@ void Residency::check_open() const {
   }
 }
 
-void Residency::check_not_leased(const Blocks& blocks, const char* action) const {
-  const auto held = std::count_if(blocks.begin(), blocks.end(),
-                                  [&](BlockId id) { return table_[id].leases > 0; });
-  if (held > 0) {
-    throw InUse(std::string("cannot ") + action + ": " + std::to_string(held) + " of " +
-                std::to_string(blocks.size()) +
-                " blocks are leased by a running module or pinned; end those uses first");
-  }
-}
-
-void Residency::adopt(Range range, Use use, bool dead) {
+void Residency::adopt(Range range, Purpose purpose, bool dead) {
   const Lock lock = locked();
   check_open();
-  const Place lowest = device_->memory(use).lowest();
-  const bool stays = device_->memory(use).stays_on_card(use);
+  const Place lowest = device_->memory(purpose).lowest();
+  const bool confined = device_->memory(purpose).confines(purpose);
   const Bytes managed = table_.sums().held[Place::host];
-  if (lowest == Place::host && !stays && managed + range.size > settings_.host_limit) {
+  if (lowest == Place::host && !confined && managed + range.size > settings_.host_limit) {
     throw OutOfMemory("host_limit is reached: " + text(managed) + " of " +
                           text(settings_.host_limit) + " are managed and " + text(range.size) +
                           " more were asked for. Raise host_limit or manage less",
@@ -109,7 +79,7 @@ void Residency::adopt(Range range, Use use, bool dead) {
                        .resident = managed,
                        .leased = table_.sums().leased});
   }
-  for (const BlockId id : table_.add(range, use, lowest, dead, stays)) {
+  for (const BlockId id : table_.add(range, purpose, lowest, dead, confined)) {
     notes_.placed(table_[id]);
   }
 }
@@ -121,7 +91,7 @@ void Residency::forget(Range range, bool keep) {
     put_on_host(lock, ids, "give up memory", nullptr);
   } else {
     settle(lock, ids, nullptr);
-    check_not_leased(ids, "give up memory");
+    check_not_leased(ids, "give up memory", table_);
   }
   for (const BlockId id : ids) {
     device_->streams().wait(table_[id].departure);
@@ -130,12 +100,12 @@ void Residency::forget(Range range, bool keep) {
   for (const BlockId id : ids) {
     Block& block = table_[id];
     strategy_->forgets(id);
-    moves_->conceal_idle(block);
+    moves_->unmap_idle(block);
     if (!block.resident()) {
       strategy_->moved(id, block.at, Place::card);
       continue;
     }
-    strategy_->left(id);
+    strategy_->evicted(id);
     notes_.forgotten(block);
   }
   table_.remove(range);
@@ -155,7 +125,7 @@ Blocks Residency::blocks_of(Range range) const {
 bool Residency::holds_weights(Address address) const {
   const Lock lock = generation_ == process_generation() ? locked() : Lock();
   const Block* const block = table_.holder_of(address);
-  return block != nullptr && block->use == Use::weights;
+  return block != nullptr && block->purpose == Purpose::weights;
 }
 
 GroupId Residency::define(Blocks blocks, std::string name) {
@@ -192,33 +162,12 @@ void Residency::guess(const std::vector<GroupId>& order) {
   strategy_->guess(order);
 }
 
-bool Residency::leased(const Blocks& blocks) const {
+bool Residency::all(const Blocks& blocks, const std::function<bool(const Block&)>& are) const {
   const Lock lock = locked();
-  return std::all_of(blocks.begin(), blocks.end(),
-                     [&](BlockId id) { return table_[id].leases > 0; });
+  return std::ranges::all_of(blocks, [&](BlockId id) { return are(table_[id]); });
 }
 
-bool Residency::any_leased(Range range) const {
-  const Lock lock = locked();
-  const Blocks blocks = table_.find(range);
-  return std::any_of(blocks.begin(), blocks.end(),
-                     [&](BlockId id) { return table_[id].leases > 0; });
-}
-
-bool Residency::on_card(const Blocks& blocks) const {
-  const Lock lock = locked();
-  return std::all_of(blocks.begin(), blocks.end(),
-                     [&](BlockId id) { return table_[id].committed(); });
-}
-
-bool Residency::stay_on_card(const Blocks& blocks) const {
-  const Lock lock = locked();
-  return all_stay(blocks);
-}
-
-bool Residency::all_stay(const Blocks& blocks) const {
-  return std::ranges::all_of(blocks, [this](BlockId id) { return table_[id].stays; });
-}
+bool Residency::on_card(const Blocks& blocks) const { return all(blocks, &Block::committed); }
 
 Stats Residency::stats() const {
   const Lock lock = locked();
@@ -234,36 +183,5 @@ Stats Residency::stats() const {
 }
 
 std::size_t Residency::scratch_on_host() const { return table_.scratch_on_host(); }
-
-void Residency::out_of_memory(const Blocks& blocks) const {
-  Bytes asked = 0;
-  for (const BlockId id : blocks) asked += table_[id].range.size;
-  const bool has_below = table_[blocks.front()].lowest > Place::host;
-  if (has_below && asked > settings_.host_limit) {
-    throw OutOfMemory("a use of " + text(asked) + " does not fit the host_limit of " +
-                          text(settings_.host_limit) + "; raise it, or manage smaller modules",
-                      {.asked = asked, .budget = settings_.host_limit});
-  }
-  const char* where = device_->memory(Use::weights).traits().reads_over_link
-                          ? "all of it over the link, since the system refused to pin it so"
-                          : "host memory over the link";
-  const Bytes staying = table_.sums().staying;
-  std::string held = text(table_.sums().held[Place::card]) + " are resident, " +
-                     text(table_.sums().leased) + " of them leased by running modules" +
-                     names_of(table_, in_use_) + " and pins";
-  if (staying > 0)
-    held += " and " + text(staying) + " activations and buffers, which stay on this card";
-  const std::string why = all_stay(blocks)
-                              ? " has no concurrent managed access, so activations do not exceed it"
-                              : std::string(" does not read ") + where;
-  throw OutOfMemory(
-      "a use of " + text(asked) + " does not fit the budget of " + text(budget_) + ": " + held +
-          ", and " + device_->facts().name + why + ". Raise the budget, pin less, " +
-          (staying > 0 ? "work on less at a time, " : "") + "or manage smaller modules",
-      {.asked = asked,
-       .budget = budget_,
-       .resident = table_.sums().held[Place::card],
-       .leased = table_.sums().leased + staying});
-}
 
 }  // namespace vramx

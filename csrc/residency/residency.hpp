@@ -21,6 +21,7 @@
 
 #include "device/device.hpp"
 #include "residency/holders.hpp"
+#include "residency/lease.hpp"
 #include "residency/moves.hpp"
 #include "residency/notes.hpp"
 #include "residency/settings.hpp"
@@ -36,7 +37,7 @@ class Residency final {
 
   /// Takes charge of a reserved range that is in its lowest place; `dead` says its bytes mean
   /// nothing yet.
-  void adopt(Range range, Use use, bool dead);
+  void adopt(Range range, Purpose purpose, bool dead);
   /// Gives up an adopted range. With `keep` its bytes end on the host; else they may be anywhere.
   /// Throws InUse, and changes nothing, while a lease holds one of its blocks.
   void forget(Range range, bool keep);
@@ -55,7 +56,7 @@ class Residency final {
   /// A first guess at the order of use.
   void guess(const std::vector<GroupId>& order);
 
-  /// Leases the group's blocks for work on `stream`, brings what is absent, and what comes next.
+  /// Leases the group's blocks for work on `stream`, fetches what is absent, and what comes next.
   /// On return, work given to `stream` may use them. Blocks that cannot fit are used over the link
   /// where the device can, else OutOfMemory. Returns whether all are on the card. On any throw
   /// nothing is leased.
@@ -69,9 +70,6 @@ class Residency final {
   /// As take, but holds nothing: memory was handed out, whose bytes are needed from now on, and
   /// work on `stream` is about to use it.
   void place(const Blocks& blocks, Stream stream, const Poll& poll);
-  bool leased(const Blocks& blocks) const;
-  /// Whether a lease holds some of a range.
-  bool any_leased(Range range) const;
 
   void prefetch(const Blocks& blocks);
   /// Those that stay on the card stay.
@@ -87,9 +85,9 @@ class Residency final {
   void let_die(const Blocks& blocks);
   /// Uses of the blocks without a lease end here: on each stream, at its fence.
   void end_uses(const Blocks& blocks, std::span<const std::pair<Stream, Fence>> ends);
+  /// Whether all of the blocks are so at one moment.
+  bool all(const Blocks& blocks, const std::function<bool(const Block&)>& are) const;
   bool on_card(const Blocks& blocks) const;
-  /// Whether none of them can leave the card while it is needed.
-  bool stay_on_card(const Blocks& blocks) const;
 
   /// Returns the previous budget, with the new one already kept.
   Bytes set_budget(Bytes budget, const Poll& poll);
@@ -105,7 +103,7 @@ class Residency final {
   void begin_trace(Stream stream, std::size_t most_events);
   /// Waits for the moves that were asked for by now. Works after close too.
   Log end_trace(const Poll& poll);
-  /// How many live scratch blocks lie on the host: they are slow until touched.
+  /// How many live scratch blocks lie on the host: they are slow until used.
   std::size_t scratch_on_host() const;
 
   /// Takes everything to the host, settles it there, and refuses further use. Twice is fine.
@@ -113,32 +111,21 @@ class Residency final {
 
  private:
   using Lock = std::unique_lock<std::mutex>;
-  using MaybeGroup = std::optional<GroupId>;
   Lock locked() const;
   void check_open() const;
-  void check_not_leased(const Blocks& blocks, const char* action) const;
-  bool all_stay(const Blocks& blocks) const;
-  [[noreturn]] void out_of_memory(const Blocks& blocks) const;
   void wait(Lock& lock, const Poll& poll, MaybeGroup group = {});
   void settle(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group = {});
   void finish_moves(Lock& lock, std::uint64_t last, const Poll& poll);
-  Store& memory_of(const Block& block) const { return device_->memory(block.use); }
-  bool read_in_place(const Blocks& blocks) const;
 
-  void wait_for_room(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group);
-  bool start(Lock& lock, const Blocks& blocks, Stream stream, bool held_by_thread, MaybeGroup group,
-             const Poll& poll);
-  std::optional<bool> try_start(Lock& lock, const Blocks& blocks, Stream stream, MaybeGroup group,
-                                const Poll& poll);
+  bool start(Lock& lock, const Lease& asked, const Poll& poll);
+  std::optional<bool> try_start(Lock& lock, const Lease& asked, const Poll& poll);
+  void wait_for_room(Lock& lock, const Lease& asked, const Poll& poll);
   void lease(const Blocks& blocks, bool held_by_thread);
   void unlease(const Blocks& blocks, bool held_by_thread);
   void end(const Blocks& blocks, Stream stream, bool held_by_thread);
-  void use_over_link(Block& block, Stream stream);
-  /// Whether nothing that the program uses is about to come to the card, or to leave it.
-  bool at_rest() const { return table_.sums().away == 0 || strategy_->all_fits(); }
   bool moving() const { return !moves_->none() || works_on_host_ > 0; }
   void pump(Lock& lock);
-  void evict(Lock& lock, const Falls& falls, Left why, const Poll& poll);
+  void evict(Lock& lock, const Falls& falls, EvictCause why, const Poll& poll);
   void put_on_host(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll);
   void raise(Lock& lock, const Blocks& blocks, const Poll& poll);
 

@@ -12,7 +12,7 @@ GroupUsage Residency::usage(GroupId group) const {
     const Block& block = table_[id];
     usage.blocks.push_back({.range = block.range,
                             .on_card = block.committed(),
-                            .stays = strategy_->always_keeps(id),
+                            .kept = strategy_->always_keeps(id),
                             .counts = block.counts});
   }
   return usage;

@@ -6,21 +6,20 @@
 
 namespace vramx {
 
-Bytes Moves::room_in(Place place) const {
-  if (place == Place::card) return budget_;
-  return place == Place::host ? settings_.host_limit : std::numeric_limits<Bytes>::max();
+PerPlace<Bytes> Moves::room() const {
+  return {{budget_, settings_.host_limit, std::numeric_limits<Bytes>::max()}};
 }
 
-bool Moves::make_room(const PerPlace<Bytes>& need, const MayLeave& may_leave, Falls& falls) const {
+bool Moves::make_room(const PerPlace<Bytes>& need, const Evictable& evictable, Falls& falls) const {
   const std::size_t before = falls.size();
   for (Place place = Place::card; place == Place::card || need[place] > 0; place = below(place)) {
     Bytes held = table_.sums().held[place];
     for (const Fall& fall : falls) {
       if (fall.from == place) held -= table_[fall.id].range.size;
     }
-    while (held + need[place] > room_in(place)) {
+    while (held + need[place] > room()[place]) {
       const std::size_t chosen = falls.size();
-      if (!add_fall(place, may_leave, falls)) {
+      if (!add_fall(place, evictable, falls)) {
         falls.resize(before);
         return false;
       }
@@ -34,14 +33,14 @@ bool Moves::make_room(const PerPlace<Bytes>& need, const MayLeave& may_leave, Fa
 }
 
 // What a place below the card has no victim for falls to it first, and on at once.
-bool Moves::add_fall(Place from, const MayLeave& may_leave, Falls& falls) const {
+bool Moves::add_fall(Place from, const Evictable& evictable, Falls& falls) const {
   const auto falls_from = [&](BlockId id, Place place) {
     return std::ranges::any_of(
         falls, [&](const Fall& fall) { return fall.id == id && fall.from == place; });
   };
   if (from == Place::card) {
     const auto id =
-        victim([&](BlockId id) { return may_leave(id) && !falls_from(id, Place::card); });
+        victim([&](BlockId id) { return evictable(id) && !falls_from(id, Place::card); });
     if (id) falls.push_back({*id, from});
     return id.has_value();
   }
@@ -56,8 +55,8 @@ bool Moves::add_fall(Place from, const MayLeave& may_leave, Falls& falls) const 
   };
   auto next = std::ranges::find_if(falls, goes_on);
   if (next == falls.end()) {
-    const MayLeave may_go_on = [&](BlockId id) {
-      return may_leave(id) && table_[id].lowest > from;
+    const Evictable may_go_on = [&](BlockId id) {
+      return evictable(id) && table_[id].lowest > from;
     };
     if (!add_fall(above(from), may_go_on, falls)) return false;
     next = std::prev(falls.end());
@@ -68,25 +67,26 @@ bool Moves::add_fall(Place from, const MayLeave& may_leave, Falls& falls) const 
 
 // What nobody needs leaves the card first, and what the plan lets go; then what leaves without a
 // copy, since a write-back and the way back in cost the link twice.
-std::optional<BlockId> Moves::victim(const MayLeave& may_leave) const {
-  const MayLeave freely = [&](BlockId id) {
-    return table_[id].preference != Block::Preference::device && may_leave(id);
+std::optional<BlockId> Moves::victim(const Evictable& evictable) const {
+  const Evictable freely = [&](BlockId id) {
+    return table_[id].preference != Block::Preference::device && evictable(id);
   };
   std::optional<BlockId> found;
   if (table_.sums().dead_on_card > 0) {
-    found = strategy_.victim([&](BlockId id) { return table_[id].dead && may_leave(id); });
+    found = strategy_.victim([&](BlockId id) { return table_[id].dead && evictable(id); });
   }
-  if (!found) found = strategy_.let_go(may_leave);
+  if (!found) found = strategy_.released_victim(evictable);
   if (!found) {
-    found = strategy_.victim(
-        [&](BlockId id) { return table_[id].leaves(Place::card) == Leave::drop && freely(id); });
+    found = strategy_.victim([&](BlockId id) {
+      return table_[id].evict_mode(Place::card) == EvictMode::drop && freely(id);
+    });
   }
   if (!found) found = strategy_.victim(freely);
-  if (!found) found = strategy_.victim(may_leave);
-  if (found && (*found >= table_.size() || !may_leave(*found))) {
+  if (!found) found = strategy_.victim(evictable);
+  if (found && (*found >= table_.size() || !evictable(*found))) {
     throw Error("the policy chose block " + std::to_string(*found) +
-                ", which may not leave; victim(may_leave) returns a block for which "
-                "may_leave(block) holds, or None");
+                ", which may not leave; victim(evictable) returns a block for which "
+                "evictable(block) holds, or None");
   }
   return found;
 }

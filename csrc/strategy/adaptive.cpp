@@ -15,8 +15,8 @@ namespace {
 // How many uses ahead are looked at in one go.
 constexpr std::size_t uses_ahead = 1024;
 
-// How far ahead of the present use blocks are brought without a plan: enough to keep two lanes busy
-// while a departure waits for its last use, little enough to evict nothing that is needed sooner.
+// How far ahead of the present use blocks are fetched without a plan: enough to keep two lanes busy
+// while an eviction waits for its last use, little enough to evict nothing that is needed sooner.
 constexpr std::size_t blocks_ahead = 8;
 constexpr std::size_t groups_ahead = 64;
 
@@ -26,7 +26,7 @@ constexpr std::uint64_t lost_after = 64;
 // A plan is changed for another only if its passes are predicted to cost this many times as much.
 constexpr double worth_a_change = 1.02;
 
-// The most rounds between looks at a plan that has proved right.
+// The most passes between looks at a plan that has proved right.
 constexpr std::uint64_t longest_pause = 256;
 
 // Uses to let go by where the times are not known yet.
@@ -44,8 +44,8 @@ void Adaptive::began(const std::vector<GroupId>& in_use, Fence asked, Fence bega
   recorder_.add(std::move(use));
 }
 
-std::optional<BlockId> Adaptive::let_go(const MayLeave& may_leave) const {
-  const auto found = std::ranges::find_if(table_.released(), may_leave);
+std::optional<BlockId> Adaptive::released_victim(const Evictable& evictable) const {
+  const auto found = std::ranges::find_if(table_.released(), evictable);
   return found == table_.released().end() ? std::nullopt : std::optional(*found);
 }
 
@@ -54,18 +54,18 @@ void Adaptive::used(GroupId group, Stream stream) {
   order_.used(group);
   ++uses_;
   const Bytes scratch = table_.take_most_scratch();
-  round_scratch_ = std::max(round_scratch_, scratch);
+  pass_scratch_ = std::max(pass_scratch_, scratch);
   recorder_.end_use(scratch);
-  const auto rounds = rounds_recorded_;
+  const auto passes = passes_recorded_;
   plan_if_due();
   // Planning holds up a program that gives the card no work ahead; that is no fault of the plan's.
   planned_ =
-      rounds_recorded_ != rounds ? clock_or_nothing(view_.device.streams(), stream) : nullptr;
+      passes_recorded_ != passes ? clock_or_nothing(view_.device.streams(), stream) : nullptr;
   if (!schedule_) return;
   const auto before = schedule_->position();
   const bool on_course = schedule_->used(group);
   if (before && on_course) {
-    for (const BlockId id : schedule_->blocks_at(*before)) release_unless_stays(id);
+    for (const BlockId id : schedule_->blocks_at(*before)) release_unless_kept(id);
     seen_scratch_[*before] = scratch;
     off_course_ = 0;
   } else if (++off_course_ % lost_after == 0) {
@@ -81,39 +81,39 @@ void Adaptive::mark_released(BlockId id, bool released) {
   table_[id].released = released;
 }
 
-void Adaptive::release_unless_stays(BlockId id) { mark_released(id, !schedule_->stays(id)); }
+void Adaptive::release_unless_kept(BlockId id) { mark_released(id, !schedule_->keeps(id)); }
 
 void Adaptive::plan_if_due() {
-  const bool looks_again = rounds_to_plan_ == 0 && uses_ >= look_again_at_use_;
-  if (rounds_to_plan_ == 0 && !looks_again) return;
+  const bool looks_again = passes_to_plan_ == 0 && uses_ >= look_again_at_use_;
+  if (passes_to_plan_ == 0 && !looks_again) return;
   if (uses_ < plan_from_use_ || at_rest()) return;
   const auto length = order_.cycle();
   if (!length) return;
   if (looks_again) {
     recorder_.clear();
-    rounds_to_plan_ = 1;
-    plan_from_use_ = uses_ + Recorder::rounds_compared * *length;
+    passes_to_plan_ = 1;
+    plan_from_use_ = uses_ + Recorder::passes_compared * *length;
     return;
   }
   plan_from_use_ = uses_ + *length;
   // A loop inside a longer cycle, perhaps; it needs no plan.
-  fits_ = fits(*length, scratch_of_rounds(*length));
+  fits_ = fits(*length, scratch_of_passes(*length));
   if (fits_) return;
-  if (!plan_round(*length)) {
+  if (!plan_pass(*length)) {
     plan_from_use_ = uses_ + patience;
-  } else if (--rounds_to_plan_ == 0) {
+  } else if (--passes_to_plan_ == 0) {
     look_again_at_use_ = uses_ + pause_ * *length;
     pause_ = std::min(2 * pause_, longest_pause);
   }
 }
 
-/// The most there was in the last rounds of `length` uses.
-Bytes Adaptive::scratch_of_rounds(std::size_t length) {
-  if (uses_ >= round_of_scratch_ + length) {
-    last_scratch_ = std::exchange(round_scratch_, table_.sums().unplanned_scratch);
-    round_of_scratch_ = uses_;
+/// The most there was in the last passes of `length` uses.
+Bytes Adaptive::scratch_of_passes(std::size_t length) {
+  if (uses_ >= pass_of_scratch_ + length) {
+    last_scratch_ = std::exchange(pass_scratch_, table_.sums().unplanned_scratch);
+    pass_of_scratch_ = uses_;
   }
-  return std::max(last_scratch_, round_scratch_);
+  return std::max(last_scratch_, pass_scratch_);
 }
 
 /// Whether all that was used last, `length` uses long, is within the budget beside the scratch.
@@ -130,11 +130,11 @@ bool Adaptive::fits(std::size_t length, Bytes scratch) const {
   return true;
 }
 
-bool Adaptive::plan_round(std::size_t length) {
-  const auto round = recorder_.last_round(view_.device, length);
-  if (!round) return false;
+bool Adaptive::plan_pass(std::size_t length) {
+  const auto pass = recorder_.last_pass(view_.device, length);
+  if (!pass) return false;
   for (std::size_t i = 0; i < length; ++i) {
-    if (round->uses[i]->groups.front() == order_.recent(round->ago + length - i)) continue;
+    if (pass->uses[i]->groups.front() == order_.recent(pass->ago + length - i)) continue;
     recorder_.clear();  // a use in between was not recorded
     return false;
   }
@@ -142,9 +142,9 @@ bool Adaptive::plan_round(std::size_t length) {
   std::vector<Schedule::Use> cycle;
   std::unordered_map<BlockId, std::uint32_t> places;
   for (std::size_t i = 0; i < length; ++i) {
-    Schedule::Use use{.group = round->uses[i]->groups.front(), .blocks = {}};
-    Step step{.blocks = {}, .seconds = round->seconds[i], .scratch = round->uses[i]->scratch};
-    for (const GroupId group : round->uses[i]->groups) {
+    Schedule::Use use{.group = pass->uses[i]->groups.front(), .blocks = {}};
+    Step step{.blocks = {}, .seconds = pass->seconds[i], .scratch = pass->uses[i]->scratch};
+    for (const GroupId group : pass->uses[i]->groups) {
       for (const BlockId id : table_.group(group).blocks) {
         if (std::find(use.blocks.begin(), use.blocks.end(), id) != use.blocks.end()) continue;
         if (table_[id].preference == Block::Preference::host) continue;
@@ -152,7 +152,7 @@ bool Adaptive::plan_round(std::size_t length) {
         if (fresh) {
           const Block& block = table_[id];
           trace.blocks.push_back(
-              {block.range.size, block.leaves(Place::card) == Leave::write_back});
+              {block.range.size, block.evict_mode(Place::card) == EvictMode::write_back});
         }
         use.blocks.push_back(id);
         step.blocks.push_back(it->second);
@@ -166,41 +166,41 @@ bool Adaptive::plan_round(std::size_t length) {
     if (table_[id].unplanned_scratch()) counted += table_[id].range.size;
   }
   for (Step& step : trace.steps) step.scratch -= std::min(step.scratch, counted);
-  // The round's last use came `ago` uses before the last one that was recorded.
-  std::size_t position = (round->ago - 1) % length;
+  // The pass's last use came `ago` uses before the last one that was recorded.
+  std::size_t position = (pass->ago - 1) % length;
   if (schedule_) {
     // Begun where the present plan begins, so that like times give a like plan.
     const std::size_t begin = schedule_->begin_in(cycle).value_or(0);
-    const auto turn = static_cast<std::ptrdiff_t>(begin);
-    std::rotate(cycle.begin(), cycle.begin() + turn, cycle.end());
-    std::rotate(trace.steps.begin(), trace.steps.begin() + turn, trace.steps.end());
+    const auto shift = static_cast<std::ptrdiff_t>(begin);
+    std::rotate(cycle.begin(), cycle.begin() + shift, cycle.end());
+    std::rotate(trace.steps.begin(), trace.steps.begin() + shift, trace.steps.end());
     position = (position + length - begin) % length;
   }
-  ++rounds_recorded_;
-  if (!schedule_ && keeps_streaming(*round)) return true;
-  if (schedule_ && leaves_plan(*round)) return true;
+  ++passes_recorded_;
+  if (!schedule_ && keeps_streaming(*pass)) return true;
+  if (schedule_ && leaves_plan(*pass)) return true;
   if (adopt_plan(std::move(cycle), std::move(trace), position)) pause_ = first_pause;
   return true;
 }
 
-/// Whether the plan was left, and what is brought without one still comes sooner.
-bool Adaptive::keeps_streaming(const Recorder::Round& round) {
-  trial_.streamed(round.stalled, round.worked);
+/// Whether the plan was left, and what is fetched without one still comes sooner.
+bool Adaptive::keeps_streaming(const Recorder::Pass& pass) {
+  trial_.streamed(pass.stalled, pass.worked);
   if (!trial_.left()) return false;
-  // What the plan left behind is there for a round or two.
-  if (rounds_to_plan_ > 1) return true;
-  if (trial_.stays_left(round.stalled, round.worked, round.uses.size())) return true;
+  // What the plan left behind is there for a pass or two.
+  if (passes_to_plan_ > 1) return true;
+  if (trial_.stays_left(pass.stalled, pass.worked, pass.uses.size())) return true;
   trial_.take_up();
   return false;
 }
 
-bool Adaptive::leaves_plan(const Recorder::Round& round) {
-  if (!trial_.leaves_plan(round.stalled, round.worked, round.uses.size())) {
-    if (trial_.suspects()) rounds_to_plan_ = std::max(rounds_to_plan_, 2U);
+bool Adaptive::leaves_plan(const Recorder::Pass& pass) {
+  if (!trial_.leaves_plan(pass.stalled, pass.worked, pass.uses.size())) {
+    if (trial_.suspects()) passes_to_plan_ = std::max(passes_to_plan_, 2U);
     return false;
   }
   drop_plan();
-  rounds_to_plan_ = rounds_planned + 1;
+  passes_to_plan_ = passes_planned + 1;
   return true;
 }
 
@@ -208,10 +208,10 @@ bool Adaptive::leaves_plan(const Recorder::Round& round) {
 void Adaptive::plan_from_scratch() {
   trial_ = {};
   pause_ = first_pause;
-  rounds_to_plan_ = rounds_planned;
+  passes_to_plan_ = passes_planned;
 }
 
-Rates Adaptive::link_rates() const { return view_.device.memory(Use::weights).link().rates(); }
+Rates Adaptive::link_rates() const { return view_.device.memory(Purpose::weights).link().rates(); }
 
 /// Returns whether another plan is in force now than before.
 bool Adaptive::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position) {
@@ -233,7 +233,7 @@ bool Adaptive::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::si
       const auto change = table_.change(id);
       table_[id].planned = true;
     }
-    for (const BlockId id : use.blocks) release_unless_stays(id);
+    for (const BlockId id : use.blocks) release_unless_kept(id);
   }
   table_.take_most_scratch();
   look_from_room_ = 0;
@@ -254,7 +254,7 @@ void Adaptive::plan_again(const std::vector<Bytes>& scratch) {
   if (!schedule_) plan_from_scratch();
 }
 
-// A round begins. What varies from round to round counts with the most of it.
+// A pass begins. What varies from pass to pass counts with the most of it.
 void Adaptive::follow_scratch() {
   const std::vector<Bytes> planned = schedule_->scratch();
   std::vector<Bytes> seen = std::exchange(seen_scratch_, planned);
@@ -284,11 +284,11 @@ std::unique_ptr<Schedule> Adaptive::drop_plan() {
 bool Adaptive::keeps(const Blocks& blocks) const {
   if (!schedule_ || !schedule_->on_course()) return false;
   return std::all_of(blocks.begin(), blocks.end(),
-                     [this](BlockId id) { return table_[id].planned && schedule_->stays(id); });
+                     [this](BlockId id) { return table_[id].planned && schedule_->keeps(id); });
 }
 
 bool Adaptive::always_keeps(BlockId block) const {
-  return table_[block].planned && schedule_->always_stays(block);
+  return table_[block].planned && schedule_->always_keeps(block);
 }
 
 void Adaptive::redefines(GroupId group) {
@@ -303,7 +303,7 @@ void Adaptive::forgets(BlockId block) {
 std::optional<PlanUsage> Adaptive::plan() const {
   if (!schedule_) return std::nullopt;
   const Trace& trace = schedule_->trace();
-  PlanUsage usage{.rounds = rounds_recorded_,
+  PlanUsage usage{.passes = passes_recorded_,
                   .uses = trace.steps.size(),
                   .budget = trace.beside_scratch(view_.budget),
                   .ahead = schedule_->plan().ahead,
@@ -311,7 +311,7 @@ std::optional<PlanUsage> Adaptive::plan() const {
                   .predicted = schedule_->plan().predicted};
   for (const auto& block : trace.blocks) usage.used += block.size;
   for (BlockId id = 0; id < table_.size(); ++id) {
-    if (always_keeps(id)) usage.stays += table_[id].range.size;
+    if (always_keeps(id)) usage.kept += table_[id].range.size;
   }
   usage.bound_seconds = least_seconds(trace, view_.budget, link_rates());
   return usage;
@@ -331,15 +331,15 @@ Ahead Adaptive::by_plan() {
   const auto leave_room_for = [&](Bytes planned) {
     scratch = std::max(scratch, planned);
     const Bytes taken = scratch + sums.held[Place::card] - sums.unplanned_scratch;
-    const Bytes most = view_.budget + sums.leavable;
+    const Bytes most = view_.budget + sums.unneeded;
     room = most - std::min(most, taken);
   };
   leave_room_for(schedule_->present_scratch());
   if (room < look_from_room_ && looked_at_version_ == table_.host_version()) return {};
   look_from_room_ = 0;
   ++window_;
-  Ahead next{.wanted = {}, .why = Brought::plan, .may_leave = [this](BlockId other) {
-               return table_[other].may_leave() && table_[other].leavable();
+  Ahead next{.wanted = {}, .why = FetchCause::plan, .evictable = [this](BlockId other) {
+               return table_[other].evictable() && table_[other].unneeded();
              }};
   Bytes total = 0;
   std::size_t looked_at = 0;
@@ -369,8 +369,8 @@ Ahead Adaptive::by_order() {
   const Bytes limit = std::min<Bytes>(blocks_ahead * view_.block,
                                       (view_.budget - std::min<Bytes>(leased, view_.budget)) / 2);
   ++window_;
-  Ahead next{.wanted = {}, .why = Brought::order, .may_leave = [this](BlockId other) {
-               return table_[other].may_leave() && table_[other].window != window_;
+  Ahead next{.wanted = {}, .why = FetchCause::order, .evictable = [this](BlockId other) {
+               return table_[other].evictable() && table_[other].window != window_;
              }};
   Bytes total = 0;
   // As far as the order has been right, and up to what comes as it likes, such as the expert that a
@@ -384,8 +384,8 @@ Ahead Adaptive::by_order() {
       total += block.range.size;
       if (total > limit) return false;
       block.window = window_;
-      const bool stays = block.preference == Block::Preference::host || block.leases > 0;
-      if (block.away() && !stays) next.wanted.push_back(id);
+      const bool in_place = block.preference == Block::Preference::host || block.leases > 0;
+      if (block.away() && !in_place) next.wanted.push_back(id);
     }
     return true;
   });

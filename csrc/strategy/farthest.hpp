@@ -19,16 +19,16 @@ using NextUse = std::function<std::optional<std::uint64_t>(BlockId)>;
 class Farthest : public Strategy {
  public:
   explicit Farthest(NextUse next_use) : next_use_(std::move(next_use)) {}
-  void arrived(BlockId block) override { recency_.newest(block); }
-  void touched(BlockId block) override { recency_.newest(block); }
-  void left(BlockId block) override { recency_.remove(block); }
-  std::optional<BlockId> victim(const MayLeave& may_leave) const override {
+  void fetched(BlockId block) override { recency_.newest(block); }
+  void leased(BlockId block) override { recency_.newest(block); }
+  void evicted(BlockId block) override { recency_.remove(block); }
+  std::optional<BlockId> victim(const Evictable& evictable) const override {
     // What is never used again is farthest; among equals the least recently used leaves.
     std::optional<BlockId> farthest;
     std::uint64_t distance = 0;
     for (const BlockId block : recency_.oldest_first()) {
       const auto next = next_use_(block).value_or(std::numeric_limits<std::uint64_t>::max());
-      if ((!farthest || next > distance) && may_leave(block)) {
+      if ((!farthest || next > distance) && evictable(block)) {
         farthest = block;
         distance = next;
       }

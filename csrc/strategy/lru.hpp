@@ -8,12 +8,12 @@ namespace vramx {
 
 class Lru : public Strategy {
  public:
-  void arrived(BlockId block) override { recency_.newest(block); }
-  void touched(BlockId block) override { recency_.newest(block); }
-  void left(BlockId block) override { recency_.remove(block); }
-  std::optional<BlockId> victim(const MayLeave& may_leave) const override {
+  void fetched(BlockId block) override { recency_.newest(block); }
+  void leased(BlockId block) override { recency_.newest(block); }
+  void evicted(BlockId block) override { recency_.remove(block); }
+  std::optional<BlockId> victim(const Evictable& evictable) const override {
     for (const BlockId block : recency_.oldest_first()) {
-      if (may_leave(block)) return block;
+      if (evictable(block)) return block;
     }
     return std::nullopt;
   }

@@ -8,13 +8,13 @@ namespace vramx {
 
 class Mru final : public Strategy {
  public:
-  void arrived(BlockId block) override { recency_.newest(block); }
-  void touched(BlockId block) override { recency_.newest(block); }
-  void left(BlockId block) override { recency_.remove(block); }
-  std::optional<BlockId> victim(const MayLeave& may_leave) const override {
+  void fetched(BlockId block) override { recency_.newest(block); }
+  void leased(BlockId block) override { recency_.newest(block); }
+  void evicted(BlockId block) override { recency_.remove(block); }
+  std::optional<BlockId> victim(const Evictable& evictable) const override {
     const auto& order = recency_.oldest_first();
     for (auto block = order.rbegin(); block != order.rend(); ++block) {
-      if (may_leave(*block)) return *block;
+      if (evictable(*block)) return *block;
     }
     return std::nullopt;
   }

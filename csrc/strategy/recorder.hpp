@@ -33,35 +33,35 @@ class Recorder {
     if (!uses_.empty()) uses_.back().scratch = scratch;
   }
 
-  /// So many rounds in a row say how long a use's work takes.
-  static constexpr std::size_t rounds_compared = 3;
+  /// So many passes in a row say how long a use's work takes.
+  static constexpr std::size_t passes_compared = 3;
 
   /// `count` uses in a row, the last whose times are known, and how many uses came after them.
-  struct Round {
+  struct Pass {
     std::vector<const Use*> uses;
-    /// Of work, by use: as a rule. What holds up one round is of no use to the plan of the next.
+    /// Of work, by use: as a rule. What holds up one pass is of no use to the plan of the next.
     std::vector<double> seconds;
-    double worked = 0;   ///< seconds in all, of this round alone
+    double worked = 0;   ///< seconds in all, of this pass alone
     double stalled = 0;  ///< seconds that the uses waited for their blocks, in all
     std::size_t ago = 0;
   };
-  std::optional<Round> last_round(Device& device, std::size_t count) {
+  std::optional<Pass> last_pass(Device& device, std::size_t count) {
     std::size_t known = uses_.size();
     // A virtual clock's times are known at once.
     const bool runs_behind = !device.facts().virtual_clock;
     while (runs_behind && known > count && !device.streams().reached(uses_[known - 1].asked))
       --known;
     if (known <= count) return std::nullopt;
-    Round round;
-    const std::size_t end = known - 1;  // the use that ends the last one of the round
+    Pass pass;
+    const std::size_t end = known - 1;  // the use that ends the last one of the pass
     for (std::size_t i = end - count; i < end; ++i) {
-      round.uses.push_back(&uses_[i]);
-      round.seconds.push_back(typical_work(device, i, count));
-      round.worked += work(device, i);
-      round.stalled += std::max(0.0, device.streams().seconds(uses_[i].waited, uses_[i].began));
+      pass.uses.push_back(&uses_[i]);
+      pass.seconds.push_back(typical_work(device, i, count));
+      pass.worked += work(device, i);
+      pass.stalled += std::max(0.0, device.streams().seconds(uses_[i].waited, uses_[i].began));
     }
-    round.ago = uses_.size() - end;
-    return round;
+    pass.ago = uses_.size() - end;
+    return pass;
   }
 
  private:
@@ -74,12 +74,12 @@ class Recorder {
     return *worked;
   }
 
-  /// The median of the rounds that used the same, the present one and those before it.
+  /// The median of the passes that used the same, the present one and those before it.
   double typical_work(Device& device, std::size_t use, std::size_t count) {
     std::vector<double> seconds;
     for (std::size_t i = use; uses_[i].groups == uses_[use].groups; i -= count) {
       seconds.push_back(work(device, i));
-      if (seconds.size() == rounds_compared || i < count) break;
+      if (seconds.size() == passes_compared || i < count) break;
     }
     const auto middle = seconds.begin() + static_cast<std::ptrdiff_t>((seconds.size() - 1) / 2);
     std::nth_element(seconds.begin(), middle, seconds.end());

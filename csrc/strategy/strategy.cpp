@@ -2,10 +2,10 @@
 
 namespace vramx {
 
-std::optional<BlockId> Strategy::victim_below(Place place, const MayLeave& may_leave) const {
+std::optional<BlockId> Strategy::victim_below(Place place, const Evictable& evictable) const {
   const auto& order = below_card_[place].oldest_first();
   for (auto block = order.rbegin(); block != order.rend(); ++block) {
-    if (may_leave(*block)) return *block;
+    if (evictable(*block)) return *block;
   }
   return std::nullopt;
 }

@@ -18,13 +18,13 @@
 namespace vramx {
 
 /// Whether a resident block may leave now.
-using MayLeave = std::function<bool(BlockId)>;
+using Evictable = std::function<bool(BlockId)>;
 
-/// What to bring ahead.
+/// What to fetch ahead.
 struct Ahead {
   Blocks wanted;  ///< on the host, in the order of need
-  Brought why = Brought::order;
-  MayLeave may_leave;  ///< for them
+  FetchCause why = FetchCause::order;
+  Evictable evictable;  ///< for them
 };
 
 /// What a strategy may know of its session, all of which outlives it. In the table it marks what it
@@ -46,19 +46,21 @@ class Strategy {
   Strategy& operator=(const Strategy&) = delete;
 
   /// `block` is coming to the card.
-  virtual void arrived(BlockId block) = 0;
+  virtual void fetched(BlockId block) = 0;
   /// A lease takes `block`, which is on the card.
-  virtual void touched(BlockId block) = 0;
+  virtual void leased(BlockId block) = 0;
   /// `block` is leaving the card.
-  virtual void left(BlockId block) = 0;
-  /// A block on the card for which `may_leave` holds, or none if there is no such block.
-  virtual std::optional<BlockId> victim(const MayLeave& may_leave) const = 0;
+  virtual void evicted(BlockId block) = 0;
+  /// A block on the card for which `evictable` holds, or none if there is no such block.
+  virtual std::optional<BlockId> victim(const Evictable& evictable) const = 0;
   /// As victim, but only one that a plan has let go.
-  virtual std::optional<BlockId> let_go(const MayLeave& /*may_leave*/) const { return {}; }
+  virtual std::optional<BlockId> released_victim(const Evictable& /*evictable*/) const {
+    return {};
+  }
 
   /// As victim, of the blocks that rest in a place below the card: the one that came there last,
   /// which of a cycle is the one that is used again latest.
-  std::optional<BlockId> victim_below(Place place, const MayLeave& may_leave) const;
+  std::optional<BlockId> victim_below(Place place, const Evictable& evictable) const;
   /// A block that rested in one place rests in another now.
   void moved(BlockId block, Place from, Place to);
 

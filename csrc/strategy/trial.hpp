@@ -7,31 +7,31 @@
 
 namespace vramx {
 
-/// Fed with rounds of a cycle, in seconds. What a program pauses of its own accord is no stall, so
-/// that rounds may be compared whatever happens between them. First rounds often work longer than
+/// Fed with passes of a cycle, in seconds. What a program pauses of its own accord is no stall, so
+/// that passes may be compared whatever happens between them. First passes often work longer than
 /// later ones, and longer work hides stalls: as much as it was longer counts as hidden.
 class Trial {
  public:
-  /// A round without a plan.
+  /// A pass without a plan.
   void streamed(double stalled, double work) { streamed_ = Times{stalled, work}; }
 
-  /// A round of `length` uses under a plan. Returns whether the plan is to be left; each time it
-  /// takes twice as many slow rounds in a row as the time before.
+  /// A pass of `length` uses under a plan. Returns whether the plan is to be left; each time it
+  /// takes twice as many slow passes in a row as the time before.
   bool leaves_plan(double stalled, double work, std::size_t length) {
     const bool slow =
         streamed_ && stalled > streamed_->stalled_at_most(work) + margin * (work + stalled);
-    slow_rounds_ = slow ? slow_rounds_ + 1 : 0;
-    if (slow_rounds_ < patience_) return false;
-    slow_rounds_ = 0;
+    slow_passes_ = slow ? slow_passes_ + 1 : 0;
+    if (slow_passes_ < patience_) return false;
+    slow_passes_ = 0;
     patience_ *= 2;
     left_ = Left{.plan = {stalled, work}, .length = length};
     return true;
   }
 
-  /// The last round was slow, and more are to be looked at.
-  bool suspects() const { return slow_rounds_ > 0; }
+  /// The last pass was slow, and more are to be looked at.
+  bool suspects() const { return slow_passes_ > 0; }
 
-  /// The plan was left, and this is a round without one since then: it is still the better way.
+  /// The plan was left, and this is a pass without one since then: it is still the better way.
   bool stays_left(double stalled, double work, std::size_t length) const {
     return left_ && left_->length == length &&
            Times{stalled, work}.stalled_at_most(left_->plan.work) < left_->plan.stalled;
@@ -46,19 +46,19 @@ class Trial {
     double stalled = 0;
     double work = 0;
 
-    /// What a round of so much work might have stalled.
+    /// What a pass of so much work might have stalled.
     double stalled_at_most(double other_work) const {
       return stalled + std::max(0.0, work - other_work);
     }
   };
   struct Left {
-    Times plan;  ///< of its last round
+    Times plan;  ///< of its last pass
     std::size_t length = 0;
   };
 
   std::optional<Times> streamed_;
   std::optional<Left> left_;
-  unsigned slow_rounds_ = 0;
+  unsigned slow_passes_ = 0;
   unsigned patience_ = 3;
 };
 

@@ -12,7 +12,7 @@ namespace vramx {
 struct BlockUsage {
   Range range;
   bool on_card = false;
-  bool stays = false;  ///< the plan keeps it on the card from each of its uses to the next
+  bool kept = false;  ///< the plan keeps it on the card from each of its uses to the next
   Counts counts;
 };
 
@@ -25,12 +25,12 @@ struct GroupUsage {
 
 /// The plan in force, and what it was made from.
 struct PlanUsage {
-  std::uint64_t rounds = 0;  ///< passes recorded so far
+  std::uint64_t passes = 0;  ///< passes recorded so far
   std::uint64_t uses = 0;    ///< a pass
   Bytes used = 0;            ///< a pass, each block once
   Bytes budget = 0;          ///< without what the program allocates
-  Bytes stays = 0;           ///< in blocks that never leave
-  Bytes ahead = 0;           ///< kept free for what is brought ahead
+  Bytes kept = 0;            ///< in blocks that never leave
+  Bytes ahead = 0;           ///< kept free for what is fetched ahead
   double compute_seconds = 0;
   Prediction predicted;
   double bound_seconds = 0;  ///< no way of moving these blocks for this work is faster

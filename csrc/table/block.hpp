@@ -15,32 +15,36 @@ namespace vramx {
 
 struct Block {
   /// `held`: on the host, while somebody works on the host copy.
-  enum class State : std::uint8_t { unused, at_rest, held, arriving, leaving };
+  enum class State : std::uint8_t { unused, at_rest, held, fetching, evicting };
   enum class Preference : std::uint8_t { none, device, host };
 
   Range range;
   Address home = 0;          ///< the start of the range it was adopted in
   std::uint64_t serial = 0;  ///< unlike its number never another block's
-  Use use = Use::weights;
+  Purpose purpose = Purpose::weights;
   State state = State::unused;
   Place at = Place::host;          ///< the highest place of its bytes; on its way, where it ends
   Place lowest = Place::host;      ///< of its memory
   Place current_to = Place::host;  ///< the lowest place whose copy holds its present bytes
   Preference preference = Preference::none;
-  bool read_mostly = true;   ///< comes with its host copy left valid
-  bool dead = false;         ///< nobody needs its bytes
-  bool planned = false;      ///< the plan knows it
-  bool released = false;     ///< the plan says that it leaves now
-  bool exposed = false;      ///< on the host, and the card may use it there
-  bool accessed_by = false;  ///< is exposed whenever it is on the host
-  bool grouped = false;      ///< is or was part of a group
-  bool stays = false;        ///< while somebody needs its bytes it has no place but the card
+  bool read_mostly = true;      ///< comes with its host copy left valid
+  bool dead = false;            ///< nobody needs its bytes
+  bool planned = false;         ///< the plan knows it
+  bool released = false;        ///< the plan says that it leaves now
+  bool host_mapped = false;     ///< on the host, and the card may use it there
+  bool accessed_by = false;     ///< is mapped for the card whenever it is on the host
+  bool grouped = false;         ///< is or was part of a group
+  bool confined = false;        ///< while somebody needs its bytes it has no place but the card
+  Bytes packed = 0;             ///< of its packed copy on the host; 0 where it has none
+  bool packed_on_card = false;  ///< that one is on the card too, or on its way there
+  bool keeps_packed = false;    ///< the plan wants it there
+  bool crosses_packed = true;   ///< the link takes it packed, where it has that copy
   std::uint32_t leases = 0;
   std::uint64_t window = 0;                    ///< the last look ahead that wants it
-  Leave leaving = Leave::drop;                 ///< while leaving: how
-  Arrive arriving = Arrive::duplicate;         ///< while arriving: how
-  Left left_for = Left::use;                   ///< while leaving: why
-  Brought brought_for = Brought::use;          ///< while arriving: why
+  EvictMode evicting = EvictMode::drop;        ///< while leaving: how
+  FetchMode fetching = FetchMode::duplicate;   ///< while arriving: how
+  EvictCause evicted_for = EvictCause::use;    ///< while leaving: why
+  FetchCause fetched_for = FetchCause::use;    ///< while arriving: why
   Fence departure;                             ///< when it had left the card
   Fence arrival;                               ///< when it has come
   std::vector<Stream> ordered;                 ///< the streams that wait for that
@@ -48,33 +52,35 @@ struct Block {
   std::exception_ptr error;                    ///< why its last move failed
   Counts counts;
 
-  /// The plan has no need of it for as long as what it brings ahead.
-  bool leavable() const { return dead || released || (!planned && use == Use::weights); }
+  /// The plan has no need of it for as long as what it fetches ahead.
+  bool unneeded() const { return dead || released || (!planned && purpose == Purpose::weights); }
   /// The program works with it, and the plan leaves room for it.
-  bool unplanned_scratch() const { return committed() && use == Use::scratch && !planned && !dead; }
+  bool unplanned_scratch() const {
+    return committed() && purpose == Purpose::scratch && !planned && !dead;
+  }
   bool settled() const { return state == State::at_rest; }
   bool committed() const { return state != State::unused && at == Place::card; }
   bool resident() const { return settled() && at == Place::card; }
   bool away() const { return settled() && at != Place::card; }
-  bool may_leave() const { return resident() && may_move(); }
+  bool evictable() const { return resident() && may_move(); }
   /// Whether the place below may take it from a place where it rests.
   bool may_fall(Place from) const { return settled() && at == from && may_move() && from < lowest; }
-  bool may_move() const { return leases == 0 && (dead || !stays); }
+  bool may_move() const { return leases == 0 && (dead || !confined); }
 
   /// The copy in a place was written; those below are older.
   void written(Place where) { current_to = std::min(current_to, where); }
   /// The copy in a place holds the present bytes.
   void copied(Place to) { current_to = std::max(current_to, to); }
 
-  Arrive arrives(Place to) const {
-    if (dead || stays) return Arrive::empty;
-    return read_mostly || to != Place::card ? Arrive::duplicate : Arrive::move;
+  FetchMode fetch_mode(Place to) const {
+    if (dead || confined) return FetchMode::empty;
+    return read_mostly || to != Place::card ? FetchMode::duplicate : FetchMode::move;
   }
 
-  Leave leaves(Place from) const {
-    if (dead) return Leave::discard;
+  EvictMode evict_mode(Place from) const {
+    if (dead) return EvictMode::discard;
     const bool moved = !read_mostly && from == Place::card;
-    return moved || current_to <= from ? Leave::write_back : Leave::drop;
+    return moved || current_to <= from ? EvictMode::write_back : EvictMode::drop;
   }
 
   /// Whether work given to `stream` would not wait for its arrival yet.

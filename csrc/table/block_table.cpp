@@ -15,7 +15,7 @@ void BlockTable::tally(const Block& block, int sign) {
   };
   const Bytes size = block.range.size;
   if (block.state == State::unused) return;
-  const Place lowest = block.stays ? Place::card : block.lowest;
+  const Place lowest = block.confined ? Place::card : block.lowest;
   for (Place place = block.at; place <= lowest; place = below(place)) {
     add(sums_.held[place], size);
   }
@@ -24,10 +24,10 @@ void BlockTable::tally(const Block& block, int sign) {
     if (block.leases > 0) {
       add(sums_.leased, size);
     } else if (!block.may_move()) {
-      add(sums_.staying, size);
+      add(sums_.confined, size);
     }
-    if (block.may_leave()) {
-      if (block.leavable()) add(sums_.leavable, size);
+    if (block.evictable()) {
+      if (block.unneeded()) add(sums_.unneeded, size);
       if (block.released) list_released(block, sign > 0);
     }
     if (block.unplanned_scratch()) {
@@ -39,7 +39,7 @@ void BlockTable::tally(const Block& block, int sign) {
   if (block.away()) ++host_version_;
   if (block.dead || block.resident()) return;
   add(sums_.away, std::size_t{1});
-  if (block.away() && block.use == Use::scratch) {
+  if (block.away() && block.purpose == Purpose::scratch) {
     scratch_on_host_ += sign > 0 ? 1 : -1;
   }
 }
@@ -64,7 +64,8 @@ BlockId BlockTable::unused() {
   return static_cast<BlockId>(blocks_.size() - 1);
 }
 
-const Blocks& BlockTable::add(Range range, Use use, Place lowest, bool dead, bool stays) {
+const Blocks& BlockTable::add(Range range, Purpose purpose, Place lowest, bool dead,
+                              bool confined) {
   Blocks ids;
   for (Address at = range.start; at < range.end(); at += block_) {
     const BlockId id = unused();
@@ -73,12 +74,12 @@ const Blocks& BlockTable::add(Range range, Use use, Place lowest, bool dead, boo
     block.range = {at, std::min<Bytes>(block_, range.end() - at)};
     block.home = range.start;
     block.serial = ++last_serial_;
-    block.use = use;
+    block.purpose = purpose;
     block.state = State::at_rest;
     block.at = block.lowest = block.current_to = lowest;
-    block.read_mostly = use == Use::weights;
+    block.read_mostly = purpose == Purpose::weights;
     block.dead = dead;
-    block.stays = stays;
+    block.confined = confined;
     tally(block, +1);
     ids.push_back(id);
   }

@@ -32,8 +32,8 @@ struct Sums {
   PerPlace<Bytes> held{};        ///< there or higher, arriving and at rest
   PerPlace<Bytes> idle{};        ///< at rest there, not leased, and there is a place below
   Bytes leased = 0;              ///< arriving or resident, and leased
-  Bytes staying = 0;             ///< likewise, not leased, and may not leave for all that
-  Bytes leavable = 0;            ///< resident, not leased, and no need of the plan's
+  Bytes confined = 0;            ///< likewise, not leased, and may not leave for all that
+  Bytes unneeded = 0;            ///< resident, not leased, and no need of the plan's
   Bytes unplanned_scratch = 0;   ///< arriving and resident, live, and not the plan's
   std::size_t away = 0;          ///< blocks that are not resident, the dead ones apart
   std::size_t dead_on_card = 0;  ///< blocks
@@ -51,7 +51,7 @@ class BlockTable {
   BlockId id_of(const Block& block) const { return static_cast<BlockId>(&block - blocks_.data()); }
 
   /// Takes charge of a range that is in its lowest place; returns its blocks.
-  const Blocks& add(Range range, Use use, Place lowest, bool dead, bool stays);
+  const Blocks& add(Range range, Purpose purpose, Place lowest, bool dead, bool confined);
   /// Gives up a range as it was added; none of its blocks is on its way.
   void remove(Range range);
   /// The blocks of a range as it was added. Throws BadConfig for another.

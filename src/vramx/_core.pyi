@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import enum
 from typing import Any
 
-class Use(enum.Enum):
+class Purpose(enum.Enum):
     WEIGHTS = 0
 
     SCRATCH = 1
@@ -14,11 +14,11 @@ class Use(enum.Enum):
 class Operation(enum.Enum):
     RESERVE = 0
 
-    BRING = 1
+    FETCH = 1
 
-    LEAVE = 2
+    EVICT = 2
 
-    EXPOSE = 3
+    MAP_HOST = 3
 
 class Device:
     @property
@@ -77,7 +77,7 @@ class Device:
     def card_bytes(self) -> int: ...
 
 class CudaDevice(Device):
-    def set_rates(self, memory: Use, up: float, down: float) -> None:
+    def set_rates(self, memory: Purpose, up: float, down: float) -> None:
         """
         Tells what moves of weights, or scratch, reach over the link, bytes a second.
         """
@@ -227,9 +227,9 @@ class Advice(enum.Enum):
 
 class Counts:
     @property
-    def brought(self) -> dict[str, int]: ...
+    def fetched(self) -> dict[str, int]: ...
     @property
-    def left(self) -> dict[str, int]: ...
+    def evicted(self) -> dict[str, int]: ...
     @property
     def hits(self) -> int: ...
     @property
@@ -271,7 +271,7 @@ class BlockUsage:
     @property
     def on_card(self) -> bool: ...
     @property
-    def stays(self) -> bool: ...
+    def kept(self) -> bool: ...
     @property
     def counts(self) -> Counts: ...
 
@@ -285,7 +285,7 @@ class GroupUsage:
 
 class PlanUsage:
     @property
-    def rounds(self) -> int: ...
+    def passes(self) -> int: ...
     @property
     def uses(self) -> int: ...
     @property
@@ -293,7 +293,7 @@ class PlanUsage:
     @property
     def budget(self) -> int: ...
     @property
-    def stays(self) -> int: ...
+    def kept(self) -> int: ...
     @property
     def ahead(self) -> int: ...
     @property
@@ -357,7 +357,7 @@ class PlacedBlock:
     @property
     def nbytes(self) -> int: ...
     @property
-    def use(self) -> Use: ...
+    def purpose(self) -> Purpose: ...
 
 class Log:
     def __init__(self) -> None: ...
@@ -409,7 +409,7 @@ class Core:
         host_limit: int,
         profiled: bool = False,
     ) -> None: ...
-    def reserve(self, sizes: list[int], use: Use) -> list[Memory]: ...
+    def reserve(self, sizes: list[int], purpose: Purpose) -> list[Memory]: ...
     def empty(self, size: int, stream: int) -> Memory: ...
     def store(self, copies: Sequence[tuple[int, int, int]]) -> None:
         """Copies (device, program, size) into the host copies."""
@@ -438,7 +438,7 @@ class Core:
 
     def leased(self, ranges: Sequence[tuple[int, int]]) -> bool: ...
     def on_card(self, ranges: Sequence[tuple[int, int]]) -> bool: ...
-    def stay_on_card(self, ranges: Sequence[tuple[int, int]]) -> bool:
+    def confined(self, ranges: Sequence[tuple[int, int]]) -> bool:
         """Whether none of the ranges can leave the card."""
 
     def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None: ...

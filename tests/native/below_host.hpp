@@ -16,8 +16,8 @@ class BelowHost final : public OverSimulated {
   vramx::Route& route(vramx::Place from) override {
     return from == vramx::Place::host ? OverSimulated::route(from) : slow_;
   }
-  Range reserve(vramx::Bytes size, vramx::Use use) override {
-    const Range range = OverSimulated::reserve(size, use);
+  Range reserve(vramx::Bytes size, vramx::Purpose purpose) override {
+    const Range range = OverSimulated::reserve(size, purpose);
     slow_.reserve(range);
     return range;
   }
@@ -35,18 +35,18 @@ class BelowHost final : public OverSimulated {
     explicit Slow(BelowHost& host) : card(host.card()) {}
     vramx::Rates rates() const override { return {.up = 5e9, .down = 2e9}; }
 
-    Fence bring(Range range, vramx::Arrive how, vramx::Lane, vramx::Fences after) override {
+    Fence fetch(Range range, vramx::FetchMode how, vramx::Lane, vramx::Fences after) override {
       asked(after);
-      if (how != vramx::Arrive::empty) store(range);
+      if (how != vramx::FetchMode::empty) store(range);
       on_host += range.size;
       peak = std::max(peak, on_host);
       for_blocks(range, [](Copy& copy) { copy.below = false; });
       return nullptr;
     }
-    Fence leave(Range range, vramx::Leave how, vramx::Lane, vramx::Fences after) override {
+    Fence evict(Range range, vramx::EvictMode how, vramx::Lane, vramx::Fences after) override {
       asked(after);
       for_blocks(range, [&](Copy& copy) {
-        if (how == vramx::Leave::write_back) {
+        if (how == vramx::EvictMode::write_back) {
           card.load(copy.bytes.data(), copy.start, block());
           written += block();
         }

@@ -16,9 +16,9 @@ TEST("weights are pinned and mapped, and scratch is unified memory") {
   const Bytes size = device.traits().unit;
   const Bytes pinned = pinned_bytes();
   const Bytes managed = managed_bytes();
-  const Range weights = device.reserve(size, Use::weights);
+  const Range weights = device.reserve(size, Purpose::weights);
   REQUIRE(pinned_bytes() == pinned + size && managed_bytes() == managed);
-  const Range scratch = device.reserve(size, Use::scratch);
+  const Range scratch = device.reserve(size, Purpose::scratch);
   REQUIRE(pinned_bytes() == pinned + size && managed_bytes() == managed + size);
   device.release(scratch);
   REQUIRE(pinned_bytes() == pinned + size && managed_bytes() == managed);
@@ -29,11 +29,11 @@ TEST("weights are pinned and mapped, and scratch is unified memory") {
 TEST("scratch may be used while it moves, by work that nobody announced") {
   const auto rig = rig::divided();
   const rig::Flat device = rig->device();
-  const Range scratch = device.reserve(device.traits().unit, Use::scratch);
+  const Range scratch = device.reserve(device.traits().unit, Purpose::scratch);
   const Stream stream = rig->stream();
   rig->occupy(stream);
   rig->use(stream, scratch, false);
-  device.wait(device.bring(scratch, Arrive::move, 0, {}));
+  device.wait(device.fetch(scratch, FetchMode::move, 0, {}));
   rig->finish(stream);
   device.wait(device.mark(stream));
   REQUIRE(rig->faulted() == 0);
@@ -45,11 +45,11 @@ TEST("addresses that weights and scratch have by turns go to the backend that ha
   const rig::Flat device = rig->device();
   const Bytes size = device.traits().unit;
   for (int turn = 0; turn < 20; ++turn) {
-    const Use use = turn % 3 == 0 ? Use::weights : Use::scratch;
-    const Range range = device.reserve(size, use);
-    device.wait(device.bring(range, Arrive::move, 0, {}));
+    const Purpose purpose = turn % 3 == 0 ? Purpose::weights : Purpose::scratch;
+    const Range range = device.reserve(size, purpose);
+    device.wait(device.fetch(range, FetchMode::move, 0, {}));
     REQUIRE(rig->on_card() == size);
-    device.wait(device.leave(range, Leave::write_back, 0, {}));
+    device.wait(device.evict(range, EvictMode::write_back, 0, {}));
     REQUIRE(rig->on_card() == 0);
     device.release(range);
   }

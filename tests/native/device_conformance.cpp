@@ -14,8 +14,8 @@ namespace {
 
 /// A reserved range, given back with its scope.
 struct Held {
-  Held(rig::Rig& rig, Bytes granules, Use use = Use::weights)
-      : device(rig.device()), range(device.reserve(granules * device.traits().granule, use)) {}
+  Held(rig::Rig& rig, Bytes granules, Purpose purpose = Purpose::weights)
+      : device(rig.device()), range(device.reserve(granules * device.traits().granule, purpose)) {}
   ~Held() { device.release(range); }
   Held(const Held&) = delete;
   Held& operator=(const Held&) = delete;
@@ -55,12 +55,12 @@ bool reads(const Held& held, const std::vector<unsigned char>& bytes) {
   return reads(held, held.range, bytes.data());
 }
 
-void brought(const Held& held, Arrive how) {
-  held.device.wait(held.device.bring(held.range, how, 0, {}));
+void fetched(const Held& held, FetchMode how) {
+  held.device.wait(held.device.fetch(held.range, how, 0, {}));
 }
 
-void left(const Held& held, Leave how) {
-  held.device.wait(held.device.leave(held.range, how, 0, {}));
+void evicted(const Held& held, EvictMode how) {
+  held.device.wait(held.device.evict(held.range, how, 0, {}));
 }
 
 }  // namespace
@@ -74,7 +74,7 @@ HOLDS("the facts are ones that placement can rely on") {
 
 HOLDS("a reserved range is aligned and on the host") {
   const Held weights(rig, 3);
-  const Held scratch(rig, 1, Use::scratch);
+  const Held scratch(rig, 1, Purpose::scratch);
   const Bytes granule = weights.device.traits().granule;
   REQUIRE(weights.range.start % granule == 0 && weights.range.size == 3 * granule);
   REQUIRE(scratch.range.start % granule == 0);
@@ -84,9 +84,9 @@ HOLDS("a reserved range is aligned and on the host") {
 HOLDS("reserve takes multiples of the granule only") {
   const rig::Flat device = rig.device();
   const Bytes granule = device.traits().granule;
-  REQUIRE_THROWS(BadConfig, device.reserve(0, Use::weights));
-  REQUIRE_THROWS(BadConfig, device.reserve(granule / 2, Use::weights));
-  REQUIRE_THROWS(BadConfig, device.reserve(granule + 1, Use::scratch));
+  REQUIRE_THROWS(BadConfig, device.reserve(0, Purpose::weights));
+  REQUIRE_THROWS(BadConfig, device.reserve(granule / 2, Purpose::weights));
+  REQUIRE_THROWS(BadConfig, device.reserve(granule + 1, Purpose::scratch));
 }
 
 HOLDS("a duplicate is dropped with its host copy kept, and nothing copied back") {
@@ -94,10 +94,10 @@ HOLDS("a duplicate is dropped with its host copy kept, and nothing copied back")
   const auto bytes = pattern(held.range.size, 1);
   store(held, bytes);
   for (int pass = 1; pass <= 3; ++pass) {
-    brought(held, Arrive::duplicate);
+    fetched(held, FetchMode::duplicate);
     REQUIRE(rig.on_card() == held.range.size);
     REQUIRE(reads(held, bytes));
-    left(held, Leave::drop);
+    evicted(held, EvictMode::drop);
     REQUIRE(rig.on_card() == 0);
     REQUIRE(loaded(held) == bytes);
     REQUIRE(rig.moved_in() == static_cast<Bytes>(pass) * held.range.size);
@@ -106,32 +106,32 @@ HOLDS("a duplicate is dropped with its host copy kept, and nothing copied back")
 }
 
 HOLDS("what was written on the card survives a write-back, however it came") {
-  const Held held(rig, 2, Use::scratch);
-  for (const Arrive how : {Arrive::duplicate, Arrive::move, Arrive::empty}) {
+  const Held held(rig, 2, Purpose::scratch);
+  for (const FetchMode how : {FetchMode::duplicate, FetchMode::move, FetchMode::empty}) {
     const auto before = pattern(held.range.size, 2);
     const auto after = pattern(held.range.size, 3 + static_cast<unsigned>(how));
     store(held, before);
-    brought(held, how);
-    if (how != Arrive::empty) REQUIRE(reads(held, before));
+    fetched(held, how);
+    if (how != FetchMode::empty) REQUIRE(reads(held, before));
     std::memcpy(held.range.data(), after.data(), after.size());
-    left(held, Leave::write_back);
+    evicted(held, EvictMode::write_back);
     REQUIRE(rig.on_card() == 0);
     REQUIRE(loaded(held) == after);
-    brought(held, Arrive::move);
+    fetched(held, FetchMode::move);
     REQUIRE(reads(held, after));
-    left(held, Leave::write_back);
+    evicted(held, EvictMode::write_back);
     REQUIRE(loaded(held) == after);
   }
 }
 
 HOLDS("a discarded range is off the card and can be used again") {
-  const Held held(rig, 1, Use::scratch);
-  brought(held, Arrive::empty);
-  left(held, Leave::discard);
+  const Held held(rig, 1, Purpose::scratch);
+  fetched(held, FetchMode::empty);
+  evicted(held, EvictMode::discard);
   REQUIRE(rig.on_card() == 0);
   const auto bytes = pattern(held.range.size, 4);
   store(held, bytes);
-  brought(held, Arrive::move);
+  fetched(held, FetchMode::move);
   REQUIRE(reads(held, bytes));
 }
 
@@ -142,22 +142,22 @@ HOLDS("parts of a reserved range move on their own") {
   store(held, bytes);
   const Range middle = held.part(1, 1);
   const Range tail = held.part(2, 2);
-  held.device.wait(held.device.bring(middle, Arrive::duplicate, 0, {}));
-  held.device.wait(held.device.bring(tail, Arrive::move, 1, {}));
+  held.device.wait(held.device.fetch(middle, FetchMode::duplicate, 0, {}));
+  held.device.wait(held.device.fetch(tail, FetchMode::move, 1, {}));
   REQUIRE(rig.on_card() == 3 * granule);
   REQUIRE(reads(held, middle, bytes.data() + granule));
   REQUIRE(reads(held, tail, bytes.data() + 2 * granule));
-  held.device.wait(held.device.leave(tail, Leave::write_back, 0, {}));
+  held.device.wait(held.device.evict(tail, EvictMode::write_back, 0, {}));
   REQUIRE(rig.on_card() == granule);
   REQUIRE(reads(held, middle, bytes.data() + granule));
-  held.device.wait(held.device.leave(middle, Leave::drop, 0, {}));
+  held.device.wait(held.device.evict(middle, EvictMode::drop, 0, {}));
   REQUIRE(loaded(held) == bytes);
 }
 
 HOLDS("what is not on the card reads as poison there, where the device can tell") {
   if (!rig.poisons()) return;
-  for (const Use use : {Use::weights, Use::scratch}) {
-    const Held held(rig, 1, use);
+  for (const Purpose purpose : {Purpose::weights, Purpose::scratch}) {
+    const Held held(rig, 1, purpose);
     const auto bytes = pattern(held.range.size, 6);
     const std::vector<unsigned char> poisoned(held.range.size, poison);
     const auto reads_poison = [&] {
@@ -166,14 +166,14 @@ HOLDS("what is not on the card reads as poison there, where the device can tell"
     REQUIRE(reads_poison());
     store(held, bytes);
     REQUIRE(reads_poison());
-    for (const Leave how : {Leave::drop, Leave::write_back}) {
-      brought(held, Arrive::duplicate);
+    for (const EvictMode how : {EvictMode::drop, EvictMode::write_back}) {
+      fetched(held, FetchMode::duplicate);
       REQUIRE(reads(held, bytes));
-      left(held, how);
+      evicted(held, how);
       REQUIRE(reads_poison());
     }
-    brought(held, Arrive::duplicate);
-    left(held, Leave::discard);
+    fetched(held, FetchMode::duplicate);
+    evicted(held, EvictMode::discard);
     REQUIRE(reads_poison());
     REQUIRE(loaded(held) == poisoned);
   }
@@ -182,9 +182,9 @@ HOLDS("what is not on the card reads as poison there, where the device can tell"
 HOLDS("a range may be released while it is on the card") {
   {
     const Held weights(rig, 2);
-    const Held scratch(rig, 1, Use::scratch);
-    brought(weights, Arrive::duplicate);
-    brought(scratch, Arrive::move);
+    const Held scratch(rig, 1, Purpose::scratch);
+    fetched(weights, FetchMode::duplicate);
+    fetched(scratch, FetchMode::move);
     const Bytes on_card = weights.range.size + scratch.range.size;
     REQUIRE(rig.on_card() == on_card);
     REQUIRE(rig.device()->free_bytes() + on_card <= rig.device()->facts().capacity);
@@ -192,23 +192,25 @@ HOLDS("a range may be released while it is on the card") {
   REQUIRE(rig.on_card() == 0);
 }
 
-HOLDS("an exposed range is used where it lies, and concealed with what was written") {
+HOLDS(
+    "a range that is mapped for the card is used where it lies, and unmapped with what was "
+    "written") {
   if (!rig.reads_over_link()) return;
-  for (const Use use : {Use::weights, Use::scratch}) {
-    const Held held(rig, 2, use);
+  for (const Purpose purpose : {Purpose::weights, Purpose::scratch}) {
+    const Held held(rig, 2, purpose);
     const auto before = pattern(held.range.size, 7);
     const auto after = pattern(held.range.size, 8);
     store(held, before);
-    held.device.expose(held.range);
+    held.device.map_host(held.range);
     held.device.use_over_link(rig.stream(), held.range);
     REQUIRE(rig.on_card() == 0);
     REQUIRE(reads(held, before));
     std::memcpy(rig::seen(held.device, held.range).data(), after.data(), after.size());
-    held.device.conceal(held.range);
+    held.device.unmap_host(held.range);
     REQUIRE(loaded(held) == after);
-    brought(held, Arrive::duplicate);
+    fetched(held, FetchMode::duplicate);
     REQUIRE(reads(held, after));
-    left(held, Leave::drop);
+    evicted(held, EvictMode::drop);
     REQUIRE(loaded(held) == after);
   }
 }
@@ -218,7 +220,7 @@ HOLDS("settled bytes stay readable, on the card and on the host") {
   const auto bytes = pattern(held.range.size, 9);
   store(held, bytes);
   const Range moved = held.part(0, 1);
-  held.device.wait(held.device.bring(moved, Arrive::move, 0, {}));
+  held.device.wait(held.device.fetch(moved, FetchMode::move, 0, {}));
   const auto written = pattern(moved.size, 10);
   std::memcpy(moved.data(), written.data(), written.size());
   held.device.settle(held.range);
@@ -261,7 +263,7 @@ HOLDS("nothing comes to the card before what it waits for") {
   const Fence room = held.device.mark(stream);
   const Fence none = nullptr;
   const Fence after[] = {none, room};
-  const Fence arrival = held.device.bring(held.range, Arrive::duplicate, 0, after);
+  const Fence arrival = held.device.fetch(held.range, FetchMode::duplicate, 0, after);
   REQUIRE(!held.device.reached(arrival));
   rig.finish(stream);
   held.device.wait(arrival);
@@ -270,14 +272,14 @@ HOLDS("nothing comes to the card before what it waits for") {
 }
 
 HOLDS("nothing leaves the card before its last use is over") {
-  for (const Leave how : {Leave::drop, Leave::write_back, Leave::discard}) {
+  for (const EvictMode how : {EvictMode::drop, EvictMode::write_back, EvictMode::discard}) {
     const Held held(rig, 1);
-    brought(held, Arrive::duplicate);
+    fetched(held, FetchMode::duplicate);
     const Stream stream = rig.stream();
     rig.occupy(stream);
     const Fence use[] = {held.device.mark(stream)};
     Fence gone;
-    std::thread leaving([&] { gone = held.device.leave(held.range, how, 0, use); });
+    std::thread leaving([&] { gone = held.device.evict(held.range, how, 0, use); });
     rig.finish(stream);
     leaving.join();
     held.device.wait(gone);
@@ -297,81 +299,81 @@ HOLDS("ranges that are misaligned or foreign are refused, and nothing changes") 
                          {start + granule, 2 * granule},
                          {start - granule, granule}};
   for (const Range range : wrong) {
-    REQUIRE_THROWS(Error, held.device.bring(range, Arrive::duplicate, 0, {}));
-    REQUIRE_THROWS(Error, held.device.expose(range));
+    REQUIRE_THROWS(Error, held.device.fetch(range, FetchMode::duplicate, 0, {}));
+    REQUIRE_THROWS(Error, held.device.map_host(range));
   }
   REQUIRE(rig.on_card() == 0 && rig.moved_in() == 0);
   REQUIRE(loaded(held) == bytes);
-  brought(held, Arrive::duplicate);
+  fetched(held, FetchMode::duplicate);
   for (const Range range : wrong) {
-    REQUIRE_THROWS(Error, held.device.leave(range, Leave::drop, 0, {}));
+    REQUIRE_THROWS(Error, held.device.evict(range, EvictMode::drop, 0, {}));
   }
   REQUIRE(rig.on_card() == held.range.size);
   REQUIRE(reads(held, bytes));
 }
 
 HOLDS("a failed reserve takes nothing, and the next one works") {
-  for (const Use use : {Use::weights, Use::scratch}) {
-    for (const auto& fault : rig.faults(Operation::reserve, use)) {
+  for (const Purpose purpose : {Purpose::weights, Purpose::scratch}) {
+    for (const auto& fault : rig.faults(Operation::reserve, purpose)) {
       fault.arm();
-      REQUIRE_THROWS(Error, rig.device()->reserve(rig.device()->traits().granule, use));
-      const Held held(rig, 1, use);
-      brought(held, Arrive::move);
+      REQUIRE_THROWS(Error, rig.device()->reserve(rig.device()->traits().granule, purpose));
+      const Held held(rig, 1, purpose);
+      fetched(held, FetchMode::move);
     }
   }
 }
 
-HOLDS("a failed bring leaves the range on the host, and the next one works") {
-  for (const Arrive how : {Arrive::duplicate, Arrive::move}) {
-    for (const auto& fault : rig.faults(Operation::bring, Use::weights)) {
+HOLDS("a failed fetch leaves the range on the host, and the next one works") {
+  for (const FetchMode how : {FetchMode::duplicate, FetchMode::move}) {
+    for (const auto& fault : rig.faults(Operation::fetch, Purpose::weights)) {
       const Held held(rig, 2);
       const auto bytes = pattern(held.range.size, 12);
       store(held, bytes);
       fault.arm();
-      REQUIRE_THROWS(Error, held.device.bring(held.range, how, 0, {}));
+      REQUIRE_THROWS(Error, held.device.fetch(held.range, how, 0, {}));
       if (rig.on_card() != 0) throw check::Failed("on the card after " + fault.name);
       REQUIRE(loaded(held) == bytes);
-      brought(held, how);
+      fetched(held, how);
       REQUIRE(rig.on_card() == held.range.size);
       REQUIRE(reads(held, bytes));
-      left(held, Leave::write_back);
+      evicted(held, EvictMode::write_back);
       REQUIRE(rig.on_card() == 0);
       REQUIRE(loaded(held) == bytes);
     }
   }
 }
 
-HOLDS("a failed leave leaves the range on the card, and the next one works") {
-  for (const Leave how : {Leave::drop, Leave::write_back}) {
-    for (const auto& fault : rig.faults(Operation::leave, Use::weights)) {
-      if (how == Leave::drop && fault.only_copies) continue;
+HOLDS("a failed evict leaves the range on the card, and the next one works") {
+  for (const EvictMode how : {EvictMode::drop, EvictMode::write_back}) {
+    for (const auto& fault : rig.faults(Operation::evict, Purpose::weights)) {
+      if (how == EvictMode::drop && fault.only_copies) continue;
       const Held held(rig, 2);
       const auto bytes = pattern(held.range.size, 13);
       store(held, bytes);
-      brought(held, Arrive::duplicate);
+      fetched(held, FetchMode::duplicate);
       fault.arm();
-      REQUIRE_THROWS(Error, held.device.leave(held.range, how, 0, {}));
+      REQUIRE_THROWS(Error, held.device.evict(held.range, how, 0, {}));
       if (rig.on_card() == 0) throw check::Failed("off the card after " + fault.name);
       REQUIRE(reads(held, bytes));
-      left(held, how);
+      evicted(held, how);
       REQUIRE(rig.on_card() == 0);
       REQUIRE(loaded(held) == bytes);
     }
   }
 }
 
-HOLDS("a failed expose changes nothing, and the next one works") {
+HOLDS("a failed map_host changes nothing, and the next one works") {
   if (!rig.reads_over_link()) return;
-  for (const auto& fault : rig.faults(Operation::expose, Use::weights)) {
+  for (const auto& fault : rig.faults(Operation::map_host, Purpose::weights)) {
     const Held held(rig, 1);
     const auto bytes = pattern(held.range.size, 14);
     store(held, bytes);
     fault.arm();
-    REQUIRE_THROWS(Error, held.device.expose(held.range));
+    REQUIRE_THROWS(Error, held.device.map_host(held.range));
     REQUIRE(loaded(held) == bytes);
-    held.device.expose(held.range);
+    held.device.map_host(held.range);
     REQUIRE(reads(held, bytes));
-    held.device.conceal(held.range);
+    held.device.unmap_host(held.range);
     REQUIRE(loaded(held) == bytes);
   }
 }
@@ -382,14 +384,14 @@ HOLDS("threads use ranges of their own at the same time") {
   for (unsigned i = 0; i < wrong.size(); ++i) {
     threads.emplace_back([&rig, &wrong, i] {
       for (unsigned turn = 0; turn < 20 && wrong[i].empty(); ++turn) {
-        const Held held(rig, 1 + i % 2, i % 2 == 0 ? Use::weights : Use::scratch);
+        const Held held(rig, 1 + i % 2, i % 2 == 0 ? Purpose::weights : Purpose::scratch);
         const auto bytes = pattern(held.range.size, i + turn);
         store(held, bytes);
         const Lane lane = i % held.device.facts().lanes;
-        const Fence here[] = {held.device.bring(held.range, Arrive::duplicate, lane, {})};
+        const Fence here[] = {held.device.fetch(held.range, FetchMode::duplicate, lane, {})};
         held.device.wait(here[0]);
         if (!reads(held, bytes)) wrong[i] = "other bytes on the card";
-        held.device.wait(held.device.leave(held.range, Leave::drop, lane, here));
+        held.device.wait(held.device.evict(held.range, EvictMode::drop, lane, here));
         if (loaded(held) != bytes) wrong[i] = "other bytes on the host";
       }
     });

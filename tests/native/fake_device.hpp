@@ -20,7 +20,7 @@ class FakeDevice final : public vramx::Device,
   using Range = vramx::Range;
   using Fence = vramx::Fence;
 
-  /// "leave 100+1 lane 0 after nothing", ... in the order asked; failed calls too.
+  /// "evict 100+1 lane 0 after nothing", ... in the order asked; failed calls too.
   std::vector<std::string> log() const {
     const std::lock_guard lock(mutex_);
     return log_;
@@ -29,7 +29,7 @@ class FakeDevice final : public vramx::Device,
     const std::lock_guard lock(mutex_);
     return last_thread_;
   }
-  /// Every bring, leave or conceal of the range that starts here fails.
+  /// Every fetch, evict or unmap_host of the range that starts here fails.
   void fail_at(vramx::Address start) {
     const std::lock_guard lock(mutex_);
     failing_ = start;
@@ -46,22 +46,22 @@ class FakeDevice final : public vramx::Device,
   const vramx::Facts& facts() const override { return facts_; }
   vramx::Bytes free_bytes() const override { return facts_.capacity; }
   vramx::Streams& streams() override { return *this; }
-  vramx::Store& memory(vramx::Use /*use*/) override { return *this; }
+  vramx::Store& memory(vramx::Purpose /*purpose*/) override { return *this; }
   const vramx::Traits& traits() const override { return traits_; }
   vramx::Route& route(vramx::Place /*from*/) override { return *this; }
   vramx::Rates rates() const override { return {}; }
-  Range reserve(vramx::Bytes size, vramx::Use /*use*/) override { return {0x1000, size}; }
+  Range reserve(vramx::Bytes size, vramx::Purpose /*purpose*/) override { return {0x1000, size}; }
   void release(Range /*range*/) noexcept override {}
   void store(vramx::Address, const void*, vramx::Bytes) override {}
   void load(void*, vramx::Address, vramx::Bytes) override {}
-  Fence bring(Range range, vramx::Arrive, vramx::Lane lane, vramx::Fences after) override {
-    return asked("bring", range, " lane " + std::to_string(lane) + " after " + names(after));
+  Fence fetch(Range range, vramx::FetchMode, vramx::Lane lane, vramx::Fences after) override {
+    return asked("fetch", range, " lane " + std::to_string(lane) + " after " + names(after));
   }
-  Fence leave(Range range, vramx::Leave, vramx::Lane lane, vramx::Fences after) override {
-    return asked("leave", range, " lane " + std::to_string(lane) + " after " + names(after));
+  Fence evict(Range range, vramx::EvictMode, vramx::Lane lane, vramx::Fences after) override {
+    return asked("evict", range, " lane " + std::to_string(lane) + " after " + names(after));
   }
-  void expose(Range range) override { asked("expose", range, ""); }
-  void conceal(Range range) override { asked("conceal", range, ""); }
+  void map_host(Range range) override { asked("map_host", range, ""); }
+  void unmap_host(Range range) override { asked("unmap_host", range, ""); }
   void use_over_link(vramx::Stream, Range) override {}
   void order(vramx::Stream, const Fence&) override {}
   Fence mark(vramx::Stream) override { return nullptr; }

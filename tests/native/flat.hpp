@@ -11,12 +11,12 @@ namespace rig {
 
 /// The memory that a reserved range of a device is of.
 inline vramx::Store& memory_at(vramx::Device& device, vramx::Address address) {
-  vramx::Store& weights = device.memory(vramx::Use::weights);
+  vramx::Store& weights = device.memory(vramx::Purpose::weights);
   try {
     weights.host_address(address);
     return weights;
   } catch (const vramx::BadConfig&) {
-    return device.memory(vramx::Use::scratch);
+    return device.memory(vramx::Purpose::scratch);
   }
 }
 
@@ -32,14 +32,14 @@ class Flat {
   operator const std::shared_ptr<vramx::Device>&() const { return device_; }  // NOLINT
 
   const vramx::Facts& facts() const { return device_->facts(); }
-  const vramx::Traits& traits() const { return device_->memory(vramx::Use::weights).traits(); }
+  const vramx::Traits& traits() const { return device_->memory(vramx::Purpose::weights).traits(); }
   vramx::Bytes free_bytes() const { return device_->free_bytes(); }
   void check_budget(vramx::Bytes budget) const {
-    device_->memory(vramx::Use::weights).check_budget(budget);
+    device_->memory(vramx::Purpose::weights).check_budget(budget);
   }
 
-  Range reserve(vramx::Bytes size, vramx::Use use) const {
-    return device_->memory(use).reserve(size, use);
+  Range reserve(vramx::Bytes size, vramx::Purpose purpose) const {
+    return device_->memory(purpose).reserve(size, purpose);
   }
   void release(Range range) const { at(range).release(range); }
   void store(vramx::Address to, const void* from, vramx::Bytes size) const {
@@ -49,18 +49,18 @@ class Flat {
     at({from, size}).load(to, from, size);
   }
   void settle(Range range) const { at(range).settle(range); }
-  Fence bring(Range range, vramx::Arrive how, vramx::Lane lane, vramx::Fences after) const {
-    return at(range).link().bring(range, how, lane, after);
+  Fence fetch(Range range, vramx::FetchMode how, vramx::Lane lane, vramx::Fences after) const {
+    return at(range).link().fetch(range, how, lane, after);
   }
-  Fence leave(Range range, vramx::Leave how, vramx::Lane lane, vramx::Fences after) const {
-    return at(range).link().leave(range, how, lane, after);
+  Fence evict(Range range, vramx::EvictMode how, vramx::Lane lane, vramx::Fences after) const {
+    return at(range).link().evict(range, how, lane, after);
   }
   Fence lane_clock(vramx::Lane lane) const {
-    return device_->memory(vramx::Use::weights).link().lane_clock(lane);
+    return device_->memory(vramx::Purpose::weights).link().lane_clock(lane);
   }
   bool reads_in_place(Range range) const { return at(range).reads_in_place(range); }
-  void expose(Range range) const { at(range).expose(range); }
-  void conceal(Range range) const { at(range).conceal(range); }
+  void map_host(Range range) const { at(range).map_host(range); }
+  void unmap_host(Range range) const { at(range).unmap_host(range); }
   void use_over_link(Stream stream, Range range) const { at(range).use_over_link(stream, range); }
   vramx::Address host_address(vramx::Address address) const {
     return at({address, 1}).host_address(address);

@@ -28,11 +28,11 @@ Bytes replay(const Log& log) {
   for (const auto block : held) total += sizes.at(block);
   REQUIRE(total <= log.budget);
   for (const Event& event : log.events) {
-    if (event.kind == Event::Kind::arrived) {
+    if (event.kind == Event::Kind::fetched) {
       REQUIRE(held.insert(event.block).second);
       total += sizes.at(event.block);
       REQUIRE(total <= log.budget);
-    } else if (event.kind == Event::Kind::left || event.kind == Event::Kind::forgotten) {
+    } else if (event.kind == Event::Kind::evicted || event.kind == Event::Kind::forgotten) {
       REQUIRE(held.erase(event.block) == 1);
       total -= sizes.at(event.block);
     }
@@ -116,9 +116,9 @@ HOLDS("a journal that is kept among threads follows every block") {
 }
 
 HOLDS("a journal stays true where moves fail") {
-  for (const auto operation : {Operation::bring, Operation::leave}) {
+  for (const auto operation : {Operation::fetch, Operation::evict}) {
     std::int64_t told = 0;  // a fault may meet the journal's own clocks instead of a move
-    for (const auto& fault : rig.faults(operation, Use::weights)) {
+    for (const auto& fault : rig.faults(operation, Purpose::weights)) {
       World world(rig, {.budget = budget, .blocks = blocks, .policy = "adaptive"});
       const auto groups = groups_of(world);
       Player player{world, groups, 0, std::mt19937(7)};
@@ -179,11 +179,11 @@ HOLDS("the blocks' counts add up to the session's") {
   const auto sum = [](const auto& counts) {
     return std::accumulate(counts.begin(), counts.end(), std::uint64_t{0});
   };
-  REQUIRE(sum(total.left) == stats.evictions());
-  REQUIRE(sum(total.brought) == stats.evictions() + stats.resident / world.block());
+  REQUIRE(sum(total.evicted) == stats.evictions());
+  REQUIRE(sum(total.fetched) == stats.evictions() + stats.resident / world.block());
   REQUIRE(total.hits == stats.hits && total.misses == stats.misses);
   REQUIRE(total.moved_in == stats.moved_in && total.moved_out == stats.moved_out);
   REQUIRE(total.dropped == stats.dropped && total.discarded == stats.discarded);
   REQUIRE(total.over_link == stats.over_link);
-  REQUIRE(sum(world->ungrouped().brought) == 0);
+  REQUIRE(sum(world->ungrouped().fetched) == 0);
 }

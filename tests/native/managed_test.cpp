@@ -22,8 +22,8 @@ LoopbackCounts counts() {
   return now;
 }
 
-Range reserved(const rig::Flat& device, Bytes granules, Use use = Use::weights) {
-  return device.reserve(granules * device.traits().granule, use);
+Range reserved(const rig::Flat& device, Bytes granules, Purpose purpose = Purpose::weights) {
+  return device.reserve(granules * device.traits().granule, purpose);
 }
 
 template <class Act>
@@ -95,19 +95,19 @@ TEST("bytes cross the link from a context of their own, made when the first ones
   const auto rig = rig::managed();
   const rig::Flat device = rig->device();
   const std::uint64_t before = counts().live_contexts;
-  const Range scratch = reserved(device, 1, Use::scratch);
-  device.wait(device.bring(scratch, Arrive::empty, 0, {}));
-  device.leave(scratch, Leave::discard, 0, {});
+  const Range scratch = reserved(device, 1, Purpose::scratch);
+  device.wait(device.fetch(scratch, FetchMode::empty, 0, {}));
+  device.evict(scratch, EvictMode::discard, 0, {});
   REQUIRE(counts().live_contexts == before);
   const Range weights = reserved(device, 1);
-  device.expose(weights);
-  device.conceal(weights);
+  device.map_host(weights);
+  device.unmap_host(weights);
   REQUIRE(counts().live_contexts == before);
   for (int pass = 0; pass < 2; ++pass) {
-    const Fence arrival = device.bring(weights, Arrive::duplicate, 0, {});
+    const Fence arrival = device.fetch(weights, FetchMode::duplicate, 0, {});
     device.wait(arrival);
     REQUIRE(device.reached(arrival));
-    device.leave(weights, Leave::drop, 0, {});
+    device.evict(weights, EvictMode::drop, 0, {});
     REQUIRE(counts().live_contexts == before + 1);
   }
   device.release(scratch);
@@ -117,19 +117,19 @@ TEST("bytes cross the link from a context of their own, made when the first ones
 TEST("discarded bytes do not cross the link, but where the driver cannot let go of them") {
   const auto rig = rig::managed();
   const rig::Flat device = rig->device();
-  const Range scratch = reserved(device, 2, Use::scratch);
+  const Range scratch = reserved(device, 2, Purpose::scratch);
   for (const bool can : {true, false, true}) {
-    device.wait(device.bring(scratch, Arrive::empty, 0, {}));
+    device.wait(device.fetch(scratch, FetchMode::empty, 0, {}));
     const Bytes before = rig->moved_out();
     if (!can) loopback_fail("cuMemDiscardBatchAsync", 1, CUDA_ERROR_NOT_SUPPORTED);
-    device.leave(scratch, Leave::discard, 0, {});
+    device.evict(scratch, EvictMode::discard, 0, {});
     REQUIRE(rig->on_card() == 0);
     REQUIRE(rig->moved_out() - before == (can ? 0 : scratch.size));
   }
-  device.wait(device.bring(scratch, Arrive::empty, 0, {}));
+  device.wait(device.fetch(scratch, FetchMode::empty, 0, {}));
   loopback_fail("cuMemDiscardBatchAsync", 1, CUDA_ERROR_ILLEGAL_ADDRESS);
-  REQUIRE(
-      says(told([&] { device.leave(scratch, Leave::discard, 0, {}); }), "cuMemDiscardBatchAsync"));
+  REQUIRE(says(told([&] { device.evict(scratch, EvictMode::discard, 0, {}); }),
+               "cuMemDiscardBatchAsync"));
   REQUIRE(rig->on_card() == scratch.size);
   device.release(scratch);
 }
@@ -142,11 +142,12 @@ TEST("where the driver gives no context for moves they share the program's, whic
     const Range range = reserved(device, 1);
     loopback_fail(entry, 1, CUDA_ERROR_OUT_OF_MEMORY);
     for (int pass = 0; pass < 2; ++pass) {
-      device.wait(device.bring(range, Arrive::duplicate, 0, {}));
-      device.leave(range, Leave::drop, 0, {});
+      device.wait(device.fetch(range, FetchMode::duplicate, 0, {}));
+      device.evict(range, EvictMode::drop, 0, {});
     }
     REQUIRE(rig->moved_in() == 2 * range.size);
-    REQUIRE(says((*device).memory(Use::scratch).holds_up_launches(), "CUDA_ERROR_OUT_OF_MEMORY"));
+    REQUIRE(
+        says((*device).memory(Purpose::scratch).holds_up_launches(), "CUDA_ERROR_OUT_OF_MEMORY"));
     const LoopbackCounts after = counts();
     REQUIRE(after.live_contexts == before.live_contexts);
     REQUIRE(after.live_streams == before.live_streams);
@@ -159,9 +160,9 @@ TEST("an arrival may outlive its device, and its context with it") {
   Fence arrival;
   {
     const rig::Flat device(open_managed(LOOPBACK_PATH, 0));
-    REQUIRE((*device).memory(Use::scratch).holds_up_launches().empty());
+    REQUIRE((*device).memory(Purpose::scratch).holds_up_launches().empty());
     const Range range = reserved(device, 1);
-    arrival = device.bring(range, Arrive::duplicate, 0, {});
+    arrival = device.fetch(range, FetchMode::duplicate, 0, {});
     device.wait(arrival);
     device.release(range);
   }
@@ -179,7 +180,7 @@ TEST("a lane's clock runs with its moves, before the first one and after") {
   const Range range = reserved(device, 1);
   rig->occupy(stream);
   const Fence busy[] = {device.mark(stream)};
-  device.bring(range, Arrive::duplicate, 0, busy);
+  device.fetch(range, FetchMode::duplicate, 0, busy);
   const Fence end = device.lane_clock(0);
   device.wait(start);
   REQUIRE(!device.reached(end));
@@ -192,12 +193,12 @@ TEST("a lane's clock runs with its moves, before the first one and after") {
 TEST("no call leaves a context behind on the calling thread") {
   const auto rig = rig::managed();
   const rig::Flat device = rig->device();
-  const Range range = reserved(device, 1, Use::scratch);
-  const Fence fence = device.bring(range, Arrive::move, 0, {});
+  const Range range = reserved(device, 1, Purpose::scratch);
+  const Fence fence = device.fetch(range, FetchMode::move, 0, {});
   device.order(rig->stream(), fence);
   device.wait(fence);
   loopback_fail("cuMemPrefetchAsync", 1, CUDA_ERROR_UNKNOWN);
-  REQUIRE_THROWS(DeviceFailure, device.leave(range, Leave::write_back, 0, {}));
+  REQUIRE_THROWS(DeviceFailure, device.evict(range, EvictMode::write_back, 0, {}));
   loopback_fail("cuMemAllocManaged", 1, CUDA_ERROR_UNKNOWN);
   REQUIRE_THROWS(DeviceFailure, reserved(device, 1));
   device.free_bytes();
@@ -211,7 +212,7 @@ TEST("no advice is given while the last use is not over") {
   const auto rig = rig::managed();
   const rig::Flat device = rig->device();
   const Range range = reserved(device, 1);
-  device.wait(device.bring(range, Arrive::duplicate, 0, {}));
+  device.wait(device.fetch(range, FetchMode::duplicate, 0, {}));
   const Stream stream = rig->stream();
   rig->occupy(stream);
   rig->use(stream, range, false);
@@ -220,7 +221,7 @@ TEST("no advice is given while the last use is not over") {
   const std::uint64_t waited = loopback_calls("cuEventSynchronize");
   std::atomic<bool> left{false};
   std::thread leaving([&] {
-    device.leave(range, Leave::drop, 0, use);
+    device.evict(range, EvictMode::drop, 0, use);
     left = true;
   });
   while (!left && loopback_calls("cuEventSynchronize") == waited) std::this_thread::yield();
@@ -232,21 +233,21 @@ TEST("no advice is given while the last use is not over") {
   device.release(range);
 }
 
-TEST("weights never fault: on the card, exposed, or dropped and brought again") {
+TEST("weights never fault: on the card, mapped for the card, or dropped and fetched again") {
   const auto rig = rig::managed();
   const rig::Flat device = rig->device();
   const Stream stream = rig->stream();
   const Range range = reserved(device, 4);
-  device.expose(range);
+  device.map_host(range);
   rig->use(stream, range, false);
   REQUIRE(counts().over_link > 0);
-  device.conceal(range);
+  device.unmap_host(range);
   for (int pass = 0; pass < 3; ++pass) {
-    const Fence arrival = device.bring(range, Arrive::duplicate, pass % 2, {});
+    const Fence arrival = device.fetch(range, FetchMode::duplicate, pass % 2, {});
     device.order(stream, arrival);
     rig->use(stream, range, false);
     const Fence use[] = {device.mark(stream)};
-    device.leave(range, Leave::drop, 0, use);
+    device.evict(range, EvictMode::drop, 0, use);
   }
   REQUIRE(rig->faulted() == 0 && rig->moved_out() == 0);
   REQUIRE(rig->moved_in() == 3 * range.size);
@@ -257,14 +258,14 @@ TEST("scratch is mapped for the card wherever it lies") {
   const auto rig = rig::managed();
   const rig::Flat device = rig->device();
   const Stream stream = rig->stream();
-  const Range range = reserved(device, 2, Use::scratch);
+  const Range range = reserved(device, 2, Purpose::scratch);
   rig->use(stream, range, true);
-  device.wait(device.bring(range, Arrive::move, 0, {}));
+  device.wait(device.fetch(range, FetchMode::move, 0, {}));
   rig->use(stream, range, true);
-  device.wait(device.leave(range, Leave::write_back, 0, {}));
+  device.wait(device.evict(range, EvictMode::write_back, 0, {}));
   rig->use(stream, range, true);
-  device.expose(range);
-  device.conceal(range);
+  device.map_host(range);
+  device.unmap_host(range);
   rig->use(stream, range, true);
   REQUIRE(rig->faulted() == 0);
   device.release(range);
@@ -280,7 +281,7 @@ TEST("the limit on managed memory counts every device, and reaching it takes not
   const std::string words = told([&] { reserved(other, 2); });
   REQUIRE(says(words, "VRAMX_MANAGED_LIMIT"));
   REQUIRE(says(words, text(3 * granule)) && says(words, text(4 * granule)));
-  REQUIRE_THROWS(OutOfMemory, reserved(other, 2, Use::scratch));
+  REQUIRE_THROWS(OutOfMemory, reserved(other, 2, Purpose::scratch));
   REQUIRE(managed_bytes() == 3 * granule && counts().managed == 3 * granule);
   const Range second = reserved(other, 1);
   device.release(first);

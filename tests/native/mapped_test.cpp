@@ -64,8 +64,8 @@ struct Capacity {
 
 /// A range with bytes of its own, given back with its scope.
 struct Held {
-  Held(const rig::Flat& of, Bytes size, Use use = Use::weights)
-      : device(of), range(of.reserve(size, use)), bytes(size) {
+  Held(const rig::Flat& of, Bytes size, Purpose purpose = Purpose::weights)
+      : device(of), range(of.reserve(size, purpose)), bytes(size) {
     for (std::size_t i = 0; i < bytes.size(); ++i) {
       bytes[i] = static_cast<unsigned char>((i * 31 + i / 4096) % 251);
     }
@@ -75,8 +75,10 @@ struct Held {
   Held(const Held&) = delete;
   Held& operator=(const Held&) = delete;
 
-  void bring() const { device.wait(device.bring(range, Arrive::duplicate, 0, {})); }
-  void leave(Leave how = Leave::drop) const { device.wait(device.leave(range, how, 0, {})); }
+  void fetch() const { device.wait(device.fetch(range, FetchMode::duplicate, 0, {})); }
+  void evict(EvictMode how = EvictMode::drop) const {
+    device.wait(device.evict(range, how, 0, {}));
+  }
   bool card_reads() const { return std::memcmp(range.data(), bytes.data(), bytes.size()) == 0; }
   /// Of what has a host address.
   bool host_reads() const {
@@ -144,17 +146,18 @@ TEST("whole units move, the shorter last one too, and nothing less") {
     const Range last{start + 2 * unit, 2 * MiB};
     const Range wrong[] = {{start, 2 * MiB}, {start + 2 * MiB, unit}, {start, 2 * unit - 2 * MiB}};
     for (const Range range : wrong) {
-      const auto error = thrown<BadConfig>([&] { device.bring(range, Arrive::duplicate, 0, {}); });
+      const auto error =
+          thrown<BadConfig>([&] { device.fetch(range, FetchMode::duplicate, 0, {}); });
       REQUIRE(says(error, text(unit)));
-      REQUIRE_THROWS(BadConfig, device.leave(range, Leave::drop, 0, {}));
+      REQUIRE_THROWS(BadConfig, device.evict(range, EvictMode::drop, 0, {}));
     }
-    device.wait(device.bring(last, Arrive::duplicate, 0, {}));
+    device.wait(device.fetch(last, FetchMode::duplicate, 0, {}));
     REQUIRE(rig->on_card() == last.size);
-    device.wait(device.bring({start, 2 * unit}, Arrive::duplicate, 1, {}));
+    device.wait(device.fetch({start, 2 * unit}, FetchMode::duplicate, 1, {}));
     REQUIRE(held.card_reads());
-    REQUIRE_THROWS(BadConfig, held.bring());
-    device.wait(device.leave({start, unit}, Leave::drop, 0, {}));
-    REQUIRE_THROWS(BadConfig, held.leave());
+    REQUIRE_THROWS(BadConfig, held.fetch());
+    device.wait(device.evict({start, unit}, EvictMode::drop, 0, {}));
+    REQUIRE_THROWS(BadConfig, held.evict());
     REQUIRE(rig->on_card() == unit + last.size);
   }
 }
@@ -163,14 +166,14 @@ TEST("the card's memory is kept and used again") {
   const auto rig = rig::mapped(unit);
   const Held first(rig->device(), 4 * unit);
   const Held second(rig->device(), 4 * unit);
-  first.bring();
+  first.fetch();
   const std::uint64_t created = loopback_calls("cuMemCreate");
   for (int turn = 0; turn < 5; ++turn) {
-    first.leave();
-    second.bring();
+    first.evict();
+    second.fetch();
     REQUIRE(second.card_reads());
-    second.leave();
-    first.bring();
+    second.evict();
+    first.fetch();
   }
   REQUIRE(loopback_calls("cuMemCreate") == created);
   REQUIRE(counts().card_memory == 4 * unit);
@@ -187,13 +190,13 @@ TEST("the card's memory that is kept is never more than was in use at one time")
   for (std::size_t turn = 0; turn < 40; ++turn) {
     const Held& held = *all[turn * 7 % all.size()];
     const Held& other = *all[(turn * 7 + 1 + turn % 4) % all.size()];
-    held.bring();
-    if (turn % 3 == 0) other.bring();
+    held.fetch();
+    if (turn % 3 == 0) other.fetch();
     most = std::max(most, rig->on_card());
     REQUIRE(counts().card_memory <= most);
     REQUIRE(held.card_reads());
-    if (turn % 3 == 0) other.leave();
-    held.leave();
+    if (turn % 3 == 0) other.evict();
+    held.evict();
   }
 }
 
@@ -202,11 +205,11 @@ TEST("memory kept in other sizes makes way before the card is found full") {
   const Held large(rig->device(), 2 * unit);
   const Held small(rig->device(), 2 * MiB);
   const Held smaller(rig->device(), 2 * MiB);
-  large.bring();
-  small.bring();
-  large.leave();
+  large.fetch();
+  small.fetch();
+  large.evict();
   const Capacity tight(2 * unit + 2 * MiB);
-  smaller.bring();
+  smaller.fetch();
   REQUIRE(smaller.card_reads() && small.card_reads());
 }
 
@@ -214,16 +217,16 @@ TEST("a full card is told with its figures, and nothing has changed") {
   const auto rig = rig::mapped(unit);
   const Held there(rig->device(), unit);
   const Held held(rig->device(), 3 * unit);
-  there.bring();
+  there.fetch();
   {
     const Capacity tight(3 * unit);
-    const auto error = thrown<OutOfMemory>([&] { held.bring(); });
+    const auto error = thrown<OutOfMemory>([&] { held.fetch(); });
     REQUIRE(error.figures.asked == unit && error.figures.resident == 3 * unit);
     REQUIRE(says(error, text(unit)) && says(error, text(3 * unit)) && says(error, "0 B are free"));
     REQUIRE(rig->on_card() == unit && rig->moved_in() == unit);
   }
   REQUIRE(held.host_holds() && there.card_reads());
-  held.bring();
+  held.fetch();
   REQUIRE(held.card_reads());
 }
 
@@ -232,7 +235,8 @@ TEST("host memory that the system refuses is told with its figures") {
   const Held held(rig->device(), 2 * unit);
   const LoopbackCounts before = counts();
   loopback_fail("cuMemHostRegister_v2", 1, CUDA_ERROR_OUT_OF_MEMORY);
-  const auto error = thrown<OutOfMemory>([&] { rig->device()->reserve(3 * unit, Use::weights); });
+  const auto error =
+      thrown<OutOfMemory>([&] { rig->device()->reserve(3 * unit, Purpose::weights); });
   REQUIRE(error.figures.asked == 3 * unit && error.figures.resident == 2 * unit);
   REQUIRE(says(error, text(3 * unit)) && says(error, text(2 * unit)));
   REQUIRE(same_holdings(before));
@@ -251,18 +255,18 @@ TEST("what the system refuses to pin is pageable, where that is accepted") {
         const LoopbackCounts open = counts();
         if (refused) loopback_fail("cuMemHostRegister_v2", 1, refusal);
         const Held held(device, 3 * unit);
-        REQUIRE((*device).memory(Use::weights).pageable_bytes() == (refused ? 3 * unit : 0));
+        REQUIRE((*device).memory(Purpose::weights).pageable_bytes() == (refused ? 3 * unit : 0));
         const Bytes pinned = refused ? 0 : 3 * unit;
         REQUIRE(counts().registered == pinned && pinned_bytes() == pinned);
-        for (const Leave how : {Leave::drop, Leave::write_back, Leave::drop}) {
-          held.bring();
+        for (const EvictMode how : {EvictMode::drop, EvictMode::write_back, EvictMode::drop}) {
+          held.fetch();
           REQUIRE(held.card_reads());
-          held.leave(how);
+          held.evict(how);
           REQUIRE(held.host_holds());
         }
-        held.bring();
+        held.fetch();
         std::memset(held.range.data(), 7, held.range.size);
-        held.leave(Leave::write_back);
+        held.evict(EvictMode::write_back);
         std::vector<unsigned char> back(held.range.size);
         device.load(back.data(), held.range.start, back.size());
         REQUIRE(back == std::vector<unsigned char>(back.size(), 7));
@@ -286,7 +290,7 @@ TEST("what the card cannot use in place says so, and comes to the card when it i
   REQUIRE(device.reads_in_place(pinned.range) && !device.reads_in_place(held.range));
   REQUIRE(device.host_address(pinned.range.start) != 0);
   REQUIRE(device.host_address(held.range.start) == 0);
-  const auto error = thrown<DeviceFailure>([&] { device.expose(held.range); });
+  const auto error = thrown<DeviceFailure>([&] { device.map_host(held.range); });
   REQUIRE(says(error, text(held.range.size)));
   REQUIRE(same_holdings(before));
   device.settle(pinned.range);
@@ -314,9 +318,9 @@ TEST("the host copy has an address of its own, where the card can use it there")
       return counts().over_link - before.over_link;
     };
     REQUIRE(held.host_reads() && over_link() == held.range.size);
-    held.bring();
+    held.fetch();
     REQUIRE(held.host_reads() && over_link() == held.range.size);
-    held.leave();
+    held.evict();
     REQUIRE(held.host_reads());
   }
 }
@@ -325,7 +329,7 @@ TEST("either copy is carried to the other in the order of a stream, in parts of 
   const auto rig = rig::mapped(unit);
   const rig::Flat device = rig->device();
   const Held held(device, 3 * unit);
-  held.bring();
+  held.fetch();
   const Range part{held.range.start + unit / 2 + 1, unit + 77};
   auto* on_card = static_cast<unsigned char*>(part.data());
   auto* on_host =
@@ -372,7 +376,7 @@ TEST("copies of pageable memory keep their place in a lane") {
   const Stream stream = rig->stream();
   rig->occupy(stream);
   const Fence busy = device.mark(stream);
-  const Fence arrival = device.bring(held.range, Arrive::duplicate, 0, {&busy, 1});
+  const Fence arrival = device.fetch(held.range, FetchMode::duplicate, 0, {&busy, 1});
   REQUIRE(!device.reached(arrival) && rig->moved_in() == 0);
   rig->finish(stream);
   device.wait(arrival);
@@ -399,7 +403,7 @@ TEST("the driver is not asked again about what was reached") {
   REQUIRE(device.reached(use));
   device.wait(use);
   device.order(stream, use);
-  const Fence arrival = device.bring(held.range, Arrive::duplicate, 0, {&use, 1});
+  const Fence arrival = device.fetch(held.range, FetchMode::duplicate, 0, {&use, 1});
   REQUIRE(asked() == before);
   while (!device.reached(arrival)) std::this_thread::yield();
   const std::uint64_t after = asked();
@@ -411,7 +415,7 @@ TEST("the driver is not asked again about what was reached") {
 TEST("a budget that the card cannot give is told with its figures") {
   const auto rig = rig::mapped(unit);
   const Held held(rig->device(), 2 * unit);
-  held.bring();
+  held.fetch();
   const Capacity tight(5 * unit);
   rig->device()->check_budget(5 * unit);
   const auto error = thrown<OutOfMemory>([&] { rig->device()->check_budget(5 * unit + 1); });
@@ -431,31 +435,31 @@ TEST("a move that fails at any of its calls is undone for every unit") {
   for (const auto host : {HostMemory::read_in_place, HostMemory::only_copied}) {
     const auto rig = rig::mapped(unit, host);
     const Held held(rig->device(), 3 * unit);
-    const Case bringing[] = {{"cuMemCreate", 3},
+    const Case fetching[] = {{"cuMemCreate", 3},
                              {"cuMemMap", 3},
                              {"cuMemSetAccess", 1},
                              {"cuMemcpyHtoDAsync_v2", 3},
                              {"cuEventRecord", 1}};
     const Case leaving[] = {
         {"cuMemcpyDtoHAsync_v2", 3}, {"cuStreamSynchronize", 1}, {"cuMemUnmap", 3}};
-    for (const auto& [entry, times] : bringing) {
+    for (const auto& [entry, times] : fetching) {
       for (std::uint64_t nth = 1; nth <= times; ++nth) {
         loopback_fail(entry, entry == std::string("cuMemCreate") ? 1 : nth, CUDA_ERROR_UNKNOWN);
-        REQUIRE_THROWS(DeviceFailure, held.bring());
+        REQUIRE_THROWS(DeviceFailure, held.fetch());
         check_host(*rig, held);
       }
     }
-    held.bring();
+    held.fetch();
     for (const auto& [entry, times] : leaving) {
       for (std::uint64_t nth = 1; nth <= times; ++nth) {
         loopback_fail(entry, nth, CUDA_ERROR_UNKNOWN);
-        REQUIRE_THROWS(DeviceFailure, held.leave(Leave::write_back));
+        REQUIRE_THROWS(DeviceFailure, held.evict(EvictMode::write_back));
         REQUIRE(rig->on_card() == held.range.size && held.card_reads());
       }
     }
-    held.leave(Leave::write_back);
+    held.evict(EvictMode::write_back);
     check_host(*rig, held);
-    held.bring();
+    held.fetch();
     REQUIRE(held.card_reads());
   }
 }
@@ -476,15 +480,15 @@ TEST("no call on mapped memory leaves a context behind on the calling thread") {
   for (const auto host : {HostMemory::read_in_place, HostMemory::only_copied}) {
     const auto rig = rig::mapped(unit, host);
     {
-      const Held held(rig->device(), unit, Use::scratch);
-      held.bring();
+      const Held held(rig->device(), unit, Purpose::scratch);
+      held.fetch();
       loopback_fail("cuMemcpyDtoHAsync_v2", 1, CUDA_ERROR_UNKNOWN);
-      REQUIRE_THROWS(DeviceFailure, held.leave(Leave::write_back));
-      held.leave(Leave::discard);
+      REQUIRE_THROWS(DeviceFailure, held.evict(EvictMode::write_back));
+      held.evict(EvictMode::discard);
       rig->device()->settle(held.range);
     }
     loopback_fail("cuMemAddressReserve", 1, CUDA_ERROR_UNKNOWN);
-    REQUIRE_THROWS(DeviceFailure, rig->device()->reserve(unit, Use::weights));
+    REQUIRE_THROWS(DeviceFailure, rig->device()->reserve(unit, Purpose::weights));
     CUcontext present = nullptr;
     const auto driver = Driver::open(LOOPBACK_PATH);
     REQUIRE(driver->context_get(&present) == CUDA_SUCCESS && present == nullptr);

@@ -18,18 +18,18 @@ struct Bench {
   explicit Bench(bool threaded) : mover(std::make_unique<Mover>(device, threaded)) {}
 
   /// Ranges lie at these addresses and are one byte long.
-  Job job(const Starts& departures, const Starts& arrivals, bool conceal = false) const {
+  Job job(const Starts& evictions, const Starts& arrivals, bool unmap_host = false) const {
     Job job;
-    job.departures.resize(departures.size());
-    job.arrivals.resize(arrivals.size());
-    for (std::size_t i = 0; i < departures.size(); ++i) {
-      job.departures[i].route = device.get();
-      job.departures[i].range = {departures[i], 1};
+    job.evictions.resize(evictions.size());
+    job.fetches.resize(arrivals.size());
+    for (std::size_t i = 0; i < evictions.size(); ++i) {
+      job.evictions[i].route = device.get();
+      job.evictions[i].range = {evictions[i], 1};
     }
     for (std::size_t i = 0; i < arrivals.size(); ++i) {
-      job.arrivals[i].route = device.get();
-      job.arrivals[i].range = {arrivals[i], 1};
-      job.arrivals[i].exposed_in = conceal ? device.get() : nullptr;
+      job.fetches[i].route = device.get();
+      job.fetches[i].range = {arrivals[i], 1};
+      job.fetches[i].host_mapped_in = unmap_host ? device.get() : nullptr;
     }
     job.done = [](const Outcome&) {};
     return job;
@@ -46,8 +46,8 @@ struct Bench {
     mover->submit(std::move(job));
   }
 
-  void submit(const Starts& departures, const Starts& arrivals, bool conceal = false) {
-    submit(job(departures, arrivals, conceal));
+  void submit(const Starts& evictions, const Starts& arrivals, bool unmap_host = false) {
+    submit(job(evictions, arrivals, unmap_host));
   }
 
   /// Returns once `count` jobs have ended.
@@ -76,7 +76,7 @@ bool failed_with(const Outcome& outcome, const std::string& what) {
 
 }  // namespace
 
-TEST("jobs run first in, first out, each one's departures before its arrivals") {
+TEST("jobs run first in, first out, each one's evictions before its arrivals") {
   for (const bool threaded : {false, true}) {
     Bench bench(threaded);
     bench.submit({100, 110}, {200});
@@ -85,12 +85,12 @@ TEST("jobs run first in, first out, each one's departures before its arrivals") 
     const auto outcomes = bench.finish(3);
     const Log log = bench.device->log();
     REQUIRE(log.size() == 6);
-    const char* expected[] = {"leave 100", "leave 110", "bring 200",
-                              "bring 210", "bring 220", "leave 120"};
+    const char* expected[] = {"evict 100", "evict 110", "fetch 200",
+                              "fetch 210", "fetch 220", "evict 120"};
     for (std::size_t i = 0; i < log.size(); ++i) REQUIRE(log[i].starts_with(expected[i]));
-    REQUIRE(outcomes[0].left == 2 && outcomes[0].arrivals.size() == 1 && !outcomes[0].error);
-    REQUIRE(outcomes[1].left == 0 && outcomes[1].arrivals.size() == 2 && !outcomes[1].error);
-    REQUIRE(outcomes[2].left == 1 && outcomes[2].arrivals.empty() && !outcomes[2].error);
+    REQUIRE(outcomes[0].evicted == 2 && outcomes[0].arrivals.size() == 1 && !outcomes[0].error);
+    REQUIRE(outcomes[1].evicted == 0 && outcomes[1].arrivals.size() == 2 && !outcomes[1].error);
+    REQUIRE(outcomes[2].evicted == 1 && outcomes[2].arrivals.empty() && !outcomes[2].error);
   }
 }
 
@@ -102,35 +102,35 @@ TEST("what arrives waits for all that left before it, on whatever lane") {
   bench.submit({}, {220, 230});
   bench.finish(4);
   const Log log = bench.device->log();
-  REQUIRE(log[2] == "bring 200+1 lane 0 after leave 100,leave 110");
-  REQUIRE(log[4] == "bring 210+1 lane 1 after leave 100,leave 110,leave 120");
-  REQUIRE(log[5] == "bring 220+1 lane 0 after leave 120,bring 200");
-  REQUIRE(log[6] == "bring 230+1 lane 1 after bring 210");
+  REQUIRE(log[2] == "fetch 200+1 lane 0 after evict 100,evict 110");
+  REQUIRE(log[4] == "fetch 210+1 lane 1 after evict 100,evict 110,evict 120");
+  REQUIRE(log[5] == "fetch 220+1 lane 0 after evict 120,fetch 200");
+  REQUIRE(log[6] == "fetch 230+1 lane 1 after fetch 210");
 }
 
-TEST("a departure waits for the uses that it was given") {
+TEST("an eviction waits for the uses that it was given") {
   Bench bench(false);
   Job job = bench.job({100}, {});
-  job.departures[0].after = {nullptr, bench.device->bring({7, 1}, {}, 0, {})};
+  job.evictions[0].after = {nullptr, bench.device->fetch({7, 1}, {}, 0, {})};
   bench.submit(std::move(job));
   bench.finish(1);
-  REQUIRE(bench.device->log().back() == "leave 100+1 lane 0 after -,bring 7");
+  REQUIRE(bench.device->log().back() == "evict 100+1 lane 0 after -,fetch 7");
 }
 
 TEST("neighbours of one kind move in one request, and each has its outcome") {
   Bench bench(false);
   Job job = bench.job({100, 101, 102, 104}, {200, 201, 203, 202});
-  job.departures[1].after = {bench.device->bring({7, 1}, {}, 0, {})};
-  job.departures[2].how = Leave::write_back;
+  job.evictions[1].after = {bench.device->fetch({7, 1}, {}, 0, {})};
+  job.evictions[2].how = EvictMode::write_back;
   bench.submit(std::move(job));
   const Outcome outcome = bench.finish(1)[0];
   const Log log = bench.device->log();
   REQUIRE(log.size() == 7);
-  REQUIRE(log[1] == "leave 100+2 lane 0 after bring 7");
-  REQUIRE(log[2].starts_with("leave 102+1") && log[3].starts_with("leave 104+1"));
-  REQUIRE(log[4].starts_with("bring 200+2") && log[5].starts_with("bring 203+1"));
-  REQUIRE(log[6].starts_with("bring 202+1"));
-  REQUIRE(outcome.left == 4 && outcome.arrivals.size() == 4);
+  REQUIRE(log[1] == "evict 100+2 lane 0 after fetch 7");
+  REQUIRE(log[2].starts_with("evict 102+1") && log[3].starts_with("evict 104+1"));
+  REQUIRE(log[4].starts_with("fetch 200+2") && log[5].starts_with("fetch 203+1"));
+  REQUIRE(log[6].starts_with("fetch 202+1"));
+  REQUIRE(outcome.evicted == 4 && outcome.arrivals.size() == 4);
   REQUIRE(outcome.arrivals[0] == outcome.arrivals[1]);
   REQUIRE(outcome.arrivals[1] != outcome.arrivals[2]);
 }
@@ -138,12 +138,12 @@ TEST("neighbours of one kind move in one request, and each has its outcome") {
 TEST("neighbours in different reserved ranges move on their own") {
   Bench bench(false);
   Job job = bench.job({100, 101}, {200, 201});
-  job.departures[1].home = job.arrivals[1].home = 101;
+  job.evictions[1].home = job.fetches[1].home = 101;
   bench.submit(std::move(job));
   bench.finish(1);
   const Log log = bench.device->log();
   REQUIRE(log.size() == 4);
-  REQUIRE(log[0].starts_with("leave 100+1") && log[2].starts_with("bring 200+1"));
+  REQUIRE(log[0].starts_with("evict 100+1") && log[2].starts_with("fetch 200+1"));
 }
 
 TEST("arrivals take the lanes by turns") {
@@ -151,61 +151,61 @@ TEST("arrivals take the lanes by turns") {
   for (const Address start : {200, 210, 220}) bench.submit({}, {start});
   bench.finish(3);
   const Log log = bench.device->log();
-  REQUIRE(log[0].starts_with("bring 200+1 lane 0"));
-  REQUIRE(log[1].starts_with("bring 210+1 lane 1"));
-  REQUIRE(log[2].starts_with("bring 220+1 lane 0"));
+  REQUIRE(log[0].starts_with("fetch 200+1 lane 0"));
+  REQUIRE(log[1].starts_with("fetch 210+1 lane 1"));
+  REQUIRE(log[2].starts_with("fetch 220+1 lane 0"));
 }
 
-TEST("what comes on a lane comes after what the lane brought before, by whichever route") {
+TEST("what comes on a lane comes after what the lane fetched before, by whichever route") {
   Bench bench(false);
   FakeDevice other;
   bench.submit({}, {200});
   Job job = bench.job({}, {210, 220});
-  job.arrivals[1].route = &other;
+  job.fetches[1].route = &other;
   bench.submit(std::move(job));
   bench.finish(2);
-  REQUIRE(other.log() == Log{"bring 220+1 lane 0 after bring 200"});
+  REQUIRE(other.log() == Log{"fetch 220+1 lane 0 after fetch 200"});
 }
 
-TEST("a departure that fails stops its job, which says how many had left") {
+TEST("an eviction that fails stops its job, which says how many had left") {
   for (const bool threaded : {false, true}) {
     Bench bench(threaded);
     bench.device->fail_at(110);
     bench.submit({100, 110, 120}, {200});
     const Outcome outcome = bench.finish(1)[0];
-    REQUIRE(outcome.left == 1);
-    REQUIRE(outcome.arrivals.empty() && outcome.concealed == 0);
-    REQUIRE(failed_with(outcome, "leave 110 fails"));
+    REQUIRE(outcome.evicted == 1);
+    REQUIRE(outcome.arrivals.empty() && outcome.unmapped == 0);
+    REQUIRE(failed_with(outcome, "evict 110 fails"));
     REQUIRE(bench.device->log().size() == 2);
   }
 }
 
-TEST("an arrival that fails says which are under way, and its departures are carried out") {
+TEST("an arrival that fails says which are under way, and its evictions are carried out") {
   Bench bench(false);
   bench.device->fail_at(210);
   bench.submit({100}, {200, 210, 220});
   const Outcome outcome = bench.finish(1)[0];
-  REQUIRE(outcome.left == 1 && outcome.arrivals.size() == 1);
-  REQUIRE(failed_with(outcome, "bring 210 fails"));
+  REQUIRE(outcome.evicted == 1 && outcome.arrivals.size() == 1);
+  REQUIRE(failed_with(outcome, "fetch 210 fails"));
 }
 
-TEST("exposed ranges are concealed before they are brought") {
+TEST("ranges that are mapped for the card are unmapped before they are fetched") {
   Bench bench(false);
   bench.submit({100}, {200, 210}, true);
   const Outcome outcome = bench.finish(1)[0];
-  REQUIRE(outcome.concealed == 2 && outcome.arrivals.size() == 2);
+  REQUIRE(outcome.unmapped == 2 && outcome.arrivals.size() == 2);
   const Log log = bench.device->log();
   REQUIRE(log.size() == 5);
-  REQUIRE(log[1].starts_with("conceal 200") && log[2].starts_with("conceal 210"));
+  REQUIRE(log[1].starts_with("unmap_host 200") && log[2].starts_with("unmap_host 210"));
 }
 
-TEST("a range that cannot be concealed is not brought") {
+TEST("a range that cannot be unmapped is not fetched") {
   Bench bench(false);
   bench.device->fail_at(210);
   bench.submit({}, {200, 210}, true);
   const Outcome outcome = bench.finish(1)[0];
-  REQUIRE(outcome.concealed == 1 && outcome.arrivals.empty());
-  REQUIRE(failed_with(outcome, "conceal 210 fails"));
+  REQUIRE(outcome.unmapped == 1 && outcome.arrivals.empty());
+  REQUIRE(failed_with(outcome, "unmap_host 210 fails"));
 }
 
 TEST("the job after a failed one works") {
@@ -217,11 +217,11 @@ TEST("the job after a failed one works") {
     bench.device->fail_at(0);
     bench.submit({100}, {200});
     const Outcome outcome = bench.finish(2)[1];
-    REQUIRE(outcome.left == 1 && outcome.arrivals.size() == 1 && !outcome.error);
+    REQUIRE(outcome.evicted == 1 && outcome.arrivals.size() == 1 && !outcome.error);
   }
 }
 
-TEST("queued jobs that bring something can be taken back, others and begun ones are carried out") {
+TEST("queued jobs that fetch something can be taken back, others and begun ones are carried out") {
   for (const bool threaded : {false, true}) {
     Bench bench(threaded);
     bench.device->shut();
@@ -238,7 +238,7 @@ TEST("queued jobs that bring something can be taken back, others and begun ones 
     bench.finish(threaded ? 2 : 1);
     REQUIRE(taken == (std::vector<std::uint64_t>{7, 9}));
     const Log log = bench.device->log();
-    REQUIRE(log.back().starts_with("leave 120") && log.size() == (threaded ? 3 : 1));
+    REQUIRE(log.back().starts_with("evict 120") && log.size() == (threaded ? 3 : 1));
   }
 }
 
@@ -293,7 +293,7 @@ TEST("an ending job may queue another") {
     job.done = [&](const Outcome&) { bench.submit({}, {210}); };
     bench.mover->submit(std::move(job));
     bench.finish(1);
-    REQUIRE(bench.device->log().back().starts_with("bring 210"));
+    REQUIRE(bench.device->log().back().starts_with("fetch 210"));
   }
 }
 

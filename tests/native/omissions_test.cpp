@@ -31,11 +31,11 @@ class Forgetful final : public OverSimulated {
   }
 
   const Facts& facts() const override { return facts_; }
-  Fence bring(Range range, Arrive how, Lane lane, Fences after) override {
-    return OverSimulated::bring(range, how, lane, omits_ == Omits::room ? Fences{} : after);
+  Fence fetch(Range range, FetchMode how, Lane lane, Fences after) override {
+    return OverSimulated::fetch(range, how, lane, omits_ == Omits::room ? Fences{} : after);
   }
-  Fence leave(Range range, Leave how, Lane lane, Fences after) override {
-    return OverSimulated::leave(range, how, lane, omits_ == Omits::last_use ? Fences{} : after);
+  Fence evict(Range range, EvictMode how, Lane lane, Fences after) override {
+    return OverSimulated::evict(range, how, lane, omits_ == Omits::last_use ? Fences{} : after);
   }
   void order(Stream stream, const Fence& fence) override {
     if (omits_ != Omits::stream_wait) OverSimulated::order(stream, fence);
@@ -83,7 +83,7 @@ class Program {
         random_(moments.seed),
         all_(weights),
         pointed_(host_addresses) {
-    const auto memories = core_->reserve(std::vector<Bytes>(weights, block), Use::weights);
+    const auto memories = core_->reserve(std::vector<Bytes>(weights, block), Purpose::weights);
     for (std::size_t i = 0; i < weights; ++i) {
       all_[i].memory = memories[i];
       all_[i].storage[0] = all_[i].card().start;
@@ -135,7 +135,7 @@ class Program {
  private:
   Blocks blocks(const Weight& weight) { return core_->residency().blocks_of(weight.card()); }
 
-  /// Makes room, and brings more than one a lane into it.
+  /// Makes room, and fetches more than one a lane into it.
   void move_some() {
     Blocks every;
     for (const Weight& weight : all_) every.push_back(blocks(weight).front());
@@ -223,7 +223,7 @@ TEST("an arrival that does not wait for its room shows") {
   REQUIRE(failing(Omits::room, Moment::random, true) > 0);
 }
 
-TEST("a departure that does not wait for the last use shows") {
+TEST("an eviction that does not wait for the last use shows") {
   for (const bool host_addresses : {false, true}) {
     REQUIRE(failing(Omits::last_use, Moment::random, host_addresses) > 0);
     REQUIRE(failing(Omits::last_use, Moment::latest, host_addresses) > 0);

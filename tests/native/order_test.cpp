@@ -103,7 +103,7 @@ TEST("a group used several times in a pass is told apart by what came before it"
   REQUIRE(predicted(order, times(pass, 4)) == 4 * pass.size());
 }
 
-TEST("after a departure the longest known context decides") {
+TEST("after an eviction the longest known context decides") {
   Order order;
   enum : GroupId { a, b, c, d };
   predicted(order, times({a, b, 10, a, c, 11, d, b, 12, d, c, 13}, 2));
@@ -137,7 +137,7 @@ TEST("strict turns are predicted across the change of model too") {
   REQUIRE(predicted(order, times(round, 3)) == 3 * round.size());
 }
 
-TEST("a departure is forgotten as soon as the known order is met again") {
+TEST("an eviction is forgotten as soon as the known order is met again") {
   Order order;
   predicted(order, times(from_to(0, 10), 2));
   REQUIRE(predicted(order, {0, 1, 2}) == 3);

@@ -19,11 +19,13 @@ class OverSimulated : public vramx::Device,
   const vramx::Facts& facts() const override { return card_.facts(); }
   vramx::Bytes free_bytes() const override { return card_.free_bytes(); }
   vramx::Streams& streams() override { return *this; }
-  vramx::Store& memory(vramx::Use /*use*/) override { return *this; }
+  vramx::Store& memory(vramx::Purpose /*purpose*/) override { return *this; }
   const vramx::Traits& traits() const override { return card_.traits(); }
   vramx::Route& route(vramx::Place /*from*/) override { return *this; }
   vramx::Rates rates() const override { return card_.rates(); }
-  Range reserve(vramx::Bytes size, vramx::Use use) override { return card_.reserve(size, use); }
+  Range reserve(vramx::Bytes size, vramx::Purpose purpose) override {
+    return card_.reserve(size, purpose);
+  }
   void release(Range range) noexcept override { card_.release(range); }
   void store(vramx::Address to, const void* from, vramx::Bytes size) override {
     card_.store(to, from, size);
@@ -31,14 +33,14 @@ class OverSimulated : public vramx::Device,
   void load(void* to, vramx::Address from, vramx::Bytes size) override {
     card_.load(to, from, size);
   }
-  Fence bring(Range range, vramx::Arrive how, vramx::Lane lane, vramx::Fences after) override {
-    return card_.bring(range, how, lane, after);
+  Fence fetch(Range range, vramx::FetchMode how, vramx::Lane lane, vramx::Fences after) override {
+    return card_.fetch(range, how, lane, after);
   }
-  Fence leave(Range range, vramx::Leave how, vramx::Lane lane, vramx::Fences after) override {
-    return card_.leave(range, how, lane, after);
+  Fence evict(Range range, vramx::EvictMode how, vramx::Lane lane, vramx::Fences after) override {
+    return card_.evict(range, how, lane, after);
   }
-  void expose(Range range) override { card_.expose(range); }
-  void conceal(Range range) override { card_.conceal(range); }
+  void map_host(Range range) override { card_.map_host(range); }
+  void unmap_host(Range range) override { card_.unmap_host(range); }
   void use_over_link(Stream stream, Range range) override { card_.use_over_link(stream, range); }
   vramx::Address host_address(vramx::Address address) const override {
     return card_.host_address(address);

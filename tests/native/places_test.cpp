@@ -43,7 +43,7 @@ class Model {
                      .threaded = setting.threaded},
             [&](const View& view) { return make_strategy(setting.policy, view); })),
         budget_(setting.budget),
-        memories_(core_->reserve(std::vector<Bytes>(layers, block), Use::weights)) {
+        memories_(core_->reserve(std::vector<Bytes>(layers, block), Purpose::weights)) {
     for (std::size_t i = 0; i < layers; ++i) {
       values_.push_back(static_cast<unsigned char>(i + 1));
       const std::vector<unsigned char> bytes(block, values_[i]);

@@ -107,9 +107,9 @@ Bytes most_held(const Trace& trace, const Plan& plan) {
       const auto [from, stays] = uses[id][i];
       const std::size_t to =
           i + 1 < uses[id].size() ? uses[id][i + 1].first : uses[id][0].first + steps;
-      for (std::size_t round = 0; round < 2; ++round) {
-        change[from + round * steps] += size;
-        change[(stays ? to : from + 1) + round * steps] -= size;
+      for (std::size_t pass = 0; pass < 2; ++pass) {
+        change[from + pass * steps] += size;
+        change[(stays ? to : from + 1) + pass * steps] -= size;
       }
     }
   }
@@ -163,7 +163,7 @@ TEST("a plain cycle is predicted to take as long as an even plan can, whatever b
 TEST("sizes and times at random stay within a twentieth of the limit") {
   std::mt19937 random(7);
   double worst = 0;
-  for (int round = 0; round < 300; ++round) {
+  for (int pass = 0; pass < 300; ++pass) {
     Trace trace = at_random(random, 40, 400);
     const Bytes used = bytes_of(trace);
     const auto budget = static_cast<Bytes>(
@@ -181,7 +181,7 @@ TEST("sizes and times at random stay within a twentieth of the limit") {
   REQUIRE(worst <= 1.05);
 }
 
-TEST("after work with few weights no more leaves than the link can bring beside what follows") {
+TEST("after work with few weights no more leaves than the link can fetch beside what follows") {
   // As in a U-Net, whose ends work long with little.
   for (const double ends : {0.1, 0.2, 0.3}) {
     Trace trace = cycle(100, 0, block);
@@ -199,7 +199,7 @@ TEST("after work with few weights no more leaves than the link can bring beside 
 
 TEST("no plan is predicted to be faster than the bound, which is that of the worst stretch") {
   std::mt19937 random(11);
-  for (int round = 0; round < 300; ++round) {
+  for (int pass = 0; pass < 300; ++pass) {
     const Trace trace = uneven(random);
     const double part = std::uniform_real_distribution<double>(0.1, 1)(random);
     const auto budget = std::max(trace.largest_step(),

@@ -17,18 +17,18 @@ Blocks all_of(BlockId count) {
 
 /// Throws where it is told to.
 struct Unruly final : Strategy {
-  enum class Where : std::uint8_t { nowhere, arrived, left, victim };
+  enum class Where : std::uint8_t { nowhere, fetched, evicted, victim };
 
   void meet(Where here) const {
     if (here == where) throw std::runtime_error("an unruly policy");
   }
-  void arrived(BlockId) override { meet(Where::arrived); }
-  void touched(BlockId) override {}
-  void left(BlockId) override { meet(Where::left); }
-  std::optional<BlockId> victim(const MayLeave& may_leave) const override {
+  void fetched(BlockId) override { meet(Where::fetched); }
+  void leased(BlockId) override {}
+  void evicted(BlockId) override { meet(Where::evicted); }
+  std::optional<BlockId> victim(const Evictable& evictable) const override {
     meet(Where::victim);
     for (BlockId id = 0; id < 8; ++id) {
-      if (may_leave(id)) return id;
+      if (evictable(id)) return id;
     }
     return std::nullopt;
   }
@@ -38,9 +38,9 @@ struct Unruly final : Strategy {
 
 }  // namespace
 
-HOLDS("a bring that fails leases nothing, and the next one works") {
+HOLDS("a fetch that fails leases nothing, and the next one works") {
   for (const bool threaded : {false, true}) {
-    for (const auto& fault : rig.faults(Operation::bring, Use::weights)) {
+    for (const auto& fault : rig.faults(Operation::fetch, Purpose::weights)) {
       World world(rig, {.budget = 2, .threaded = threaded});
       world.take({0});
       world.give({0});
@@ -58,17 +58,17 @@ HOLDS("a bring that fails leases nothing, and the next one works") {
   }
 }
 
-HOLDS("a departure that fails leaves its block in place, and the next one works") {
+HOLDS("an eviction that fails leaves its block in place, and the next one works") {
   for (const bool threaded : {false, true}) {
     World world(rig, {.budget = 1, .threaded = threaded});
     world.take({0});
     world.write(0);
     world->written({0});
     world.give({0});
-    rig.faults(Operation::leave, Use::weights)[0].arm();
+    rig.faults(Operation::evict, Purpose::weights)[0].arm();
     REQUIRE_THROWS(DeviceFailure, world->evict({0}, nullptr));
     REQUIRE(world->on_card({0}) && rig.on_card() == world.block());
-    rig.faults(Operation::leave, Use::weights)[0].arm();
+    rig.faults(Operation::evict, Purpose::weights)[0].arm();
     REQUIRE_THROWS(DeviceFailure, world.take({1}));
     REQUIRE(world->stats().leased == 0);
     REQUIRE(world->on_card({0}) && !world->on_card({1}));
@@ -84,7 +84,7 @@ TEST("an error that is over is not told again") {
   const auto rig = rig::simulated();
   World world(*rig, {.budget = 1, .threaded = false});
   world->prefetch({0});
-  rig->faults(Operation::leave, Use::weights)[0].arm();
+  rig->faults(Operation::evict, Purpose::weights)[0].arm();
   REQUIRE_THROWS(DeviceFailure, world->prefetch({1}));
   world->evict({0}, nullptr);
   world.take({2});
@@ -94,8 +94,8 @@ TEST("an error that is over is not told again") {
   REQUIRE(world->on_card({0}));
 }
 
-HOLDS("a failed expose leases nothing, and the next one works") {
-  for (const auto& fault : rig.faults(Operation::expose, Use::weights)) {
+HOLDS("a failed map_host leases nothing, and the next one works") {
+  for (const auto& fault : rig.faults(Operation::map_host, Purpose::weights)) {
     World world(rig, {.budget = 1, .threaded = false});
     world.take({0});
     fault.arm();
@@ -111,7 +111,7 @@ HOLDS("a failed expose leases nothing, and the next one works") {
 HOLDS("a budget that cannot be made leaves the one there was") {
   World world(rig, {.budget = 4, .threaded = false});
   world->prefetch({0, 1, 2, 3});
-  rig.faults(Operation::leave, Use::weights)[0].arm();
+  rig.faults(Operation::evict, Purpose::weights)[0].arm();
   REQUIRE_THROWS(DeviceFailure, world->set_budget(2 * world.block(), nullptr));
   const Stats stats = world->stats();
   REQUIRE(stats.budget == 4 * world.block());
@@ -133,10 +133,10 @@ TEST("a policy that throws changes nothing") {
     unruly = policy.get();
     return policy;
   });
-  const Range range = rig->device()->reserve(4 * settings.block, Use::weights);
-  residency.adopt(range, Use::weights, false);
+  const Range range = rig->device()->reserve(4 * settings.block, Purpose::weights);
+  residency.adopt(range, Purpose::weights, false);
   residency.prefetch({0, 1});
-  for (const Where where : {Where::victim, Where::left, Where::arrived}) {
+  for (const Where where : {Where::victim, Where::evicted, Where::fetched}) {
     unruly->where = where;
     REQUIRE_THROWS(std::runtime_error, residency.prefetch({2}));
     REQUIRE_THROWS(std::runtime_error, residency.take({3}, 0, true, nullptr));

@@ -1,4 +1,4 @@
-// Races of residency, each forced: the simulated card holds a bring, and with it everything that is
+// Races of residency, each forced: the simulated card holds a fetch, and with it everything that is
 // queued behind, until the other side is where the test wants it.
 #include <sys/wait.h>
 #include <unistd.h>
@@ -15,7 +15,7 @@ using namespace vramx;
 
 namespace {
 
-/// A world on a simulated card whose brings can be held.
+/// A world on a simulated card whose fetches can be held.
 struct Held {
   explicit Held(const WorldSpec& spec, const SimulatedSpec& card = {})
       : rig(rig::simulated(card)), world(*rig, spec) {}
@@ -30,7 +30,7 @@ struct Held {
 
 /// Blocks of one byte on a device whose calls can be held one by one.
 struct Gated {
-  Gated() { residency.adopt({0x1000, 8}, Use::weights, false); }
+  Gated() { residency.adopt({0x1000, 8}, Purpose::weights, false); }
   ~Gated() { device->open(); }
 
   Address at(BlockId id) const { return 0x1000 + id; }
@@ -44,7 +44,7 @@ struct Gated {
   }
   void prefetch(BlockId id) {
     residency.prefetch({id});
-    await([&] { return calls(call("bring", id)) > 0 && residency.stats().moved_in > 0; });
+    await([&] { return calls(call("fetch", id)) > 0 && residency.stats().moved_in > 0; });
   }
 
   std::shared_ptr<FakeDevice> device = std::make_shared<FakeDevice>();
@@ -59,7 +59,7 @@ struct GiveUp : std::runtime_error {
 
 }  // namespace
 
-TEST("threads that want one absent block share its bring") {
+TEST("threads that want one absent block share its fetch") {
   Held held({.budget = 2});
   const GroupId group = held.world.group({0});
   held.card().hold();
@@ -105,14 +105,14 @@ TEST("an eviction waits for the block to arrive, and then for nobody's lease") {
   REQUIRE(held.world.kept_on_host());
 }
 
-TEST("a use of a block that is leaving waits and brings it again") {
+TEST("a use of a block that is being evicted waits and fetches it again") {
   Held held({.budget = 3});
   held.world.take({0});
   held.world.write(0);
   held.world->written({0});
   held.world.give({0});
   held.card().hold();
-  held.world->prefetch({1});  // the mover's thread now waits in this bring
+  held.world->prefetch({1});  // the mover's thread now waits in this fetch
   Thread evictor([&] { held.world->evict({0}, nullptr); });
   await([&] { return !held.world->on_card({0}); });
   Waiting user_waits;
@@ -129,7 +129,7 @@ TEST("a use of a block that is leaving waits and brings it again") {
   REQUIRE(held.rig->peak_on_card() <= 3 * held.world.block());
 }
 
-TEST("an eviction conceals nothing that another thread leases meanwhile") {
+TEST("an eviction unmaps nothing that another thread leases meanwhile") {
   Held held({.budget = 3});
   held.world->advise({5}, Advice::preferred_host, nullptr);
   held.world->prefetch({0});
@@ -149,44 +149,44 @@ TEST("an eviction conceals nothing that another thread leases meanwhile") {
   REQUIRE(held.world.kept_on_host());
 }
 
-TEST("an eviction conceals nothing that is on its way by then") {
+TEST("an eviction unmaps nothing that is on its way by then") {
   Gated gated;
   gated.residency.advise({5}, Advice::preferred_host, nullptr);
   gated.residency.take({5}, 0, true, nullptr);
   gated.residency.give({5}, 0, true);
   gated.residency.advise({5}, Advice::unset_preferred, nullptr);
   gated.prefetch(0);
-  gated.device->shut(gated.call("leave", 0));
+  gated.device->shut(gated.call("evict", 0));
   Thread evictor([&] { gated.residency.evict({0, 5}, nullptr); });
   gated.device->await_arrival();
   gated.residency.prefetch({5});
-  gated.device->shut(gated.call("bring", 5));
+  gated.device->shut(gated.call("fetch", 5));
   evictor.join();
-  REQUIRE(gated.calls(gated.call("conceal", 5)) <= 1);
+  REQUIRE(gated.calls(gated.call("unmap_host", 5)) <= 1);
   gated.device->open();
   await([&] { return gated.residency.stats().moved_in == 2; });
-  REQUIRE(gated.calls(gated.call("conceal", 5)) == 1);
+  REQUIRE(gated.calls(gated.call("unmap_host", 5)) == 1);
 }
 
 TEST("host copies are worked on only while all of them are on the host") {
   Gated gated;
   gated.prefetch(0);
-  gated.device->shut(gated.call("leave", 0));
+  gated.device->shut(gated.call("evict", 0));
   std::atomic<unsigned> polls = 0;
   std::atomic<bool> worked = false;
   bool all_on_host = false;
   Thread worker([&] {
     const auto work = [&] {
       all_on_host =
-          gated.calls(gated.call("leave", 0)) == 1 && gated.calls(gated.call("leave", 5)) == 1;
+          gated.calls(gated.call("evict", 0)) == 1 && gated.calls(gated.call("evict", 5)) == 1;
       worked = true;
     };
     gated.residency.on_host({0, 5}, work, [&] { ++polls; });
   });
   gated.device->await_arrival();
   gated.residency.prefetch({5});
-  gated.device->shut(gated.call("bring", 5));
-  await([&] { return gated.calls(gated.call("leave", 0)) > 0; });
+  gated.device->shut(gated.call("fetch", 5));
+  await([&] { return gated.calls(gated.call("evict", 0)) > 0; });
   const unsigned before = polls;
   await([&] { return worked || polls > before + 1; });
   gated.device->open();
@@ -224,7 +224,7 @@ TEST("a use waits for the end of work on its host copy") {
   REQUIRE(used && !used_meanwhile);
 }
 
-TEST("the budget holds when a departure whose room is promised fails") {
+TEST("the budget holds when an eviction whose room is promised fails") {
   Held held({.budget = 2});
   held.world->prefetch({0});
   await([&] { return held.world->stats().moved_in > 0; });
@@ -239,7 +239,7 @@ TEST("the budget holds when a departure whose room is promised fails") {
     }
   });
   await([&] { return !held.world->on_card({0}); });
-  held.card().fail(Operation::leave, 1);
+  held.card().fail(Operation::evict, 1);
   held.world->prefetch({2});  // into the room that block 0 is about to leave
   held.card().let_go();
   evictor.join();
@@ -251,9 +251,9 @@ TEST("the budget holds when a departure whose room is promised fails") {
   REQUIRE(held.rig->peak_on_card() <= 2 * held.world.block());
 }
 
-TEST("a budget is set while other threads bring on and on") {
+TEST("a budget is set while other threads fetch on and on") {
   Gated gated;
-  gated.device->shut(gated.call("bring", 1));
+  gated.device->shut(gated.call("fetch", 1));
   gated.residency.prefetch({1});
   gated.device->await_arrival();
   std::atomic<bool> only_the_later{false};
@@ -267,8 +267,8 @@ TEST("a budget is set while other threads bring on and on") {
   });
   await([&] { return gated.residency.stats().stall_seconds > 0; });
   gated.residency.prefetch({2});
-  gated.device->shut(gated.call("bring", 2));
-  await([&] { return gated.calls(gated.call("bring", 1)) > 0; });
+  gated.device->shut(gated.call("fetch", 2));
+  await([&] { return gated.calls(gated.call("fetch", 1)) > 0; });
   gated.device->await_arrival();
   only_the_later = true;
   setter.join();
@@ -278,7 +278,7 @@ TEST("a budget is set while other threads bring on and on") {
 TEST("a smaller budget waits for what is on its way, and takes it off") {
   Gated gated;
   gated.prefetch(0);
-  gated.device->shut(gated.call("bring", 1));
+  gated.device->shut(gated.call("fetch", 1));
   gated.residency.prefetch({1, 2});
   gated.device->await_arrival();
   Thread setter([&] { gated.residency.set_budget(1, nullptr); });
@@ -287,7 +287,7 @@ TEST("a smaller budget waits for what is on its way, and takes it off") {
   gated.device->open();
   setter.join();
   REQUIRE(gated.residency.stats().resident <= 1);
-  REQUIRE(gated.calls(gated.call("bring", 3)) == 0);
+  REQUIRE(gated.calls(gated.call("fetch", 3)) == 0);
 }
 
 TEST("a write that is reported while its block arrives is kept") {
@@ -428,21 +428,21 @@ TEST("a cycle is planned though all of it that is not on the card is always on i
   Residency residency(device, {.budget = 10, .block = 1},
                       [](const View& view) { return make_strategy("adaptive", view); });
   constexpr BlockId blocks = 12;
-  residency.adopt({0x1000, blocks}, Use::weights, false);
+  residency.adopt({0x1000, blocks}, Purpose::weights, false);
   std::vector<GroupId> groups;
   for (BlockId id = 0; id < blocks; ++id) groups.push_back(residency.define({id}));
   residency.guess(groups);
-  const auto hold_bring_of = [&](BlockId id) {
-    device->shut("bring " + std::to_string(0x1000 + id % blocks));
+  const auto hold_fetch_of = [&](BlockId id) {
+    device->shut("fetch " + std::to_string(0x1000 + id % blocks));
   };
   for (BlockId id = 2; id < blocks; ++id) {
     residency.take({id}, 0, true, nullptr);
     residency.give({id}, 0, true);
   }
-  hold_bring_of(0);
+  hold_fetch_of(0);
   for (BlockId use = 0; !residency.plan() && use < 4 * blocks; ++use) {
     // What comes ahead is held until its use waits for it.
-    residency.acquire(groups[use % blocks], 0, [&] { hold_bring_of(use + 1); });
+    residency.acquire(groups[use % blocks], 0, [&] { hold_fetch_of(use + 1); });
     residency.release(groups[use % blocks], 0);
   }
   device->open();

@@ -259,8 +259,8 @@ HOLDS("moves that fail now and then lose no byte, and every count stays exact") 
     Shared shared(rig, spec_of(threaded, true));
     std::atomic<bool> over{false};
     std::vector<rig::Fault> faults;
-    for (const Operation each : {Operation::bring, Operation::leave, Operation::expose}) {
-      for (auto& fault : rig.faults(each, Use::weights)) {
+    for (const Operation each : {Operation::fetch, Operation::evict, Operation::map_host}) {
+      for (auto& fault : rig.faults(each, Purpose::weights)) {
         // An event that cannot be recorded may as well be that of a lease's end.
         if (fault.name != "cuEventRecord") faults.push_back(std::move(fault));
       }

@@ -188,7 +188,7 @@ HOLDS("a smaller budget takes effect at once, and a failed change changes nothin
 TEST("bytes moved are counted as they move, not as they are needed later") {
   const auto rig = rig::simulated();
   SimulatedDevice& card = simulated_card(*rig);
-  World world(*rig, {.budget = 2, .use = Use::scratch});
+  World world(*rig, {.budget = 2, .purpose = Purpose::scratch});
   card.hold();
   world->prefetch({0});
   world->let_die({0});
@@ -200,7 +200,7 @@ TEST("bytes moved are counted as they move, not as they are needed later") {
 }
 
 HOLDS("a dead block comes and goes without a copy") {
-  World world(rig, {.budget = 1, .use = Use::scratch});
+  World world(rig, {.budget = 1, .purpose = Purpose::scratch});
   world->let_die(all_of(8));
   for (BlockId id = 0; id < 8; ++id) {
     world.take({id});
@@ -211,7 +211,7 @@ HOLDS("a dead block comes and goes without a copy") {
   REQUIRE(stats.discarded == 7 * world.block());
 }
 
-HOLDS("host copies that are being worked on are not brought meanwhile") {
+HOLDS("host copies that are being worked on are not fetched meanwhile") {
   World world(rig, {.budget = 4, .policy = "adaptive", .threaded = false});
   const GroupId first = world.group({0});
   const GroupId second = world.group({1});
@@ -220,16 +220,16 @@ HOLDS("host copies that are being worked on are not brought meanwhile") {
     world->acquire(group, 0, nullptr);
     world->release(group, 0);
   };
-  bool brought = false;
+  bool fetched = false;
   world->on_host(
       {1},
       [&] {
         use(first);  // and second is next
         world->prefetch({1});
-        brought = world->on_card({1});
+        fetched = world->on_card({1});
       },
       nullptr);
-  REQUIRE(!brought);
+  REQUIRE(!fetched);
   use(second);
   REQUIRE(world->on_card({1}));
 }
@@ -249,11 +249,11 @@ HOLDS("after the end bytes stay readable and nothing more is done") {
   REQUIRE_THROWS(NotOpen, (*world)->set_budget(world->block(), nullptr));
 }
 
-TEST("memory is given up only once its departures are over") {
+TEST("memory is given up only once its evictions are over") {
   const auto rig = rig::simulated();
   const rig::Flat device = rig->device();
   const Bytes block = device.traits().granule;
-  const Range next = device.reserve(block, Use::weights);
+  const Range next = device.reserve(block, Purpose::weights);
   {
     World world(*rig, {.budget = 1});
     world.take({0});
@@ -263,9 +263,9 @@ TEST("memory is given up only once its departures are over") {
     world->evict({0}, nullptr);
   }
   for (Lane lane = 0; lane < device.facts().lanes; ++lane) {
-    device.wait(device.bring(next, Arrive::duplicate, lane, {}));
+    device.wait(device.fetch(next, FetchMode::duplicate, lane, {}));
     REQUIRE(rig->peak_on_card() == block);
-    device.wait(device.leave(next, Leave::drop, lane, {}));
+    device.wait(device.evict(next, EvictMode::drop, lane, {}));
   }
   device.release(next);
 }
@@ -281,8 +281,8 @@ HOLDS("no request reaches from one reserved range into the next") {
     std::vector<Range> ranges;
     Blocks blocks;
     for (int i = 0; i < 4; ++i) {
-      ranges.push_back(rig.device()->reserve(2 * settings.block, Use::weights));
-      residency.adopt(ranges.back(), Use::weights, false);
+      ranges.push_back(rig.device()->reserve(2 * settings.block, Purpose::weights));
+      residency.adopt(ranges.back(), Purpose::weights, false);
     }
     std::sort(ranges.begin(), ranges.end(),
               [](const Range& a, const Range& b) { return a.start < b.start; });
@@ -307,13 +307,13 @@ HOLDS("host_limit is a limit, and reaching it takes nothing") {
   settings.budget = settings.host_limit = 4 * settings.block;
   Residency residency(rig.device(), settings,
                       [](const View& view) { return make_strategy("adaptive", view); });
-  const Range first = rig.device()->reserve(3 * settings.block, Use::weights);
-  const Range second = rig.device()->reserve(2 * settings.block, Use::weights);
-  residency.adopt(first, Use::weights, false);
-  REQUIRE_THROWS(OutOfMemory, residency.adopt(second, Use::weights, false));
+  const Range first = rig.device()->reserve(3 * settings.block, Purpose::weights);
+  const Range second = rig.device()->reserve(2 * settings.block, Purpose::weights);
+  residency.adopt(first, Purpose::weights, false);
+  REQUIRE_THROWS(OutOfMemory, residency.adopt(second, Purpose::weights, false));
   REQUIRE(residency.stats().managed == first.size);
   residency.forget(first, true);
-  residency.adopt(second, Use::weights, false);
+  residency.adopt(second, Purpose::weights, false);
   residency.forget(second, false);
   rig.device()->release(first);
   rig.device()->release(second);

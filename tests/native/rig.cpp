@@ -14,8 +14,8 @@ namespace rig {
 
 using vramx::Bytes;
 using vramx::Operation;
+using vramx::Purpose;
 using vramx::Stream;
-using vramx::Use;
 
 namespace {
 
@@ -38,7 +38,7 @@ class Simulated final : public Rig {
   Bytes moved_out() const override { return card_->moved_out(); }
   void use(Stream /*stream*/, vramx::Range /*range*/, bool /*writes*/) override {}
   Bytes faulted() const override { return 0; }
-  std::vector<Fault> faults(Operation operation, Use /*use*/) const override {
+  std::vector<Fault> faults(Operation operation, Purpose /*purpose*/) const override {
     return {{"injected", [this, operation] { card_->fail(operation, 1); },
              [this, operation] { card_->fail(operation, 0); }}};
   }
@@ -158,12 +158,12 @@ std::vector<Fault> managed_faults(Operation operation) {
   switch (operation) {
     case Operation::reserve:
       return {failing_call("cuMemAllocManaged"), failing_call("cuMemAdvise")};
-    case Operation::bring:
+    case Operation::fetch:
       return {failing_call("cuMemPrefetchAsync"), failing_call("cuEventRecord")};
-    case Operation::leave:
+    case Operation::evict:
       return {failing_call("cuMemAdvise"), failing_call("cuMemPrefetchAsync", Only::copies),
               failing_call("cuEventRecord", Only::copies)};
-    case Operation::expose:
+    case Operation::map_host:
       return {failing_call("cuMemPrefetchAsync"), failing_call("cuMemAdvise")};
   }
   return {};
@@ -173,7 +173,7 @@ class Managed final : public Loopback {
  public:
   Managed() : Loopback(open_managed) {}
 
-  std::vector<Fault> faults(Operation operation, Use /*use*/) const override {
+  std::vector<Fault> faults(Operation operation, Purpose /*purpose*/) const override {
     return managed_faults(operation);
   }
 };
@@ -210,18 +210,18 @@ class Mapped : public Loopback {
   }
 
   bool reads_over_link() const override { return host_ == HostMemory::read_in_place; }
-  std::vector<Fault> faults(Operation operation, Use /*use*/) const override {
+  std::vector<Fault> faults(Operation operation, Purpose /*purpose*/) const override {
     switch (operation) {
       case Operation::reserve:
         if (host_ == HostMemory::pageable) return {failing_call("cuMemAddressReserve")};
         return {failing_call("cuMemAddressReserve"), failing_call("cuMemHostRegister_v2")};
-      case Operation::bring:
+      case Operation::fetch:
         return {failing_call("cuMemMap"), failing_call("cuMemSetAccess"),
                 failing_call("cuMemcpyHtoDAsync_v2"), failing_call("cuEventRecord")};
-      case Operation::leave:
+      case Operation::evict:
         return {failing_call("cuMemUnmap"), failing_call("cuMemcpyDtoHAsync_v2", Only::copies),
                 failing_call("cuStreamSynchronize", Only::copies)};
-      case Operation::expose:
+      case Operation::map_host:
         return {};
     }
     return {};
@@ -251,8 +251,9 @@ class Divided final : public Mapped {
           return open_mapped(2 * vramx::MiB, HostMemory::read_in_place, Scratch::managed);
         }) {}
 
-  std::vector<Fault> faults(Operation operation, Use use) const override {
-    return use == Use::weights ? Mapped::faults(operation, use) : managed_faults(operation);
+  std::vector<Fault> faults(Operation operation, Purpose purpose) const override {
+    return purpose == Purpose::weights ? Mapped::faults(operation, purpose)
+                                       : managed_faults(operation);
   }
 };
 

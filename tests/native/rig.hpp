@@ -47,9 +47,9 @@ class Rig {
   virtual void use(vramx::Stream stream, vramx::Range range, bool writes) = 0;
   /// Whether what is not on the card can be used over the link.
   virtual bool reads_over_link() const { return device()->traits().reads_over_link; }
-  /// Bytes that work touched without their being on the card or mapped for it.
+  /// Bytes that work used without their being on the card or mapped for it.
   virtual vramx::Bytes faulted() const = 0;
-  virtual std::vector<Fault> faults(vramx::Operation operation, vramx::Use use) const = 0;
+  virtual std::vector<Fault> faults(vramx::Operation operation, vramx::Purpose purpose) const = 0;
   /// Whether bytes that left the card read as `poison` at their device addresses.
   virtual bool poisons() const = 0;
   /// Lets go of the device; what it then still holds of the hardware is told, "" for nothing.

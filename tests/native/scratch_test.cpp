@@ -299,8 +299,8 @@ HOLDS("at the host limit idle memory is given back before an allocation fails") 
 }
 
 HOLDS("an allocation that fails takes nothing, and the next one works") {
-  for (const Operation operation : {Operation::reserve, Operation::bring}) {
-    for (const auto& fault : rig.faults(operation, Use::scratch)) {
+  for (const Operation operation : {Operation::reserve, Operation::fetch}) {
+    for (const auto& fault : rig.faults(operation, Purpose::scratch)) {
       Pool pool(rig, 4);
       fault.arm();
       try {

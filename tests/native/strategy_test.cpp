@@ -64,7 +64,7 @@ std::size_t misses(Strategy& policy, Exact& future, std::size_t room, const Seen
   for (future.present = 0; future.present < future.uses.size(); ++future.present) {
     const BlockId block = future.uses[future.present];
     if (held.contains(block)) {
-      policy.touched(block);
+      policy.leased(block);
       continue;
     }
     ++missed;
@@ -72,10 +72,10 @@ std::size_t misses(Strategy& policy, Exact& future, std::size_t room, const Seen
       const auto victim = policy.victim([&](BlockId id) { return held.contains(id); });
       REQUIRE(victim && held.contains(*victim));
       seen(held, *victim);
-      policy.left(*victim);
+      policy.evicted(*victim);
       held.erase(*victim);
     }
-    policy.arrived(block);
+    policy.fetched(block);
     held.insert(block);
   }
   return missed;
@@ -132,7 +132,7 @@ std::size_t fewest_misses(const Uses& uses, std::size_t room) {
 
 TEST("lru's victim is the one used longest ago") {
   std::mt19937 random(1);
-  for (int round = 0; round < 30; ++round) {
+  for (int pass = 0; pass < 30; ++pass) {
     Exact future(random_uses(random, 200, 12));
     const auto policy = make("lru", future);
     misses(*policy, future, 1 + random() % 10, [&](const auto& held, BlockId victim) {
@@ -145,7 +145,7 @@ TEST("lru's victim is the one used longest ago") {
 
 TEST("mru's victim is the one used last") {
   std::mt19937 random(2);
-  for (int round = 0; round < 30; ++round) {
+  for (int pass = 0; pass < 30; ++pass) {
     Exact future(random_uses(random, 200, 12));
     const auto policy = make("mru", future);
     misses(*policy, future, 1 + random() % 10, [&](const auto& held, BlockId victim) {
@@ -158,7 +158,7 @@ TEST("mru's victim is the one used last") {
 
 TEST("farthest's victim is the one needed farthest from now") {
   std::mt19937 random(3);
-  for (int round = 0; round < 30; ++round) {
+  for (int pass = 0; pass < 30; ++pass) {
     Exact future(random_uses(random, 200, 12));
     const auto policy = make("farthest", future);
     misses(*policy, future, 1 + random() % 10, [&](const auto& held, BlockId victim) {
@@ -172,7 +172,7 @@ TEST("farthest's victim is the one needed farthest from now") {
 
 TEST("farthest with an exact future has the fewest misses there can be") {
   std::mt19937 random(4);
-  for (int round = 0; round < 60; ++round) {
+  for (int pass = 0; pass < 60; ++pass) {
     const Uses uses = random_uses(random, 24, 6);
     const std::size_t room = 1 + random() % 5;
     REQUIRE(misses("farthest", uses, room) == fewest_misses(uses, room));
@@ -193,7 +193,7 @@ TEST("on a cycle mru is as good as any, and lru misses always") {
 
 TEST("no policy has fewer misses than the fewest") {
   std::mt19937 random(5);
-  for (int round = 0; round < 30; ++round) {
+  for (int pass = 0; pass < 30; ++pass) {
     const Uses uses = random_uses(random, 24, 6);
     const std::size_t room = 1 + random() % 5;
     const std::size_t fewest = fewest_misses(uses, room);
@@ -204,14 +204,14 @@ TEST("no policy has fewer misses than the fewest") {
 TEST("farthest without a future is lru") {
   std::mt19937 random(6);
   Farthest policy([](BlockId) { return std::nullopt; });
-  for (int round = 0; round < 10; ++round) {
+  for (int pass = 0; pass < 10; ++pass) {
     Exact future(random_uses(random, 100, 12));
     misses(policy, future, 4, [&](const auto& held, BlockId victim) {
       for (const BlockId other : held) {
         REQUIRE(last_use(future, victim) <= last_use(future, other));
       }
     });
-    for (BlockId block = 0; block < 12; ++block) policy.left(block);
+    for (BlockId block = 0; block < 12; ++block) policy.evicted(block);
   }
 }
 
@@ -226,19 +226,19 @@ TEST("a victim may leave, and there is one whenever any block may") {
     for (int step = 0; step < 500; ++step) {
       const BlockId block = random() % 10;
       if (held.contains(block) && random() % 2 == 0) {
-        policy->left(block);
+        policy->evicted(block);
         held.erase(block);
       } else if (held.contains(block)) {
-        policy->touched(block);
+        policy->leased(block);
       } else {
-        policy->arrived(block);
+        policy->fetched(block);
         held.insert(block);
       }
       const std::uint32_t allowed = random();
-      const auto may_leave = [&](BlockId id) { return (allowed >> id & 1U) != 0; };
-      const auto victim = policy->victim(may_leave);
-      REQUIRE(victim.has_value() == std::any_of(held.begin(), held.end(), may_leave));
-      if (victim) REQUIRE(held.contains(*victim) && may_leave(*victim));
+      const auto evictable = [&](BlockId id) { return (allowed >> id & 1U) != 0; };
+      const auto victim = policy->victim(evictable);
+      REQUIRE(victim.has_value() == std::any_of(held.begin(), held.end(), evictable));
+      if (victim) REQUIRE(held.contains(*victim) && evictable(*victim));
     }
   }
 }

@@ -28,11 +28,11 @@ class CostlyByPlan final : public OverSimulated {
   bool costly = true;
   double idles_a_reading = 0;  ///< seconds
 
-  Fence leave(Range range, Leave how, Lane lane, Fences after) override {
-    const bool by_plan = how == Leave::drop && planned();
+  Fence evict(Range range, EvictMode how, Lane lane, Fences after) override {
+    const bool by_plan = how == EvictMode::drop && planned();
     left_by_plan += by_plan ? 1 : 0;
     const bool dear = by_plan && costly;
-    return OverSimulated::leave(range, dear ? Leave::write_back : how, lane, after);
+    return OverSimulated::evict(range, dear ? EvictMode::write_back : how, lane, after);
   }
   double seconds(const Fence& from, const Fence& to) const override {
     if (idles_a_reading > 0) card().compute(0, idles_a_reading);
@@ -62,8 +62,8 @@ struct Cycle {
     residency = std::make_unique<Residency>(
         device, settings, [](const View& view) { return make_strategy("adaptive", view); });
     device->planned = [this] { return residency->plan().has_value(); };
-    range = device->reserve(blocks * block, Use::weights);
-    residency->adopt(range, Use::weights, false);
+    range = device->reserve(blocks * block, Purpose::weights);
+    residency->adopt(range, Purpose::weights, false);
     for (BlockId id = 0; id < blocks; ++id) groups.push_back(residency->define({id}));
     residency->guess(groups);
   }
@@ -163,10 +163,10 @@ TEST("each time it takes longer to leave a plan than the time before") {
   trial.streamed(1.0, 1.0);
   int before = 0;
   for (int times = 0; times < 5; ++times) {
-    int rounds = 1;
-    while (!trial.leaves_plan(2.0, 1.0, 10)) ++rounds;
-    REQUIRE(rounds > before);
-    before = rounds;
+    int passes = 1;
+    while (!trial.leaves_plan(2.0, 1.0, 10)) ++passes;
+    REQUIRE(passes > before);
+    before = passes;
     REQUIRE(trial.stays_left(1.0, 1.0, 10));
     REQUIRE(trial.stays_left(1.0, 0.5, 10));
     REQUIRE(!trial.stays_left(2.0, 1.0, 10));

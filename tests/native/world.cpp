@@ -13,8 +13,8 @@ World::World(rig::Rig& rig, const WorldSpec& spec)
   settings.threaded = spec.threaded;
   residency_ = std::make_shared<Residency>(
       rig.device(), settings, [&](const View& view) { return make_strategy(spec.policy, view); });
-  range_ = rig.device()->reserve(spec.blocks * block_, spec.use);
-  residency_->adopt(range_, spec.use, false);
+  range_ = rig.device()->reserve(spec.blocks * block_, spec.purpose);
+  residency_->adopt(range_, spec.purpose, false);
   for (BlockId id = 0; id < spec.blocks; ++id) {
     values_[id] = static_cast<unsigned char>(id + 1);
     const std::vector<unsigned char> bytes(block_, values_[id]);

@@ -14,7 +14,7 @@
 struct WorldSpec {
   vramx::Bytes budget = 2;  ///< in blocks
   vramx::Bytes blocks = 8;
-  vramx::Use use = vramx::Use::weights;
+  vramx::Purpose purpose = vramx::Purpose::weights;
   std::string policy = "lru";
   bool threaded = true;
 };

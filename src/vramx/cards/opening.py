@@ -110,8 +110,8 @@ def _told_link(device: _core.CudaDevice, *, weights: str) -> _core.CudaDevice:
     rate = pinned_rate(device.uuid)
     if rate is not None:
         if device.managed_access:
-            device.set_rates(_core.Use.SCRATCH, *moving_rates("managed", rate))
-        device.set_rates(_core.Use.WEIGHTS, *moving_rates(weights, rate))
+            device.set_rates(_core.Purpose.SCRATCH, *moving_rates("managed", rate))
+        device.set_rates(_core.Purpose.WEIGHTS, *moving_rates(weights, rate))
     return device
 
 

@@ -128,7 +128,7 @@ def _moves(writer: _Writer, log: _core.Log, names: dict[int, list[str]]) -> None
 
 def _move(writer: _Writer, request: Request, names: dict[int, list[str]]) -> _Span:
     modules = [*dict.fromkeys(name for block in request.blocks for name in names.get(block, ()))]
-    what = {"arrived": "bring", "left": request.how.replace("_", " ")}[request.kind]
+    what = {"fetched": "fetch", "evicted": request.how.replace("_", " ")}[request.kind]
     name = f"{what} {modules[0]}" if modules else what
     args = {
         "modules": modules,

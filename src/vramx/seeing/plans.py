@@ -22,10 +22,10 @@ class Plan:
         Bytes that a pass uses, each block counted once.
     budget : int
         Bytes that the plan divides: the session's budget less what the program allocates.
-    stays : int
+    kept : int
         Bytes in blocks that never leave; the rest of `used` leaves and comes back.
     ahead : int
-        Bytes kept free for what is brought ahead.
+        Bytes kept free for what is fetched ahead.
     compute_seconds : float
         Work in a pass, as recorded.
     seconds : float
@@ -42,7 +42,7 @@ class Plan:
     uses: int
     used: int
     budget: int
-    stays: int
+    kept: int
     ahead: int
     compute_seconds: float
     seconds: float
@@ -55,8 +55,8 @@ class Plan:
         return [
             f"plan from {self.passes_recorded} recorded passes of {self.uses} uses and "
             f"{format_size(self.used)}",
-            f"  keeps {format_size(self.stays)}, streams {format_size(self.used - self.stays)}, "
-            f"leaves {format_size(self.ahead)} free to bring ahead",
+            f"  keeps {format_size(self.kept)}, streams {format_size(self.used - self.kept)}, "
+            f"leaves {format_size(self.ahead)} free to fetch ahead",
             f"  predicts {format_seconds(self.seconds)} a pass, {format_size(self.moved_in)} in "
             f"and {format_size(self.moved_out)} out; the bound is "
             f"{format_seconds(self.bound_seconds)}",
@@ -66,11 +66,11 @@ class Plan:
 def plan_of(native: _core.PlanUsage) -> Plan:
     """Turn a native plan into a `Plan`."""
     return Plan(
-        passes_recorded=native.rounds,
+        passes_recorded=native.passes,
         uses=native.uses,
         used=native.used,
         budget=native.budget,
-        stays=native.stays,
+        kept=native.kept,
         ahead=native.ahead,
         compute_seconds=native.compute_seconds,
         seconds=native.seconds,

@@ -10,7 +10,7 @@ from vramx.units import format_seconds, format_size
 #: The most modules that a report names.
 MOST_ROWS = 20
 
-_HEADER = ("module", "bytes", "uses", "stalls", "in", "out", "brought", "left")
+_HEADER = ("module", "bytes", "uses", "stalls", "in", "out", "fetched", "evicted")
 
 
 def _by_cause(counts: dict[str, int]) -> str:
@@ -26,8 +26,8 @@ def _cells(module: ModuleStats) -> tuple[str, ...]:
         format_seconds(module.stall_seconds),
         format_size(module.moved_in),
         format_size(module.moved_out),
-        _by_cause(module.brought),
-        _by_cause(module.left),
+        _by_cause(module.fetched),
+        _by_cause(module.evicted),
     )
 
 
@@ -36,7 +36,7 @@ def _cost(module: ModuleStats) -> tuple[float, int, int]:
 
 
 def _is_used(module: ModuleStats) -> bool:
-    return any(_cost(module)) or any(module.brought.values()) or any(module.left.values())
+    return any(_cost(module)) or any(module.fetched.values()) or any(module.evicted.values())
 
 
 def module_table(modules: Sequence[ModuleStats], rest: ModuleStats) -> str:

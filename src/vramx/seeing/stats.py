@@ -21,13 +21,13 @@ class Stats:
     peak_resident : int
         The most bytes on the card at once, arriving ones included. Never above the budget.
     moved_in, moved_out : int
-        Bytes brought to the card, and written back from it.
+        Bytes fetched to the card, and written back from it.
     dropped, discarded : int
         Bytes that left the card without a copy: with a valid host copy, or needed by nobody.
     over_link : int
         Bytes used in place in host memory because they did not fit the card.
     hits, misses : int
-        Blocks a lease found on the card or on their way, and blocks it had to bring.
+        Blocks a lease found on the card or on their way, and blocks it had to fetch.
     evictions, failed_moves : int
         Blocks that left the card, and moves that failed and left everything where it was.
     stall_seconds : float

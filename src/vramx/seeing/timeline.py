@@ -114,7 +114,7 @@ def requests(log: _core.Log) -> Iterator[Request]:
     Request
         A request.
     """
-    moves = (event for event in log.events if event.kind in ("arrived", "left"))
+    moves = (event for event in log.events if event.kind in ("fetched", "evicted"))
     for _, same in groupby(moves, key=lambda event: event.request):
         parts = list(same)
         first = parts[0]
@@ -123,7 +123,7 @@ def requests(log: _core.Log) -> Iterator[Request]:
             continue
         began = first.began
         if began is None:
-            rate = log.link_up if first.kind == "arrived" else log.link_down
+            rate = log.link_up if first.kind == "fetched" else log.link_down
             began = first.ended - (size / rate if first.how in _CROSSING else 0.0)
         yield Request(
             first.kind,
@@ -163,7 +163,7 @@ def bytes_on_card(log: _core.Log) -> list[tuple[float, int]]:
     sizes = {block.serial: block.nbytes for block in log.blocks}
     held = sum(sizes[serial] for serial in log.resident)
     changes = [
-        (each.began, each.bytes) if each.kind == "arrived" else (each.ended, -each.bytes)
+        (each.began, each.bytes) if each.kind == "fetched" else (each.ended, -each.bytes)
         for each in requests(log)
     ]
     changes += [(e.submitted or 0.0, -e.bytes) for e in log.events if e.kind == "forgotten"]
@@ -192,7 +192,7 @@ def _states(log: _core.Log) -> dict[int, list[tuple[str, float, float]]]:
 
     for request in requests(log):
         for block in request.blocks:
-            if request.kind == "arrived":
+            if request.kind == "fetched":
                 states[block].append(("arriving", request.began, request.ended))
                 since[block] = request.ended
             else:

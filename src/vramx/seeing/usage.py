@@ -26,18 +26,18 @@ class ModuleStats:
         The managed module's name and, after a dot, the qualified name inside it.
     nbytes, blocks : int
         Its own bytes, and the blocks that they lie in.
-    resident, stays : int
-        Of its own bytes, those on the card now, and those that the plan in force never lets go.
+    resident, kept : int
+        Of its own bytes, those on the card now, and those that the plan in force keeps for good.
     uses : int
         Times that it was leased, by itself or in a fused unit.
     hits, misses : int
-        Blocks that a lease found on the card or on their way, and blocks that it had to bring.
-    brought : dict of str to int
+        Blocks that a lease found on the card or on their way, and blocks that it had to fetch.
+    fetched : dict of str to int
         Times that blocks came, by cause: ``"use"`` (a use missed them), ``"order"`` (ahead, as what
         was used before suggests), ``"plan"`` (ahead, as the plan says), ``"prefetch"`` (the program
         asked).
-    left : dict of str to int
-        Times that blocks left, by cause: to make room for a ``"use"``, for what is brought
+    evicted : dict of str to int
+        Times that blocks were evicted, by cause: to make room for a ``"use"``, for what is fetched
         ``"ahead"`` or for a ``"prefetch"``; since the ``"plan"`` let them go; since the program
         called ``"evict"``, loaded or gave up the module; shrank the ``"budget"``; or changed how
         the ``"host"`` copy is kept.
@@ -51,12 +51,12 @@ class ModuleStats:
     nbytes: int = 0
     blocks: int = 0
     resident: int = 0
-    stays: int = 0
+    kept: int = 0
     uses: int = 0
     hits: int = 0
     misses: int = 0
-    brought: dict[str, int] = field(default_factory=dict)
-    left: dict[str, int] = field(default_factory=dict)
+    fetched: dict[str, int] = field(default_factory=dict)
+    evicted: dict[str, int] = field(default_factory=dict)
     moved_in: int = 0
     moved_out: int = 0
     dropped: int = 0
@@ -116,11 +116,11 @@ def module_stats(name: str, ranges: Sequence[Range], usage: _core.GroupUsage) ->
             nbytes=own,
             blocks=1,
             resident=own if block.on_card else 0,
-            stays=own if block.stays else 0,
+            kept=own if block.kept else 0,
             hits=counts.hits,
             misses=counts.misses,
-            brought=counts.brought,
-            left=counts.left,
+            fetched=counts.fetched,
+            evicted=counts.evicted,
             **{each: getattr(counts, each) * own // block.nbytes for each in _BYTES},
         )
     return total
@@ -154,7 +154,7 @@ def the_rest(modules: Sequence[ModuleStats], stats: Stats, ungrouped: _core.Coun
         "(activations and other)",
         hits=ungrouped.hits,
         misses=ungrouped.misses,
-        brought=ungrouped.brought,
-        left=ungrouped.left,
+        fetched=ungrouped.fetched,
+        evicted=ungrouped.evicted,
         **rest,
     )

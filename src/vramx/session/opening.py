@@ -44,9 +44,9 @@ def oversubscribe(
         `Session.report` says which.
     policy : str or Policy
         ``"adaptive"`` (records what a program does again and again, and plans what stays and what
-        is brought when; LRU where nothing is known), ``"lru"``, ``"mru"``, ``"clairvoyant"``, or
-        an object with ``arrived(block)``, ``touched(block)``, ``left(block)`` and
-        ``victim(may_leave)``.
+        is fetched when; LRU where nothing is known), ``"lru"``, ``"mru"``, ``"clairvoyant"``, or
+        an object with ``fetched(block)``, ``leased(block)``, ``evicted(block)`` and
+        ``victim(evictable)``.
     block : int, float or str
         The unit of residency.
     reserve : int, float or str

@@ -1,4 +1,4 @@
-"""Who decides which block leaves when room is needed."""
+"""Who decides which block is evicted when room is needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 from vramx import _core
 from vramx.errors import ConfigError
 
-_METHODS = ("arrived", "touched", "left", "victim")
+_METHODS = ("fetched", "leased", "evicted", "victim")
 
 
 class Policy(Protocol):
@@ -17,17 +17,17 @@ class Policy(Protocol):
     Called from any thread, one call at a time.
     """
 
-    def arrived(self, block: int, /) -> None:
-        """Hear that a block is coming to the card."""
+    def fetched(self, block: int, /) -> None:
+        """Hear that a block is being fetched."""
 
-    def touched(self, block: int, /) -> None:
-        """Hear that a block on the card is used."""
+    def leased(self, block: int, /) -> None:
+        """Hear that a lease takes a block that is on the card."""
 
-    def left(self, block: int, /) -> None:
-        """Hear that a block is leaving the card."""
+    def evicted(self, block: int, /) -> None:
+        """Hear that a block is being evicted."""
 
-    def victim(self, may_leave: Callable[[int], bool], /) -> int | None:
-        """Choose a block on the card for which `may_leave` holds; None where there is none."""
+    def victim(self, evictable: Callable[[int], bool], /) -> int | None:
+        """Choose a block on the card for which `evictable` holds; None where there is none."""
 
 
 def checked_policy(policy: str | Policy) -> str | Policy:

@@ -449,7 +449,7 @@ class Session:
             access, as do the buffers of a managed module that torch writes to uncounted.
         """
         ranges = self._ranges(x)
-        if ranges and self._core.stay_on_card(ranges):
+        if ranges and self._core.confined(ranges):
             raise ConfigError(
                 f"{self.device.name} has no concurrent managed access, so activations stay on it "
                 "while they live: copy them to the CPU and let go of them instead"

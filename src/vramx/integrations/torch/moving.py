@@ -24,7 +24,7 @@ def _batches(storages: list[Storage]) -> Iterator[list[Storage]]:
 
 
 def moved_in(
-    core: _core.Core, storages: list[Storage], purpose: _core.Use
+    core: _core.Core, storages: list[Storage], purpose: _core.Purpose
 ) -> Iterator[tuple[Storage, _core.Memory]]:
     """Copy storages to memory of a core's, batch by batch, so that the host holds little twice.
 
@@ -37,7 +37,7 @@ def moved_in(
         The core.
     storages : list of Storage
         What to move; taken off the list.
-    purpose : _core.Use
+    purpose : _core.Purpose
         What the memory is for.
 
     Yields

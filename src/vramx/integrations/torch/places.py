@@ -55,7 +55,7 @@ class _Place:
     memory: weakref.ref[_core.Memory]
     address: int
     nbytes: int
-    purpose: _core.Use
+    purpose: _core.Purpose
     home: torch.device
     origin: object  # the same for all parts of one storage
     start: int  # where in that they were
@@ -113,12 +113,12 @@ class Places:
     def weight_at(self, address: int) -> tuple[int, int] | None:
         """Tell which weights begin at an address: it and their bytes, or None."""
         place = self._places.get(address)
-        return place.range if place is not None and place.purpose is _core.Use.WEIGHTS else None
+        return place.range if place is not None and place.purpose is _core.Purpose.WEIGHTS else None
 
     def weights(self) -> list[tuple[int, int]]:
         """List where weights lie: addresses and bytes."""
         return [
-            place.range for place in self._places.values() if place.purpose is _core.Use.WEIGHTS
+            place.range for place in self._places.values() if place.purpose is _core.Purpose.WEIGHTS
         ]
 
     def is_buffer(self, address: int) -> bool:
@@ -127,11 +127,14 @@ class Places:
 
     def _storages(
         self, module: nn.Module, tensors: dict[str, torch.Tensor], incoming: Incoming | None
-    ) -> dict[_core.Use, list[Storage]]:
+    ) -> dict[_core.Purpose, list[Storage]]:
         """Collect what lies in these tensors' storages, each once, by what it is for."""
         parameters = {id(part) for p in module.parameters() for _, part in parts_of(p)}
         unseen = _written_unseen(module)
-        by_purpose: dict[_core.Use, list[Storage]] = {_core.Use.WEIGHTS: [], _core.Use.SCRATCH: []}
+        by_purpose: dict[_core.Purpose, list[Storage]] = {
+            _core.Purpose.WEIGHTS: [],
+            _core.Purpose.SCRATCH: [],
+        }
         for key, held in shared_storages(list(tensors.values())).items():
             if key is None:
                 continue
@@ -153,7 +156,9 @@ class Places:
                     and self._takes_weights
                     and not any(id(tensor) in unseen for tensor in inside)
                 )
-                by_purpose[_core.Use.WEIGHTS if is_weight else _core.Use.SCRATCH].append(storage)
+                by_purpose[_core.Purpose.WEIGHTS if is_weight else _core.Purpose.SCRATCH].append(
+                    storage
+                )
         return by_purpose
 
     def _refuse_weights(self, storages: list[Storage], tensors: dict[str, torch.Tensor]) -> None:
@@ -204,7 +209,7 @@ class Places:
         """
         by_purpose = self._storages(module, tensors, incoming)
         if not self._torch_core.managed_access:
-            self._refuse_weights(by_purpose[_core.Use.SCRATCH], tensors)
+            self._refuse_weights(by_purpose[_core.Purpose.SCRATCH], tensors)
         for purpose, storages in by_purpose.items():
             for storage, memory in moved_in(self._core, storages, purpose):
                 raw = as_bytes(memory)
@@ -218,7 +223,7 @@ class Places:
                     start=storage.start,
                     has_parameter=storage.is_weight,
                 )
-                if purpose is _core.Use.WEIGHTS:
+                if purpose is _core.Purpose.WEIGHTS:
                     self._core.point(raw.untyped_storage()._cdata, memory.address, memory.nbytes)
                 for tensor in storage.tensors:
                     placement.put(tensor, storage.view(tensor, raw))
