@@ -11,17 +11,17 @@ if(NOT DEFINED CACHE{VRAMX_NVRTC})
 endif()
 message(STATUS "NVRTC: ${VRAMX_NVRTC}")
 
-# vramx_kernels(target source headers...) compiles a source of the current folder, which includes
-# these headers and no others, and adds its PTX to the target.
-function(vramx_kernels target)
-  set(output "${CMAKE_CURRENT_BINARY_DIR}/packing_kernels.cpp")
-  list(TRANSFORM ARGN PREPEND "${CMAKE_CURRENT_SOURCE_DIR}/" OUTPUT_VARIABLE files)
+# vramx_kernels(target nvrtc root source headers...) compiles a source below a root, which includes
+# these headers and no others, and adds its PTX to the target: none where `nvrtc` is empty.
+function(vramx_kernels target nvrtc root)
+  set(output "${CMAKE_CURRENT_BINARY_DIR}/${target}_kernels.cpp")
+  list(TRANSFORM ARGN PREPEND "${root}/" OUTPUT_VARIABLE files)
   add_custom_command(
     OUTPUT "${output}"
-    COMMAND "${Python_EXECUTABLE}" "${VRAMX_KERNELS_SCRIPT}" compile "${VRAMX_NVRTC}" "${output}"
-            "${CMAKE_CURRENT_SOURCE_DIR}" ${ARGN}
+    COMMAND "${Python_EXECUTABLE}" "${VRAMX_KERNELS_SCRIPT}" compile "${nvrtc}" "${output}"
+            "${root}" ${ARGN}
     DEPENDS "${VRAMX_KERNELS_SCRIPT}" ${files}
-    COMMENT "Compiling the card's kernels"
+    COMMENT "Compiling the card's kernels for ${target}"
     VERBATIM)
   target_sources(${target} PRIVATE "${output}")
 endfunction()

@@ -14,7 +14,6 @@ NATIVE = (
     "base",
     "forms",
     "device",
-    "forms",
     "mover",
     "table",
     "plan",
