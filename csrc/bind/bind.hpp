@@ -11,6 +11,7 @@ namespace vramx::bind {
 
 void errors(nanobind::module_& module);
 void device(nanobind::module_& module);
+void forms(nanobind::module_& module);
 void policy(nanobind::module_& module);
 void plan(nanobind::module_& module);
 void residency(nanobind::module_& module);

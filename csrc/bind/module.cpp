@@ -6,6 +6,7 @@ NB_MODULE(_core, module) {
   nanobind::set_leak_warnings(false);
   vramx::bind::errors(module);
   vramx::bind::device(module);
+  vramx::bind::forms(module);
   vramx::bind::policy(module);
   vramx::bind::plan(module);
   vramx::bind::residency(module);

@@ -85,10 +85,9 @@ void loopback_set_programs(uintptr_t stream) {
 void loopback_launch(uintptr_t stream, uintptr_t address, uint64_t size, void (*work)(void*),
                      void* argument) {
   const Guard lock(state().mutex);
-  state().launch(stream, {.after = nullptr,
-                          .run = [work, argument] { work(argument); },
-                          .address = address,
-                          .size = size});
+  state().launch(
+      stream,
+      {.after = nullptr, .run = [work, argument] { work(argument); }, .names = {{address, size}}});
 }
 
 void loopback_finish(uintptr_t stream) {
@@ -110,8 +109,7 @@ void loopback_touch(uintptr_t stream, uintptr_t address, uint64_t size, int writ
                               loopback::page_size * loopback::page_size;
   s.submit(stream, {.after = nullptr,
                     .run = [&s, first, whole, write] { s.touch(first, whole, write != 0); },
-                    .address = first,
-                    .size = whole});
+                    .names = {{first, whole}}});
 }
 
 }  // extern "C"

@@ -33,6 +33,7 @@ class Counts(ctypes.Structure):
             "live_events",
             "live_streams",
             "live_contexts",
+            "live_modules",
         )
     ]
 

@@ -43,6 +43,15 @@ constexpr std::pair<CUresult, const char*> known_errors[] = {
     {CUDA_ERROR_UNKNOWN, "CUDA_ERROR_UNKNOWN"},
 };
 
+constexpr int greatest_priority = -5;
+
+CUstream create_stream(State& s) {
+  const std::uintptr_t handle = s.next_handle += 0x10;
+  s.streams[handle].context = number(contexts.back());
+  ++s.counts.live_streams;
+  return reinterpret_cast<CUstream>(handle);
+}
+
 }  // namespace
 
 extern "C" {
@@ -108,6 +117,9 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
   return serve_initialised(__func__, [&](State& s, Lock&) {
     if (!is_card(s, device)) return CUDA_ERROR_INVALID_DEVICE;
     switch (attribute) {
+      case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
+        *value = 4;
+        return CUDA_SUCCESS;
       case CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS:
         *value = s.concurrent_access;
         return CUDA_SUCCESS;
@@ -292,8 +304,7 @@ CUresult cuMemPrefetchAsync(CUdeviceptr address, size_t size, CUdevice device, C
     s.submit(number(stream),
              {.after = nullptr,
               .run = [&s, address, size, device] { s.prefetch(address, size, device); },
-              .address = address,
-              .size = size});
+              .names = {{address, size}}});
     return CUDA_SUCCESS;
   };
   return serve_current(__func__, body, stream);
@@ -311,8 +322,7 @@ CUresult cuMemDiscardBatchAsync(CUdeviceptr* addresses, size_t* sizes, size_t co
       if (s.find(address, size, &first) == nullptr) return CUDA_ERROR_INVALID_VALUE;
       s.submit(number(stream), {.after = nullptr,
                                 .run = [&s, address, size] { s.discard(address, size); },
-                                .address = address,
-                                .size = size});
+                                .names = {{address, size}}});
     }
     return CUDA_SUCCESS;
   };
@@ -321,10 +331,23 @@ CUresult cuMemDiscardBatchAsync(CUdeviceptr* addresses, size_t* sizes, size_t co
 
 CUresult cuStreamCreate(CUstream* stream, unsigned /*flags*/) {
   return serve_current(__func__, [&](State& s, Lock&) {
-    const std::uintptr_t handle = s.next_handle += 0x10;
-    s.streams[handle].context = number(contexts.back());
-    ++s.counts.live_streams;
-    *stream = reinterpret_cast<CUstream>(handle);
+    *stream = create_stream(s);
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuCtxGetStreamPriorityRange(int* least, int* greatest) {
+  return serve_current(__func__, [&](State&, Lock&) {
+    *least = 0;
+    *greatest = greatest_priority;
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult cuStreamCreateWithPriority(CUstream* stream, unsigned /*flags*/, int priority) {
+  return serve_current(__func__, [&](State& s, Lock&) {
+    if (priority > 0 || priority < greatest_priority) return CUDA_ERROR_INVALID_VALUE;
+    *stream = create_stream(s);
     return CUDA_SUCCESS;
   });
 }

@@ -39,6 +39,7 @@ typedef struct {
   uint64_t live_events;   /* created and not destroyed */
   uint64_t live_streams;  /* created and not destroyed */
   uint64_t live_contexts; /* retained or created, and not released */
+  uint64_t live_modules;  /* loaded and not unloaded */
 } LoopbackCounts;
 
 /* Of all work that nothing holds up, which is carried out first. */

@@ -133,8 +133,16 @@ Mapping* State::mapping_of(std::uintptr_t address, std::uint64_t size) {
 }
 
 bool State::copies_on_card(std::uintptr_t address, std::uint64_t size) {
-  const Mapping* mapping = mapping_of(address, size);
-  return mapping != nullptr && mapping->access;
+  auto it = mappings.upper_bound(address);
+  if (it == mappings.begin()) return false;
+  --it;
+  for (std::uintptr_t reached = address;; ++it) {
+    if (it == mappings.end() || it->first > reached || !it->second.access) return false;
+    const std::uintptr_t end = it->first + it->second.size;
+    if (end <= reached) return false;
+    reached = end;
+    if (reached >= address + size) return true;
+  }
 }
 
 bool State::copies_on_host(std::uintptr_t address, std::uint64_t size) {

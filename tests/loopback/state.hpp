@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels.hpp"
 #include "loopback.h"
 
 namespace loopback {
@@ -69,9 +70,7 @@ struct Event {
 struct Work {
   std::shared_ptr<Point> after;
   std::function<void()> run;
-  std::uintptr_t address = 0;  // the memory it names
-  std::uint64_t size = 0;
-  std::uintptr_t also = 0;  // more of the same size, or none
+  std::vector<Bytes> names{};  // the memory it reads and writes
 };
 
 struct Stream {
@@ -79,6 +78,11 @@ struct Stream {
   bool held = false;
   bool programs = false;  // the processor does the program's work on it, at once
   std::deque<Work> queue;
+};
+
+struct Function {
+  std::uintptr_t module = 0;
+  const Kernel* kernel = nullptr;
 };
 
 struct State {
@@ -107,6 +111,8 @@ struct State {
   std::set<std::uintptr_t> created_contexts;
   std::map<std::uintptr_t, Stream> streams;  // 0: the default stream
   std::map<std::uintptr_t, Event> events;
+  std::map<std::uintptr_t, std::string> modules;  // PTX
+  std::map<std::uintptr_t, Function> functions;
   std::map<std::uintptr_t, Allocation> allocations;
   std::uintptr_t last = 0;  // the last allocation
   std::map<std::uintptr_t, std::uint64_t> reservations;

@@ -97,8 +97,8 @@ std::shared_ptr<Point> State::end_of(std::uintptr_t stream) {
 bool State::named_by_work(std::uintptr_t address, std::uint64_t size) const {
   for (const auto& [handle, stream] : streams) {
     for (const Work& work : stream.queue) {
-      for (const std::uintptr_t named : {work.address, work.also}) {
-        if (named != 0 && named < address + size && address < named + work.size) return true;
+      for (const Bytes& named : work.names) {
+        if (named.address < address + size && address < named.address + named.size) return true;
       }
     }
   }

@@ -11,7 +11,6 @@
 ABORTS(cuCtxSetCurrent)
 ABORTS(cuCtxSynchronize)
 ABORTS(cuDeviceGetUuid_v2)
-ABORTS(cuLaunchKernel)
 ABORTS(cuMemAdvise_v2)
 ABORTS(cuMemAlloc_v2)
 ABORTS(cuMemAllocAsync)

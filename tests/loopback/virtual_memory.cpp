@@ -1,6 +1,7 @@
 // The entry points of virtual memory management, pinned host memory and copies.
 #include <cuda.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "serve.hpp"
@@ -44,8 +45,7 @@ CUresult copy(const char* entry, std::uintptr_t to, std::uintptr_t from, std::ui
       (to_card ? s.counts.to_card : s.counts.to_host) += size;
       if (!pinned) s.counts.pageable += size;
     };
-    s.submit(number(stream),
-             {.after = nullptr, .run = run, .address = to, .size = size, .also = from});
+    s.submit(number(stream), {.after = nullptr, .run = run, .names = {{to, size}, {from, size}}});
     if (!pinned && !to_card) {
       const auto point = s.end_of(number(stream));
       s.progressed.wait(lock, [&] { return s.reach(*point); });
@@ -149,6 +149,39 @@ CUresult cuMemHostUnregister(void* start) {
     s.registered.erase(it);
     return CUDA_SUCCESS;
   });
+}
+
+CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream stream) {
+  const auto body = [&](State& s, Lock&) {
+    if (find(s, stream) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    if (!s.copies_on_card(to, size) || !s.copies_on_card(from, size)) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+    s.submit(number(stream), {.after = nullptr,
+                              .run =
+                                  [to, from, size] {
+                                    std::memcpy(reinterpret_cast<void*>(to),
+                                                reinterpret_cast<const void*>(from), size);
+                                  },
+                              .names = {{to, size}, {from, size}}});
+    return CUDA_SUCCESS;
+  };
+  return serve_current(__func__, body, stream);
+}
+
+CUresult cuMemsetD32Async(CUdeviceptr to, unsigned value, size_t count, CUstream stream) {
+  const auto body = [&](State& s, Lock&) {
+    const std::uint64_t size = count * sizeof(value);
+    if (find(s, stream) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    if (to % sizeof(value) != 0 || !s.copies_on_card(to, size)) return CUDA_ERROR_INVALID_VALUE;
+    s.submit(
+        number(stream),
+        {.after = nullptr,
+         .run = [to, value, count] { std::fill_n(reinterpret_cast<unsigned*>(to), count, value); },
+         .names = {{to, size}}});
+    return CUDA_SUCCESS;
+  };
+  return serve_current(__func__, body, stream);
 }
 
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t size, CUstream stream) {

@@ -132,6 +132,7 @@ class Loopback : public Rig {
     more("events", start_.live_events, now.live_events);
     more("streams", start_.live_streams, now.live_streams);
     more("contexts", start_.live_contexts, now.live_contexts);
+    more("modules", start_.live_modules, now.live_modules);
     more("bytes counted as managed", start_.managed, vramx::managed_bytes());
     more("bytes counted as pinned", start_.registered, vramx::pinned_bytes());
     return held;

@@ -1,0 +1,21 @@
+#include "bind/bind.hpp"
+#include "forms/packing_kernels.hpp"
+
+namespace nb = nanobind;
+
+namespace vramx::bind {
+
+void forms(nb::module_& module) {
+  module.def(
+      "packing_kernels",
+      [] {
+        const PackingKernels kernels = packing_kernels();
+        return nb::make_tuple(!kernels.ptx.empty(),
+                              nb::str(kernels.origin.data(), kernels.origin.size()));
+      },
+      nb::sig("def packing_kernels() -> tuple[bool, str]"),
+      "Whether this build has the card's kernels that pack weights, and what made them, or why it "
+      "has none.");
+}
+
+}  // namespace vramx::bind
