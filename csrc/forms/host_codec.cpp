@@ -233,7 +233,7 @@ void unpack_tile(const Run& run, std::uint32_t tile, const std::byte* packed,
   const Escapes from = before_tile(run, packed, tile);
   const Escapes to = before_tile(run, packed, tile + 1);
   const Escapes room = room_of(run);
-  if (from.second + second_codes(codes) > room.second || from.exceptions > to.exceptions ||
+  if (from.second + second_codes(codes) > room.second ||
       to.exceptions > room.exceptions) {
     corrupted("a tile's exponents lie outside their part");
   }
