@@ -54,7 +54,9 @@ void store(std::byte* to, T value) {
   std::memcpy(to, &value, sizeof(T));
 }
 
-std::uint32_t byte_of(std::uint32_t word, std::uint32_t index) { return word >> (8 * index) & 0xff; }
+std::uint32_t byte_of(std::uint32_t word, std::uint32_t index) {
+  return word >> (8 * index) & 0xff;
+}
 
 std::uint32_t second_exponent(const Run& run, std::uint32_t code) {
   return byte_of(run.next[code / 4], code % 4);

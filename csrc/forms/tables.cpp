@@ -20,7 +20,9 @@ constexpr Bytes least_run = 64 * KiB;
 constexpr Bytes past_second = 16;
 
 Words words_of(Type type, std::uint32_t low) {
-  const auto zero = [low](Words words) { return (low & ((1U << shape_of(words).dropped) - 1)) == 0; };
+  const auto zero = [low](Words words) {
+    return (low & ((1U << shape_of(words).dropped) - 1)) == 0;
+  };
   if (type == Type::fp16 && zero(Words::fp16_7)) return Words::fp16_7;
   if (type == Type::fp32 && zero(Words::fp32_7)) return Words::fp32_7;
   if (type == Type::fp32 && zero(Words::fp32_10)) return Words::fp32_10;

@@ -48,8 +48,8 @@ TEST("every word of 16 bits comes back") {
 
 TEST("words of 32 bits come back: of every sign and exponent, with every bit of the mantissa") {
   std::mt19937 random(1);
-  const std::array<std::uint32_t, 8> mantissas{0, 1, 0x400000, 0x400001, 0x3fffff, 0x7fffff, 0x10000,
-                                               0x2000};
+  const std::array<std::uint32_t, 8> mantissas{0,        1,        0x400000, 0x400001,
+                                               0x3fffff, 0x7fffff, 0x10000,  0x2000};
   require_exact(Type::fp32, words(Type::fp32, 1 << 22, [&](std::size_t i) {
                   const std::uint32_t mantissa =
                       i % 16 < 8 ? mantissas[i % 8] : std::uint32_t{1} << random() % 23;
@@ -182,8 +182,8 @@ TEST("packed weights are as small as their exponents allow") {
   const double fp32 = packed_part(Type::fp32, normal(Type::fp32, number), Words::fp32);
   const double fp32_10 = packed_part(Type::fp32, normal(Type::fp32, number, 13), Words::fp32_10);
   const double fp32_7 = packed_part(Type::fp32, normal(Type::fp32, number, 16), Words::fp32_7);
-  std::printf("  bf16 %.4f, fp16 %.4f, of 7 bits %.4f, fp32 %.4f, of 10 bits %.4f, of 7 bits %.4f\n",
-              bf16, fp16, fp16_7, fp32, fp32_10, fp32_7);
+  std::printf("  bf16 %.4f, fp16 %.4f %.4f, fp32 %.4f %.4f %.4f\n", bf16, fp16, fp16_7, fp32, fp32_10,
+              fp32_7);
   REQUIRE(bf16 <= 0.685);
   REQUIRE(fp16 <= 0.88);
   REQUIRE(fp16_7 <= 0.685);
