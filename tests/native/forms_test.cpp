@@ -182,8 +182,8 @@ TEST("packed weights are as small as their exponents allow") {
   const double fp32 = packed_part(Type::fp32, normal(Type::fp32, number), Words::fp32);
   const double fp32_10 = packed_part(Type::fp32, normal(Type::fp32, number, 13), Words::fp32_10);
   const double fp32_7 = packed_part(Type::fp32, normal(Type::fp32, number, 16), Words::fp32_7);
-  std::printf("  bf16 %.4f, fp16 %.4f %.4f, fp32 %.4f %.4f %.4f\n", bf16, fp16, fp16_7, fp32, fp32_10,
-              fp32_7);
+  std::printf("  bf16 %.4f, fp16 %.4f %.4f, fp32 %.4f %.4f %.4f\n", bf16, fp16, fp16_7, fp32,
+              fp32_10, fp32_7);
   REQUIRE(bf16 <= 0.685);
   REQUIRE(fp16 <= 0.88);
   REQUIRE(fp16_7 <= 0.685);
