@@ -5,15 +5,14 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "device/mapped_packing.hpp"
+#include "forms/packing_kernels.hpp"
 
 namespace vramx {
 
 /// What is mapped and moved at once.
-struct MappedStore::Unit {
-  Range range;
-  void* host = nullptr;    ///< its host copy
-  Handle card_memory = 0;  ///< while it is on the card
-  bool mapped = false;     ///< whether that is mapped at its addresses
+struct MappedStore::Unit : Frames::Tenant {
+  void* host = nullptr;  ///< its host copy
 };
 
 struct MappedStore::Reserved {
@@ -30,11 +29,12 @@ MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned un
                 {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
                  "has no virtual memory management here, which backend=\"mapped\" needs",
                  CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS, "use backend=\"managed\""}),
-      access_{.location = on_card(context()->device).location,
-              .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE},
       unpinned_(unpinned),
       confines_scratch_(confines_scratch),
-      memory_(context()->driver, context()->device) {
+      frames_(std::make_unique<Frames>(context()->driver, context()->device,
+                                       [card = card_.get()](const Fence& fence) {
+                                         card->wait(fence);
+                                       })) {
   const Current here = current();
   const CUmemAllocationProp place = on_card(context()->device);
   size_t granularity = 0;
@@ -50,10 +50,15 @@ MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned un
       card_->attribute(CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM) != 0;
 }
 
-MappedStore::~MappedStore() = default;
+MappedStore::~MappedStore() {
+  packing_.reset();
+  frames_.reset();  // which know what is mapped where
+}
+
+Packing* MappedStore::packing() { return packing_.get(); }
 
 void MappedStore::check_budget(Bytes budget) const {
-  const Bytes held = memory_.held();
+  const Bytes held = frames_->memory().held();
   const Bytes free = card_->free_bytes();
   if (budget <= held + free) return;
   throw OutOfMemory("the card cannot give a budget of " + text(budget) + " now: of its " +
@@ -89,9 +94,9 @@ Range MappedStore::reserve(Bytes size, Purpose purpose) {
   const Range range = made->addresses.range();
   if (!confines(purpose)) made->host = host_copy_for(size);
   for (Bytes from = 0; from < size; from += traits_.unit) {
-    made->units.push_back(
-        {.range = {range.start + from, std::min(traits_.unit, size - from)},
-         .host = made->host ? Range{made->host->start() + from, 0}.data() : nullptr});
+    Unit& unit = made->units.emplace_back();
+    unit.range = {range.start + from, std::min(traits_.unit, size - from)};
+    if (made->host) unit.host = Range{made->host->start() + from, 0}.data();
   }
   const std::lock_guard lock(mutex_);
   reserved_.emplace(range.start, nullptr).first->second = std::move(made);
@@ -108,8 +113,8 @@ void MappedStore::release(Range range) noexcept {
     reserved_.erase(it);
   }
   const auto give_back = [&] {
-    unmap(gone->units);
-    give_memory(gone->units);
+    if (packing_) packing_->release(range);
+    for (Unit& unit : gone->units) frames_->release(unit);
     gone.reset();
   };
   try {
@@ -191,39 +196,10 @@ void MappedStore::load(void* to, Address from, Bytes size) {
   });
 }
 
-void MappedStore::map(Units units) const {
-  for (Unit& unit : units) {
-    if (unit.mapped) continue;
-    cuda().check(cuda().map(unit.range.start, unit.range.size, 0, unit.card_memory, 0), "cuMemMap");
-    unit.mapped = true;
-  }
-  const Address start = units.front().range.start;
-  cuda().check(cuda().set_access(start, units.back().range.end() - start, &access_, 1),
-               "cuMemSetAccess");
-}
-
-void MappedStore::unmap(Units units) const noexcept {
-  for (Unit& unit : units) {
-    if (unit.mapped && cuda().unmap(unit.range.start, unit.range.size) == CUDA_SUCCESS) {
-      unit.mapped = false;
-    }
-  }
-}
-
-void MappedStore::take_memory(Units units) {
-  try {
-    for (Unit& unit : units) unit.card_memory = memory_.take(unit.range.size);
-  } catch (...) {
-    give_memory(units);
-    throw;
-  }
-}
-
-void MappedStore::give_memory(Units units) noexcept {
-  for (Unit& unit : units) {
-    if (unit.card_memory != 0) memory_.give(unit.range.size, unit.card_memory);
-    unit.card_memory = 0;
-  }
+void MappedStore::clear(Units units) {
+  std::vector<Frames::Tenant*> tenants;
+  for (Unit& unit : units) tenants.push_back(&unit);
+  frames_->clear(tenants);
 }
 
 void MappedStore::copy_to_card(const Unit& unit, Range part, CUstream stream) const {
@@ -237,27 +213,34 @@ void MappedStore::copy_to_host(const Unit& unit, Range part, CUstream stream) co
 }
 
 Fence MappedStore::fetch(Range range, FetchMode how, Lane lane, Fences after) {
+  CUstream stream = card_->lanes().at(lane);
+  return arrive(range, stream, after, [&](Range unit) {
+    if (how == FetchMode::empty) return;
+    cuda().check(cuda().copy_to_card(unit.start, host_copy(unit), unit.size, stream),
+                 "cuMemcpyHtoDAsync");
+  });
+}
+
+Fence MappedStore::arrive(Range range, CUstream stream, Fences after, const Fill& fill) {
   const Current here = current();
   const Units units = whole_units(range);
-  const auto on_card = [](const Unit& unit) { return unit.card_memory != 0; };
-  if (std::any_of(units.begin(), units.end(), on_card)) {
+  if (std::ranges::any_of(units, &Unit::there)) {
     throw BadConfig("fetch of a range that is on the card");
   }
-  CUstream stream = card_->lanes().at(lane);
   auto arrival = std::make_shared<CudaEvent>(context());
   card_->order_lane(stream, after);
-  take_memory(units);
+  auto next = units.begin();
   try {
-    map(units);
-    if (how != FetchMode::empty) {
-      for (const Unit& unit : units) copy_to_card(unit, unit.range, stream);
+    for (; next != units.end(); ++next) {
+      card_->order_lane(stream, frames_->enter(*next));
+      fill(next->range);
     }
     record(*arrival, stream);
   } catch (...) {
     // Copies that are under way use what is taken back.
     cuda().stream_wait(stream);
-    unmap(units);
-    give_memory(units);
+    if (next != units.end() && next->there) ++next;
+    clear(Units(units.begin(), next));
     throw;
   }
   return arrival;
@@ -276,22 +259,16 @@ void MappedStore::copy_back(Units units, CUstream lane) const {
 Fence MappedStore::evict(Range range, EvictMode how, Lane lane, Fences after) {
   const Current here = current();
   const Units units = whole_units(range);
-  const auto on_host = [](const Unit& unit) { return unit.card_memory == 0; };
-  if (std::any_of(units.begin(), units.end(), on_host)) {
+  if (!std::ranges::all_of(units, &Unit::there)) {
     throw BadConfig("evict of a range that is not on the card");
+  }
+  if (keeps_mapped_ && how == EvictMode::drop) {
+    for (Unit& unit : units) frames_->leave(unit, after);
+    return nullptr;
   }
   for (const Fence& fence : after) card_->wait(fence);
   if (how == EvictMode::write_back) copy_back(units, card_->lanes().at(lane));
-  try {
-    for (Unit& unit : units) {
-      cuda().check(cuda().unmap(unit.range.start, unit.range.size), "cuMemUnmap");
-      unit.mapped = false;
-    }
-  } catch (...) {
-    map(units);
-    throw;
-  }
-  give_memory(units);
+  clear(units);
   return nullptr;
 }
 
@@ -335,7 +312,7 @@ void MappedStore::settle(Range range) noexcept {
   try {
     if (reads_in_place(range) || !find(range).host) return;
     for (const Unit& unit : whole_units(range)) {
-      if (unit.card_memory == 0) card_->wait(fetch(unit.range, FetchMode::duplicate, 0, {}));
+      if (!unit.there) card_->wait(fetch(unit.range, FetchMode::duplicate, 0, {}));
     }
   } catch (const Error&) {
     // The card has no more room.

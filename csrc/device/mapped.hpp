@@ -3,8 +3,8 @@
 // A range's addresses are reserved once. Its bytes lie in pinned host memory, and on the card too
 // while it is there; pinned copies carry them. What is mapped can be unmapped only as a whole, so
 // the unit of mapping is the unit of movement, given when the device is made: ranges are cut into
-// units from their start, and the last one may be shorter. On the card a unit has physical memory
-// from a stock that is kept and never holds more than was in use at one time.
+// units from their start, and the last one may be shorter. On the card a unit has a frame of
+// physical memory, from a stock that is kept and never holds more than was in use at one time.
 //
 // Where the card can, it reads and writes the host copy in place at its own address, whether or not
 // the range is on the card; at the range's addresses there is something only while it is. Where the
@@ -20,6 +20,8 @@
 // time.
 #pragma once
 
+#include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -28,10 +30,12 @@
 #include <vector>
 
 #include "device/cuda.hpp"
-#include "device/physical.hpp"
+#include "device/frames.hpp"
 #include "device/pinned.hpp"
 
 namespace vramx {
+
+class MappedPacking;
 
 /// What to do where the system refuses to pin host memory.
 enum class Unpinned : std::uint8_t { refuse, accept };
@@ -61,12 +65,24 @@ class MappedStore final : public CudaStore {
   void refresh(Stream stream, Range range) override;
   void save(Stream stream, Range range) override;
   void check_budget(Bytes budget) const override;
-  Bytes card_bytes() const override { return memory_.held(); }
+  Bytes card_bytes() const override { return frames_->memory().held(); }
   Bytes pageable_bytes() const override;
-  void trim(Bytes most) noexcept override { memory_.trim(most); }
+  void trim(Bytes most) noexcept override { frames_->trim(most); }
+  Packing* packing() override;
   /// Bytes that are not pinned come to the card for good, as far as it has room; what does not fit
   /// stays reachable with load alone. The others stay readable at their host addresses.
   void settle(Range range) noexcept override;
+
+  /// Fills one unit that is coming to the card, in a stream's order.
+  using Fill = std::function<void(Range unit)>;
+  /// As fetch, on any stream.
+  Fence arrive(Range range, CUstream stream, Fences after, const Fill& fill);
+  /// Whether what left may stay mapped, see Frames.
+  void keep_mapped(bool keep) { keeps_mapped_ = keep; }
+  /// Where the host copy of a range lies.
+  void* host_copy(Range range) const;
+  const std::shared_ptr<CudaCard>& card() const { return card_; }
+  Frames& frames() { return *frames_; }
 
  private:
   struct Unit;
@@ -78,28 +94,23 @@ class MappedStore final : public CudaStore {
   /// Those that hold any byte of the range.
   Units units_of(Reserved& home, Range range) const;
   Units whole_units(Range range);
-  void* host_copy(Range range) const;
-
-  /// Maps the units' memory of the card at their addresses. On a throw some is; unmap undoes it.
-  void map(Units units) const;
-  void unmap(Units units) const noexcept;
+  void clear(Units units);
 
   /// Copies the parts of a range that has no host copy, unit by unit, and waits for it.
   template <class Copy>
   void reach_on_card(Reserved& home, Range range, const Copy& copy);
 
-  void take_memory(Units units);
-  void give_memory(Units units) noexcept;
   void copy_to_card(const Unit& unit, Range part, CUstream stream) const;
   void copy_to_host(const Unit& unit, Range part, CUstream stream) const;
   void copy_back(Units units, CUstream lane) const;
 
-  CUmemAccessDesc access_;
   Unpinned unpinned_;
   bool confines_scratch_;
-  CardMemory memory_;
+  std::unique_ptr<Frames> frames_;
+  std::atomic<bool> keeps_mapped_ = false;
   mutable std::mutex mutex_;
   std::map<Address, std::unique_ptr<Reserved>> reserved_;
+  std::unique_ptr<MappedPacking> packing_;  ///< null where this build cannot pack
 };
 
 }  // namespace vramx

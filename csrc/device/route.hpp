@@ -37,6 +37,9 @@ class Route {
   /// Takes `range` off the place above once `after` is reached; the fence marks when its memory
   /// there is free. What is written back of weights with host addresses is there on return.
   virtual Fence evict(Range range, EvictMode how, Lane lane, Fences after) = 0;
+  /// Whether a fetch takes a lane; else it has a queue of its own, and takes so little that any
+  /// number may wait in that.
+  virtual bool crosses_link() const { return true; }
   /// As Streams::clock, of what a lane has been given; null where that is not told.
   virtual Fence lane_clock(Lane /*lane*/) { return nullptr; }
 };

@@ -1,0 +1,290 @@
+#include "device/mapped_packing.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/error.hpp"
+
+namespace vramx {
+
+namespace {
+
+/// Packed bytes may be more than raw ones until it is known that they are not worth it.
+constexpr Bytes most_packed(Bytes unit) { return unit + unit / 2; }
+constexpr std::size_t times_measured = 5;
+
+}  // namespace
+
+MappedPacking::Piece::Piece(MappedStore& store, Bytes size)
+    : store_(store),
+      addresses_(store.card()->context()->driver, round_up(size, store.traits().granule),
+                 store.traits().granule) {
+  const Driver& cuda = store.card()->cuda();
+  const Range at = addresses_.range();
+  CardMemory& stock = store.frames().memory();
+  memory_ = stock.take(at.size);
+  const CUmemAccessDesc access{
+      .location = vramx::on_card(store.card()->context()->device).location,
+      .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  CUresult result = cuda.map(at.start, at.size, 0, memory_, 0);
+  if (result == CUDA_SUCCESS) {
+    result = cuda.set_access(at.start, at.size, &access, 1);
+    if (result != CUDA_SUCCESS) cuda.unmap(at.start, at.size);
+  }
+  if (result == CUDA_SUCCESS) return;
+  stock.give(at.size, memory_);
+  cuda.check(result, "cuMemMap");
+}
+
+MappedPacking::Piece::~Piece() {
+  const Range at = addresses_.range();
+  store_.card()->cuda().unmap(at.start, at.size);
+  store_.frames().memory().give(at.size, memory_);
+}
+
+MappedPacking::MappedPacking(MappedStore& store, Bytes unit)
+    : store_(store),
+      unit_(unit),
+      context_(store.card()->context()),
+      unpacks_(std::make_unique<CudaLanes>(context_, 1, true)),
+      staging_(store.card()->facts().lanes) {}
+
+MappedPacking::~MappedPacking() {
+  try {
+    const Current here = context_->current();
+    staging_.clear();
+    packed_.clear();
+  } catch (const Error&) {
+    // The context is gone, and what was mapped with it.
+  }
+}
+
+CardCodec& MappedPacking::codec() {
+  const std::lock_guard lock(mutex_);
+  if (!codec_) codec_ = std::make_unique<CardCodec>(context_);
+  return *codec_;
+}
+
+Bytes MappedPacking::scratch() const {
+  const Bytes granule = store_.traits().granule;
+  return round_up(unit_, granule) + round_up(most_packed(unit_), granule) +
+         round_up(CardCodec::scratch_bytes(unit_), granule);
+}
+
+Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
+  const Current here = context_->current();
+  CardCodec& codec = this->codec();
+  const Piece raw(store_, unit.size);
+  const Piece packed(store_, most_packed(unit.size));
+  const Piece verified(store_, CardCodec::scratch_bytes(unit.size));
+  CUstream stream = unpacks_->at(0);
+  const auto number = reinterpret_cast<Stream>(stream);  // NOLINT
+  const Range block{raw.range().start, unit.size};
+  cuda().check(cuda().copy_to_card(block.start, store_.host_copy(unit), unit.size, stream),
+               "cuMemcpyHtoDAsync");
+  auto form = std::make_shared<const PackedBlock>(
+      codec.pack(block, types, packed.range(), verified.range(), number));
+  {
+    const std::lock_guard lock(mutex_);
+    packed_.erase(unit.start);
+  }
+  if (form->size * 20 > unit.size * 19) return 0;
+  auto host = std::make_shared<HostCopy>(context_->driver,
+                                         round_up(form->size, store_.traits().granule), true);
+  void* const to = Range{host->start(), form->size}.data();
+  cuda().check(cuda().copy_to_host(to, packed.range().start, form->size, stream),
+               "cuMemcpyDtoHAsync");
+  measure(*form, packed.range().start, verified.range().start);
+  cuda().check(cuda().stream_wait(stream), "cuStreamSynchronize");
+  const std::lock_guard lock(mutex_);
+  largest_ = std::max(largest_, form->size);
+  const Bytes size = form->size;
+  packed_[unit.start] = {.form = std::move(form), .host = std::move(host)};
+  return size;
+}
+
+/// The first time takes longer: the driver makes the kernels ready.
+void MappedPacking::measure(const PackedBlock& form, Address packed, Address block) {
+  if (seconds_a_byte_.size() >= times_measured) return;
+  CUstream stream = unpacks_->at(0);
+  const auto number = reinterpret_cast<Stream>(stream);  // NOLINT
+  codec_->unpack(form.runs, packed, block, number);
+  const Fence began = store_.card()->clock(number);
+  codec_->unpack(form.runs, packed, block, number);
+  const Fence ended = store_.card()->clock(number);
+  store_.card()->wait(ended);
+  Bytes size = 0;
+  for (const Run& run : form.runs) size += run.size;
+  seconds_a_byte_.push_back(store_.card()->seconds(began, ended) / static_cast<double>(size));
+}
+
+double MappedPacking::rate() const {
+  const std::lock_guard lock(mutex_);
+  if (seconds_a_byte_.empty()) return 0;
+  std::vector<double> sorted = seconds_a_byte_;
+  std::ranges::sort(sorted);
+  return 1 / std::max(sorted[sorted.size() / 2], 1e-15);
+}
+
+Bytes MappedPacking::staging() const {
+  const std::lock_guard lock(mutex_);
+  if (packed_.empty()) return 0;
+  // And a frame more than are in use, see Frames.
+  return staging_.size() * round_up(largest_, store_.traits().granule) + unit_;
+}
+
+void MappedPacking::trim() noexcept {
+  try {
+    const Current here = context_->current();
+    for (Lane lane = 0; lane < staging_.size(); ++lane) {
+      cuda().stream_wait(store_.card()->lanes().at(lane));
+      staging_[lane].reset();
+    }
+  } catch (const Error&) {
+    // The context is gone.
+  }
+}
+
+void MappedPacking::forget(Range range) noexcept {
+  const std::lock_guard lock(mutex_);
+  for (auto it = packed_.lower_bound(range.start);
+       it != packed_.end() && it->first < range.end();) {
+    // Copies that are on their way read it.
+    try {
+      const Current here = context_->current();
+      for (Lane lane = 0; lane < staging_.size(); ++lane) {
+        cuda().stream_wait(store_.card()->lanes().at(lane));
+      }
+      it = packed_.erase(it);
+    } catch (const Error&) {
+      it = packed_.erase(it);
+    }
+  }
+}
+
+void MappedPacking::release(Range range) noexcept { forget(range); }
+
+std::vector<MappedPacking::Packed*> MappedPacking::packed_of(Range range) {
+  const std::lock_guard lock(mutex_);
+  std::vector<Packed*> found;
+  for (Address at = range.start; at < range.end(); at += unit_) {
+    const auto it = packed_.find(at);
+    if (it == packed_.end()) throw BadConfig("there is no packed copy of what is to come packed");
+    found.push_back(&it->second);
+  }
+  return found;
+}
+
+/// One a lane: what arrives in it next waits for what was unpacked from it, by the lane's order.
+Range MappedPacking::staging_of(Lane lane, Bytes size) {
+  auto& piece = staging_.at(lane);
+  if (!piece || piece->range().size < size) {
+    cuda().stream_wait(store_.card()->lanes().at(lane));
+    piece.reset();
+    piece = std::make_unique<Piece>(store_, std::max(size, largest_));
+  }
+  return piece->range();
+}
+
+Fence MappedPacking::Way::evict(Range range, EvictMode how, Lane lane, Fences after) {
+  return packing.store_.evict(range, how, lane, after);
+}
+
+Rates MappedPacking::Link::rates() const { return packing.store_.rates(); }
+
+Fence MappedPacking::Link::lane_clock(Lane lane) { return packing.store_.lane_clock(lane); }
+
+Fence MappedPacking::Link::fetch(Range range, FetchMode /*how*/, Lane lane, Fences after) {
+  const Current here = packing.context_->current();
+  const auto units = packing.packed_of(range);
+  CUstream stream = packing.store_.card()->lanes().at(lane);
+  auto next = units.begin();
+  return packing.store_.arrive(range, stream, after, [&](Range unit) {
+    const Packed& packed = **next++;
+    const Bytes size = packed.form->size;
+    const Range staging = packing.staging_of(lane, size);
+    packing.cuda().check(
+        packing.cuda().copy_to_card(staging.start, Range{packed.host->start(), size}.data(), size,
+                                    stream),
+        "cuMemcpyHtoDAsync");
+    packing.codec_->unpack(packed.form->runs, staging.start, unit.start,
+                           reinterpret_cast<Stream>(stream));  // NOLINT
+  });
+}
+
+Rates MappedPacking::Hold::rates() const { return packing.store_.rates(); }
+
+Fence MappedPacking::Hold::lane_clock(Lane lane) { return packing.store_.lane_clock(lane); }
+
+Fence MappedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, Fences after) {
+  const Current here = packing.context_->current();
+  const auto units = packing.packed_of(range);
+  CUstream stream = packing.store_.card()->lanes().at(lane);
+  auto arrived = std::make_shared<CudaEvent>(packing.context_);
+  packing.store_.card()->order_lane(stream, after);
+  auto next = units.begin();
+  try {
+    for (; next != units.end(); ++next) {
+      Packed& packed = **next;
+      if (packed.on_card) throw BadConfig("fetch of a packed copy that is on the card");
+      const Bytes size = packed.form->size;
+      auto piece = std::make_unique<Piece>(packing.store_, size);
+      packing.cuda().check(
+          packing.cuda().copy_to_card(piece->range().start,
+                                      Range{packed.host->start(), size}.data(), size, stream),
+          "cuMemcpyHtoDAsync");
+      packed.on_card = std::move(piece);
+    }
+    packing.cuda().check(packing.cuda().event_record(arrived->event, stream), "cuEventRecord");
+  } catch (...) {
+    packing.cuda().stream_wait(stream);
+    for (auto taken = units.begin(); taken != next; ++taken) (*taken)->on_card.reset();
+    throw;
+  }
+  for (Packed* const packed : units) packed->arrived = arrived;
+  return arrived;
+}
+
+Fence MappedPacking::Hold::evict(Range range, EvictMode /*how*/, Lane /*lane*/, Fences after) {
+  const Current here = packing.context_->current();
+  const auto units = packing.packed_of(range);
+  for (const Packed* const packed : units) {
+    if (!packed->on_card) throw BadConfig("evict of a packed copy that is not on the card");
+  }
+  CudaCard& card = *packing.store_.card();
+  for (const Fence& fence : after) card.wait(fence);
+  for (Packed* const packed : units) {
+    if (packed->arrived) card.wait(packed->arrived);
+    if (packed->unpacked) card.wait(packed->unpacked);
+    packed->arrived = packed->unpacked = nullptr;
+    packed->on_card.reset();
+  }
+  return nullptr;
+}
+
+Rates MappedPacking::Unpack::rates() const { return {.up = packing.rate(), .down = packing.rate()}; }
+
+Fence MappedPacking::Unpack::lane_clock(Lane /*lane*/) {
+  return packing.store_.card()->clock(reinterpret_cast<Stream>(packing.unpacks_->at(0)));  // NOLINT
+}
+
+Fence MappedPacking::Unpack::fetch(Range range, FetchMode /*how*/, Lane /*lane*/, Fences after) {
+  const Current here = packing.context_->current();
+  const auto units = packing.packed_of(range);
+  CUstream stream = packing.unpacks_->at(0);
+  for (Packed* const packed : units) {
+    if (!packed->on_card) throw BadConfig("unpack of a packed copy that is not on the card");
+    packing.store_.card()->order_lane(stream, {&packed->arrived, 1});
+  }
+  auto next = units.begin();
+  const Fence unpacked = packing.store_.arrive(range, stream, after, [&](Range unit) {
+    const Packed& packed = **next++;
+    packing.codec_->unpack(packed.form->runs, packed.on_card->range().start, unit.start,
+                           reinterpret_cast<Stream>(stream));  // NOLINT
+  });
+  for (Packed* const packed : units) packed->unpacked = unpacked;
+  return unpacked;
+}
+
+}  // namespace vramx

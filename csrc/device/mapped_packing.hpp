@@ -1,0 +1,106 @@
+// Packed copies of mapped memory: in pinned memory of the host, and on the card beside the frames,
+// of the same stock; unpacked by the card into the frames.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "device/card_codec.hpp"
+#include "device/mapped.hpp"
+#include "device/packing.hpp"
+
+namespace vramx {
+
+class MappedPacking final : public Packing {
+ public:
+  /// Of a store that outlives it, whose units are so large.
+  MappedPacking(MappedStore& store, Bytes unit);
+  ~MappedPacking() override;
+
+  Bytes pack(Range unit, const std::vector<TypedRange>& types) override;
+  Bytes scratch() const override;
+  void forget(Range range) noexcept override;
+  Bytes staging() const override;
+  double rate() const override;
+  void trim() noexcept override;
+  Route& link() override { return link_; }
+  Route& hold() override { return hold_; }
+  Route& unpack() override { return unpack_; }
+
+  /// A range of the store's is given back, none of whose moves is in flight.
+  void release(Range range) noexcept;
+
+ private:
+  /// Plain memory of the card's, from the store's stock.
+  class Piece {
+   public:
+    Piece(MappedStore& store, Bytes size);
+    ~Piece();
+    Piece(const Piece&) = delete;
+    Piece& operator=(const Piece&) = delete;
+    Range range() const { return addresses_.range(); }
+
+   private:
+    MappedStore& store_;
+    Addresses addresses_;
+    Handle memory_ = 0;
+  };
+  struct Packed {
+    std::shared_ptr<const PackedBlock> form;
+    std::shared_ptr<HostCopy> host;
+    std::unique_ptr<Piece> on_card{};
+    Fence arrived{};   ///< there
+    Fence unpacked{};  ///< when it was last read there
+  };
+  /// A way that is this one's business.
+  struct Way : Route {
+    explicit Way(MappedPacking& of) : packing(of) {}
+    Fence evict(Range range, EvictMode how, Lane lane, Fences after) override;
+    MappedPacking& packing;
+  };
+  struct Link final : Way {
+    using Way::Way;
+    Rates rates() const override;
+    Fence fetch(Range range, FetchMode how, Lane lane, Fences after) override;
+    Fence lane_clock(Lane lane) override;
+  };
+  struct Hold final : Way {
+    using Way::Way;
+    Rates rates() const override;
+    Fence fetch(Range range, FetchMode how, Lane lane, Fences after) override;
+    Fence evict(Range range, EvictMode how, Lane lane, Fences after) override;
+    Fence lane_clock(Lane lane) override;
+  };
+  struct Unpack final : Way {
+    using Way::Way;
+    Rates rates() const override;
+    bool crosses_link() const override { return false; }
+    Fence fetch(Range range, FetchMode how, Lane lane, Fences after) override;
+    Fence lane_clock(Lane lane) override;
+  };
+
+  CardCodec& codec();
+  const Driver& cuda() const { return *context_->driver; }
+  std::vector<Packed*> packed_of(Range range);
+  Range staging_of(Lane lane, Bytes size);
+  void measure(const PackedBlock& form, Address packed, Address block);
+
+  MappedStore& store_;
+  const Bytes unit_;
+  std::shared_ptr<CudaContext> context_;
+  std::unique_ptr<CudaLanes> unpacks_;  ///< one queue
+  std::unique_ptr<CardCodec> codec_;
+  mutable std::mutex mutex_;
+  std::map<Address, Packed> packed_;  ///< by unit
+  Bytes largest_ = 0;                 ///< there was
+  std::vector<std::unique_ptr<Piece>> staging_;  ///< by lane
+  std::vector<double> seconds_a_byte_;           ///< of some units that were unpacked
+  Link link_{*this};
+  Hold hold_{*this};
+  Unpack unpack_{*this};
+};
+
+}  // namespace vramx
