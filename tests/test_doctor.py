@@ -47,6 +47,7 @@ METHODS = [
     "python",
     "requirements",
     "installed",
+    "packing_kernels",
     "driver",
     "cards",
     "torch",
@@ -67,6 +68,7 @@ class MadeUp:
     the_python: str = "3.12.3"
     lines: tuple[str, ...] = ("numpy>=1.26", 'torch>=2.8; extra == "torch"', 'rich; extra == "x"')
     packages: dict[str, str] = field(default_factory=lambda: {"numpy": "2.3", "torch": "2.13.0"})
+    kernels: tuple[bool, str] = (True, "NVRTC 12.0 for compute_60")
     the_driver: str | None = "580.159.03"
     card: Card = CARD
     count: int = 1
@@ -89,6 +91,9 @@ class MadeUp:
 
     def installed(self, package: str) -> str | None:
         return self.packages.get(package)
+
+    def packing_kernels(self) -> tuple[bool, str]:
+        return self.kernels
 
     def driver(self) -> str | None:
         return self.the_driver
@@ -141,6 +146,12 @@ def test_a_machine_in_order_has_nothing_worse_than_ok() -> None:
         (MadeUp(the_python="3.9.1"), "python", "ERROR", "needs >=3.10"),
         (MadeUp(packages={"numpy": "1.20"}), "packages", "ERROR", "numpy is 1.20"),
         (MadeUp(packages={}), "packages", "ERROR", "not installed"),
+        (
+            MadeUp(kernels=(False, "built without NVRTC")),
+            "packing",
+            "WARNING",
+            "built without NVRTC",
+        ),
         (MadeUp(the_driver=None), "driver", "ERROR", "no NVIDIA driver"),
         (MadeUp(the_driver="570.26"), "driver", "ERROR", "needs a newer driver"),
         (

@@ -14,8 +14,7 @@ void forms(nb::module_& module) {
                               nb::str(kernels.origin.data(), kernels.origin.size()));
       },
       nb::sig("def packing_kernels() -> tuple[bool, str]"),
-      "Whether this build has the card's kernels that pack weights, and what made them, or why it "
-      "has none.");
+      "Whether this build can pack weights on the card, and what made its kernels, or why not.");
 }
 
 }  // namespace vramx::bind

@@ -52,12 +52,17 @@ std::shared_ptr<CudaContext> CudaContext::another() const {
   return made;
 }
 
-CudaLanes::CudaLanes(std::shared_ptr<CudaContext> of, unsigned count) : context(std::move(of)) {
+CudaLanes::CudaLanes(std::shared_ptr<CudaContext> of, unsigned count, bool urgent)
+    : context(std::move(of)) {
   const Driver& cuda = *context->driver;
   const Current here = context->current();
+  int least = 0;
+  int most = 0;
+  cuda.check(cuda.stream_priorities(&least, &most), "cuCtxGetStreamPriorityRange");
   for (Lane lane = 0; lane < count; ++lane) {
     CUstream stream = nullptr;
-    const CUresult result = cuda.stream_create(&stream, CU_STREAM_NON_BLOCKING);
+    const CUresult result =
+        cuda.stream_create_prior(&stream, CU_STREAM_NON_BLOCKING, urgent ? most : least);
     if (result != CUDA_SUCCESS) {
       for (CUstream made : streams) cuda.stream_destroy(made);
       cuda.check(result, "cuStreamCreate");

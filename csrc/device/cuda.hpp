@@ -44,7 +44,8 @@ struct CudaEvent final : Mark {
 
 /// Copy queues. They and the fences on them belong to one context.
 struct CudaLanes {
-  CudaLanes(std::shared_ptr<CudaContext> of, unsigned count);
+  /// Urgent ones go before the program's work where both are ready.
+  CudaLanes(std::shared_ptr<CudaContext> of, unsigned count, bool urgent = false);
   ~CudaLanes();
   CudaLanes(const CudaLanes&) = delete;
   CudaLanes& operator=(const CudaLanes&) = delete;

@@ -26,7 +26,7 @@ Mover::Mover(std::shared_ptr<Device> device, bool threaded, bool profiled)
     : device_(std::move(device)),
       generation_(process_generation()),
       profiled_(profiled),
-      not_ordered_(device_->facts().lanes),
+      not_ordered_(device_->facts().lanes + 1),
       under_way_(device_->facts().lanes),
       state_(std::make_unique<State>()) {
   if (threaded) state_->thread = std::thread([this] { loop(); });
@@ -165,22 +165,24 @@ void Mover::fetch(const Job& job, Outcome& outcome) {
       if (!joins) break;
       range.size += more.range.size;
     }
+    const Fetch& first = job.fetches[i];
+    const bool takes_lane = first.route->crosses_link();
+    auto& after = takes_lane ? not_ordered_[next_lane_] : not_ordered_.back();
     // An eviction waits for what the driver has queued before it, so the queue is kept at one
     // request a lane: it keeps the link busy, and longer ones were measured a fifth slower.
-    Fence& latest = under_way_[next_lane_];
-    auto& after = not_ordered_[next_lane_];
-    if (state_->thread.joinable()) {
-      device_->streams().wait(latest);
-    } else if (latest) {
-      after.push_back(latest);
+    if (takes_lane && state_->thread.joinable()) {
+      device_->streams().wait(under_way_[next_lane_]);
+    } else if (takes_lane && under_way_[next_lane_]) {
+      after.push_back(under_way_[next_lane_]);
     }
-    const Fetch& first = job.fetches[i];
     const Fence arrived = issue(job, *first.route, first.name, next - i, outcome, [&] {
       return first.route->fetch(range, first.how, next_lane_, after);
     });
     after.clear();
-    latest = arrived;
-    next_lane_ = (next_lane_ + 1) % device_->facts().lanes;
+    if (takes_lane) {
+      under_way_[next_lane_] = arrived;
+      next_lane_ = (next_lane_ + 1) % device_->facts().lanes;
+    }
     outcome.arrivals.insert(outcome.arrivals.end(), next - i, arrived);
     i = next;
   }

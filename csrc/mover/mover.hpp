@@ -98,7 +98,8 @@ class Mover {
   bool profiled_;
   std::uint64_t requests_ = 0;
   Lane next_lane_ = 0;
-  std::vector<std::vector<Fence>> not_ordered_;  ///< by lane: evictions it has not waited for
+  /// Evictions not waited for yet, by lane; and by what takes none, in the end.
+  std::vector<std::vector<Fence>> not_ordered_;
   std::vector<Fence> under_way_;                 ///< by lane: its last arrival
   std::unique_ptr<State> state_;
 };

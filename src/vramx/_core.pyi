@@ -170,6 +170,11 @@ def set_moments(when: Moment, seed: int) -> tuple[Moment, int]:
 
 POISON: int
 
+def packing_kernels() -> tuple[bool, str]:
+    """
+    Whether this build can pack weights on the card, and what made its kernels, or why not.
+    """
+
 def policy_names() -> list[str]:
     """The names of the native policies, sorted."""
 

@@ -18,6 +18,7 @@ Check = Callable[[Machine], Iterable[Finding]]
 def _checks(ordinal: int, model: Path | None, sha256: str | None) -> Iterator[tuple[str, Check]]:
     yield "system", software.check_system
     yield "packages", software.check_packages
+    yield "packing", software.check_packing
     yield "driver", software.check_driver
     yield "cards", software.check_cards
     yield "torch", software.check_torch

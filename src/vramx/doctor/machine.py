@@ -114,6 +114,9 @@ class Machine(Protocol):
     def installed(self, package: str) -> str | None:
         """Tell a package's version; None where it is not installed."""
 
+    def packing_kernels(self) -> tuple[bool, str]:
+        """Tell whether vramx is built with kernels that pack weights, and by what, or why not."""
+
     def driver(self) -> str | None:
         """Tell the driver's version; None where there is no driver."""
 

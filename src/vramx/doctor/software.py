@@ -81,6 +81,22 @@ def check_packages(machine: Machine) -> Iterator[Finding]:
         )
 
 
+def check_packing(machine: Machine) -> Iterator[Finding]:
+    """Look whether this build can pack weights."""
+    present, origin = machine.packing_kernels()
+    if present:
+        yield Finding("packing", Severity.OK, f"kernels that pack weights: {origin}")
+        return
+    yield Finding(
+        "packing",
+        Severity.WARNING,
+        f"no kernels that pack weights: vramx was {origin}",
+        "Weights cross the link and rest on the card unpacked.",
+        "Build vramx anew where its build requirement nvidia-cuda-nvrtc-cu12 can be installed: "
+        "Linux on x86_64 or aarch64.",
+    )
+
+
 def check_driver(machine: Machine) -> Iterator[Finding]:
     """Compare the driver with the CUDA version that torch is built for."""
     driver = machine.driver()

@@ -101,6 +101,10 @@ class ThisMachine:
         except importlib.metadata.PackageNotFoundError:
             return None
 
+    def packing_kernels(self) -> tuple[bool, str]:
+        """Tell whether vramx is built with kernels that pack weights, and by what, or why not."""
+        return _core.packing_kernels()
+
     def driver(self) -> str | None:
         """Tell the driver's version; None where there is no driver."""
         try:
