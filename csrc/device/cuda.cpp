@@ -58,11 +58,14 @@ CudaLanes::CudaLanes(std::shared_ptr<CudaContext> of, unsigned count, bool urgen
   const Current here = context->current();
   int least = 0;
   int most = 0;
-  cuda.check(cuda.stream_priorities(&least, &most), "cuCtxGetStreamPriorityRange");
+  if (urgent) {
+    cuda.check(cuda.stream_priorities(&least, &most), "cuCtxGetStreamPriorityRange");
+  }
   for (Lane lane = 0; lane < count; ++lane) {
     CUstream stream = nullptr;
     const CUresult result =
-        cuda.stream_create_prior(&stream, CU_STREAM_NON_BLOCKING, urgent ? most : least);
+        urgent ? cuda.stream_create_prior(&stream, CU_STREAM_NON_BLOCKING, most)
+               : cuda.stream_create(&stream, CU_STREAM_NON_BLOCKING);
     if (result != CUDA_SUCCESS) {
       for (CUstream made : streams) cuda.stream_destroy(made);
       cuda.check(result, "cuStreamCreate");

@@ -48,6 +48,7 @@ MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned un
   traits_.unit = unit;
   traits_.reads_over_link = traits_.host_addresses =
       card_->attribute(CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM) != 0;
+  if (!packing_kernels().ptx.empty()) packing_ = std::make_unique<MappedPacking>(*this, unit);
 }
 
 MappedStore::~MappedStore() {
@@ -231,15 +232,13 @@ Fence MappedStore::arrive(Range range, CUstream stream, Fences after, const Fill
   card_->order_lane(stream, after);
   auto next = units.begin();
   try {
-    for (; next != units.end(); ++next) {
-      card_->order_lane(stream, frames_->enter(*next));
-      fill(next->range);
-    }
+    for (; next != units.end(); ++next) card_->order_lane(stream, frames_->enter(*next));
+    for (const Unit& unit : units) fill(unit.range);
     record(*arrival, stream);
   } catch (...) {
     // Copies that are under way use what is taken back.
     cuda().stream_wait(stream);
-    if (next != units.end() && next->there) ++next;
+    if (next != units.end() && next->there) ++next;  // the order failed
     clear(Units(units.begin(), next));
     throw;
   }

@@ -99,6 +99,7 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   cuda().check(cuda().stream_wait(stream), "cuStreamSynchronize");
   const std::lock_guard lock(mutex_);
   largest_ = std::max(largest_, form->size);
+  store_.keep_mapped(true);
   const Bytes size = form->size;
   packed_[unit.start] = {.form = std::move(form), .host = std::move(host)};
   return size;
