@@ -110,6 +110,7 @@ NOT_SIMULATED: list[tuple[str, Any]] = [
     *(("lanes", value) for value in [0, -1, 1.5, "2", None, 2**40]),
     *(("granule", value) for value in [0, 1, 6000, "6KB", "4 apples", None]),
     *(("host_memory", value) for value in [0, "much", 2**64]),
+    *(("unpack_rate", value) for value in ["fast", "25GB/h", math.nan, math.inf, -1.0]),
 ]
 
 

@@ -42,7 +42,7 @@ class Packing {
   virtual Route& link() = 0;
   /// From the host to the card, packed, and off it; `evict` gives its memory there back.
   virtual Route& hold() = 0;
-  /// From a packed copy on the card.
+  /// From a packed copy on the card, once that has arrived.
   virtual Route& unpack() = 0;
 };
 

@@ -20,6 +20,8 @@ class Operation(enum.Enum):
 
     MAP_HOST = 3
 
+    PACK = 4
+
 class Device:
     @property
     def name(self) -> str: ...
@@ -121,6 +123,7 @@ class SimulatedDevice(Device):
         check_drops: bool,
         host_addresses: bool = True,
         managed_access: bool = True,
+        unpack_rate: float = 0.0,
     ) -> None: ...
     def compute(self, seconds: float, stream: int = 0) -> None: ...
     def launch_fill(self, to: int, content: bytes, stream: int = 0) -> None:

@@ -47,7 +47,9 @@ class Walk {
 
   void run(unsigned steps) {
     for (unsigned i = 0; i < steps; ++i) {
-      step(random_() % units);
+      // Some in a row of one unit, so that little of the last is done when the next is asked.
+      const Bytes unit = random_() % units;
+      for (auto row = random_() % 4; row != 0; --row) step(unit);
       if (random_() % 8 == 0) look();
     }
     for (Bytes i = 0; i < units; ++i) {
@@ -390,7 +392,7 @@ HOLDS("a failure leaves packed copies where they were, and the next call works")
 
 HOLDS("a range may be released with its packed copies on the card") {
   if (rig.device().packing() == nullptr) return;
-  {
+  for (int again = 0; again < 2; ++again) {  // at the same addresses, if the system gives them
     const Weights weights(rig, 2);
     weights.pack();
     weights.packing.hold().fetch(weights.range, FetchMode::duplicate, 0, {});

@@ -111,3 +111,13 @@ TEST("a packed copy that is not forgotten brings back what was") {
   weights.fetched(weights.packing.link());
   REQUIRE(reads(weights, weights.bytes));
 }
+
+TEST("what moved to the card as it was unpacked is no more on the host") {
+  const auto rig = simulated({.host_addresses = false, .unpack_rate = 1e12});
+  const Weights weights(*rig, 1);
+  weights.pack();
+  weights.fetched(weights.packing.link(), FetchMode::move);
+  REQUIRE(loaded(weights) == std::vector<unsigned char>(weights.range.size, poison));
+  weights.evicted(weights.packing.link(), EvictMode::write_back);
+  REQUIRE(loaded(weights) == weights.bytes);
+}
