@@ -114,6 +114,12 @@ NOT_SIMULATED: list[tuple[str, Any]] = [
 ]
 
 
+@pytest.mark.parametrize(("told", "rate"), [(None, 0), (0, 0), ("2GB/s", 2e9), (5e9, 5e9)])
+def test_the_simulated_card_unpacks_as_it_is_told(told: Any, rate: float) -> None:
+    with vramx.simulate(unpack_rate=told) as simulation:
+        assert simulation.device().unpack_rate == rate
+
+
 @pytest.mark.parametrize(("name", "value"), NOT_SIMULATED, ids=shown)
 def test_a_wrong_figure_of_the_simulated_card_is_refused(name: str, value: Any) -> None:
     good = {"capacity": "2MiB", "granule": "4KiB"}

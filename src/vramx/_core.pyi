@@ -40,6 +40,12 @@ class Device:
     @property
     def link_down(self) -> float: ...
     @property
+    def unpack_rate(self) -> float:
+        """
+        Raw bytes a second that packed copies are unpacked to; 0 where it makes none.
+        """
+
+    @property
     def reads_over_link(self) -> bool: ...
     @property
     def host_addresses(self) -> bool: ...
