@@ -110,7 +110,14 @@ NOT_SIMULATED: list[tuple[str, Any]] = [
     *(("lanes", value) for value in [0, -1, 1.5, "2", None, 2**40]),
     *(("granule", value) for value in [0, 1, 6000, "6KB", "4 apples", None]),
     *(("host_memory", value) for value in [0, "much", 2**64]),
+    *(("unpack_rate", value) for value in ["fast", "25GB/h", math.nan, math.inf, -1.0]),
 ]
+
+
+@pytest.mark.parametrize(("told", "rate"), [(None, 0), (0, 0), ("2GB/s", 2e9), (5e9, 5e9)])
+def test_the_simulated_card_unpacks_as_it_is_told(told: Any, rate: float) -> None:
+    with vramx.simulate(unpack_rate=told) as simulation:
+        assert simulation.device().unpack_rate == rate
 
 
 @pytest.mark.parametrize(("name", "value"), NOT_SIMULATED, ids=shown)

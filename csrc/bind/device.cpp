@@ -10,6 +10,7 @@
 #include "device/cuda_device.hpp"
 #include "device/managed.hpp"
 #include "device/mapped.hpp"
+#include "device/packing.hpp"
 #include "device/simulated.hpp"
 
 namespace nb = nanobind;
@@ -37,7 +38,8 @@ void device(nb::module_& module) {
       .value("RESERVE", Operation::reserve)
       .value("FETCH", Operation::fetch)
       .value("EVICT", Operation::evict)
-      .value("MAP_HOST", Operation::map_host);
+      .value("MAP_HOST", Operation::map_host)
+      .value("PACK", Operation::pack);
 
   nb::class_<Device>(module, "Device")
       .def_prop_ro("name", [](const Device& d) { return d.facts().name; })
@@ -48,6 +50,13 @@ void device(nb::module_& module) {
       .def_prop_ro("granule", [](Device& d) { return weights(d).traits().granule; })
       .def_prop_ro("link_up", [](Device& d) { return weights(d).link().rates().up; })
       .def_prop_ro("link_down", [](Device& d) { return weights(d).link().rates().down; })
+      .def_prop_ro(
+          "unpack_rate",
+          [](Device& d) {
+            Packing* const packing = weights(d).packing();
+            return packing != nullptr ? packing->rate() : 0;
+          },
+          "Raw bytes a second that packed copies are unpacked to; 0 where it makes none.")
       .def_prop_ro("reads_over_link", [](Device& d) { return weights(d).traits().reads_over_link; })
       .def_prop_ro("host_addresses", [](Device& d) { return weights(d).traits().host_addresses; })
       .def_prop_ro(
@@ -116,7 +125,7 @@ void device(nb::module_& module) {
           "__init__",
           [](SimulatedDevice* self, Bytes capacity, double link_up, double link_down,
              double latency, unsigned lanes, Bytes granule, Bytes host_memory, bool reads_over_link,
-             bool check_drops, bool host_addresses, bool managed_access) {
+             bool check_drops, bool host_addresses, bool managed_access, double unpack_rate) {
             new (self) SimulatedDevice({.capacity = capacity,
                                         .link = {.up = link_up, .down = link_down},
                                         .latency = latency,
@@ -126,11 +135,12 @@ void device(nb::module_& module) {
                                         .reads_over_link = reads_over_link,
                                         .host_addresses = host_addresses,
                                         .managed_access = managed_access,
-                                        .check_drops = check_drops});
+                                        .check_drops = check_drops,
+                                        .unpack_rate = unpack_rate});
           },
           "capacity"_a, "link_up"_a, "link_down"_a, "latency"_a, "lanes"_a, "granule"_a,
           "host_memory"_a, "reads_over_link"_a, "check_drops"_a, "host_addresses"_a = true,
-          "managed_access"_a = true)
+          "managed_access"_a = true, "unpack_rate"_a = 0.0)
       .def(
           "compute",
           [](SimulatedDevice& d, double seconds, Stream stream) { d.compute(stream, seconds); },

@@ -66,13 +66,16 @@ CardCodec& MappedPacking::codec() {
   return *codec_;
 }
 
-Bytes MappedPacking::scratch() const {
+Bytes MappedPacking::scratch(Bytes piece) const {
   const Bytes granule = store_.traits().granule;
-  return round_up(unit_, granule) + round_up(most_packed(unit_), granule) +
-         round_up(CardCodec::scratch_bytes(unit_), granule);
+  return round_up(piece, granule) + round_up(most_packed(piece), granule) +
+         round_up(CardCodec::scratch_bytes(piece), granule);
 }
 
 Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
+  if (unit.size > unit_) {
+    throw BadConfig("mapped memory packs units of " + text(unit_) + ", not " + text(unit.size));
+  }
   const Current here = context_->current();
   CardCodec& codec = this->codec();
   const Piece raw(store_, unit.size);
@@ -85,10 +88,6 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
                "cuMemcpyHtoDAsync");
   auto form = std::make_shared<const PackedBlock>(
       codec.pack(block, types, packed.range(), verified.range(), number));
-  {
-    const std::lock_guard lock(mutex_);
-    packed_.erase(unit.start);
-  }
   if (form->size * 20 > unit.size * 19) return 0;
   auto host = std::make_shared<HostCopy>(context_->driver,
                                          round_up(form->size, store_.traits().granule), true);

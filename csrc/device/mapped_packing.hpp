@@ -21,7 +21,7 @@ class MappedPacking final : public Packing {
   ~MappedPacking() override;
 
   Bytes pack(Range unit, const std::vector<TypedRange>& types) override;
-  Bytes scratch() const override;
+  Bytes scratch(Bytes piece) const override;
   void forget(Range range) noexcept override;
   Bytes staging() const override;
   double rate() const override;

@@ -1,8 +1,8 @@
 // Packed copies of a store's weights: on the host beside the raw ones, and on the card as it is
 // told.
 //
-// - Ranges are one or more whole units, as those given to a route, each of which has a packed copy
-//   on the host.
+// - Pieces of one or more whole units are packed, each by itself. Ranges given to the routes are one
+//   or more of these pieces.
 // - A packed copy is clean: who writes to the raw one forgets it, before anything else is fetched
 //   from it.
 // - Like the store's own, the routes' calls are safe from any thread; two on overlapping ranges
@@ -22,14 +22,14 @@ class Packing {
  public:
   virtual ~Packing() = default;
 
-  /// Makes the packed copy of a unit whose bytes are on the host, where the types of some of them
-  /// are known, by offset in it. Returns its size; 0 where it would not be smaller by 5 %, and
-  /// there is none then. It blocks the host, and takes `scratch` bytes of the card's memory
-  /// meanwhile. Throws OutOfMemory where the host or the card has no room for it; then there is
-  /// none.
-  virtual Bytes pack(Range unit, const std::vector<TypedRange>& types) = 0;
-  virtual Bytes scratch() const = 0;
-  /// The raw copies are about to differ: the host's packed copies of the units that hold some of
+  /// Makes the packed copy of a piece that has none and whose bytes are on the host, where the types
+  /// of some of them are known, by offset in it. Returns its size; 0 where it would not be smaller
+  /// by 5 %, and there is none then. It blocks the host, and takes `scratch` bytes of the card's
+  /// memory meanwhile. Throws OutOfMemory where the host or the card has no room for it; then there
+  /// is none.
+  virtual Bytes pack(Range piece, const std::vector<TypedRange>& types) = 0;
+  virtual Bytes scratch(Bytes piece) const = 0;
+  /// The raw copies are about to differ: the host's packed copies of the pieces that hold some of
   /// the range are no more. None of them is on the card; what was asked for before still comes.
   virtual void forget(Range range) noexcept = 0;
   /// What it has of the card's memory for packed bytes that are unpacked as they arrive, while
@@ -44,7 +44,7 @@ class Packing {
   virtual Route& link() = 0;
   /// From the host to the card, packed, and off it; `evict` gives its memory there back.
   virtual Route& hold() = 0;
-  /// From a packed copy on the card.
+  /// From a packed copy on the card, once that has arrived.
   virtual Route& unpack() = 0;
 };
 

@@ -6,6 +6,7 @@
 
 #include "base/error.hpp"
 #include "base/pages.hpp"
+#include "device/simulated_packing.hpp"
 #include "device/simulated_parts.hpp"
 
 namespace vramx {
@@ -19,10 +20,11 @@ constexpr unsigned most_lanes = 64;
 
 SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec), work_(spec.moments) {
   if (spec.capacity == 0 || !(spec.link.up > 0) || !(spec.link.down > 0) || !(spec.latency >= 0) ||
-      spec.lanes == 0 || spec.lanes > most_lanes || spec.granule == 0 || spec.granule % page != 0) {
+      spec.lanes == 0 || spec.lanes > most_lanes || spec.granule == 0 || spec.granule % page != 0 ||
+      !(spec.unpack_rate >= 0)) {
     throw BadConfig(
-        "a simulated card needs a capacity and link rates above zero, a latency of zero "
-        "or more, 1 to " +
+        "a simulated card needs a capacity and link rates above zero, a latency and a rate of "
+        "unpacking of zero or more, 1 to " +
         std::to_string(most_lanes) + " lanes and a granule in multiples of " + text(page));
   }
   lanes_.resize(spec.lanes);
@@ -39,6 +41,7 @@ SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec), work_(spec.m
              .unit = spec.granule,
              .reads_over_link = spec.reads_over_link,
              .host_addresses = spec.host_addresses && spec.reads_over_link};
+  if (spec.unpack_rate > 0) packing_ = std::make_unique<SimulatedPacking>(*this);
 }
 
 SimulatedDevice::~SimulatedDevice() {
@@ -59,7 +62,7 @@ void SimulatedDevice::injected(Operation operation) {
     return;
   }
   static constexpr std::array<const char*, operations> names{"reserve", "fetch", "evict",
-                                                             "map_host"};
+                                                             "map_host", "pack"};
   const std::string what = std::string("injected failure of ") +
                            names[static_cast<std::size_t>(operation)] + " on the simulated card";
   if (operation == Operation::reserve) {
@@ -89,16 +92,13 @@ SimulatedDevice::Chunk& SimulatedDevice::chunk(Range range) {
   return const_cast<Chunk&>(std::as_const(*this).chunk(range));  // NOLINT
 }
 
+Packing* SimulatedDevice::packing() { return packing_.get(); }
+
 Range SimulatedDevice::reserve(Bytes size, Purpose purpose) {
   const std::lock_guard lock(mutex_);
   injected(Operation::reserve);
   check_reservation(traits_, size);
-  if (host_used_ + size > spec_.host_memory) {
-    throw OutOfMemory("the simulated host has " + text(spec_.host_memory - host_used_) +
-                          " left of " + text(spec_.host_memory) + "; " + text(size) +
-                          " were asked for",
-                      {.asked = size});
-  }
+  check_host_room(size);
   // Addresses are aligned to the granule by reserving one granule more and trimming.
   const Bytes mapped = size + spec_.granule;
   const auto raw = map_pages(mapped);
@@ -132,8 +132,9 @@ void SimulatedDevice::release(Range range) noexcept {
   work_.finish(it->second.host);
   for (const auto& [at, size] : it->second.on_card) {
     account(host_now_, -static_cast<std::int64_t>(size));
-    carried_on_card_ -= size;
+    carry(-static_cast<std::int64_t>(size));
   }
+  if (packing_) packing_->release(it->second.range);
   unmap_pages(it->second.range);
   unmap_pages(it->second.host);
   host_used_ -= it->second.range.size;
@@ -169,31 +170,53 @@ void SimulatedDevice::load(void* to, Address from, Bytes size) {
 
 void SimulatedDevice::account(double at, std::int64_t bytes) {
   changes_[at] += bytes;
-  on_card_ = static_cast<Bytes>(static_cast<std::int64_t>(on_card_) + bytes);
+  on_card_ += static_cast<Bytes>(bytes);
 }
 
-Fence SimulatedDevice::fetch(Range range, FetchMode how, Lane lane, Fences after) {
+void SimulatedDevice::carry(std::int64_t bytes) {
+  carried_on_card_ += bytes;
+  most_on_card_ = std::max(most_on_card_, carried_on_card_);
+}
+
+std::unique_lock<std::mutex> SimulatedDevice::begin_fetch() {
   std::unique_lock lock(mutex_);
   gate_.wait(lock, [&] { return !held_; });
   injected(Operation::fetch);
+  return lock;
+}
+
+void SimulatedDevice::check_room(Bytes more) const {
+  if (on_card_ + more > spec_.capacity) {
+    throw OutOfMemory("the simulated card holds " + text(on_card_) + " of " + text(spec_.capacity) +
+                          "; " + text(more) + " do not fit",
+                      {.asked = more, .budget = spec_.capacity, .resident = on_card_});
+  }
+}
+
+void SimulatedDevice::check_host_room(Bytes more) const {
+  if (host_used_ + more > spec_.host_memory) {
+    throw OutOfMemory("the simulated host has " + text(spec_.host_memory - host_used_) +
+                          " left of " + text(spec_.host_memory) + "; " + text(more) +
+                          " were asked for",
+                      {.asked = more});
+  }
+}
+
+SimulatedDevice::Chunk& SimulatedDevice::absent(Range range) {
   Chunk& c = placed(range);
   if (!c.held(range).empty()) {
     throw BadConfig("fetch of a range that is on the card");
   }
-  if (on_card_ + range.size > spec_.capacity) {
-    throw OutOfMemory("the simulated card holds " + text(on_card_) + " of " + text(spec_.capacity) +
-                          "; " + text(range.size) + " do not fit",
-                      {.asked = range.size, .budget = spec_.capacity, .resident = on_card_});
-  }
+  check_room(range.size);
+  return c;
+}
+
+Fence SimulatedDevice::fetch(Range range, FetchMode how, Lane lane, Fences after) {
+  const auto lock = begin_fetch();
+  Chunk& c = absent(range);
   Queue& queue = lanes_.at(lane);
   const double start = std::max({queue.at, host_now_, latest(after)});
-  double end = start;
-  if (how != FetchMode::empty) {
-    const double flowing = std::max(start + spec_.latency, link_[0]);
-    end = flowing + static_cast<double>(range.size) / spec_.link.up;
-    link_[0] = end;
-    moved_in_ += range.size;
-  }
+  const double end = how == FetchMode::empty ? start : cross(start + spec_.latency, range.size);
   queue.at = end;  // of nothing too: what comes next on the lane counts on its room
   c.on_card[range.start] = range.size;
   account(start, static_cast<std::int64_t>(range.size));
@@ -202,8 +225,7 @@ Fence SimulatedDevice::fetch(Range range, FetchMode how, Lane lane, Fences after
   unsigned char* host = c.on_host(range.start);
   const bool host_is_gone = how != FetchMode::duplicate && !c.host_addresses;
   queue.last = work_.add(first, range, [this, range, how, host, host_is_gone] {
-    carried_on_card_ += range.size;
-    most_on_card_ = std::max(most_on_card_, carried_on_card_);
+    carry(static_cast<std::int64_t>(range.size));
     if (how != FetchMode::empty) std::memcpy(range.data(), host, range.size);
     if (host_is_gone) std::memset(host, poison, range.size);
   });
@@ -239,7 +261,7 @@ Fence SimulatedDevice::evict(Range range, EvictMode how, Lane lane, Fences after
   c.take_off(range);
   account(end, -static_cast<std::int64_t>(range.size));
   const auto gone = work_.add(first, range, [this, range, how, host] {
-    carried_on_card_ -= range.size;
+    carry(-static_cast<std::int64_t>(range.size));
     if (how == EvictMode::write_back) std::memcpy(host, range.data(), range.size);
     if (how == EvictMode::discard) std::memset(host, poison, range.size);
     std::memset(range.data(), poison, range.size);
@@ -271,38 +293,10 @@ void SimulatedDevice::unmap_host(Range range) {
   std::memset(range.data(), poison, range.size);
 }
 
-const SimulatedDevice::Chunk& SimulatedDevice::two_copies(Range range) const {
-  const Chunk& c = chunk(range);
-  if (!c.host_addresses || !c.holds_all(range)) {
-    throw BadConfig("refresh and save take what is on the card and has a host address");
-  }
-  return c;
-}
-
 Address SimulatedDevice::host_address(Address address) const {
   const std::lock_guard lock(mutex_);
   const Chunk& c = chunk({address, 1});
   return c.host_addresses ? c.host.start + (address - c.range.start) : 0;
-}
-
-void SimulatedDevice::refresh(Stream stream, Range range) {
-  const std::lock_guard lock(mutex_);
-  const unsigned char* host = two_copies(range).on_host(range.start);
-  Queue& q = queue(stream);
-  q.at = link_[0] =
-      std::max(q.at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.link.up;
-  refreshed_ += range.size;
-  submit(q, range, [range, host] { std::memcpy(range.data(), host, range.size); });
-}
-
-void SimulatedDevice::save(Stream stream, Range range) {
-  const std::lock_guard lock(mutex_);
-  unsigned char* host = two_copies(range).on_host(range.start);
-  Queue& q = queue(stream);
-  q.at = link_[1] =
-      std::max(q.at + spec_.latency, link_[1]) + static_cast<double>(range.size) / spec_.link.down;
-  saved_ += range.size;
-  submit(q, range, [range, host] { std::memcpy(host, range.data(), range.size); });
 }
 
 bool SimulatedDevice::holds(Range range) const {
@@ -337,7 +331,7 @@ Bytes SimulatedDevice::peak_on_card() const {
     held += bytes;
     peak = std::max(peak, held);
   }
-  return std::max(static_cast<Bytes>(peak), most_on_card_);
+  return static_cast<Bytes>(std::max(peak, most_on_card_));
 }
 
 Bytes SimulatedDevice::on_card() const {

@@ -21,6 +21,7 @@
 #include <condition_variable>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <vector>
@@ -44,12 +45,15 @@ struct SimulatedSpec {
   bool managed_access = true;  ///< else scratch stays on the card
   bool check_drops = false;    ///< a drop of bytes with one address compares the copies and throws
                                ///< UnreportedWrite
+  double unpack_rate = 0;      ///< raw bytes a second; 0: it has no packed copies
   Moments moments = default_moments();
 };
 
 /// What can be told to fail.
-enum class Operation : std::uint8_t { reserve, fetch, evict, map_host };
-inline constexpr std::size_t operations = 4;
+enum class Operation : std::uint8_t { reserve, fetch, evict, map_host, pack };
+inline constexpr std::size_t operations = 5;
+
+class SimulatedPacking;
 
 class SimulatedDevice final : public Device, public Streams, public Store, public Route {
  public:
@@ -63,6 +67,7 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
 
   const Traits& traits() const override { return traits_; }
   Route& route(Place /*from*/) override { return *this; }
+  Packing* packing() override;
   Rates rates() const override { return spec_.link; }
   Range reserve(Bytes size, Purpose purpose) override;
   bool confines(Purpose purpose) const override {
@@ -118,6 +123,7 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   void let_go();
 
  private:
+  friend class SimulatedPacking;
   struct Chunk;
   struct Time;
   /// A queue: when it is through with what it was given, and the last of that.
@@ -131,6 +137,12 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   Chunk& placed(Range range);
   unsigned char* copy_in_use(Range range);
   void injected(Operation operation);
+  std::unique_lock<std::mutex> begin_fetch();
+  Chunk& absent(Range range);
+  void check_room(Bytes more) const;
+  void check_host_room(Bytes more) const;
+  void carry(std::int64_t bytes);
+  double cross(double from, Bytes bytes);
   static double latest(Fences after);
   static SimulatedWork::Tickets tickets(Fences after);
   void account(double at, std::int64_t bytes);
@@ -158,9 +170,10 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   Bytes moved_out_ = 0;
   Bytes refreshed_ = 0;
   Bytes saved_ = 0;
-  Bytes carried_on_card_ = 0;               ///< by what was carried out
-  Bytes most_on_card_ = 0;                  ///< of that
+  std::int64_t carried_on_card_ = 0;        ///< by what was carried out
+  std::int64_t most_on_card_ = 0;           ///< of that
   std::map<double, std::int64_t> changes_;  ///< bytes on the card, by virtual time
+  std::unique_ptr<SimulatedPacking> packing_;
 };
 
 }  // namespace vramx

@@ -1,9 +1,11 @@
 // The simulated card's streams and fences: virtual time, and the order of what is done to bytes.
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/error.hpp"
 #include "device/simulated.hpp"
+#include "device/simulated_packing.hpp"
 #include "device/simulated_parts.hpp"
 
 namespace vramx {
@@ -30,14 +32,19 @@ SimulatedDevice::Queue& SimulatedDevice::queue(Stream stream) {
   return queue;
 }
 
+/// When bytes are across the link, to the card, that flow from a time on.
+double SimulatedDevice::cross(double from, Bytes bytes) {
+  link_[0] = std::max(from, link_[0]) + static_cast<double>(bytes) / spec_.link.up;
+  moved_in_ += bytes;
+  return link_[0];
+}
+
 void SimulatedDevice::use_over_link(Stream stream, Range range) {
   const std::lock_guard lock(mutex_);
   Queue& q = queue(stream);
-  const double end =
-      std::max(q.at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.link.up;
+  const double end = cross(q.at + spec_.latency, range.size);
   stalled_ += end - q.at;
-  q.at = link_[0] = end;
-  moved_in_ += range.size;
+  q.at = end;
 }
 
 // In the stream's order. Where no kernel waits in the stream the program is as far as that.
@@ -45,6 +52,34 @@ void SimulatedDevice::submit(Queue& queue, Range range, std::function<void()> wo
   const bool at_once = SimulatedWork::done(queue.last);
   queue.last = work_.add({queue.last}, range, std::move(work));
   if (at_once) work_.finish(queue.last);
+}
+
+const SimulatedDevice::Chunk& SimulatedDevice::two_copies(Range range) const {
+  const Chunk& c = chunk(range);
+  if (!c.host_addresses || !c.holds_all(range)) {
+    throw BadConfig("refresh and save take what is on the card and has a host address");
+  }
+  return c;
+}
+
+void SimulatedDevice::refresh(Stream stream, Range range) {
+  const std::lock_guard lock(mutex_);
+  const unsigned char* host = two_copies(range).on_host(range.start);
+  Queue& q = queue(stream);
+  q.at = link_[0] =
+      std::max(q.at + spec_.latency, link_[0]) + static_cast<double>(range.size) / spec_.link.up;
+  refreshed_ += range.size;
+  submit(q, range, [range, host] { std::memcpy(range.data(), host, range.size); });
+}
+
+void SimulatedDevice::save(Stream stream, Range range) {
+  const std::lock_guard lock(mutex_);
+  unsigned char* host = two_copies(range).on_host(range.start);
+  Queue& q = queue(stream);
+  q.at = link_[1] =
+      std::max(q.at + spec_.latency, link_[1]) + static_cast<double>(range.size) / spec_.link.down;
+  saved_ += range.size;
+  submit(q, range, [range, host] { std::memcpy(host, range.data(), range.size); });
 }
 
 void SimulatedDevice::launch(Stream stream, Range range, std::function<void()> work) {
@@ -124,6 +159,7 @@ double SimulatedDevice::now() const {
   const std::lock_guard lock(mutex_);
   double at = host_now_;
   for (const Queue& lane : lanes_) at = std::max(at, lane.at);
+  if (packing_) at = std::max(at, packing_->done_at());
   for (const auto& [stream, queue] : streams_) at = std::max(at, queue.at);
   return at;
 }

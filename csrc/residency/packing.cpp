@@ -68,7 +68,7 @@ void Residency::pack(Range range, const std::vector<TypedRange>& types, const Po
   check_open();
   const Blocks blocks = table_.find(range);
   put_on_host(lock, blocks, "pack weights", poll);
-  const Bytes scratch = packing->scratch();
+  const Bytes scratch = packing->scratch(settings_.block);
   if (!reserve(lock, scratch, poll)) return;
   const auto set_state = [&](Block::State state) {
     for (const BlockId id : blocks) {
@@ -78,15 +78,16 @@ void Residency::pack(Range range, const std::vector<TypedRange>& types, const Po
   };
   put_on_host(lock, blocks, "pack weights", poll);
   for (const BlockId id : blocks) moves_->unmap_idle(table_[id]);
+  std::vector<std::pair<Range, Bytes>> before;  // and what of them is packed
+  for (const BlockId id : blocks) before.emplace_back(table_[id].range, table_[id].packed);
   set_state(Block::State::held);
   ++works_on_host_;
   lock.unlock();
   std::vector<Bytes> sizes;
   std::exception_ptr error;
   try {
-    for (const BlockId id : blocks) {
-      const Range block = table_[id].range;
-      sizes.push_back(packing->pack(block, within(types, range, block)));
+    for (const auto& [block, size] : before) {
+      sizes.push_back(size > 0 ? size : packing->pack(block, within(types, range, block)));
     }
   } catch (const OutOfMemory&) {
     // The others stay raw.
@@ -99,7 +100,6 @@ void Residency::pack(Range range, const std::vector<TypedRange>& types, const Po
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     const auto change = table_.change(blocks[i]);
     table_[blocks[i]].packed = sizes[i];
-    table_[blocks[i]].packed_stale = false;
   }
   table_.unreserve(scratch);
   follow_staging(lock, poll);

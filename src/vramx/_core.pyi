@@ -20,6 +20,8 @@ class Operation(enum.Enum):
 
     MAP_HOST = 3
 
+    PACK = 4
+
 class Device:
     @property
     def name(self) -> str: ...
@@ -37,6 +39,12 @@ class Device:
     def link_up(self) -> float: ...
     @property
     def link_down(self) -> float: ...
+    @property
+    def unpack_rate(self) -> float:
+        """
+        Raw bytes a second that packed copies are unpacked to; 0 where it makes none.
+        """
+
     @property
     def reads_over_link(self) -> bool: ...
     @property
@@ -121,6 +129,7 @@ class SimulatedDevice(Device):
         check_drops: bool,
         host_addresses: bool = True,
         managed_access: bool = True,
+        unpack_rate: float = 0.0,
     ) -> None: ...
     def compute(self, seconds: float, stream: int = 0) -> None: ...
     def launch_fill(self, to: int, content: bytes, stream: int = 0) -> None:

@@ -6,64 +6,10 @@
 
 #include "base/error.hpp"
 #include "check.hpp"
-#include "rig.hpp"
+#include "held.hpp"
 
 using namespace vramx;
-
-namespace {
-
-/// A reserved range, given back with its scope.
-struct Held {
-  Held(rig::Rig& rig, Bytes granules, Purpose purpose = Purpose::weights)
-      : device(rig.device()), range(device.reserve(granules * device.traits().granule, purpose)) {}
-  ~Held() { device.release(range); }
-  Held(const Held&) = delete;
-  Held& operator=(const Held&) = delete;
-
-  Range part(Bytes first, Bytes count) const {
-    const Bytes granule = device.traits().granule;
-    return {range.start + first * granule, count * granule};
-  }
-
-  const rig::Flat device;
-  Range range;
-};
-
-std::vector<unsigned char> pattern(Bytes size, unsigned seed) {
-  std::vector<unsigned char> bytes(size);
-  for (std::size_t i = 0; i < size; ++i) {
-    bytes[i] = static_cast<unsigned char>((i * 31 + i / 4096 + seed) % 251);
-  }
-  return bytes;
-}
-
-void store(const Held& held, const std::vector<unsigned char>& bytes) {
-  held.device.store(held.range.start, bytes.data(), bytes.size());
-}
-
-std::vector<unsigned char> loaded(const Held& held) {
-  std::vector<unsigned char> bytes(held.range.size);
-  held.device.load(bytes.data(), held.range.start, bytes.size());
-  return bytes;
-}
-
-bool reads(const Held& held, Range range, const unsigned char* bytes) {
-  return std::memcmp(rig::seen(held.device, range).data(), bytes, range.size) == 0;
-}
-
-bool reads(const Held& held, const std::vector<unsigned char>& bytes) {
-  return reads(held, held.range, bytes.data());
-}
-
-void fetched(const Held& held, FetchMode how) {
-  held.device.wait(held.device.fetch(held.range, how, 0, {}));
-}
-
-void evicted(const Held& held, EvictMode how) {
-  held.device.wait(held.device.evict(held.range, how, 0, {}));
-}
-
-}  // namespace
+using namespace rig;
 
 HOLDS("the facts are ones that placement can rely on") {
   const Facts& facts = rig.device()->facts();

@@ -34,6 +34,7 @@ class Flat {
   const vramx::Facts& facts() const { return device_->facts(); }
   const vramx::Traits& traits() const { return device_->memory(vramx::Purpose::weights).traits(); }
   vramx::Bytes free_bytes() const { return device_->free_bytes(); }
+  vramx::Packing* packing() const { return device_->memory(vramx::Purpose::weights).packing(); }
   void check_budget(vramx::Bytes budget) const {
     device_->memory(vramx::Purpose::weights).check_budget(budget);
   }

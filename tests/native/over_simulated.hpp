@@ -22,6 +22,7 @@ class OverSimulated : public vramx::Device,
   vramx::Store& memory(vramx::Purpose /*purpose*/) override { return *this; }
   const vramx::Traits& traits() const override { return card_.traits(); }
   vramx::Route& route(vramx::Place /*from*/) override { return *this; }
+  vramx::Packing* packing() override { return card_.packing(); }
   vramx::Rates rates() const override { return card_.rates(); }
   Range reserve(vramx::Bytes size, vramx::Purpose purpose) override {
     return card_.reserve(size, purpose);

@@ -32,6 +32,7 @@ class Simulation:
     reads_over_link: bool
     host_addresses: bool
     managed_access: bool
+    unpack_rate: float
 
     def device(self, *, check_drops: bool = False) -> _core.SimulatedDevice:
         """Make a card.
@@ -73,6 +74,7 @@ def simulate(
     reads_over_link: bool = True,
     memory: Literal["mapped", "managed"] = "mapped",
     managed_access: bool = True,
+    unpack_rate: Size | None = None,
 ) -> Simulation:
     """Configure the simulated device for the sessions opened from now on.
 
@@ -137,6 +139,7 @@ def simulate(
         reads_over_link=reads_over_link,
         host_addresses=memory == "mapped",
         managed_access=managed_access,
+        unpack_rate=0.0 if unpack_rate in (None, 0) else parse_rate(unpack_rate, "unpack_rate"),
     )
     _stack.append(simulation)
     return simulation

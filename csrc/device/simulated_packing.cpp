@@ -1,0 +1,271 @@
+#include "device/simulated_packing.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/error.hpp"
+#include "device/simulated_parts.hpp"
+#include "forms/host_codec.hpp"
+
+namespace vramx {
+
+namespace {
+
+void spoil(std::vector<std::byte>& bytes) noexcept {
+  std::fill(bytes.begin(), bytes.end(), std::byte{poison});
+}
+
+/// The first of a map's entries in a range, and the one after the last.
+template <typename Map>
+auto within(Map& map, Range range) {
+  return std::pair(map.lower_bound(range.start), map.lower_bound(range.end()));
+}
+
+}  // namespace
+
+Bytes SimulatedPacking::staging() const {
+  const std::lock_guard lock(card_.mutex_);
+  return staged_ * stages_.size();
+}
+
+Rates SimulatedPacking::link_rates() const {
+  const Rates& link = card_.spec_.link;
+  return {.up = link.up, .down = link.down, .unpack = rate()};
+}
+
+// Bytes go up raw, and come back packed as others go up.
+Bytes SimulatedPacking::pack(Range piece, const std::vector<TypedRange>& types) {
+  const std::lock_guard lock(card_.mutex_);
+  card_.injected(Operation::pack);
+  const auto& c = card_.placed(piece);
+  const auto [first, last] = within(packed_, piece);
+  if (first != last) {
+    throw BadConfig("what is at " + std::to_string(first->first) + " has a packed copy already");
+  }
+  card_.check_room(scratch(piece.size));
+  Packed packed{.piece = piece, .form = {}, .bytes = std::make_shared<std::vector<std::byte>>()};
+  packed.form = vramx::pack(c.on_host(piece.start), piece.size, types, *packed.bytes);
+  const Bytes size = packed.form.size;
+  const bool pays = size <= piece.size - piece.size / 20;
+  if (pays) card_.check_host_room(size);
+  if (pays) stage(size);
+
+  const auto used = static_cast<std::int64_t>(scratch(piece.size));
+  const double from = std::max(card_.host_now_, card_.link_[0]);
+  card_.host_now_ = card_.link_[0] =
+      from + card_.spec_.latency + static_cast<double>(piece.size) / card_.spec_.link.up;
+  card_.account(from, used);
+  card_.account(card_.host_now_, -used);
+  card_.carry(used);
+  card_.carry(-used);
+  if (!pays) return 0;
+  card_.host_used_ += size;
+  packed_[piece.start] = std::move(packed);
+  return size;
+}
+
+void SimulatedPacking::stage(Bytes largest) {
+  if (largest <= staged_) return;
+  const Bytes more = (largest - staged_) * stages_.size();
+  card_.check_room(more);
+  for (Stage& each : stages_) {
+    each.bytes = std::make_shared<std::vector<std::byte>>(largest, std::byte{poison});
+  }
+  card_.account(card_.host_now_, static_cast<std::int64_t>(more));
+  card_.carry(static_cast<std::int64_t>(more));
+  staged_ = largest;
+}
+
+void SimulatedPacking::unstage() noexcept {
+  const auto all = static_cast<std::int64_t>(std::exchange(staged_, 0) * stages_.size());
+  if (all == 0) return;
+  for (Stage& each : stages_) {
+    spoil(*each.bytes);
+    each.bytes = nullptr;
+  }
+  card_.account(std::max(card_.host_now_, queue_.at), -all);
+  card_.carry(-all);
+}
+
+void SimulatedPacking::forget(Range range) noexcept {
+  const std::lock_guard lock(card_.mutex_);
+  auto from = packed_.upper_bound(range.start);
+  if (from != packed_.begin() && std::prev(from)->second.piece.end() > range.start) --from;
+  const auto to = packed_.lower_bound(range.end());
+  for (auto it = from; it != to; ++it) card_.host_used_ -= it->second.form.size;
+  packed_.erase(from, to);
+  if (packed_.empty()) unstage();
+}
+
+void SimulatedPacking::release(Range range) noexcept {
+  const auto [from, to] = within(on_card_, range);
+  for (auto it = from; it != to; ++it) {
+    const auto size = static_cast<std::int64_t>(it->second.bytes->size());
+    card_.account(card_.host_now_, -size);
+    card_.carry(-size);
+  }
+  on_card_.erase(from, to);
+  const auto [first, last] = within(packed_, range);
+  for (auto it = first; it != last; ++it) card_.host_used_ -= it->second.form.size;
+  packed_.erase(first, last);
+  if (packed_.empty()) unstage();
+}
+
+std::vector<Range> SimulatedPacking::pieces(Range range) const {
+  card_.placed(range);
+  std::vector<Range> all;
+  for (Address at = range.start; at < range.end(); at = all.back().end()) {
+    const auto it = packed_.find(at);
+    if (it == packed_.end() || it->second.piece.end() > range.end()) {
+      throw BadConfig("the simulated host has no packed copy of what is at " + std::to_string(at));
+    }
+    all.push_back(it->second.piece);
+  }
+  return all;
+}
+
+const SimulatedPacking::OnCard& SimulatedPacking::on_card(Range piece) const {
+  const auto it = on_card_.find(piece.start);
+  if (it == on_card_.end()) {
+    throw BadConfig("the simulated card has no packed copy of what is at " +
+                    std::to_string(piece.start));
+  }
+  return it->second;
+}
+
+double SimulatedPacking::start(double at, Fences after) const {
+  return std::max({at, card_.host_now_, SimulatedDevice::latest(after)});
+}
+
+void SimulatedPacking::decode(Range piece, bool moved, const Memory& from, double at,
+                              Tickets after) {
+  const auto& c = card_.chunk(piece);
+  queue_.at = std::max(queue_.at, at) + static_cast<double>(piece.size) / rate();
+  after.push_back(queue_.last);
+  unsigned char* const host = moved && !c.host_addresses ? c.on_host(piece.start) : nullptr;
+  const PackedBlock& form = packed_.at(piece.start).form;
+  queue_.last = card_.work_.add(after, piece, [this, piece, form, from, host] {
+    card_.carry(static_cast<std::int64_t>(piece.size));
+    try {
+      vramx::unpack(form, from->data(), form.size, piece.data(), piece.size);
+    } catch (const Corrupted&) {
+      std::memset(piece.data(), poison, piece.size);
+    }
+    if (host != nullptr) std::memset(host, poison, piece.size);
+  });
+}
+
+Fence SimulatedPacking::Raw::fetch(Range range, FetchMode how, Lane lane, Fences after) {
+  SimulatedDevice& card = packing_.card_;
+  if (how == FetchMode::empty) return card.fetch(range, how, lane, after);
+  const auto lock = card.begin_fetch();
+  auto& c = card.absent(range);
+  const Fence arrival = arrive(range, how == FetchMode::move, lane, after);
+  c.on_card[range.start] = range.size;
+  return arrival;
+}
+
+Fence SimulatedPacking::Raw::evict(Range range, EvictMode how, Lane lane, Fences after) {
+  return packing_.card_.evict(range, how, lane, after);
+}
+
+Fence SimulatedPacking::Link::arrive(Range range, bool moved, Lane lane, Fences after) {
+  SimulatedPacking& all = packing_;
+  SimulatedDevice& card = all.card_;
+  const auto pieces = all.pieces(range);
+  auto& queue = card.lanes_.at(lane);
+  Stage& stage = all.stages_[lane];
+  const double start = all.start(queue.at, after);
+  card.account(start, static_cast<std::int64_t>(range.size));
+  for (const Range& piece : pieces) {
+    const Memory& from = all.packed_.at(piece.start).bytes;
+    queue.at = card.cross(std::max(start + card.spec_.latency, stage.free), from->size());
+    Tickets first = SimulatedDevice::tickets(after);
+    first.insert(first.end(), {queue.last, stage.last});
+    queue.last = card.work_.add(first, piece, [from, to = stage.bytes] {
+      std::memcpy(to->data(), from->data(), from->size());
+    });
+    all.decode(piece, moved, stage.bytes, queue.at, {queue.last});
+    stage.free = all.queue_.at;
+    stage.last = all.queue_.last;
+  }
+  return std::make_shared<SimulatedDevice::Time>(all.queue_.at, all.queue_.last);
+}
+
+Rates SimulatedPacking::Unpack::rates() const {
+  return {.up = packing_.rate(), .down = packing_.card_.spec_.link.down, .unpack = packing_.rate()};
+}
+
+Fence SimulatedPacking::Unpack::arrive(Range range, bool moved, Lane /*lane*/, Fences after) {
+  SimulatedPacking& all = packing_;
+  const auto pieces = all.pieces(range);
+  double start = all.start(all.queue_.at, after);
+  for (const Range& piece : pieces) start = std::max(start, all.on_card(piece).arrives);
+  all.card_.account(start, static_cast<std::int64_t>(range.size));
+  for (const Range& piece : pieces) {
+    const OnCard& packed = all.on_card(piece);
+    Tickets first = SimulatedDevice::tickets(after);
+    first.push_back(packed.arrival);
+    all.decode(piece, moved, packed.bytes, start, std::move(first));
+  }
+  return std::make_shared<SimulatedDevice::Time>(all.queue_.at, all.queue_.last);
+}
+
+Fence SimulatedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, Fences after) {
+  SimulatedPacking& all = packing_;
+  SimulatedDevice& card = all.card_;
+  const auto lock = card.begin_fetch();
+  const auto pieces = all.pieces(range);
+  Bytes size = 0;
+  for (const Range& piece : pieces) {
+    if (all.on_card_.contains(piece.start)) {
+      throw BadConfig("fetch of a packed copy that is on the card");
+    }
+    size += all.packed_.at(piece.start).form.size;
+  }
+  card.check_room(size);
+  auto& queue = card.lanes_.at(lane);
+  const double start = all.start(queue.at, after);
+  queue.at = card.cross(start + card.spec_.latency, size);
+  card.account(start, static_cast<std::int64_t>(size));
+  Tickets first = SimulatedDevice::tickets(after);
+  for (const Range& piece : pieces) {
+    const Memory& from = all.packed_.at(piece.start).bytes;
+    const auto to = std::make_shared<std::vector<std::byte>>(from->size(), std::byte{poison});
+    first.push_back(queue.last);
+    queue.last = card.work_.add(first, piece, [&card, from, to] {
+      card.carry(static_cast<std::int64_t>(to->size()));
+      std::copy(from->begin(), from->end(), to->begin());
+    });
+    all.on_card_[piece.start] = {.bytes = to, .arrives = queue.at, .arrival = queue.last};
+  }
+  return std::make_shared<SimulatedDevice::Time>(queue.at, queue.last);
+}
+
+Fence SimulatedPacking::Hold::evict(Range range, EvictMode /*how*/, Lane lane, Fences after) {
+  SimulatedPacking& all = packing_;
+  SimulatedDevice& card = all.card_;
+  const std::lock_guard lock(card.mutex_);
+  card.injected(Operation::evict);
+  std::vector<Memory> leaving;
+  Bytes size = 0;
+  for (const Range& piece : all.pieces(range)) {
+    leaving.push_back(all.on_card(piece).bytes);
+    size += leaving.back()->size();
+  }
+  const auto& queue = card.lanes_.at(lane);
+  const double end = all.start(queue.at, after);
+  card.account(end, -static_cast<std::int64_t>(size));
+  const auto [from, to] = within(all.on_card_, range);
+  all.on_card_.erase(from, to);
+  Tickets first = SimulatedDevice::tickets(after);
+  first.push_back(queue.last);
+  const auto gone = card.work_.add(first, range, [&card, leaving, size] {
+    card.carry(-static_cast<std::int64_t>(size));
+    for (const Memory& each : leaving) spoil(*each);
+  });
+  return std::make_shared<SimulatedDevice::Time>(end, gone);
+}
+
+}  // namespace vramx
