@@ -117,17 +117,13 @@ class Lists {
   void begin_tile(std::uint32_t tile) {
     if (tile % group_tiles == 0) {
       group_ = written_;
-      mark_base(tile / group_tiles);
+      store(packed_ + run_.bases + tile / group_tiles * sizeof(Base2),
+            Base2{static_cast<std::uint32_t>(written_.second),
+                  static_cast<std::uint32_t>(written_.exceptions)});
     }
     store(packed_ + run_.places + tile * sizeof(Place2),
           Place2{static_cast<std::uint16_t>(written_.second - group_.second),
                  static_cast<std::uint16_t>(written_.exceptions - group_.exceptions)});
-  }
-
-  void mark_base(std::uint32_t group) {
-    store(packed_ + run_.bases + group * sizeof(Base2),
-          Base2{static_cast<std::uint32_t>(written_.second),
-                static_cast<std::uint32_t>(written_.exceptions)});
   }
 
   /// The code of two bits of a word with this exponent.
@@ -199,7 +195,6 @@ void pack_run(const Run& run, const std::byte* block, std::byte* packed) {
     pack_tile<Kind>(run, tile, words, lists, packed);
   }
   lists.begin_tile(run.tiles);
-  lists.mark_base((run.tiles + group_tiles - 1) / group_tiles);
 }
 
 [[noreturn]] void corrupted(const std::string& what) {

@@ -16,7 +16,7 @@
 //   codes       256 bytes a tile: by lane 64 bits, two bits a word
 //   places      4 bytes a tile and one more: what second codes and exceptions there are before the
 //               tile in its group of 16 tiles
-//   bases       8 bytes a group and one more: what there are before the group
+//   bases       8 bytes for each 16 of the places, or fewer: what there are before the group
 //   second      three bits a code, from the lowest bit, without gaps; 16 bytes more than that
 //   exceptions  4 bytes each: the word's number in its tile, and from bit 16 its exponent
 // Second codes and exceptions come by tile, by lane, by number of the lane's word. Numbers are

@@ -11,7 +11,8 @@ namespace vramx {
 
 namespace {
 
-constexpr Bytes part_alignment = 16;
+/// Of runs of words in a block, and of parts.
+constexpr Bytes alignment = 16;
 /// Tensors lie apart by less than this only because they are aligned.
 constexpr Bytes most_padding = 4 * KiB;
 constexpr Bytes least_run = 64 * KiB;
@@ -30,7 +31,6 @@ Words words_of(Type type, std::uint32_t low) {
 Run lay_out(Words words, Bytes at, Bytes size, Bytes packed_at) {
   const Shape shape = shape_of(words);
   const Bytes tiles = (size / shape.bytes + tile_words - 1) / tile_words;
-  const Bytes groups = (tiles + group_tiles - 1) / group_tiles;
   Run run{};
   run.words = words;
   run.tiles = static_cast<std::uint32_t>(tiles);
@@ -40,8 +40,8 @@ Run lay_out(Words words, Bytes at, Bytes size, Bytes packed_at) {
   run.low = run.first + tiles * tile_words;
   run.codes = run.low + tiles * (tile_words / 8 * shape.low_bits);
   run.places = run.codes + tiles * (tile_words / 4);
-  run.bases = run.places + round_up((tiles + 1) * sizeof(Place2), part_alignment);
-  run.second = run.bases + round_up((groups + 1) * sizeof(Base2), part_alignment);
+  run.bases = run.places + round_up((tiles + 1) * sizeof(Place2), alignment);
+  run.second = run.bases + round_up((tiles / group_tiles + 1) * sizeof(Base2), alignment);
   return run;
 }
 
@@ -52,16 +52,16 @@ Run lay_out(Words words, Bytes at, Bytes size, Bytes packed_at) {
 
 void check_packed(const Run& run, std::size_t index) {
   const Shape shape = shape_of(run.words);
-  if (run.at % part_alignment != 0 || run.size % shape.bytes != 0 ||
+  if (run.at % alignment != 0 || run.size % alignment != 0 ||
       run.size / shape.bytes > std::numeric_limits<std::uint32_t>::max()) {
-    corrupted(index, "of " + std::to_string(run.size) + " bytes at " + std::to_string(run.at) +
-                         " has no whole, aligned words");
+    corrupted(index, "is no whole pieces of 16 bytes: " + std::to_string(run.size) + " bytes at " +
+                         std::to_string(run.at));
   }
   const Run expected = lay_out(run.words, run.at, run.size, run.first);
   if (run.tiles != expected.tiles || run.low != expected.low || run.codes != expected.codes ||
       run.places != expected.places || run.bases != expected.bases ||
       run.second != expected.second || run.second < run.first || run.exceptions < run.second ||
-      run.exceptions - run.second < past_second || run.exceptions % part_alignment != 0 ||
+      run.exceptions - run.second < past_second || run.exceptions % alignment != 0 ||
       run.end < run.exceptions) {
     corrupted(index, "has parts that are not where its " + std::to_string(run.size) +
                          " bytes have them");
@@ -93,8 +93,8 @@ std::vector<TypedRange> runs_of(Bytes block_size, const std::vector<TypedRange>&
   std::vector<TypedRange> runs;
   Bytes at = 0;
   for (const TypedRange& range : joined) {
-    const Bytes from = round_up(range.offset, part_alignment);
-    const Bytes to = range.end() - range.end() % shape_of(all_bits(*range.type)).bytes;
+    const Bytes from = round_up(range.offset, alignment);
+    const Bytes to = range.end() / alignment * alignment;
     if (to < from + least_run) continue;
     if (from > at) runs.push_back({.offset = at, .size = from - at, .type = {}});
     runs.push_back({.offset = from, .size = to - from, .type = range.type});
@@ -128,8 +128,8 @@ Run begin_run(Type type, const Survey& survey, Bytes at, Bytes size, Bytes packe
 
 void end_run(Run& run, Escapes escapes) {
   run.exceptions =
-      run.second + round_up((3 * escapes.second + 7) / 8 + past_second, part_alignment);
-  run.end = run.exceptions + round_up(4 * escapes.exceptions, part_alignment);
+      run.second + round_up((3 * escapes.second + 7) / 8 + past_second, alignment);
+  run.end = run.exceptions + round_up(4 * escapes.exceptions, alignment);
 }
 
 Run raw_run(Bytes at, Bytes size, Bytes packed_at) {
@@ -139,7 +139,7 @@ Run raw_run(Bytes at, Bytes size, Bytes packed_at) {
   run.size = size;
   run.first = packed_at;
   run.low = run.codes = run.places = run.bases = run.second = run.exceptions = run.end =
-      packed_at + round_up(size, part_alignment);
+      packed_at + round_up(size, alignment);
   return run;
 }
 
@@ -170,7 +170,7 @@ void check(const PackedBlock& packed, Bytes raw_size) {
     }
     if (run.words > Words::fp32_7) corrupted(i, "has words of no known kind");
     if (run.first != packed_at || run.end < run.first || run.end > packed.size ||
-        run.end % part_alignment != 0) {
+        run.end % alignment != 0) {
       corrupted(i, "lies from " + std::to_string(run.first) + " to " + std::to_string(run.end) +
                        " where the next of " + std::to_string(packed.size) +
                        " packed bytes is " + std::to_string(packed_at));

@@ -49,7 +49,7 @@ struct PackedBlock {
 /// of none where they are to stay raw.
 std::vector<TypedRange> runs_of(Bytes block_size, const std::vector<TypedRange>& ranges);
 
-/// All of a run but where its exceptions begin and end.
+/// All of a run but where its exceptions begin and end. Of some of its words the exponents may do.
 Run begin_run(Type type, const Survey& survey, Bytes at, Bytes size, Bytes packed_at);
 void end_run(Run& run, Escapes escapes);
 Run raw_run(Bytes at, Bytes size, Bytes packed_at);
