@@ -79,24 +79,24 @@ CardCodec::Kernel CardCodec::Module::kernel(const std::string& name) const {
   return found;
 }
 
-CardCodec::CardCodec(std::shared_ptr<CudaContext> context) : module_(std::move(context)) {
+CardCodec::CardCodec(std::shared_ptr<CudaContext> context) : loaded_(std::move(context)) {
   int multiprocessors = 0;
   cuda().check(cuda().device_attribute(&multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
-                                       module_.context->device),
+                                       loaded_.context->device),
                "cuDeviceGetAttribute");
   multiprocessors_ = static_cast<unsigned>(multiprocessors);
   for (std::size_t i = 0; i < type_names.size(); ++i) {
-    survey_[i] = module_.kernel(std::string("vramx_survey_") + type_names[i]);
+    survey_[i] = loaded_.kernel(std::string("vramx_survey_") + type_names[i]);
   }
   for (std::size_t i = 1; i < words_names.size(); ++i) {
-    count_[i] = module_.kernel(std::string("vramx_count_") + words_names[i]);
-    pack_[i] = module_.kernel(std::string("vramx_pack_") + words_names[i]);
-    unpack_[i] = module_.kernel(std::string("vramx_unpack_") + words_names[i]);
+    count_[i] = loaded_.kernel(std::string("vramx_count_") + words_names[i]);
+    pack_[i] = loaded_.kernel(std::string("vramx_pack_") + words_names[i]);
+    unpack_[i] = loaded_.kernel(std::string("vramx_unpack_") + words_names[i]);
   }
-  place_ = module_.kernel("vramx_place");
+  place_ = loaded_.kernel("vramx_place");
   place_.threads = 1024;
-  compare_ = module_.kernel("vramx_compare");
-  digest_ = module_.kernel("vramx_digest");
+  compare_ = loaded_.kernel("vramx_compare");
+  digest_ = loaded_.kernel("vramx_digest");
 }
 
 CardCodec::~CardCodec() = default;
@@ -127,7 +127,7 @@ void CardCodec::copy(Address to, Address from, Bytes size, CUstream stream) cons
 
 const void* CardCodec::read(Address from, Bytes size, CUstream stream) {
   if (size > room_) {
-    const auto& driver = module_.context->driver;
+    const auto& driver = loaded_.context->driver;
     seen_.reset();
     room_ = 0;
     try {
@@ -221,7 +221,7 @@ PackedBlock CardCodec::pack(Range block, const std::vector<TypedRange>& ranges, 
                [](const TypedRange& piece) { return piece.type.has_value(); });
   if (block.size == 0) return {};
   const std::lock_guard lock(mutex_);
-  const Current here = module_.context->current();
+  const Current here = loaded_.context->current();
   const CUstream stream = stream_of(on);
   std::vector<Counted> counted;
   if (!typed.empty()) {
@@ -261,7 +261,7 @@ PackedBlock CardCodec::pack(Range block, const std::vector<TypedRange>& ranges, 
 }
 
 void CardCodec::unpack(std::span<const Run> runs, Address packed, Address block, Stream on) const {
-  const Current here = module_.context->current();
+  const Current here = loaded_.context->current();
   const CUstream stream = stream_of(on);
   for (const Run& run : runs) {
     if (run.words == Words::raw) {

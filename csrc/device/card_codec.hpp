@@ -53,7 +53,7 @@ class CardCodec {
   };
   struct Counted;
 
-  const Driver& cuda() const { return *module_.context->driver; }
+  const Driver& cuda() const { return *loaded_.context->driver; }
   template <class... Arguments>
   void launch(const Kernel& kernel, Bytes work, CUstream stream, Arguments... arguments) const;
   void zero(Address at, Bytes size, CUstream stream) const;
@@ -68,7 +68,7 @@ class CardCodec {
   void write(Range block, const std::vector<Run>& runs, const std::vector<Counted>& counted,
              Address packed, Address scratch, CUstream stream) const;
 
-  Module module_;
+  Module loaded_;
   unsigned multiprocessors_;
   std::array<Kernel, 3> survey_;  ///< by type
   std::array<Kernel, 7> count_;   ///< by words; none of raw
