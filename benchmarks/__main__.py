@@ -50,7 +50,7 @@ def run(name: str, given: Sequence[str]) -> int:
         description=scenario.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(card=card)
+    parser.set_defaults(card=card, device="cuda" if card else "cpu")
     parser.add_argument("--json", type=Path, help="where the results go")
     scenario.options(parser.add_argument, card)
     args = parser.parse_args(given[1:])

@@ -32,12 +32,13 @@ def measure_apart(module: str, asked: dict[str, Any], timeout: float) -> dict[st
     That takes what is asked, and what to call with its figures. Returned are these, with a note if
     it ended badly after them; or an error, or why it was skipped.
     """
+    own = [sys.executable, "-m", "benchmarks.apart"]
     environment = {"VRAMX_MANAGED_LIMIT": "48GiB", **os.environ}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.apart", module, json.dumps(asked), str(file)],
+                [*own, module, json.dumps(asked, default=str), str(file)],
                 cwd=Path(__file__).parents[1],
                 env=environment,
                 capture_output=True,

@@ -14,15 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.workloads import DTYPE, DecoderBlock, materialise
+from benchmarks.workloads import DTYPE, DecoderBlock, Stack, materialise
 
 HEAD = 64
 #: How much of what a network makes is added to its input.
 GAIN = 0.1
 #: Takes frames, or what has become of them, and gives as many.
 Step = Callable[[list[Any]], list[Any]]
-
-
 #: Their shares of all weights, and the sides in pixels of their pictures and patches. With 4 GiB in
 #: all the enhancer has 2 GiB and the swapper 1.
 KINDS = {
@@ -41,18 +39,19 @@ class Patches(nn.Module):
         super().__init__()
         self.patch = patch
         self.inward = nn.Conv2d(3, width, patch, stride=patch)
-        self.blocks = nn.ModuleList(DecoderBlock(width, width // HEAD) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        blocks = (DecoderBlock(width, width // HEAD) for _ in range(depth))
+        self.stack = Stack(blocks, nn.LayerNorm(width))
         self.outward = nn.Linear(width, 3 * patch**2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Make pictures (n, 3, h, w) of pictures."""
         h = self.inward(x)
         rows = h.shape[-2]
-        h = h.flatten(2).transpose(1, 2)
-        for block in self.blocks:
-            h = block(h)
-        h = self.outward(self.norm(h)).transpose(1, 2).unflatten(2, (rows, -1))
+        h = (
+            self.outward(self.stack(h.flatten(2).transpose(1, 2)))
+            .transpose(1, 2)
+            .unflatten(2, (rows, -1))
+        )
         return functional.pixel_shuffle(h, self.patch)
 
 

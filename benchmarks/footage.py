@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vramx.bench.measuring import host_bytes
+from vramx.bench.measuring import host_bytes, passes_within, times_by
 
 Frame = npt.NDArray[np.uint8]
 #: Takes some frames and gives as many results, all of them in host memory.
@@ -50,19 +51,13 @@ def time_frames(run: Run, frames: Sequence[Frame], *, batch: int, seconds: float
     Three come before, in which plans are made; the first of them is told apart.
     """
     source = groups_of(frames, 2**62, batch)
-
-    def timed(count: int) -> float:  # results are in host memory, so that all is done
-        began = time.perf_counter()
-        for group in islice(source, count):
-            run(group)
-        return time.perf_counter() - began
-
-    first = timed(1)
-    timed(1)
-    count = max(3, min(200, int(seconds / timed(1))))
-    took = timed(count)
-    figures = {"first_s": first, "batches": count, "batch_s": took / count}
-    return {**figures, "frames_per_second": count * batch / took}
+    # Results are in host memory, so that all is done.
+    timed = partial(times_by, time.perf_counter, lambda: run(next(source)))
+    first, _, third = timed(3)[0]
+    count = passes_within(seconds, third, 3, 200)
+    one = sum(timed(count)[0]) / count
+    figures = {"first_s": first, "batches": count, "batch_s": one}
+    return {**figures, "frames_per_second": batch / one}
 
 
 def growth(frames: Sequence[int], sizes: Sequence[int]) -> float:

@@ -20,3 +20,11 @@ def sessions(add: Add, card: bool, block: str = "1MiB") -> None:
     own = ["mapped", "managed"] if card else ["simulated"]
     add("--backend", nargs="+", choices=BACKENDS, default=own, help="one or more")
     add("--block", type=size, default="32MiB" if card else block)
+
+
+def pictures(add: Add, card: bool, rounds: int) -> None:
+    """Add how pictures are enlarged by `vramx.super_resolution`, and how often."""
+    own = ["auto"] if card else ["simulated"]
+    add("--backend", nargs="+", choices=[*BACKENDS, "auto"], default=own, help="one or more")
+    add("--dtype", default="float16" if card else "float32")
+    add("--rounds", type=int, default=rounds)

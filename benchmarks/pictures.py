@@ -1,6 +1,8 @@
 """A photograph, trained networks, and plain torch with everything on the card."""
 
-from pathlib import Path
+import statistics
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,21 +11,25 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from vramx.bench.measuring import times_by
 from vramx.pipelines import pretrained
 from vramx.units import format_size
 
 Pixels = np.ndarray[Any, Any]
 
 
-def photograph(path: Path | None, width: int, height: int) -> Pixels:
-    """Return a picture, or scikit-image's astronaut, in a size, as bytes (height, width, 3)."""
-    if path is None:
-        from skimage import data
+def photograph(width: int, height: int) -> Pixels:
+    """Return scikit-image's astronaut in a size, as bytes (height, width, 3)."""
+    from skimage import data
 
-        picture = Image.fromarray(data.astronaut())
-    else:
-        picture = Image.open(path).convert("RGB")
+    picture = Image.fromarray(data.astronaut())
     return np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def median_seconds(work: Callable[[], Any], rounds: int) -> float:
+    """Return the median seconds of passes that end on the host, after one."""
+    work()
+    return statistics.median(times_by(time.perf_counter, work, rounds)[0])
 
 
 def trained(name: str, dtype: str) -> nn.Module:
@@ -36,8 +42,7 @@ def trained(name: str, dtype: str) -> nn.Module:
 def as_bytes(made: torch.Tensor) -> Pixels:
     """Round values (1, 3, h, w) to bytes (h, w, 3) on the host."""
     rounded = (made[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
-    pixels: Pixels = rounded.permute(1, 2, 0).contiguous().cpu().numpy()
-    return pixels
+    return rounded.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 class Stock:
@@ -67,9 +72,8 @@ class Stock:
                 above, before = min(padding, top), min(padding, left)
                 rows = slice(top - above, top + side + padding)
                 tile = self.network(given[:, :, rows, left - before : left + side + padding])
-                whole = made[:, :, scale * top :, scale * left :][
-                    ..., : scale * side, : scale * side
-                ]
+                right, bottom = left + side, top + side
+                whole = made[..., scale * top : scale * bottom, scale * left : scale * right]
                 own = tile[:, :, scale * above :, scale * before :]
                 whole.copy_(own[..., : whole.shape[-2], : whole.shape[-1]])
         return as_bytes(made)

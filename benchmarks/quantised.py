@@ -20,15 +20,11 @@ def bitsandbytes_nf4(block: nn.Module) -> nn.Module:
 
     for name, layer in list(block.named_children()):
         if isinstance(layer, nn.Linear):
-            sizes = layer.in_features, layer.out_features
-            dtype = layer.weight.dtype
-            kept = Linear4bit(
-                *sizes, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta"
-            )
-            weight = Params4bit(
-                layer.weight.data, requires_grad=False, quant_type="nf4", module=kept
-            )
-            kept.weight = weight.to(layer.weight.device)  # it is moving that quantises
+            sizes, plain = (layer.in_features, layer.out_features), layer.weight.data
+            how = {"compute_dtype": plain.dtype, "quant_type": "nf4"}
+            kept = Linear4bit(*sizes, bias=False, device="meta", **how)
+            weight = Params4bit(plain, requires_grad=False, quant_type="nf4", module=kept)
+            kept.weight = weight.to(plain.device)  # it is moving that quantises
             setattr(block, name, kept)
     return block
 
@@ -60,21 +56,3 @@ def bytes_held(module: nn.Module) -> int:
         for each in tensors_in(tensor)
     }
     return sum(held.values())
-
-
-@torch.no_grad()
-def blocks_of(kind: str, make: Callable[[], nn.Module], weights: int, device: str) -> nn.Sequential:
-    """Make quantised blocks of at least `weights` bytes in all, drawn and quantised on a device."""
-    blocks: list[nn.Module] = []
-    generator = torch.Generator(device).manual_seed(0)
-    while not blocks or sum(map(bytes_held, blocks)) < weights:
-        with torch.device("meta"):
-            block = make()
-        block.to(torch.bfloat16).to_empty(device=device).requires_grad_(False).eval()
-        for name, parameter in block.named_parameters():
-            if parameter.ndim == 1:
-                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-            else:
-                parameter.normal_(0, parameter.shape[1] ** -0.5, generator=generator)
-        blocks.append(KINDS[kind](block))
-    return nn.Sequential(*blocks)

@@ -5,17 +5,19 @@ line. A row tells all that it takes to read it, in bytes and seconds.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import vramx
 from vramx.units import format_size
 
 _FORMS: dict[str, Callable[[Any], str]] = {
@@ -107,6 +109,15 @@ class Report:
         print("  ".join(cells).rstrip(), flush=True)
         if self._file is not None:
             self._file.write_text(dumps({**self._head, "rows": self.rows}))
+
+    @contextlib.contextmanager
+    def row(self, **known: Any) -> Iterator[dict[str, Any]]:
+        """Give a row to be filled in a scope, and take it: an error is its row's alone."""
+        try:
+            yield known
+        except (vramx.Error, RuntimeError) as error:
+            known |= failure(error)
+        self.add(known)
 
     @staticmethod
     def failed(row: dict[str, Any]) -> bool:

@@ -45,8 +45,7 @@ def offload(module: nn.Module, device: str) -> nn.Module:
     """Hook a module with accelerate's ``cpu_offload``, and return it."""
     from accelerate import cpu_offload
 
-    hooked: nn.Module = cpu_offload(module, execution_device=torch.device(device))
-    return hooked
+    return cpu_offload(module, execution_device=torch.device(device))
 
 
 def group(level: str, record_stream: bool, module: nn.Module, _: int) -> Ready:

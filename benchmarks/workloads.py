@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
-from benchmarks.quantised import KINDS, blocks_of, bytes_held
+from benchmarks.quantised import KINDS, bytes_held
 
 DTYPE = torch.bfloat16
 #: Channels of SDXL's text's states, and of Flux's patches, text's states and text as a whole.
@@ -47,8 +47,8 @@ def noise(*shape: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def materialise(make: Callable[[], nn.Module]) -> nn.Module:
-    """Make a module and give it its weights.
+def materialise(make: Callable[[], nn.Module], device: str = "cpu", seed: int = 0) -> nn.Module:
+    """Make a module and give it its weights, on a device.
 
     One tensor is drawn for each shape and scaled a little differently for each parameter, so that a
     parameter taken for another shows in the output.
@@ -56,15 +56,15 @@ def materialise(make: Callable[[], nn.Module]) -> nn.Module:
     with torch.device("meta"):
         module = make()
     nn.Module.to(module, DTYPE)  # diffusers' own warns, even where it keeps nothing in float32
-    module.to_empty(device="cpu").requires_grad_(False).eval()
-    generator = torch.Generator().manual_seed(0)
+    module.to_empty(device=device).requires_grad_(False).eval()
+    generator = torch.Generator(device).manual_seed(seed)
     drawn: dict[torch.Size, torch.Tensor] = {}
     for place, (name, parameter) in enumerate(module.named_parameters()):
         if parameter.ndim == 1:
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
             continue
         if parameter.shape not in drawn:
-            weight = torch.randn(parameter.shape, dtype=DTYPE, generator=generator)
+            weight = torch.empty_like(parameter).normal_(generator=generator)
             drawn[parameter.shape] = weight / math.sqrt(parameter[0].numel())
         torch.mul(drawn[parameter.shape], 1 - place % 16 / 160, out=parameter)
     return module
@@ -212,10 +212,11 @@ def picture_decoder(widths: tuple[int, ...] = (128, 256, 512, 512)) -> nn.Module
 
 def quantised(kind: str, weights: int, tokens: int, width: int = 4096) -> Workload:
     """Make decoder blocks of at least `weights` bytes, quantised where they will compute."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    heads = max(1, width // 128)
-    module = blocks_of(kind, lambda: DecoderBlock(width, heads), weights, device)
-    return Workload(module, {"input": noise(1, tokens, width)})
+    device, blocks = "cuda" if torch.cuda.is_available() else "cpu", list[nn.Module]()
+    make = functools.partial(DecoderBlock, width, max(1, width // 128))
+    while not blocks or sum(map(bytes_held, blocks)) < weights:
+        blocks.append(KINDS[kind](materialise(make, device, seed=len(blocks))))
+    return Workload(nn.Sequential(*blocks), {"input": noise(1, tokens, width)})
 
 
 MODELS: dict[str, Callable[..., Workload]] = {

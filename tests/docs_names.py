@@ -33,7 +33,7 @@ from pipelines.face_networks import (
     portrait,
 )
 from pipelines.networks import enlarger
-from vramx.session import options, session
+from vramx.session import cores, options, session
 from vramx.units import parse_size
 
 FRAMES = 6
@@ -63,7 +63,7 @@ def simulate_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions and queues have a simulated card, and a thousandth of what is asked for."""
     for module in (session, options, vramx.cards.watcher, vramx.queue.line):
         monkeypatch.setattr(module, "parse_size", _a_thousandth)
-    for module in (session, vramx.queue.line):
+    for module in (cores, vramx.queue.line):
         real = module.open_card
 
         def open_simulated(_: str, *rest: Any, real: Any = real, **options: Any) -> Any:

@@ -12,6 +12,7 @@ PACKAGE = "vramx"
 
 NATIVE = (
     "base",
+    "forms",
     "device",
     "mover",
     "table",
@@ -32,7 +33,7 @@ BINDS = re.compile(r"\b(class_|enum_|module_|NB_MODULE)\b")
 
 PYTHON = (
     {"_core", "errors", "units"},
-    {"arrays", "checkpoints", "config", "progress", "settings", "stopping"},
+    {"arrays", "checkpoints", "config", "progress", "settings", "stopping", "uses"},
     {"processes"},
     {"cards", "writing"},
     {"seeing"},

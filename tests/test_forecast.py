@@ -21,7 +21,8 @@ from vramx.cli import main
 from vramx.doctor.machine import Card, LinkRates, UnknownFactError
 from vramx.forecast import CARDS, PlannedCard, find_card, for_file, for_module, this_card
 from vramx.forecast.models import WORKSPACES
-from vramx.forecast.passes import EFFICIENCY, Forecast, Part, forecast
+from vramx.forecast.passes import EFFICIENCY, Forecast, forecast
+from vramx.uses import ModuleUse
 
 KIB = 2**10
 MIB = 2**20
@@ -31,11 +32,11 @@ LINK = 1e9
 EASY = PlannedCard("Easy", 64 * MIB, LINK, 1e12, 1e12 / EFFICIENCY, 1e11 / EFFICIENCY, "tests")
 
 
-def parts(sizes: list[int], operations: float = 0.0) -> list[Part]:
-    return [Part(f"m.{i}", size, 0, 0, operations, True) for i, size in enumerate(sizes)]
+def parts(sizes: list[int], operations: float = 0.0) -> list[ModuleUse]:
+    return [ModuleUse(f"m.{i}", size, 0, 0, True, operations) for i, size in enumerate(sizes)]
 
 
-def ask(model: list[Part], **arguments: Any) -> Forecast:
+def ask(model: list[ModuleUse], **arguments: Any) -> Forecast:
     given: dict[str, Any] = {
         "card": EASY,
         "budget": None,

@@ -357,9 +357,11 @@ def test_without_a_terminal_there_is_one_look_and_why_there_is_no_card(
     assert done.stdout.count("3.00 MiB") == 1
 
 
-def test_a_terminal_is_drawn_anew_until_it_is_left(
-    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("files", [1, 500])
+def test_a_terminal_is_drawn_anew_until_it_is_left_however_long_a_command_is(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch, files: int
 ) -> None:
+    monkeypatch.setattr(sys, "argv", ["enlarge", *["a film.mp4"] * files])
     looks = []
 
     def look_twice(*given: Any) -> Any:

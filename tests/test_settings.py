@@ -139,7 +139,12 @@ def test_settings_stay_as_they_are() -> None:
         video.codec = "ffv1"  # type: ignore[misc]
 
 
-TASK_FIELDS = {"source": "a.png", "target": "b.png", "model": {"name": "x:y"}}
+TASK_FIELDS = {
+    "task": "UpscaleTask",
+    "source": "a.png",
+    "target": "b.png",
+    "model": {"name": "x:y"},
+}
 
 
 @pytest.mark.parametrize(
@@ -173,9 +178,21 @@ def test_a_field_that_is_not_allowed_is_told_by_its_name(fields: Any, message: s
 
 def test_what_is_left_out_is_told_and_what_is_no_mapping() -> None:
     with pytest.raises(vramx.ConfigError, match="UpscaleTask lacks target, model"):
-        UpscaleTask.from_dict({"source": "a.png"})
+        UpscaleTask.from_dict({"task": "UpscaleTask", "source": "a.png"})
     with pytest.raises(vramx.ConfigError, match="is not a mapping of UpscaleTask's fields"):
         UpscaleTask.from_dict([])  # type: ignore[arg-type]
+
+
+@given(TASK, st.sampled_from([FacesTask, SwapTask, UpscaleTask]))
+def test_a_task_says_which_it_is_and_is_read_as_no_other(task: Any, read_as: Any) -> None:
+    written = task.to_dict()
+    assert written["task"] == type(task).__name__
+    if read_as is not type(task):
+        with pytest.raises(vramx.ConfigError, match=f"task '{type(task).__name__}' is not"):
+            read_as.from_dict(written)
+    del written["task"]
+    with pytest.raises(vramx.ConfigError, match="task None is not"):
+        read_as.from_dict(written)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 
 import vramx
 from benchmarks import options as shared
-from benchmarks.pictures import Pixels, Stock, photograph, told, trained
+from benchmarks.pictures import Pixels, Stock, median_seconds, photograph, told, trained
 from benchmarks.report import Report
 from vramx.pipelines.video.channel import Channel
 from vramx.pipelines.video.source import VideoSource
@@ -44,8 +45,7 @@ peak:peak:size missed:holds:holds
 
 
 def options(add: shared.Add, card: bool) -> None:
-    backends = [*shared.BACKENDS, "auto"]
-    add("--backend", nargs="+", choices=backends, default=["auto"] if card else ["simulated"])
+    shared.pictures(add, card, 2)
     own = [*CASES] if card else ["realesr-animevideov3-x2"]
     add("--models", nargs="+", choices=[*CASES], default=own)
     add("--size", type=int, nargs=2, default=None if card else [64, 48])
@@ -53,8 +53,6 @@ def options(add: shared.Add, card: bool) -> None:
     add("--few", type=int, default=16 if card else 2, help="in memory")
     add("--presets", nargs="+", default=["medium", "ultrafast"])
     add("--budget", type=shared.size, default="6GiB")
-    add("--dtype", default="float16" if card else "float32")
-    add("--rounds", type=int, default=2)
 
 
 def run(args: argparse.Namespace, report: Report) -> None:
@@ -69,21 +67,19 @@ def measure(name: str, preset: str, backend: str, args: argparse.Namespace) -> d
     """Measure a model; frames a second."""
     encoding = {"preset": preset}
     video = vramx.VideoOptions(codec_options=encoding)
-    stock = Stock(trained(name, args.dtype), "cuda" if args.card else "cpu")
+    stock = Stock(trained(name, args.dtype), args.device)
     own = trained(name, args.dtype)
-    frames = [*pan(None, *(args.size or CASES[name]), args.frames)]
+    width, height = args.size or CASES[name]
+    frames = [*pan(photograph(width + 2 * args.frames, height + args.frames), args.frames)]
     few = frames[: args.few]
     with tempfile.TemporaryDirectory() as folder:
         source, target, other = (Path(folder) / each for each in ("in.mp4", "out.mp4", "stock.mp4"))
         write(frames, source, {"preset": "veryfast", "crf": "18"})
-
-        def through_stock() -> int:
-            return stock_clip(stock.whole, source, other, encoding)
-
+        through_stock = partial(stock_clip, stock.whole, source, other, encoding)
         through_stock()
         made = [stock.whole(each) for each in few]
         row: dict[str, Any] = {
-            "network_stock": median_rate(lambda: len([stock.whole(each) for each in few]), 3),
+            "network_stock": len(few) / median_seconds(lambda: [*map(stock.whole, few)], 3),
             "decode": rate(lambda: sum(1 for _ in VideoSource(source).frames())),
             "encode": rate(lambda: write(made, other, encoding)),
         }
@@ -92,12 +88,9 @@ def measure(name: str, preset: str, backend: str, args: argparse.Namespace) -> d
             rates["stock"].append(rate(through_stock))
             torch.cuda.empty_cache()
             with vramx.super_resolution(own, budget=args.budget, backend=backend) as sr:
-                row["network_vramx"] = median_rate(lambda: len([*sr(few)]), 3)
-
-                def enlarge() -> int:
-                    return sr.enlarge_video(source, target, video, overwrite=True).frames
-
-                rates["vramx"].append(rate(enlarge))
+                row["network_vramx"] = len(few) / median_seconds(lambda: [*sr(few)], 3)
+                enlarge = partial(sr.enlarge_video, source, target, video, overwrite=True)
+                rates["vramx"].append(rate(lambda enlarge=enlarge: enlarge().frames))
                 row |= told(sr, few[0])
     row |= {who: statistics.median(each) for who, each in rates.items()}
     bounds = {"decoding": row["decode"], "network": row["network_vramx"], "encoding": row["encode"]}
@@ -107,9 +100,9 @@ def measure(name: str, preset: str, backend: str, args: argparse.Namespace) -> d
     return row
 
 
-def pan(path: Path | None, width: int, height: int, count: int) -> Iterator[Pixels]:
-    """Yield frames that move over a photograph, two pixels from one to the next."""
-    large = photograph(path, width + 2 * count, height + count)
+def pan(large: Pixels, count: int) -> Iterator[Pixels]:
+    """Yield frames that move over a picture, two pixels from one to the next."""
+    height, width = large.shape[0] - count, large.shape[1] - 2 * count
     for place in range(count):
         yield large[place : place + height, 2 * place : 2 * place + width].copy()
 
@@ -162,9 +155,3 @@ def rate(run: Callable[[], int]) -> float:
     began = time.perf_counter()
     count = run()
     return count / (time.perf_counter() - began)
-
-
-def median_rate(run: Callable[[], int], rounds: int) -> float:
-    """Return the median of its frames a second, after one run."""
-    run()
-    return statistics.median(rate(run) for _ in range(rounds))

@@ -14,10 +14,9 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import vramx
 from benchmarks import options as shared
 from benchmarks.page_faults import PageFaults
-from benchmarks.report import Report, failure
+from benchmarks.report import Report
 from vramx.bench.cycle import Cycle, Resident
 from vramx.bench.limits import budget_of
 from vramx.bench.machine import Machine
@@ -54,9 +53,7 @@ def model(add: shared.Add, card: bool) -> None:
 
 def missed_limits(kind: str, over_plan: float, p99_over_median: float) -> list[str]:
     """Name the limits that a row does not hold."""
-    missed = []
-    if over_plan > OVER_PLAN[kind]:
-        missed.append(f"T/T_plan > {OVER_PLAN[kind]:.2f}")
+    missed = [f"T/T_plan > {OVER_PLAN[kind]:.2f}"] if over_plan > OVER_PLAN[kind] else []
     if p99_over_median > P99_OVER_MEDIAN:
         missed.append(f"p99/median > {P99_OVER_MEDIAN:.2f}")
     return missed
@@ -80,13 +77,9 @@ def each(
     resident = cycle.all_resident(args.tokens, lambda tokens: tokens * args.compute_ms / 1e3)
     for backend, tokens, ratio in itertools.product(args.backend, args.tokens, args.ratios):
         machine.backend = backend
-        row: dict[str, Any] = {"backend": backend, "tokens": tokens, "ratio": ratio}
-        row["budget"] = budget_of(cycle.weights, ratio, args.block)
-        try:
-            row |= measure(cycle, resident[tokens], row["budget"])
-        except (vramx.Error, RuntimeError) as error:
-            row |= failure(error)
-        report.add(row)
+        budget = budget_of(cycle.weights, ratio, args.block)
+        with report.row(backend=backend, tokens=tokens, ratio=ratio, budget=budget) as row:
+            row.update(measure(cycle, resident[tokens], budget))
 
 
 def within(
@@ -101,11 +94,8 @@ def within(
         steady=None if faults is None else faults.counted(),
         at_end=lambda session, x: faults and faults.provoke(cycle.model, session, x),
     )
-    row["first_s"] = row.pop("warm_up_s")[0]
-    kind = row.pop("kind")
-    del row["times_s"]
     if faults is not None:
         row |= {"fault_groups": faults.steady, "fault_groups_of_an_unleased_use": faults.control}
     if args.policy == "adaptive":
-        row["missed"] = missed_limits(kind, row["over_plan"], row["p99_over_median"])
+        row["missed"] = missed_limits(row["kind"], row["over_plan"], row["p99_over_median"])
     return row

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, report: Report) -> None:
     if args.modules:
         cases.append((args.modules, args.module_width))
     report.begin(block=args.block)
-    rounds = Rounds("cuda" if args.card else "cpu", args.rounds, 1, args.block)
+    rounds = Rounds(args.device, args.rounds, 1, args.block)
     for layers, width in cases:
         for row in measure(rounds, args.backend, layers, width, args.tokens):
             report.add(row)

@@ -9,6 +9,7 @@ are virtual, and activations, being the CPU's, are no part of the budget.
 """
 
 import argparse
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -51,10 +52,9 @@ def compare(cycle: Cycle, plain: Resident, budget: int, passes: int | None) -> d
     keep = lambda session, _: in_force.append(session.plan())  # noqa: E731
     found = cycle.within(budget, plain, passes=passes, at_end=keep)
     seconds, moved = found["median_s"], found["moved_in"]
-    names = ("all_resident_s", "median_s", "moved_in", "peak_resident", "same_bits", "over_plan")
     row = {
+        **found,
         "card_link": card.link,
-        **{name: found[name] for name in (*names, "link")},
         "activations": planned.activations,
         "plan_s": planned.seconds,
         "plan_moved": planned.moved,
@@ -79,30 +79,18 @@ def described(machine: Machine) -> PlannedCard:
 
 def plan(cycle: Cycle, budget: int, plain: Resident, card: PlannedCard) -> Forecast:
     """Ask for the plan."""
-
-    def ask(room: int) -> Forecast:
-        return for_module(
-            cycle.model,
-            [plain.x],
-            budget=room,
-            card=card,
-            compute=plain.seconds,
-            block=cycle.machine.block,
-            backend=cycle.machine.backend,
-            reserve=cycle.machine.block,
-        )
-
-    found = ask(budget)
-    if cycle.machine.on_card or found.activations is None:
+    machine = cycle.machine
+    told = {"compute": plain.seconds, "block": machine.block, "reserve": machine.block}
+    ask = functools.partial(for_module, cycle.model, [plain.x], card=card, **told)
+    found = ask(budget=budget, backend=machine.backend)
+    if machine.on_card or found.activations is None:
         return found
-    return ask(budget + found.activations)
+    return ask(budget=budget + found.activations, backend=machine.backend)
 
 
 def missed(time_ratio: float, bytes_ratio: float | None) -> list[str]:
     """Name the limits that a forecast does not hold."""
-    found = []
-    if abs(time_ratio - 1) > OFF_TIME:
-        found.append(f"time {time_ratio - 1:+.1%}")
+    found = [f"time {time_ratio - 1:+.1%}"] if abs(time_ratio - 1) > OFF_TIME else []
     if bytes_ratio is not None and abs(bytes_ratio - 1) > OFF_BYTES:
         found.append(f"bytes {bytes_ratio - 1:+.1%}")
     return found

@@ -61,13 +61,10 @@ def options(add: shared.Add, card: bool) -> None:
 
 def run(args: argparse.Namespace, report: Report) -> None:
     """Run every way in a process of its own."""
-    names = ("program", "weights", "depth", "smaller", "steps", "size", "batches", "seconds")
-    asked = {name: getattr(args, name) for name in (*names, "block")}
-    asked["device"] = "cuda" if args.card else "cpu"
 
     def start(peer: str, budget: int) -> dict[str, Any]:
         watch = args.watch if peer.startswith("vramx") else 0  # whose memory it is about
-        own = {**asked, "peer": peer, "budget": budget, "watch": watch}
+        own = {**vars(args), "peer": peer, "budget": budget, "watch": watch}
         return measure_apart(__name__, own, args.timeout)
 
     peers = [*args.peers, *(f"vramx-{backend}" for backend in args.backend)]

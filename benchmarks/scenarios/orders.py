@@ -17,9 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import vramx
 from benchmarks import options as shared
-from benchmarks.report import Report, failure
+from benchmarks.report import Report
 from vramx.bench.layers import Layer, build, bytes_of
 from vramx.bench.limits import budget_of
 from vramx.bench.machine import Machine
@@ -134,14 +133,18 @@ def clairvoyant_bytes(uses: Sequence[Use]) -> int:
     return moved
 
 
+def layers_of(models: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return the modules with weights of their own."""
+    modules = (module for model in models for module in model.modules())
+    return [each for each in modules if list(each.parameters(recurse=False))]
+
+
 def modules_used(program: Program, x: torch.Tensor) -> list[list[nn.Module]]:
     """Run the passes; return the modules with weights of their own that each used, in order."""
     found: list[list[nn.Module]] = []
     hooks = [
         module.register_forward_pre_hook(lambda module, _: found[-1].append(module))
-        for model in program.models
-        for module in model.modules()
-        if list(module.parameters(recurse=False))
+        for module in layers_of(program.models)
     ]
     for work in program.passes:
         found.append([])
@@ -179,21 +182,16 @@ def run(args: argparse.Namespace, report: Report) -> None:
         for machine.backend in args.backend:
             lru: dict[str, Any] = {}
             for policy in dict.fromkeys(("lru", *args.policies)):
-                row: dict[str, Any] = {"backend": machine.backend, "program": name}
-                row |= {"policy": policy, "budget": budget}
-                try:
-                    row |= under(machine, policy, program, x, budget, expected)
-                except (vramx.Error, RuntimeError) as error:
-                    row |= failure(error)
-                else:
+                known = {"backend": machine.backend, "program": name, "policy": policy}
+                with report.row(**known, budget=budget) as row:
+                    row.update(under(machine, policy, program, x, budget, expected))
                     lru = lru or row
                     bound = max(compute, fewest / row["link"])
-                    row |= {"compute_s": compute, "bound_s": bound, "bound_moved": fewest}
+                    row.update(compute_s=compute, bound_s=bound, bound_moved=fewest)
                     row["over_lru"] = row["seconds"] / lru["seconds"]
                     row["over_bound"] = row["seconds"] / bound
                     row["moved_over_lru"] = row["moved_in"] / lru["moved_in"]
                     row["moved_over_bound"] = row["moved_in"] / fewest
-                report.add(row)
 
 
 def all_resident(
@@ -252,11 +250,9 @@ def under(
     with machine.session(budget, policy, enter=False) as session:
         for model in program.models:
             session.manage(model)
-            # A card's driver takes long over what crosses the first time.
-            for module in model.modules():
-                if list(module.parameters(recurse=False)):
-                    with session.pin(module):
-                        pass
+        for layer in layers_of(program.models):
+            with session.pin(layer):  # a card's driver takes long over what crosses the first time
+                pass
         session.evict(program.models)
         rates, before = [machine.link() for _ in range(3)], session.stats()
         seconds, outputs = time_passes(

@@ -32,31 +32,26 @@ COLUMNS = turns.COLUMNS
 
 
 def options(add: shared.Add, card: bool) -> None:
-    turns.model(add, card, "linear", "12GiB")
-    add("--peers", nargs="*", choices=WAYS, default=list(WAYS), metavar="PEER")
-    add("--ratios", type=float, nargs="+", default=[1.25, 1.5, 2, 4])
+    turns.model(add, card, "linear", "12GiB", list(WAYS), [1.25, 1.5, 2, 4])
     add("--timeout", type=float, default=120, help="seconds for each process")
 
 
 def run(args: argparse.Namespace, report: Report) -> None:
     """Let each peer take turns with stock torch, apart from the others."""
     report.begin(model=args.model, block=args.block)
-    names = ("model", "weights", "tokens", "width", "rounds", "passes", "block")
-    asked = {name: getattr(args, name) for name in names}
     for case in turns.cases_of(args):
-        figures = measure_apart(
-            __name__, {**asked, "who": case.who, "ratio": case.ratio}, args.timeout
-        )
-        if not report.rows and "stock" in figures:
-            report.add(figures["stock"])
-        row = {name: value for name, value in figures.items() if name != "stock"}
-        report.add({"who": case.who, "ratio": case.ratio, **row})
+        asked = {**vars(args), "who": case.who, "ratio": case.ratio}
+        figures = measure_apart(__name__, asked, args.timeout)
+        stock = figures.pop("stock", None)
+        if stock and not report.rows:
+            report.add(stock)
+        report.add({"who": case.who, "ratio": case.ratio, **figures})
 
 
 def measure(asked: dict[str, Any], write: Write) -> None:
     """Let one peer take turns with stock torch, in a process of its own."""
     workload = build(*(asked[name] for name in ("model", "weights", "tokens", "width")))
-    rounds = turns.Rounds("cuda", asked["rounds"], asked["passes"], asked["block"])
+    rounds = turns.Rounds(asked["device"], asked["rounds"], asked["passes"], asked["block"])
     case = turns.Case(asked["who"], asked["ratio"])
     stock, row = rounds.measure(workload, [case], PinnedCopies().to_card)
     row |= {"weights": workload.weights, "host_bytes": host_bytes()}

@@ -9,10 +9,7 @@ measure. Tiles padded by a fixed number of pixels are what the usual tools do.
 """
 
 import argparse
-import statistics
-import time
 import warnings
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,7 +17,7 @@ import torch
 
 import vramx
 from benchmarks import options as shared
-from benchmarks.pictures import Pixels, Stock, photograph, told, trained
+from benchmarks.pictures import Pixels, Stock, median_seconds, photograph, told, trained
 from benchmarks.report import Report
 
 MODEL, SCALE = "realesrgan-x4plus", 4
@@ -35,62 +32,46 @@ mean::g peak:peak:size
 
 def options(add: shared.Add, card: bool) -> None:
     budgets = ["12GiB", "6GiB", "3GiB", "1.5GiB", "0.7GiB"] if card else ["2GiB", "100MiB"]
-    backends = [*shared.BACKENDS, "auto"]
-    add("--backend", nargs="+", choices=backends, default=["auto"] if card else ["simulated"])
+    shared.pictures(add, card, 3 if card else 1)
     add("--size", type=int, nargs=2, default=[1280, 720] if card else [32, 24])
     add("--budgets", type=shared.size, nargs="+", default=[shared.size(each) for each in budgets])
-    add("--dtype", default="float16" if card else "float32")
-    add("--rounds", type=int, default=3 if card else 1)
     add("--no-usual", dest="usual", action="store_const", const=(), default=USUAL)
 
 
 def run(args: argparse.Namespace, report: Report) -> None:
     """Measure all ways."""
     warnings.simplefilter("always", RuntimeWarning)
-    device = "cuda" if args.card else "cpu"
-    pixels = photograph(None, *args.size)
+    pixels = photograph(*args.size)
     torch.backends.cudnn.allow_tf32 = False
-    exact = Stock(trained(MODEL, "float32"), device)
+    exact = Stock(trained(MODEL, "float32"), args.device)
     truth = exact.network(exact.values(pixels))[0].clamp(0, 1).mul(255).cpu()
     del exact
-    stock = Stock(trained(MODEL, args.dtype), device)
+    stock = Stock(trained(MODEL, args.dtype), args.device)
     given = stock.values(pixels)
-    network_s = median(lambda: stock.network(given)[0, 0, 0, :1].cpu(), args.rounds)  # noqa: PLW0108
+    median = partial(median_seconds, rounds=args.rounds)
+    network_s = median(lambda: stock.network(given)[0, 0, 0, :1].cpu())  # noqa: PLW0108
     report.begin(size="x".join(map(str, args.size)), network_s=network_s)
-
-    def add(who: str, budget: int | None, work: Any, base: float | None, tell: Any) -> None:
-        took = median(work, args.rounds)
-        row = {"who": who, "budget": budget, "seconds": took, "over_whole": took / (base or took)}
-        report.add({**row, **errors(work(), truth), **tell()})
-
     whole = partial(stock.whole, pixels)
-    add("whole", None, whole, None, lambda: {"peak": torch.cuda.max_memory_allocated() or None})
+
+    def measured(work: Any, base: float | None = None) -> dict[str, float]:
+        took = median(work)
+        return {"seconds": took, "over_whole": took / (base or took), **errors(work(), truth)}
+
+    row = {"who": "whole", **measured(whole)}
+    report.add({**row, "peak": torch.cuda.max_memory_allocated() or None})
     for side, padding in args.usual:
-        base = median(whole, args.rounds)
+        base = median(whole)
         tiled = partial(stock.tiled, pixels, side, padding, SCALE)
-        add(f"tiles {side} by {padding}", None, tiled, base, dict)
+        report.add({"who": f"tiles {side} by {padding}", **measured(tiled, base)})
     own = trained(MODEL, args.dtype)
     for backend in args.backend:
         for budget in args.budgets:
-            base = median(whole, args.rounds)  # outside a session, which would take its memory in
+            base = median(whole)  # outside a session, which would take its memory in
             torch.cuda.empty_cache()
-            try:
-                with vramx.super_resolution(own, budget=budget, backend=backend) as sr:
-                    add(backend, budget, partial(sr, pixels), base, partial(told, sr, pixels))
-            except vramx.Error as error:
-                report.add({"who": backend, "budget": budget, "error": str(error)})
-
-
-def median(work: Callable[[], Any], rounds: int) -> float:
-    """Return the median seconds of passes that end on the host, after one."""
-
-    def seconds() -> float:
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
-
-    work()
-    return statistics.median(seconds() for _ in range(rounds))
+            opened = partial(vramx.super_resolution, own, budget=budget, backend=backend)
+            with report.row(who=backend, budget=budget) as row, opened() as sr:
+                row.update(measured(partial(sr, pixels), base))
+                row.update(told(sr, pixels))
 
 
 def errors(made: Pixels, truth: torch.Tensor) -> dict[str, float]:

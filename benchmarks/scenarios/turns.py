@@ -49,14 +49,16 @@ COPIED = 2**28
 
 
 def options(add: shared.Add, card: bool) -> None:
-    model(add, card, "unet", "4GiB")
-    add("--peers", nargs="*", choices=WAYS, default=[], metavar="PEER")
-    add("--ratios", type=float, nargs="+", default=[0.9, 1.25, 2])
+    model(add, card, "unet", "4GiB", [], [0.9, 1.25, 2])
 
 
-def model(add: shared.Add, card: bool, name: str, weights: str) -> None:
-    """Add what says which model takes turns, and how often."""
+def model(
+    add: shared.Add, card: bool, name: str, weights: str, peers: list[str], ratios: list[float]
+) -> None:
+    """Add what says which model takes turns, with whom, and how often."""
     shared.sessions(add, card)
+    add("--peers", nargs="*", choices=WAYS, default=peers, metavar="PEER")
+    add("--ratios", type=float, nargs="+", default=ratios)
     add("--model", choices=MODELS, default=name if card else "linear")
     own = weights if card else "16MiB"
     add("--weights", type=shared.size, default=own, help="the U-Net's follow from its width")
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace, report: Report) -> None:
     report.begin(model=args.model, weights=workload.weights, block=args.block)
     cases = [*([BESIDE_COPIES] if args.card else []), *cases_of(args)]
     link = PinnedCopies().to_card if args.card else None
-    rounds = Rounds("cuda" if args.card else "cpu", args.rounds, args.passes, args.block)
+    rounds = Rounds(args.device, args.rounds, args.passes, args.block)
     for row in rounds.measure(workload, cases, link):
         report.add(row)
 

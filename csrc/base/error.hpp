@@ -61,4 +61,9 @@ struct UnreportedWrite : Error {
   using Error::Error;
 };
 
+/// Packed bytes, or what is known of where they lie, are not as they were made.
+struct Corrupted : Error {
+  using Error::Error;
+};
+
 }  // namespace vramx

@@ -16,9 +16,11 @@
 //   codes       256 bytes a tile: by lane 64 bits, two bits a word
 //   places      4 bytes a tile and one more: what second codes and exceptions there are before the
 //               tile in its group of 16 tiles
-//   bases       8 bytes a group and one more: what there are before the group
-//   second      three bits a code, without gaps; 16 bytes more than that
+//   bases       8 bytes for each 16 of the places, or fewer: what there are before the group
+//   second      three bits a code, from the lowest bit, without gaps; 16 bytes more than that
 //   exceptions  4 bytes each: the word's number in its tile, and from bit 16 its exponent
+// Second codes and exceptions come by tile, by lane, by number of the lane's word. Numbers are
+// little-endian; bytes and bits between the parts and after the last are zero.
 #pragma once
 
 #include "forms/word.hpp"
@@ -77,6 +79,12 @@ struct LowBits {
 VRAMX_BOTH constexpr LowBits low_bits_in_tile(uint32_t lane, uint32_t number) {
   const uint32_t pair = number / 2;
   return {pair / 5 * warp_lanes + lane, pair % 5 * 3 + number % 2 * 16};
+}
+
+/// A packed form's digest is the sum of this over its words of 32 bits: another value of any one
+/// word changes it.
+VRAMX_BOTH constexpr uint64_t digest_term(uint64_t index, uint32_t word) {
+  return word * (2 * index + 1) * 0x9e3779b97f4a7c15U;
 }
 
 }  // namespace vramx

@@ -21,11 +21,14 @@
 namespace vramx {
 
 struct Event {
-  /// `stalled` begins a lease: from when its stream had done all before it to when its blocks had
-  /// come. `released` ends one.
+  /// `raised` and `lowered` are moves between the host and the place below it. `stalled` begins a
+  /// lease: from when its stream had done all before it to when its blocks had come. `released`
+  /// ends one.
   enum class Kind : std::uint8_t {
     fetched,
     evicted,
+    raised,
+    lowered,
     forgotten,
     stalled,
     released,
@@ -33,8 +36,8 @@ struct Event {
     plan,
     failed,
   };
-  static constexpr std::array names{"fetched",  "evicted", "forgotten", "stalled",
-                                    "released", "budget",  "plan",      "failed"};
+  static constexpr std::array names{"fetched", "evicted",  "raised", "lowered", "forgotten",
+                                    "stalled", "released", "budget", "plan",    "failed"};
   static constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 
   Kind kind = Kind::failed;
@@ -78,7 +81,7 @@ struct Log {
   double seconds = 0;                     ///< from start to end
   bool virtual_clock = false;
   bool lane_times = false;  ///< the card tells when bytes crossed the link
-  Rates link;               ///< its rates
+  Rates link{};             ///< its rates
   unsigned lanes = 0;
 };
 

@@ -56,13 +56,13 @@ std::size_t Moves::fetch(const Blocks& wanted, FetchCause why, const Evictable& 
 void Moves::tell_strategy(const Asked& moves) {
   std::vector<std::pair<BlockId, bool>> told;
   try {
-    for (const Hop& hop : moves.down) {
+    for (const Down& hop : moves.down) {
       if (hop.from != Place::card) continue;
       strategy_.evicted(hop.id);
       told.emplace_back(hop.id, true);
     }
-    for (const Hop& hop : moves.up) {
-      if (hop.to != Place::card) continue;
+    for (const Up& hop : moves.up) {
+      if (hop.to() != Place::card) continue;
       strategy_.fetched(hop.id);
       told.emplace_back(hop.id, false);
     }
@@ -85,35 +85,34 @@ void Moves::retell_strategy(BlockId id, bool on_card) noexcept {
   }
 }
 
-Moves::Hops Moves::go_down(const Falls& falls, EvictCause why, Job& job) {
-  Hops hops;
+std::vector<Down> Moves::go_down(const Falls& falls, EvictCause why, Job& job) {
+  std::vector<Down> hops;
   for (const auto& [id, from] : falls) {
     Block& block = table_[id];
     Eviction departure{.route = &memory_of(block).route(below(from)),
                        .range = block.range,
                        .home = block.home,
                        .how = block.evict_mode(from),
-                       .after = block.fences(device_->streams())};
-    if (from == Place::card) {
-      block.evicting = departure.how;
-      block.evicted_for = block.released ? EvictCause::plan : why;
-    } else {
+                       .after = {}};
+    // Where it falls on at once the hop before has waited for its uses.
+    if (from == block.at) departure.after = block.fences(device_->streams());
+    if (from != Place::card) {
       // The program may have written where it lies, at its own address.
       const bool reachable = memory_of(block).host_address(block.range.start) != 0;
       if (reachable && !block.dead) departure.how = EvictMode::write_back;
       unmap_idle(block);
     }
     if (settings_.profiled) departure.name = "evict " + table_.name_of(block);
+    hops.push_back({id, from, departure.how, block.released ? EvictCause::plan : why});
     job.evictions.push_back(std::move(departure));
-    hops.push_back({id, from, below(from)});
   }
   return hops;
 }
 
-Moves::Hops Moves::go_up(const Blocks& arriving, Place to, FetchCause why, Job& job) {
+std::vector<Up> Moves::go_up(const Blocks& arriving, Place to, FetchCause why, Job& job) {
   Place lowest = to;
   for (const BlockId id : arriving) lowest = std::max(lowest, table_[id].at);
-  Hops hops;
+  std::vector<Up> hops;
   for (Place from = lowest; from > to; from = above(from)) {
     for (const BlockId id : arriving) {
       Block& block = table_[id];
@@ -122,14 +121,12 @@ Moves::Hops Moves::go_up(const Blocks& arriving, Place to, FetchCause why, Job& 
                     .range = block.range,
                     .home = block.home,
                     .how = block.fetch_mode(above(from))};
-      if (above(from) == Place::card) {
-        block.fetching = arrival.how;
-        block.fetched_for = why;
-        if (block.host_mapped) arrival.host_mapped_in = &memory_of(block);
+      if (above(from) == Place::card && block.host_mapped) {
+        arrival.host_mapped_in = &memory_of(block);
       }
       if (settings_.profiled) arrival.name = "fetch " + table_.name_of(block);
+      hops.push_back({id, from, arrival.how, why});
       job.fetches.push_back(std::move(arrival));
-      hops.push_back({id, from, above(from)});
     }
   }
   return hops;
@@ -153,7 +150,7 @@ void Moves::submit(const Falls& falls, const Blocks& arriving, Place to, EvictCa
     block.at = ends;
     if (state == State::fetching) block.released = false;
   };
-  for (const Hop& hop : asked.down) set_out(hop.id, State::evicting, hop.to);
+  for (const Down& hop : asked.down) set_out(hop.id, State::evicting, hop.to());
   for (const BlockId id : arriving) set_out(id, State::fetching, to);
   peak_resident_ = std::max(peak_resident_, table_.sums().held[Place::card]);
   under_way_[job.number] = std::move(asked);
@@ -176,78 +173,86 @@ void Moves::settle(std::uint64_t job, Outcome& outcome) {
   }
 }
 
-void Moves::fell(Block& block, const Hop& hop) {
-  block.copied(hop.to);
-  if (block.lowest > Place::host) strategy_.moved(hop.id, hop.from, hop.to);
-  if (hop.to == block.at) block.state = State::at_rest;
+void Moves::fell(Block& block, const Down& hop) {
+  block.copied(hop.to());
+  if (block.lowest > Place::host) strategy_.moved(hop.id, hop.from, hop.to());
+  if (hop.to() == block.at) block.state = State::at_rest;
   block.arrival = nullptr;
   block.uses.clear();
-  if (hop.from != Place::card) return;
   table_.count(block, [&](Counts& counts) {
-    counts.went(block.evicted_for, block.evicting, block.range.size);
+    if (hop.from == Place::card) {
+      counts.went(hop.why, hop.how, block.range.size);
+    } else {
+      counts.fell(hop.how, block.range.size);
+    }
   });
-  if (block.accessed_by && block.at == Place::host) try_map_host(block);
+  if (hop.from == Place::card && block.accessed_by && block.at == Place::host) try_map_host(block);
 }
 
-void Moves::rose(Block& block, const Hop& hop, const Fence& arrival) {
-  if (block.lowest > Place::host) strategy_.moved(hop.id, hop.from, hop.to);
-  if (hop.to != block.at) return;
+void Moves::rose(Block& block, const Up& hop, const Fence& arrival) {
+  if (block.lowest > Place::host) strategy_.moved(hop.id, hop.from, hop.to());
+  table_.count(block, [&](Counts& counts) {
+    if (hop.to() == Place::card) {
+      counts.came(hop.why, hop.how, block.range.size);
+    } else {
+      counts.rose(hop.how, block.range.size);
+    }
+  });
+  if (hop.to() != block.at) return;
   block.state = State::at_rest;
-  if (hop.to != Place::card) {
+  if (hop.to() != Place::card) {
     if (block.accessed_by) try_map_host(block);
     return;
   }
   block.arrival = arrival;
   block.ordered.clear();
-  if (block.fetching != FetchMode::duplicate) block.written(Place::card);
-  table_.count(block, [&](Counts& counts) {
-    counts.came(block.fetched_for, block.fetching, block.range.size);
-  });
+  if (hop.how != FetchMode::duplicate) block.written(Place::card);
 }
 
 // What did not move rests where it was, or where an earlier hop has taken it. The hops that were to
 // follow find it at rest.
-void Moves::stayed(Block& block, const Hop& hop, const std::exception_ptr& error, bool noted) {
+void Moves::stayed(Block& block, Place from, const std::exception_ptr& error, bool noted) {
   block.error = error;
   if (block.settled()) return;
-  const bool on_card = hop.from == Place::card;
+  const bool on_card = from == Place::card;
   const bool meant_for_card = block.at == Place::card;
   block.state = State::at_rest;
-  block.at = hop.from;
-  if (!on_card) block.copied(hop.from);
+  block.at = from;
+  if (!on_card) block.copied(from);
   if (!on_card && !meant_for_card) return;
-  retell_strategy(hop.id, on_card);
+  retell_strategy(table_.id_of(block), on_card);
   if (!noted) notes_.correct_start(block, on_card);
 }
 
 void Moves::settle(const Asked& moves, const Outcome& outcome, const std::exception_ptr& error) {
   const bool noted = moves.journal == notes_.kept();
   for (std::size_t i = 0; i < moves.down.size(); ++i) {
-    const Hop& hop = moves.down[i];
+    const Down& hop = moves.down[i];
     Block& block = table_[hop.id];
     const BlockTable::Change change(table_, block);
     if (i >= outcome.evicted) {
-      stayed(block, hop, error, noted);
+      stayed(block, hop.from, error, noted);
       continue;
     }
     if (hop.from == Place::card) block.departure = outcome.freed[i];
     fell(block, hop);
-    if (noted && hop.from == Place::card) {
-      notes_.move(block, moves.submitted, outcome, i, outcome.freed[i]);
+    if (noted && notes_) {
+      notes_.move(block, hop, moves.submitted, outcome.issues.at(i), outcome.freed[i]);
     }
   }
   for (std::size_t i = 0; i < moves.up.size(); ++i) {
-    const Hop& hop = moves.up[i];
+    const Up& hop = moves.up[i];
     Block& block = table_[hop.id];
     const BlockTable::Change change(table_, block);
-    if (hop.to == Place::card && i < outcome.unmapped) block.host_mapped = false;
+    if (hop.to() == Place::card && i < outcome.unmapped) block.host_mapped = false;
     if (i >= outcome.arrivals.size()) {
-      stayed(block, hop, error, noted);
+      stayed(block, hop.from, error, noted);
       continue;
     }
     rose(block, hop, outcome.arrivals[i]);
-    if (noted && hop.to == Place::card) {
-      notes_.move(block, moves.submitted, outcome, outcome.evicted + i, outcome.arrivals[i]);
+    if (noted && notes_) {
+      notes_.move(block, hop, moves.submitted, outcome.issues.at(outcome.evicted + i),
+                  outcome.arrivals[i]);
     }
   }
 }

@@ -12,6 +12,7 @@
 
 #include "device/device.hpp"
 #include "mover/mover.hpp"
+#include "residency/hops.hpp"
 #include "residency/notes.hpp"
 #include "residency/settings.hpp"
 #include "strategy/strategy.hpp"
@@ -71,27 +72,22 @@ class Moves {
   void unmap_idle(Block& block);
 
  private:
-  struct Hop {
-    BlockId id = 0;
-    Place from{}, to{};
-  };
-  using Hops = std::vector<Hop>;
   struct Asked {
-    Hops down;
-    Hops up;
+    std::vector<Down> down;
+    std::vector<Up> up;
     std::uint64_t journal = 0;  ///< the one that it is noted in
     double submitted = 0;       ///< by that one's clock
   };
   bool add_fall(Place from, const Evictable& evictable, Falls& falls) const;
   std::optional<BlockId> victim(const Evictable& evictable) const;
-  Hops go_down(const Falls& falls, EvictCause why, Job& job);
-  Hops go_up(const Blocks& arriving, Place to, FetchCause why, Job& job);
+  std::vector<Down> go_down(const Falls& falls, EvictCause why, Job& job);
+  std::vector<Up> go_up(const Blocks& arriving, Place to, FetchCause why, Job& job);
   void tell_strategy(const Asked& moves);
   void retell_strategy(BlockId id, bool on_card) noexcept;
   Store& memory_of(const Block& block) { return device_->memory(block.purpose); }
-  void fell(Block& block, const Hop& hop);
-  void rose(Block& block, const Hop& hop, const Fence& arrival);
-  void stayed(Block& block, const Hop& hop, const std::exception_ptr& error, bool noted);
+  void fell(Block& block, const Down& hop);
+  void rose(Block& block, const Up& hop, const Fence& arrival);
+  void stayed(Block& block, Place from, const std::exception_ptr& error, bool noted);
   void settle(const Asked& moves, const Outcome& outcome, const std::exception_ptr& error);
 
   std::shared_ptr<Device> device_;

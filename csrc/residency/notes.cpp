@@ -91,31 +91,45 @@ TracedGroup Notes::traced(GroupId group) const {
   return traced;
 }
 
-void Notes::move(const Block& block, double submitted, const Outcome& outcome, std::size_t issue,
+void Notes::move(const Block& block, const Down& hop, double submitted, const Issue& issue,
                  const Fence& over) {
   if (!journal_) return;
-  const bool came = block.resident();
-  const bool crosses =
-      came ? block.fetching != FetchMode::empty : block.evicting == EvictMode::write_back;
-  const Issue& at = outcome.issues.at(issue);
-  journal_->add(
-      {.kind = came ? Kind::fetched : Kind::evicted,
-       .cause = came ? fetch_causes[static_cast<std::size_t>(block.fetched_for)]
-                     : evict_causes[static_cast<std::size_t>(block.evicted_for)],
-       .how = came ? vramx::name_of(block.fetching) : vramx::name_of(block.evicting),
-       .lane = at.lane,
-       .request = at.request,
+  add({.kind = hop.from == Place::card ? Kind::evicted : Kind::lowered,
+       .cause = evict_causes[static_cast<std::size_t>(hop.why)],
+       .how = vramx::name_of(hop.how),
        .block = block.serial,
        .bytes = block.range.size,
-       .submitted = submitted,
-       .began = journal_->virtual_clock() ? Event::unknown : journal_->since_start(at.began),
-       .ended = journal_->virtual_clock() ? Event::unknown : journal_->since_start(at.ended),
-       // What crosses no link is over when it was issued.
-       .from = crosses ? at.from : nullptr,
-       // A fence without a time can be waited for, but not be read.
-       .to = journal_->virtual_clock() ? over
-             : crosses                 ? at.to
-                                       : nullptr});
+       .submitted = submitted},
+      hop.how == EvictMode::write_back, issue, over);
+}
+
+void Notes::move(const Block& block, const Up& hop, double submitted, const Issue& issue,
+                 const Fence& over) {
+  if (!journal_) return;
+  add({.kind = hop.to() == Place::card ? Kind::fetched : Kind::raised,
+       .cause = fetch_causes[static_cast<std::size_t>(hop.why)],
+       .how = vramx::name_of(hop.how),
+       .block = block.serial,
+       .bytes = block.range.size,
+       .submitted = submitted},
+      hop.how != FetchMode::empty, issue, over);
+}
+
+void Notes::add(Event move, bool crosses, const Issue& issue, const Fence& over) {
+  move.lane = issue.lane;
+  move.request = issue.request;
+  if (journal_->virtual_clock()) {
+    if (!over) move.began = move.ended = journal_->now();
+    move.to = over;
+  } else {
+    move.began = journal_->since_start(issue.began);
+    move.ended = journal_->since_start(issue.ended);
+    // A fence without a time can be waited for, but not be read.
+    if (crosses) move.to = issue.to;
+  }
+  // What crosses no link is over when it was issued.
+  if (crosses) move.from = issue.from;
+  journal_->add(std::move(move));
 }
 
 void Notes::use(GroupId group, Kind kind, Stream stream, Fence from, Fence to) {

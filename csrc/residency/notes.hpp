@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "mover/mover.hpp"
+#include "residency/hops.hpp"
 #include "residency/journal.hpp"
 #include "table/block_table.hpp"
 
@@ -31,8 +32,10 @@ class Notes {
   void forgotten(const Block& block);
   void defined(GroupId group);
   void use(GroupId group, Event::Kind kind, Stream stream, Fence from, Fence to);
-  /// A block came, or left, by the `issue`th request of a job that was asked for then.
-  void move(const Block& block, double submitted, const Outcome& outcome, std::size_t issue,
+  /// A block made a hop by a request of a job that was asked for then.
+  void move(const Block& block, const Down& hop, double submitted, const Issue& issue,
+            const Fence& over);
+  void move(const Block& block, const Up& hop, double submitted, const Issue& issue,
             const Fence& over);
   /// A move that counted as done at the start was not.
   void correct_start(const Block& block, bool resident);
@@ -42,6 +45,7 @@ class Notes {
 
  private:
   TracedGroup traced(GroupId group) const;
+  void add(Event move, bool crosses, const Issue& issue, const Fence& over);
 
   const BlockTable& table_;
   std::unique_ptr<Journal> journal_;

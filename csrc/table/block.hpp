@@ -41,10 +41,6 @@ struct Block {
   bool crosses_packed = true;   ///< the link takes it packed, where it has that copy
   std::uint32_t leases = 0;
   std::uint64_t window = 0;                    ///< the last look ahead that wants it
-  EvictMode evicting = EvictMode::drop;        ///< while leaving: how
-  FetchMode fetching = FetchMode::duplicate;   ///< while arriving: how
-  EvictCause evicted_for = EvictCause::use;    ///< while leaving: why
-  FetchCause fetched_for = FetchCause::use;    ///< while arriving: why
   Fence departure;                             ///< when it had left the card
   Fence arrival;                               ///< when it has come
   std::vector<Stream> ordered;                 ///< the streams that wait for that

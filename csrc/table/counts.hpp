@@ -29,6 +29,7 @@ struct Counts {
   std::array<std::uint64_t, evict_causes.size()> evicted{};  ///< times, by EvictCause
   std::uint64_t hits = 0, misses = 0;                        ///< times
   Bytes moved_in = 0, moved_out = 0, dropped = 0, discarded = 0, over_link = 0;
+  Bytes raised = 0, lowered = 0;  ///< copied to the host from the place below it, and back
 
   std::uint64_t evictions() const {
     return std::accumulate(evicted.begin(), evicted.end(), std::uint64_t{0});
@@ -46,6 +47,14 @@ struct Counts {
                                   : dropped) += size;
   }
 
+  /// The same of the host and the place below it.
+  void rose(FetchMode how, Bytes size) {
+    if (how != FetchMode::empty) raised += size;
+  }
+  void fell(EvictMode how, Bytes size) {
+    if (how == EvictMode::write_back) lowered += size;
+  }
+
   Counts& operator+=(const Counts& other) {
     std::transform(fetched.begin(), fetched.end(), other.fetched.begin(), fetched.begin(),
                    std::plus());
@@ -58,6 +67,8 @@ struct Counts {
     dropped += other.dropped;
     discarded += other.discarded;
     over_link += other.over_link;
+    raised += other.raised;
+    lowered += other.lowered;
     return *this;
   }
 };

@@ -71,7 +71,7 @@ def checked_bytes(shape: tuple[int, ...], itemsize: int) -> int:
 
 
 def numpy_dtype(dtype: Any) -> Any:
-    """Tell a numpy dtype from others.
+    """Return a numpy dtype, told apart from others.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def numpy_dtype(dtype: Any) -> Any:
     Raises
     ------
     ConfigError
-        If it is no dtype at all.
+        If it is not a dtype at all.
     """
     torch = sys.modules.get("torch")
     if dtype is None or (torch is not None and isinstance(dtype, torch.dtype)):
@@ -157,14 +157,14 @@ def array_ranges(x: Any) -> list[tuple[int, int]] | None:
 
 
 def _packed(shape: Sequence[int], itemsize: int) -> list[int]:
-    """Tell the strides, in bytes, of an array in C order without gaps."""
+    """Return the strides, in bytes, of an array in C order without gaps."""
     return [itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def _span(
     address: int, shape: Sequence[int], strides: Sequence[int], itemsize: int
 ) -> list[tuple[int, int]]:
-    """Tell what an array spans from its lowest byte to its highest."""
+    """Return what an array spans from its lowest byte to its highest."""
     if 0 in shape:
         return []
     low = high = _core.card_address(address)

@@ -20,7 +20,7 @@ class Config:
     cuda_driver : str
         ``VRAMX_CUDA_DRIVER``: the driver library to open.
     deny_managed : bool
-        ``VRAMX_DENY_MANAGED``: take cards for ones without concurrent managed access, for tests.
+        ``VRAMX_DENY_MANAGED``: treat cards as ones without concurrent managed access, for tests.
     check : bool
         ``VRAMX_CHECK``: find writes that were not reported, at the cost of speed.
     profiled : bool
@@ -31,7 +31,7 @@ class Config:
     monitored : bool
         Whether `vramx monitor` may look at this process's sessions: not with ``VRAMX_MONITOR=0``.
     cache_folder : pathlib.Path
-        Where what was made once is kept: ``vramx`` in ``XDG_CACHE_HOME``, or in ``~/.cache``.
+        Where converted files are cached: ``vramx`` in ``XDG_CACHE_HOME``, or in ``~/.cache``.
     """
 
     managed_limit: int | None = None

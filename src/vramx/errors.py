@@ -11,7 +11,7 @@ class Error(Exception):
 
 
 class OutOfMemoryError(Error, MemoryError):
-    """Memory that was asked for cannot be had within the budget, the card or the host limit.
+    """Memory that was asked for does not fit the budget, the card or the host limit.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class OutOfMemoryError(Error, MemoryError):
 
 
 class NoDeviceError(Error):
-    """There is no usable device: no driver, too old a driver, no card, or one that lacks a need."""
+    """There is no usable device: no driver, one too old, no card, or one that lacks a feature."""
 
 
 class DeviceError(Error):
@@ -38,7 +38,7 @@ class ConfigError(Error, ValueError):
 
 
 class InUseError(Error):
-    """A lease or a pin holds the memory, so it cannot be moved or given up now."""
+    """A lease or a pin holds the memory, so it cannot be moved or freed now."""
 
 
 class CaptureError(Error):
@@ -58,18 +58,18 @@ class MediaError(Error):
 
 
 class NoFaceError(Error):
-    """A picture that must show a face shows none, or none that is meant."""
+    """A picture that must show a face shows none, or not the one that is wanted."""
 
 
 class StoppedError(Error, CancelledError):
-    """Work was asked to stop, and did; to a future it is that it was cancelled.
+    """Work was asked to stop, and did; futures treat this as a cancellation.
 
     Attributes
     ----------
     done : int
         How many frames of a video, or pictures of a folder, are finished and kept.
     kept : pathlib.Path or None
-        The folder in which they are; None where nothing is kept. The same work goes on from there.
+        The folder in which they are; None where nothing is kept. The same work resumes from there.
     """
 
     done: int = 0

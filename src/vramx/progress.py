@@ -1,4 +1,4 @@
-"""How far work has come: what is told of it, and a bar that shows it."""
+"""How far work is: what callbacks get, and a bar that shows it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a piece of work has come.
+    """How far a piece of work is.
 
     Attributes
     ----------
     what : str
         What is worked on, such as a file's name.
     done : int
-        How much is done; never less than was told before.
+        How much is done; never less than before.
     total : int or None
-        How much there is; None where that is not known. At the end it is `done`.
+        How much there is; None where that is not known. At the end it equals `done`.
     unit : str
         What is counted: ``"frame"``, ``"picture"`` or ``"px"``.
     seconds_left : float or None
         How long it will take at the rate so far; None where that is not known.
     way : str
-        How it is done, in words; empty where there is nothing to say.
+        How the work is done, in words; may be empty.
     """
 
     what: str
@@ -42,12 +42,12 @@ OnProgress = Callable[[Progress], object]
 
 
 class Meter:
-    """Counts what is done, and tells it.
+    """Counts what is done, and reports it.
 
     Parameters
     ----------
     told : callable or None
-        What is told of it.
+        Called with each `Progress`.
     what, unit : str
         As of `Progress`.
     total : int, optional
@@ -73,14 +73,14 @@ class Meter:
         self.reach(self._done + count)
 
     def reach(self, done: int, total: int | None = None) -> None:
-        """Tell how much is done, unless more was told before; and how much there is, if given."""
+        """Report how much is done, unless more was reported before, and the total if given."""
         self._total = self._total if total is None else total
         if done > self._done:
             self._done = done
             self._tell()
 
     def finish(self) -> None:
-        """Tell that this is all, unless that was told."""
+        """Report that this is all, unless that was reported."""
         self._total = self._done
         if not self._is_all_told:
             self._tell()

@@ -27,14 +27,14 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The base of frozen dataclasses whose fields are checked as they are made.
+    """The base of frozen dataclasses whose fields are checked when they are made.
 
     Fields may be text, numbers, paths, fractions, tuples, mappings of text, and other settings.
 
     Raises
     ------
     ConfigError
-        If a field is of another type than it says.
+        If a field is not of its declared type.
     """
 
     def __post_init__(self) -> None:
@@ -46,12 +46,12 @@ class Settings:
                 raise ConfigError(f"{name} {value!r} is not {_words(hint)}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as what JSON has; `from_dict` makes the same of it."""
+        """Return the fields as JSON values; `from_dict` reverses this."""
         return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
 
     @classmethod
     def from_dict(cls: type[S], content: Mapping[str, Any]) -> S:
-        """Make settings of what `to_dict` returned.
+        """Make settings from what `to_dict` returned.
 
         Parameters
         ----------

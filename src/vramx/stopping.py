@@ -6,12 +6,12 @@ import threading
 
 
 class Stop:
-    """Asks work that was given it to stop. Any thread may use it.
+    """A token that asks work to stop. Any thread may use it.
 
     Parameters
     ----------
     *others : Stop
-        It is stopped where one of these is, too.
+        It is also stopped when one of these is.
 
     Examples
     --------
@@ -25,10 +25,10 @@ class Stop:
         self._others = others
 
     def stop(self) -> None:
-        """Ask to stop. Twice is fine."""
+        """Ask to stop. Calling it again does nothing."""
         self._asked.set()
 
     @property
     def stopped(self) -> bool:
-        """Whether it was asked to."""
+        """Whether work was asked to stop."""
         return self._asked.is_set() or any(each.stopped for each in self._others)

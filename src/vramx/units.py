@@ -36,6 +36,31 @@ def shown(value: object) -> str:
     return repr(value)
 
 
+def as_count(value: object, name: str) -> int:
+    """Check how many there are to be of something.
+
+    Parameters
+    ----------
+    value : object
+        What was given.
+    name : str
+        What it is called in a message.
+
+    Returns
+    -------
+    int
+        The same.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a whole number of at least 1.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} {value!r} is not a whole number of at least 1")
+    return value
+
+
 def parse_size(value: Size, name: str) -> int:
     """Turn a size into bytes.
 

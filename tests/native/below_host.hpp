@@ -28,6 +28,9 @@ class BelowHost final : public OverSimulated {
 
   vramx::Bytes peak_on_host() const { return slow_.peak; }
   vramx::Bytes written_back() const { return slow_.written; }
+  vramx::Bytes read() const { return slow_.read; }
+  /// Falls that were to wait for something first.
+  unsigned waits() const { return slow_.waits; }
   void fail_every(unsigned nth) { slow_.failing = nth; }
 
  private:
@@ -37,7 +40,10 @@ class BelowHost final : public OverSimulated {
 
     Fence fetch(Range range, vramx::FetchMode how, vramx::Lane, vramx::Fences after) override {
       asked(after);
-      if (how != vramx::FetchMode::empty) store(range);
+      if (how != vramx::FetchMode::empty) {
+        store(range);
+        read += range.size;
+      }
       on_host += range.size;
       peak = std::max(peak, on_host);
       for_blocks(range, [](Copy& copy) { copy.below = false; });
@@ -45,6 +51,7 @@ class BelowHost final : public OverSimulated {
     }
     Fence evict(Range range, vramx::EvictMode how, vramx::Lane, vramx::Fences after) override {
       asked(after);
+      if (!after.empty()) ++waits;
       for_blocks(range, [&](Copy& copy) {
         if (how == vramx::EvictMode::write_back) {
           card.load(copy.bytes.data(), copy.start, block());
@@ -93,9 +100,9 @@ class BelowHost final : public OverSimulated {
 
     vramx::SimulatedDevice& card;
     std::map<vramx::Address, Copy> copies;
-    vramx::Bytes on_host = 0, peak = 0, written = 0;
+    vramx::Bytes on_host = 0, peak = 0, written = 0, read = 0;
     std::atomic<unsigned> failing = 0;
-    unsigned calls = 0;
+    unsigned calls = 0, waits = 0;
   };
 
   Slow slow_{*this};

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <random>
 
 #include "below_host.hpp"
@@ -194,6 +195,37 @@ TEST("what is not newer falls without a copy, and what is, with one") {
   for (int pass = 0; pass < 3; ++pass) model.pass();
   REQUIRE(model.device().written_back() == before + block);
   REQUIRE(model.right());
+}
+
+TEST("what falls on at once has waited for its uses already") {
+  Model model({.policy = "lru", .budget = on_host});
+  for (int pass = 0; pass < 3; ++pass) model.pass([](std::size_t) { return true; });
+  REQUIRE(model.device().written_back() > 0);
+  REQUIRE(model.device().waits() == 0);
+  REQUIRE(model.right());
+}
+
+TEST("moves below the host are counted, and told by a trace") {
+  on_each_setting([](const Setting& setting) {
+    Model model(setting);
+    std::mt19937 random(8);
+    const Bytes raised = model.device().read();
+    const Bytes lowered = model.device().written_back();
+    model.residency().begin_trace(stream, 1 << 16);
+    for (int pass = 0; pass < 4; ++pass) model.pass(random);
+    const Log log = model.residency().end_trace(nullptr);
+    std::map<Event::Kind, Bytes> told;
+    for (const Event& event : log.events) {
+      if (event.how != std::string("drop")) told[event.kind] += event.bytes;
+      if (event.kind == Event::Kind::lowered) REQUIRE(event.ended >= event.submitted);
+    }
+    const Stats stats = model.residency().stats();
+    REQUIRE(told[Event::Kind::raised] == model.device().read() - raised);
+    REQUIRE(told[Event::Kind::lowered] == model.device().written_back() - lowered);
+    REQUIRE(stats.raised == model.device().read() && stats.lowered > 0);
+    REQUIRE(stats.lowered == model.device().written_back());
+    REQUIRE(model.right());
+  });
 }
 
 TEST("a use that is larger than the host is refused by name, and the next is right") {

@@ -14,6 +14,10 @@ from vramx import VideoOptions
 
 #: Units of a second in which clips tell times.
 UNITS = 12800
+#: x264's options where results are compared bit for bit. Its macroblock tree, as it is written for
+#: AVX-512, depends on what memory held before: one in twenty equal runs of small frames differs,
+#: also on one thread, and in what is decoded too.
+X264 = {"crf": "10", "mbtree": "0"}
 
 
 def moving_times(count: int) -> list[int]:
@@ -56,11 +60,11 @@ def write_clip(
     times = [first + time for time in times or moving_times(count)]
     scale = {"video_track_timescale": str(units)} if path.suffix in (".mp4", ".mov") else {}
     with av.open(str(path), "w", container_options=scale) as container:
-        quality = {"crf": "12"} if codec == "libx264" else {}
+        quality = {**X264, "crf": "12"} if codec == "libx264" else {}
         video = container.add_stream(codec, rate=25, options={**quality, **(options or {})})
         video.height, video.width = draw(0).shape[:2]
         video.pix_fmt = format
-        video.codec_context.thread_count = 1  # with more, bytes differ now and then
+        video.codec_context.thread_count = 1
         video.time_base = video.codec_context.time_base = Fraction(1, units)
         video.codec_context.sample_aspect_ratio = aspect or Fraction(0, 1)
         if rotation:

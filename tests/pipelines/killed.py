@@ -16,16 +16,17 @@ def video(folder: str, begun: Connection) -> None:
     from vramx import VideoOptions
     from vramx.pipelines.video import transform_video
 
+    from .clips import X264
+
     def double(frames: Any) -> Iterator[Any]:
         for frame in frames:
             yield frame.repeat(2, axis=0).repeat(2, axis=1)
 
     source, target = Path(folder, "in.mp4"), Path(folder, "out.mp4")
+    options = VideoOptions(segment=5, codec_options=X264)
     begun.send("go")
     start = time.perf_counter()
-    transform_video(
-        source, target, double, identity={"model": "doubling"}, options=VideoOptions(segment=5)
-    )
+    transform_video(source, target, double, identity={"model": "doubling"}, options=options)
     begun.send(time.perf_counter() - start)
 
 

@@ -25,7 +25,7 @@ pytest.importorskip("skimage.data")
 
 from vramx.pipelines import files  # noqa: E402
 
-from .clips import Clip, read_clip, write_clip  # noqa: E402
+from .clips import X264, Clip, read_clip, write_clip  # noqa: E402
 from .face_networks import (  # noqa: E402
     MeanColour,
     Painter,
@@ -74,7 +74,7 @@ def run(folder: Path, out: str = "out.mp4", swapper: Any = None, **options: Any)
             source,
             folder / "in.mp4",
             folder / out,
-            vramx.VideoOptions(segment=SEGMENT, codec_options={"crf": "10"}),
+            vramx.VideoOptions(segment=SEGMENT, codec_options=X264),
             **given_,
         )
 

@@ -22,7 +22,7 @@ pytest.importorskip("av")
 PIL_Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("skimage.data")
 
-from .clips import read_clip, write_clip  # noqa: E402
+from .clips import X264, read_clip, write_clip  # noqa: E402
 from .face_networks import MeanColour, Painter, PatchDetector, portrait  # noqa: E402
 from .test_face_swap_files import COUNT, WANTED, picture  # noqa: E402
 
@@ -34,6 +34,7 @@ MODELS = {
     "--swapper": f"{HERE}:Painter",
 }
 CARD = {"--backend": "simulated", "--budget": "64MiB"}
+CODEC = [word for name in X264 for word in ("--codec-option", f"{name}={X264[name]}")]
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -66,12 +67,15 @@ def run(*given: Any, **models: str) -> Result:
 def swapped(target: str, out: Path, folder: Path, **options: Any) -> Any:
     models = (PatchDetector(), MeanColour(), Painter())
     with vramx.face_swap(*models, backend="simulated", budget="64MiB", **options) as fs:
-        swap = fs.swap_video if target.endswith(".mp4") else fs.swap_picture
-        swap(folder / "me.png", folder / target, out)
+        if target.endswith(".mp4"):
+            video = vramx.VideoOptions(codec_options=X264)
+            fs.swap_video(folder / "me.png", folder / target, out, video)
+        else:
+            fs.swap_picture(folder / "me.png", folder / target, out)
 
 
 def test_a_clip_is_swapped_as_the_library_does_it(folder: Path) -> None:
-    done = run(folder, "in.mp4", "out.mp4", "--json")
+    done = run(folder, "in.mp4", "out.mp4", "--json", *CODEC)
     assert done.exit_code == 0, done.stderr
     told = json.loads(done.stdout)
     stats = told.pop("stats")
@@ -207,7 +211,8 @@ main(sys.argv[1:])
 
 
 def test_an_interrupted_job_says_how_to_go_on_and_ends_as_one_that_was_not(folder: Path) -> None:
-    given = command(folder, "in.mp4", "out.mp4", "--segment", 6, "--batch", 1, "--json")
+    more = ("--segment", 6, "--batch", 1, *CODEC)
+    given = command(folder, "in.mp4", "out.mp4", "--json", *more)
     path = os.pathsep.join([str(TESTS), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, *given],
@@ -222,7 +227,7 @@ def test_an_interrupted_job_says_how_to_go_on_and_ends_as_one_that_was_not(folde
     assert (folder / "out.mp4.parts").is_dir()
     told = json.loads(CliRunner().invoke(main, given).stdout)
     assert {key: told[key] for key in WANTED} == WANTED
-    run(folder, "in.mp4", "wanted.mp4", "--segment", 6, "--batch", 1)
+    run(folder, "in.mp4", "wanted.mp4", *more)
     got, wanted = read_clip(folder / "out.mp4"), read_clip(folder / "wanted.mp4")
     assert all(np.array_equal(a, b) for a, b in zip(got.frames, wanted.frames, strict=True))
 

@@ -48,7 +48,7 @@ FACES = FaceModels(
     )
 )
 CARD = SessionOptions(budget=8 * MIB, backend="simulated", block="64KiB")
-VIDEO = VideoOptions(segment=SEGMENT, codec_options={"crf": "10"})
+VIDEO = VideoOptions(segment=SEGMENT, codec_options=clips.X264)
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_open_session")
 

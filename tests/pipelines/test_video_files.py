@@ -27,7 +27,7 @@ from vramx.pipelines.video import transform_video  # noqa: E402
 from vramx.pipelines.video.channel import Channel  # noqa: E402
 from vramx.pipelines.video.source import VideoSource  # noqa: E402
 
-from .clips import Clip, gathered, picture, read_clip, write_clip  # noqa: E402
+from .clips import X264, Clip, gathered, picture, read_clip, write_clip  # noqa: E402
 
 Frames = Iterable[np.ndarray[Any, Any]]
 COUNT = 20
@@ -62,7 +62,7 @@ def run(
     target: str = "out.mp4",
     **kw: Any,
 ) -> int:
-    given_ = {"segment": 6, "codec_options": {"crf": "10"}, **kw}
+    given_ = {"segment": 6, "codec_options": X264, **kw}
     settings_ = {"identity": {"model": "doubling"}, **gathered(given_)}
     return transform_video(folder / source, folder / target, transform, **settings_).frames
 
@@ -424,7 +424,7 @@ def die(frames):
             os._exit(9)
 
 transform_video(sys.argv[1], sys.argv[2], die, identity={"model": "doubling"},
-                options=vramx.VideoOptions(segment=6, codec_options={"crf": "10"}))
+                options=vramx.VideoOptions(segment=6, codec_options=X264))
 """
 
 FULL = """
@@ -442,7 +442,7 @@ def double(frames):
 
 try:
     transform_video(sys.argv[1], sys.argv[2], double, identity={"model": "doubling"},
-                    options=vramx.VideoOptions(segment=6, codec_options={"crf": "10"}))
+                    options=vramx.VideoOptions(segment=6, codec_options=X264))
 except vramx.MediaError as error:
     print(error)
     sys.exit(7)
@@ -472,7 +472,7 @@ def double(frames):
 VideoSource.frames = frames
 try:
     transform_video(sys.argv[1], sys.argv[2], double, identity={"model": "doubling"},
-                    options=vramx.VideoOptions(segment=6, codec_options={"crf": "10"}))
+                    options=vramx.VideoOptions(segment=6, codec_options=X264))
 except KeyboardInterrupt:
     sys.exit(8 if threading.active_count() == 1 else 9)
 """
@@ -481,7 +481,7 @@ except KeyboardInterrupt:
 def in_a_process(code: str, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     paths = [str(folder / "in.mp4"), str(folder / "out.mp4")]
     return subprocess.run(
-        [sys.executable, "-c", code, *paths, *map(str, arguments)],
+        [sys.executable, "-c", f"X264 = {X264}\n{code}", *paths, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,

@@ -13,7 +13,7 @@ from vramx.cards.simulation import current_simulation
 from vramx.config import from_environment
 from vramx.doctor.this_machine import ThisMachine
 from vramx.errors import ConfigError, Error, NoDeviceError
-from vramx.units import Size, format_size, parse_size
+from vramx.units import Size, as_count, format_size, parse_size
 
 #: The most that a card is asked to hold unless told: enough for a steady link.
 _WEIGHTS = 4 * 2**30
@@ -173,8 +173,8 @@ def bench(
         )
     if not ratios or not all(1 < each < 1e6 for each in ratios):
         raise ConfigError(f"ratios {list(ratios)} of weights to budget must be above 1")
-    if tokens is not None and tokens < 1:
-        raise ConfigError(f"tokens {tokens} is not a whole number from 1")
+    if tokens is not None:
+        as_count(tokens, "tokens")
     asked = None if weights is None else parse_size(weights, "weights")
     if importlib.util.find_spec("torch") is None:
         raise Error("a benchmark runs by torch, which is not installed: pip install 'vramx[torch]'")
@@ -251,7 +251,7 @@ def _measure(
                 ratio=ratio,
                 budget=budget,
                 seconds=found["median_s"],
-                first=found["warm_up_s"][0],
+                first=found["first_s"],
                 t_fluid=found["t_fluid"],
                 t_plan=found["t_plan"],
                 moved=found["moved_in"],

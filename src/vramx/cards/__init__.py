@@ -1,1 +1,1 @@
-"""Cards: opening them, what NVML says of them, and one that is simulated."""
+"""Cards: opening them, what NVML says about them, and the simulated card."""

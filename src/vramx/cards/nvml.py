@@ -1,4 +1,4 @@
-"""What NVML says of a card's memory."""
+"""What NVML says about a card's memory."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def pinned_rate(uuid: str) -> float | None:
     Returns
     -------
     float or None
-        Bytes a second, one direction; nothing where NVML is absent or cannot tell.
+        Bytes a second, one direction; None where NVML is absent or cannot tell.
     """
     try:
         import pynvml
@@ -115,7 +115,7 @@ def pinned_rate(uuid: str) -> float | None:
 
 
 class NvmlCard:
-    """A card's free memory as NVML reports it: kept open, and so cheap to ask again and again.
+    """A card's free memory as NVML reports it: kept open, so that asking again is cheap.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ class NvmlCard:
         Raises
         ------
         pynvml.NVMLError
-            If NVML fails. The next call opens it anew.
+            If NVML fails. The next call opens it again.
         """
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self._close)

@@ -17,12 +17,12 @@ BACKENDS = ("auto", "managed", "mapped", "simulated")
 
 
 def card_ordinal(device: Any) -> int:
-    """Tell a card's CUDA number.
+    """Return a card's CUDA number.
 
     Parameters
     ----------
     device : int, str, torch.device or None
-        The card; the first unless given.
+        The card; the first by default.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def open_card(
 
 
 def _told_link(device: _core.CudaDevice, *, weights: str) -> _core.CudaDevice:
-    """Tell a device what its moves reach over its card's link, where that is known."""
+    """Set the rates of a device's moves from its card's link, where that is known."""
     rate = pinned_rate(device.uuid)
     if rate is not None:
         if device.managed_access:
@@ -115,8 +115,14 @@ def _told_link(device: _core.CudaDevice, *, weights: str) -> _core.CudaDevice:
     return device
 
 
+_NOT_IN_PLACE = (
+    "does not use host memory in place: what is larger than the budget, or used outside its "
+    "module's call, fails"
+)
+
+
 def unpinned(device: _core.Device) -> list[str]:
-    """Tell which host memory the system refused to pin, and what that costs.
+    """Return which host memory the system refused to pin, and what that costs.
 
     Parameters
     ----------
@@ -126,20 +132,19 @@ def unpinned(device: _core.Device) -> list[str]:
     Returns
     -------
     list of str
-        A sentence for each kind of memory that was had instead; none where all went well.
+        A sentence for each kind of memory that was used instead; empty if all was pinned.
     """
     if not device.pageable_bytes:
         return []
     return [
         f"{format_size(device.pageable_bytes)} of host memory could not be pinned and is pageable: "
         "copies of it were measured at 10 GB/s to the card and 19 GB/s back, where pinned memory "
-        "has 55 (H200, PCIe 5), and the card does not use it in place: what is larger than the "
-        "budget, or used outside its module's call, fails"
+        f"has 55 (H200, PCIe 5), and the card {_NOT_IN_PLACE}"
     ]
 
 
 def confined(device: _core.Device) -> list[str]:
-    """Tell what the card cannot do that others can, and what that costs.
+    """Return what this card cannot do that others can, and what that costs.
 
     Parameters
     ----------
@@ -158,15 +163,12 @@ def confined(device: _core.Device) -> list[str]:
             "budget, and only the weights of managed modules may exceed it"
         )
     if not device.reads_over_link:
-        told.append(
-            "this card does not use host memory in place: what is larger than the budget, or used "
-            "outside its module's call, fails"
-        )
+        told.append(f"this card {_NOT_IN_PLACE}")
     return told
 
 
 def slowed(device: _core.Device) -> list[str]:
-    """Tell what the driver refused since the device was opened, so that moves cost more.
+    """Return what the driver refused since the device was opened, so that moves cost more.
 
     Parameters
     ----------
@@ -187,7 +189,7 @@ def slowed(device: _core.Device) -> list[str]:
 
 
 def free_bytes(device: _core.Device) -> int:
-    """Tell what is free on a card.
+    """Return what is free on a card.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ def simulate(
     capacity : int, float or str
         The card's memory, in bytes or text.
     link, link_to_host : int, float or str
-        Bytes a second to the card, and back; the second is the first unless given.
+        Bytes a second to the card, and back; the second equals the first by default.
     latency : float
         Seconds that a request costs its lane before bytes flow.
     lanes : int
@@ -89,16 +89,16 @@ def simulate(
     granule : int, float or str
         The unit of placement; blocks are multiples of it.
     host_memory : int, float or str, optional
-        The most bytes of host copies; this machine's memory unless given.
+        The most bytes of host copies; this machine's memory by default.
     reads_over_link : bool
         Whether the card can use host memory in place.
     memory : str
         What weights lie in: ``"mapped"`` memory, whose host copy has an address of its own and is
-        used in place outside a lease, or ``"managed"`` memory of one address. What the program
-        allocates has one. A card that does not read over the link has managed memory alone.
+        used in place outside a lease, or ``"managed"`` memory with one address. What the program
+        allocates has one address. A card that does not read over the link has only managed memory.
     managed_access : bool
-        Whether it has concurrent managed access. Without, as under WSL, what the program allocates
-        stays on the card, and ``memory="managed"`` cannot be had.
+        Whether it has concurrent managed access. Without it, as under WSL, what the program
+        allocates stays on the card, and ``memory="managed"`` is refused.
 
     Returns
     -------

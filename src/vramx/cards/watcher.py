@@ -1,4 +1,4 @@
-"""A budget that gives way to other programs on the card, and comes back when they end."""
+"""A budget that shrinks for other programs on the card, and grows back when they end."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import threading
 import warnings
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
+from vramx import _core
 from vramx.errors import ConfigError, OutOfMemoryError, SessionClosedError
 from vramx.units import Size, format_size, parse_size
 
@@ -18,7 +19,7 @@ _BLOCKS_ON_THEIR_WAY = 8
 
 
 class FreeMemory(Protocol):
-    """What tells a watcher how much of the card's memory nobody holds."""
+    """Says how much of the card's memory is free."""
 
     def free(self) -> int:
         """Return bytes that no process holds now."""
@@ -26,20 +27,20 @@ class FreeMemory(Protocol):
 
 @dataclass(frozen=True)
 class BudgetRule:
-    """What a budget becomes, from what is free on the card.
+    """Computes a budget from what is free on the card.
 
     What the session holds counts as used on the card, so it could hold that and what is free beyond
-    the reserve. This figure depends on the other programs alone: with a budget made from it the
-    next look finds the same figure, whatever has moved meanwhile.
+    the reserve. This figure depends on the other programs alone: with a budget made from it, the
+    next look finds the same figure, even if blocks have moved meanwhile.
 
     Attributes
     ----------
     reserve : int
         Bytes of the card to leave free.
     least, most : int
-        The bytes that the budget stays between.
+        The bounds of the budget, in bytes.
     block : int
-        Bytes of a block; budgets that are made here are whole blocks, except `least` and `most`.
+        Bytes of a block; budgets made here are whole blocks, except `least` and `most`.
     """
 
     reserve: int
@@ -67,7 +68,7 @@ class BudgetRule:
         Returns
         -------
         int
-            The budget to have, which is the present one where nothing is to be done.
+            The new budget; the present one if nothing is to change.
         """
         room = held + free - self.reserve
         room -= room % self.block
@@ -85,7 +86,7 @@ def checked_rule(
     budget: int,
     capacity: int,
 ) -> BudgetRule:
-    """Make a rule of what a user gave.
+    """Make a rule from a user's arguments.
 
     Parameters
     ----------
@@ -119,11 +120,42 @@ def checked_rule(
     return rule
 
 
+class Counts(Protocol):
+    """What a session tells of its memory; bytes."""
+
+    @property
+    def budget(self) -> int:
+        """The most on the card at once."""
+
+    @property
+    def resident(self) -> int:
+        """What is on the card."""
+
+    @property
+    def peak_resident(self) -> int:
+        """The most that was."""
+
+
+class Budgeted(Protocol):
+    """A session, as far as its budget is watched."""
+
+    @property
+    def device(self) -> _core.Device:
+        """The card."""
+
+    def stats(self) -> Counts:
+        """Count."""
+
+    def set_budget(self, budget: int) -> int:
+        """Change the budget."""
+
+
 class BudgetWatcher:
     """Keeps a session's budget to what other programs leave free. Made by `Session.watch_budget`.
 
-    A context manager: leaving it stops the watching, and so does `stop`, the session's end and the
-    interpreter's. The budget stays as it was last set. In a forked child nothing is watched.
+    A context manager: leaving it stops the watching, and so do `stop`, the end of the session and
+    the end of the interpreter. The budget stays as it was last set. In a forked child nothing is
+    watched.
 
     Parameters
     ----------
@@ -132,7 +164,7 @@ class BudgetWatcher:
     rule : BudgetRule
         What the budget becomes.
     card : FreeMemory
-        What tells what is free.
+        Says what is free.
     every : float
         Seconds between two looks.
 
@@ -143,7 +175,7 @@ class BudgetWatcher:
         running modules and pins hold more. It is tried again at the next look.
     """
 
-    def __init__(self, session: Any, rule: BudgetRule, card: FreeMemory, every: float) -> None:
+    def __init__(self, session: Budgeted, rule: BudgetRule, card: FreeMemory, every: float) -> None:
         if isinstance(every, bool) or not isinstance(every, (int, float)) or not 0 < every < 1e9:
             raise ConfigError(f"every {every!r} is not a time of more than zero seconds")
         if not callable(getattr(card, "free", None)):
@@ -163,7 +195,7 @@ class BudgetWatcher:
 
     @property
     def watching(self) -> bool:
-        """Whether the budget is looked after now."""
+        """Whether the budget is being watched now."""
         thread = self._thread
         return thread is not None and thread.is_alive() and not self._over.is_set()
 
@@ -175,7 +207,7 @@ class BudgetWatcher:
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Stop watching, and return when no change is under way. Twice is fine."""
+        """Stop watching; returns when no change is under way. Calling it again does nothing."""
         if self._process != os.getpid():  # the thread is the parent's, and so are its locks
             return
         self._over.set()
@@ -204,7 +236,7 @@ class BudgetWatcher:
         return line if self.refused is None else f"{line}; last change refused: {self.refused}"
 
     def look(self) -> None:
-        """Read what is free, and change the budget if it should be another.
+        """Read what is free, and change the budget if necessary.
 
         Raises
         ------

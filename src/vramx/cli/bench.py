@@ -18,9 +18,9 @@ def _tell(row: Row) -> None:
     "backends",
     multiple=True,
     type=click.Choice(["mapped", "managed", "simulated"]),
-    help="What to run; unless given, both that a card may support.",
+    help="What to run; by default both that a card may support.",
 )
-@click.option("--weights", help="Of the model, such as 4GiB; unless given, what the card allows.")
+@click.option("--weights", help="The model's, such as 4GiB; by default what the card allows.")
 @click.option(
     "--ratio",
     "ratios",
@@ -28,9 +28,9 @@ def _tell(row: Row) -> None:
     type=float,
     default=(1.5, 2.0, 4.0),
     show_default=True,
-    help="Of weights to budget.",
+    help="The ratio of weights to budget.",
 )
-@click.option("--tokens", type=int, help="How much a card computes; 2048 unless given.")
+@click.option("--tokens", type=int, help="How much a pass computes; 2048 by default.")
 @json_option
 @click.pass_context
 def command(
@@ -43,9 +43,10 @@ def command(
 ) -> None:
     """Measure the link, and a model that needs more than its budget.
 
-    Times are over T_fluid, which nothing that moves uncompressed bytes can beat, and T_plan, which
-    leaves room for four blocks in flight. On the simulated card they are virtual. The exit code is
-    1 if an output is not that of the model without vramx, or a budget was exceeded.
+    Times are given relative to T_fluid, which nothing that moves uncompressed bytes can beat, and
+    T_plan, which leaves room for four blocks in flight. On the simulated card they are virtual. The
+    exit code is 1 if an output differs from that of the model without vramx, or if a budget was
+    exceeded.
     """
     found = bench(backends, weights=weights, ratios=ratios, tokens=tokens, on_row=_tell)
     if as_json:

@@ -22,7 +22,7 @@ _NEEDED = ("torch", "PIL", "skimage", "tqdm")
 @json_option
 @click.pass_context
 def demo(ctx: click.Context, arguments: tuple[str, ...], as_json: bool) -> None:
-    """Enlarge a photograph in less memory than the weights, on the simulated card if need be.
+    """Enlarge a photograph in less memory than the weights, on the simulated card if necessary.
 
     ARGUMENTS are the demo's; `vramx demo -- --help` lists them. The exit code is the demo's.
     """

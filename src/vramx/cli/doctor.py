@@ -36,7 +36,7 @@ def _write(finding: Finding) -> None:
 def doctor(
     ctx: click.Context, model: Path | None, device: int, sha256: str | None, as_json: bool
 ) -> None:
-    """Look at driver, card, link, memory and packages, and at the file MODEL if one is given.
+    """Check driver, card, link, memory and packages, and the file MODEL if one is given.
 
     Exit codes: 0 nothing worse than a note; 3 warnings; 4 errors; 5 no usable GPU, so that only the
     simulated card works.

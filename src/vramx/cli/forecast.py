@@ -46,7 +46,7 @@ def forecast(
     backend: str,
     as_json: bool,
 ) -> None:
-    """Forecast passes of a model from MODEL, of which only headers are read.
+    """Forecast a model's passes from the file MODEL, of which only headers are read.
 
     MODEL is a .safetensors file, the index of several, a torch checkpoint, a GGUF or an ONNX file,
     or a folder as transformers and diffusers write them.

@@ -15,8 +15,12 @@ from vramx.monitor.screen import draw, require_rich
 
 
 @click.command()
-@click.option("--interval", type=click.FloatRange(min=0, max=1e6), help="Seconds between looks; 1.")
-@click.option("--count", type=click.IntRange(min=1), help="Looks to take; no end unless given.")
+@click.option(
+    "--interval", type=click.FloatRange(min=0, max=1e6), help="Seconds between looks; 1 by default."
+)
+@click.option(
+    "--count", type=click.IntRange(min=1), help="How often to look; without end by default."
+)
 @click.option(
     "--json",
     "as_json",
@@ -26,8 +30,8 @@ from vramx.monitor.screen import draw, require_rich
 def monitor(interval: float | None, count: int | None, as_json: bool) -> None:
     """Watch budgets, residency and the link in all processes that have sessions open.
 
-    Processes of the same user answer by themselves when they are asked, unless they run with
-    VRAMX_MONITOR=0. Rates are those since the look before. Without a terminal there is one look.
+    Processes of the same user answer when they are asked, unless they run with VRAMX_MONITOR=0.
+    Rates are those since the previous look. Without a terminal it looks once.
     """
     lines = interval is not None or count is not None
     if not as_json:

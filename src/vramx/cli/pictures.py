@@ -11,14 +11,14 @@ _OPTIONS = (
     click.option(
         "--quality",
         type=click.IntRange(1, 100),
-        help="Of JPEG, WebP, AVIF and HEIC pictures; 95 unless given, and no worse than a JPEG "
+        help="Of JPEG, WebP, AVIF and HEIC pictures; by default 95, and no worse than a JPEG "
         "source.",
     ),
     click.option(
         "--format",
         metavar="NAME",
-        help="png, jpeg, webp, tiff, avif or another format of pictures, which OUT must be named "
-        "as; pictures of a folder get such names.",
+        help="png, jpeg, webp, tiff, avif or another picture format, which the suffix of OUT must "
+        "match; the pictures of a folder get it.",
     ),
 )
 

@@ -8,7 +8,9 @@ from vramx.cli.gathering import gathered
 from vramx.session.options import SessionOptions
 
 _OPTIONS = (
-    click.option("--budget", help="The most on the card at once, such as 4GiB; else what is free."),
+    click.option(
+        "--budget", help="The most on the card at once, such as 4GiB; by default what is free."
+    ),
     click.option(
         "--backend",
         type=click.Choice(["auto", "managed", "mapped", "simulated"]),
@@ -21,7 +23,7 @@ _OPTIONS = (
         type=click.Choice(["adaptive", "lru", "mru", "clairvoyant"]),
         default="adaptive",
         show_default=True,
-        help="What leaves the card first.",
+        help="What to evict first.",
     ),
     click.option("--block", default="32MiB", show_default=True, help="The unit of residency."),
     click.option("--device", type=int, help="The card's CUDA number."),

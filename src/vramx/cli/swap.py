@@ -63,16 +63,18 @@ _OPTIONS = (
         "--similarity",
         default=0.4,
         show_default=True,
-        help="The least cosine that is a resemblance.",
+        help="The least cosine that counts as a resemblance.",
     ),
-    click.option("--score", default=0.5, show_default=True, help="The least score that is a face."),
+    click.option(
+        "--score", default=0.5, show_default=True, help="The least score that counts as a face."
+    ),
     click.option(
         "--no-face",
         "on_no_face",
         type=click.Choice(["pass", "error"]),
         default="pass",
         show_default=True,
-        help="What becomes of a frame without a face to swap.",
+        help="What happens to a frame without a face to swap.",
     ),
     click.option(
         "--feather", default=0.1, show_default=True, help="The soft part of crops' edges."
@@ -88,8 +90,8 @@ _OPTIONS = (
     "sources",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A picture of a face, instead of SOURCE; may be repeated: each goes to the faces like the "
-    "--reference in its place, or to those of a picture from left to right.",
+    help="A picture of a face, instead of SOURCE; may be repeated: each goes to the faces that "
+    "resemble its --reference, or to those of a picture from left to right.",
 )
 @click.option(
     "--faces-of",
@@ -101,19 +103,21 @@ _OPTIONS = (
 @click.option("--recognizer", required=True, metavar="MODEL", help="Tells faces apart.")
 @click.option("--swapper", metavar="MODEL", help="Makes the other face.")
 @click.option("--enhancer", metavar="MODEL", help="Makes swapped faces look better.")
-@click.option("--mask", metavar="MODEL", help="Tells a face from what lies before it.")
-@_detail("--size", int, help="A model's pictures have sides of that many pixels.")
+@click.option("--mask", metavar="MODEL", help="Tells a face from what covers it.")
+@_detail("--size", int, help="The side of a model's pictures in pixels.")
 @_detail("--template", int, help="112, 128 or 512: where landmarks lie in a model's crops.")
 @_detail(
     "--black-white",
     float,
     float,
     name="value_range",
-    help="What black and white are to a model; else 0 and 1.",
+    help="A model's values of black and white; by default 0 and 1.",
 )
-@_detail("--order", click.Choice(["RGB", "BGR"]), help="A model's order of channels; else RGB.")
+@_detail(
+    "--order", click.Choice(["RGB", "BGR"]), help="A model's order of channels; by default RGB."
+)
 @_detail("--classes", str, help="Which of the mask's classes are the face, such as 1,2,10.")
-@_detail("--dtype", click.Choice(DTYPE_NAMES), help="In what a model computes.")
+@_detail("--dtype", click.Choice(DTYPE_NAMES), help="The precision that a model computes in.")
 @click.option(
     "--reference",
     "references",
@@ -147,12 +151,12 @@ def swap(
     """Put the face in the picture SOURCE into the picture, video or folder TARGET; write OUT.
 
     A MODEL is a TorchScript file, an exported program, or package.module:factory, which is called
-    without arguments and returns a torch module, a callable or a vramx.FaceModel. All three
-    run code that they bring: use what you trust. `help(vramx.face_swap)` tells what each model
-    takes and gives.
+    without arguments and returns a torch module, a callable or a vramx.FaceModel. All three run
+    code that they contain: use what you trust. `help(vramx.face_swap)` says what each model takes
+    and returns.
 
-    A video's job that is stopped goes on when the same command is given again. Frames without a
-    face to swap are passed on unchanged, and counted, unless --no-face error.
+    The same command resumes a video that was stopped. Frames without a face to swap are left
+    unchanged, and counted, unless --no-face error is given.
     """
     chain = _models(**models)
     if (faces_of is None) != (thumbnails is None):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vramx.cli.folders import write_failures, write_rest
-from vramx.cli.gathering import gathered
+from vramx.cli.gathering import Decorator, gathered
 from vramx.cli.output import json_option, write_json
 from vramx.cli.pictures import picture_options
 from vramx.cli.running import run_task
@@ -26,11 +26,18 @@ def _count(_: click.Context, __: click.Parameter, value: str) -> int | None:
     return None if value == "auto" else int(value)
 
 
+def _counted(name: str, about: str) -> Decorator:
+    """Make an option that is a number, or chosen by the program."""
+    return click.option(
+        name, metavar="N", callback=_count, default="auto", show_default=True, help=about
+    )
+
+
 _OPTIONS = (
     click.option(
         "--scale",
         type=click.FloatRange(min=0, min_open=True),
-        help="How much larger than IN; unless given as the model makes it, and resized otherwise.",
+        help="How much larger than IN; by default the model's, otherwise resized.",
     ),
     click.option(
         "--height", type=click.IntRange(min=1), help="Of OUT in pixels, instead of --scale."
@@ -38,34 +45,13 @@ _OPTIONS = (
     click.option(
         "--width", type=click.IntRange(min=1), help="Of OUT in pixels, instead of --scale."
     ),
-    click.option(
-        "--tile",
-        metavar="N",
-        callback=_count,
-        default="auto",
-        show_default=True,
-        help="Pixels a side.",
-    ),
-    click.option(
-        "--overlap",
-        metavar="N",
-        callback=_count,
-        default="auto",
-        show_default=True,
-        help="Context that tiles share.",
-    ),
-    click.option(
-        "--batch",
-        metavar="N",
-        callback=_count,
-        default="auto",
-        show_default=True,
-        help="Tiles at once.",
-    ),
+    _counted("--tile", "Pixels a side."),
+    _counted("--overlap", "Context that tiles share."),
+    _counted("--batch", "Tiles at once."),
     click.option(
         "--multiple",
         type=click.IntRange(min=1),
-        help="What sides of tiles must be multiples of; measured unless given.",
+        help="What sides of tiles must be multiples of; measured by default.",
     ),
 )
 
@@ -89,7 +75,7 @@ _OPTIONS = (
 @click.option(
     "--dtype",
     type=click.Choice(DTYPE_NAMES),
-    help="In what the model computes; unless given, in what its weights are.",
+    help="The precision that the model computes in; by default that of its weights.",
 )
 @video_options
 @session_options
@@ -108,9 +94,8 @@ def upscale(
 ) -> None:
     """Enlarge the picture, the video or the folder of pictures IN to OUT.
 
-    A video that was stopped goes on where it was when the same command is given again; of a folder
-    the pictures that are in OUT already are skipped. The simulated card is used only when
-    `--backend simulated` asks for it.
+    The same command resumes a video that was stopped; in a folder it skips the pictures that are in
+    OUT already. The simulated card is used only when `--backend simulated` asks for it.
     """
     task = UpscaleTask(
         source=source, target=target, model=UpscalerSpec(model, dtype, weights), **options

@@ -50,16 +50,16 @@ _OPTIONS = (
         type=click.Choice(["error", "skip"]),
         default="error",
         show_default=True,
-        help="Whether damaged frames of a video end it, or are left out and told.",
+        help="Whether damaged frames of a video are an error, or are left out and reported.",
     ),
-    click.option("--start", metavar="TIME", help="Take a video from there: seconds or HH:MM:SS."),
-    click.option("--end", metavar="TIME", help="Take a video up to there."),
+    click.option("--start", metavar="TIME", help="Where to begin in a video: seconds or HH:MM:SS."),
+    click.option("--end", metavar="TIME", help="Where to end in a video."),
     click.option(
         "--preview",
         is_flag=True,
         help="Write one frame of a video as a picture: that at --start, or one from the middle.",
     ),
-    click.option("--overwrite", is_flag=True, help="Write OUT anew if it exists."),
+    click.option("--overwrite", is_flag=True, help="Replace OUT if it exists."),
 )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def _nvml() -> Iterator[Any]:
         yield nvml
 
 
-def _or_zero(ask: Any, handle: Any) -> int:
+def _or_zero(ask: Callable[[Any], int], handle: Any) -> int:
     import pynvml
 
     try:

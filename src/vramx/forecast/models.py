@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vramx.checkpoints import StoredTensor, read_model
-from vramx.errors import ConfigError
 from vramx.forecast.cards import described_card, find_card, this_card
-from vramx.forecast.passes import Forecast, Part, forecast
+from vramx.forecast.passes import Forecast, forecast
 from vramx.forecast.table import PlannedCard
-from vramx.units import Size
+from vramx.units import Size, as_count
+from vramx.uses import ModuleUse
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
@@ -25,7 +24,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def group(tensors: Sequence[StoredTensor], positions: int) -> list[Part]:
+def group(tensors: Sequence[StoredTensor], positions: int) -> list[ModuleUse]:
     """Group a file's tensors into modules: what has the same name up to the last dot.
 
     Parameters
@@ -37,18 +36,18 @@ def group(tensors: Sequence[StoredTensor], positions: int) -> list[Part]:
 
     Returns
     -------
-    list of Part
+    list of ModuleUse
         One use of each module, in the order of their names, numbers by value.
     """
     modules: dict[str, list[StoredTensor]] = {}
     for tensor in tensors:
         modules.setdefault(tensor.name.rpartition(".")[0], []).append(tensor)
-    parts = []
+    uses = []
     for name in sorted(modules, key=_natural):
         own = modules[name]
         floating = [tensor for tensor in own if tensor.is_floating]
-        parts.append(
-            Part(
+        uses.append(
+            ModuleUse(
                 name=name,
                 nbytes=sum(tensor.nbytes for tensor in own),
                 elements=sum(tensor.count for tensor in floating),
@@ -57,7 +56,7 @@ def group(tensors: Sequence[StoredTensor], positions: int) -> list[Part]:
                 half=not any(tensor.dtype in ("F32", "F64") for tensor in own),
             )
         )
-    return parts
+    return uses
 
 
 #: What torch keeps on a card besides activations, once it has multiplied matrices: segments for
@@ -130,8 +129,7 @@ def for_file(
     NoDeviceError
         If `card` is ``"auto"`` and there is none.
     """
-    if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
-        raise ConfigError(f"positions {positions!r} is not a whole number above zero")
+    positions = as_count(positions, "positions")
     return forecast(
         group(read_model(path), positions),
         card=_chosen(card, memory, link),
@@ -183,13 +181,13 @@ def for_module(
     ConfigError
         If the module has no weights, its path depends on values, or as `for_file`.
     NoDeviceError
-        If `card` is ``"auto"`` and there is none.
+        As `for_file`.
     """
     from vramx.integrations.torch.sample import sample_pass
 
     uses, activations = sample_pass(module, sample, keywords or {})
     return forecast(
-        [Part(**asdict(use)) for use in uses],
+        uses,
         card=_chosen(card),
         budget=budget,
         compute=compute,

@@ -12,6 +12,7 @@ from vramx.cards.pcie import PARTS, moving_rates
 from vramx.errors import ConfigError
 from vramx.forecast.table import PlannedCard
 from vramx.units import Size, format_size, parse_size
+from vramx.uses import ModuleUse
 
 #: Blocks that an even plan has in flight (T_plan's S).
 IN_FLIGHT = 4
@@ -21,39 +22,6 @@ _AS_GOOD = 1.01
 EFFICIENCY = 0.7
 
 PRECISIONS = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
-
-
-@dataclass(frozen=True)
-class Part:
-    """One use of a module in a pass.
-
-    Attributes
-    ----------
-    name : str
-        The module's name: the same for each use of it.
-    nbytes : int
-        Bytes of its weights.
-    elements : int
-        How many of them are numbers of which another precision could be taken.
-    element_bytes : int
-        What they take now.
-    operations : float
-        Floating-point operations of the use.
-    half : bool
-        Whether 16-bit arithmetic does them.
-    """
-
-    name: str
-    nbytes: int
-    elements: int
-    element_bytes: int
-    operations: float
-    half: bool
-
-    def seconds(self, card: PlannedCard) -> float:
-        """Estimate the time of this use with its weights on the card."""
-        rate = EFFICIENCY * (card.half if self.half else card.single)
-        return max(self.operations / rate, self.nbytes / card.bandwidth)
 
 
 @dataclass(frozen=True)
@@ -195,17 +163,17 @@ class Forecast:
 class _Pass:
     """A pass laid out in blocks, as a session would pack it."""
 
-    def __init__(self, parts: Sequence[Part], seconds: Sequence[float], block: int) -> None:
+    def __init__(self, uses: Sequence[ModuleUse], seconds: Sequence[float], block: int) -> None:
         places: dict[str, range] = {}
         total = 0
-        for part in parts:
-            if part.name not in places and part.nbytes > 0:
-                end = total + part.nbytes
-                places[part.name] = range(total // block, (end - 1) // block + 1)
+        for use in uses:
+            if use.name not in places and use.nbytes > 0:
+                end = total + use.nbytes
+                places[use.name] = range(total // block, (end - 1) // block + 1)
                 total = end
         self.weights = total
         self.blocks = [min(block, total - start) for start in range(0, total, block)]
-        self.uses = [(list(places.get(part.name, ())), t) for part, t in zip(parts, seconds)]
+        self.uses = [(list(places.get(use.name, ())), t) for use, t in zip(uses, seconds)]
 
     def forecast(self, budget: int, link: float) -> _core.Prediction:
         """Plan for a budget."""
@@ -227,7 +195,7 @@ class _Pass:
 
 
 def forecast(
-    parts: Sequence[Part],
+    uses: Sequence[ModuleUse],
     *,
     card: PlannedCard,
     budget: Size | None,
@@ -238,30 +206,10 @@ def forecast(
     backend: str,
     estimate: str,
 ) -> Forecast:
-    """Forecast passes.
+    """Forecast passes that use modules in this order; `vramx.forecast.for_file` explains the rest.
 
-    Parameters
-    ----------
-    parts : sequence of Part
-        The uses of modules, in order.
-    card : PlannedCard
-        The card.
-    budget, compute, reserve, block, backend
-        As `vramx.forecast.for_file`.
-    activations : int, optional
-        The most bytes of activations at once.
-    estimate : str
-        How the operations were counted.
-
-    Returns
-    -------
-    Forecast
-        The forecast.
-
-    Raises
-    ------
-    ConfigError
-        If a size is none, or the budget or the time is not one that can be had on this card.
+    `activations` are the most bytes of them at once, where that is known; `estimate` says how the
+    operations were counted.
     """
     if backend not in PARTS:
         raise ConfigError(f"unknown backend {backend!r}; give one of {', '.join(PARTS)}")
@@ -284,9 +232,9 @@ def forecast(
         )
     if compute is not None and not 0 < compute < math.inf:
         raise ConfigError(f"a pass that computes for {compute!r} seconds is none; give a time")
-    seconds, source = _times(parts, card, compute, estimate)
-    one = _Pass(parts, seconds, block)
-    distinct = {part.name: part for part in parts}
+    seconds, source = _times(uses, card, compute, estimate)
+    one = _Pass(uses, seconds, block)
+    distinct = {use.name: use for use in uses}
     planned = one.forecast(for_weights, rate)
     limits = _core.PassLimits(
         used=one.weights,
@@ -296,8 +244,8 @@ def forecast(
         in_flight=IN_FLIGHT * block,
     )
     best, best_seconds = _best(one, rate, max(room - (activations or 0), block), block)
-    other = one.weights - sum(part.element_bytes for part in distinct.values())
-    elements = sum(part.elements for part in distinct.values())
+    other = one.weights - sum(use.element_bytes for use in distinct.values())
+    elements = sum(use.elements for use in distinct.values())
     sizes = {name: other + elements * size for name, size in PRECISIONS.items()}
     return Forecast(
         card=card.name,
@@ -309,7 +257,7 @@ def forecast(
         budget=budget,
         weights=one.weights,
         modules=len(distinct),
-        largest=max(part.nbytes for part in parts),
+        largest=max(use.nbytes for use in uses),
         activations=activations,
         fits=one.weights <= for_weights,
         over_link=tuple(each.name for each in distinct.values() if each.nbytes > for_weights),
@@ -330,8 +278,14 @@ def forecast(
     )
 
 
+def _seconds_of(use: ModuleUse, card: PlannedCard) -> float:
+    """Estimate the time of a use with its weights on the card."""
+    rate = EFFICIENCY * (card.half if use.half else card.single)
+    return max(use.operations / rate, use.nbytes / card.bandwidth)
+
+
 def _times(
-    parts: Sequence[Part], card: PlannedCard, compute: float | None, estimate: str
+    uses: Sequence[ModuleUse], card: PlannedCard, compute: float | None, estimate: str
 ) -> tuple[list[float], str]:
     """Tell the seconds of each use, and where they are from."""
     known = min(card.bandwidth, card.half, card.single) > 0
@@ -341,7 +295,7 @@ def _times(
             "everything resident (compute), or name a card that is known"
         )
     # Without rates a measured time is spread by bytes.
-    shares = [part.seconds(card) if known else float(part.nbytes) for part in parts]
+    shares = [_seconds_of(use, card) if known else float(use.nbytes) for use in uses]
     if compute is None:
         return shares, f"estimated: {estimate}, {EFFICIENCY:.0%} of the card's peak rates"
     total = sum(shares) or 1.0

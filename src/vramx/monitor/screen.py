@@ -63,8 +63,10 @@ def _table(title: str, *columns: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    # A command of many lines would push what is below it off the screen.
+    line = Text(title, no_wrap=True, overflow="ellipsis")
     table = Table(
-        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+        title=line, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False
     )
     for place, column in enumerate(columns):
         if place == 0:

@@ -1,4 +1,4 @@
-"""What people run in little memory, ready made. Loading this loads no framework."""
+"""Ready-made pipelines for little memory. Loading this loads no framework."""
 
 from __future__ import annotations
 
@@ -52,23 +52,24 @@ def pipeline(
     batch: int = 1,
     **options: Any,
 ) -> Pipeline:
-    """Chain stages that take turns on one card and share one budget.
+    """Chain stages that run one after another on one card and share one budget.
 
     The session learns the order in which the stages' weights are used, from frame to frame: while
-    one stage computes, the next one's weights come, and after the last stage those of the first.
-    What is not used, such as a stage that frames skip, leaves first. Stages run without gradients.
+    one stage computes, the next one's weights are fetched, and after the last stage those of the
+    first. What is not used, such as a stage that frames skip, is evicted first. Stages run without
+    gradients.
 
     Parameters
     ----------
     stages : mapping of str to torch.nn.Module, callable or Stage
-        In order. A module or a function by itself is `Stage(it)`. Modules that share weights must
-        be given as one, such as a ``ModuleList``, which several stages may name.
+        In order. A module or a function alone stands for `Stage(it)`. Modules that share weights
+        must be given as one, such as a ``ModuleList``, which several stages may name.
     session : Session, optional
         An open session to be in; modules that it manages already stay managed on leaving. Unless
         given, a session is opened on entering and closed on leaving.
     batch : int
-        How many values go through a stage before the next stage runs. More of them use each
-        arrival of the weights more often. Kernels may round otherwise for larger batches.
+        How many values go through a stage before the next stage runs. With more of them, weights
+        are fetched less often for each. Kernels may round differently for larger batches.
     **options
         What `oversubscribe` takes: ``budget``, ``backend``, ``device``, ….
 
@@ -115,47 +116,48 @@ def face_swap(
 
     A chain of four models: faces are found, compared with a reference if there is one, cut out
     upright, swapped, put back with a soft edge, and the same again for the enhancer. The models are
-    managed as in a `pipeline`: the next one's weights come while one computes.
+    managed as in a `pipeline`: the next one's weights are fetched while one computes.
 
-    Each model is a torch module, a callable, or a `FaceModel`, which says of either what is unlike
-    the following. Pictures are tensors ``(n, 3, height, width)``, RGB from 0 to 1, in the dtype of
-    the model's weights (float32 of a callable without modules) on the session's device. Modules run
-    in evaluation mode. The modules that a callable runs must be named by a `FaceModel`; a callable
-    itself keeps nothing of what it is given.
+    Each model is a torch module, a callable, or a `FaceModel`, which says how one of those differs
+    from the following. Pictures are tensors ``(n, 3, height, width)``, RGB from 0 to 1, in the
+    dtype of the model's weights (float32 of a callable without modules) on the session's device.
+    Modules run in evaluation mode. The modules that a callable runs must be named by a `FaceModel`;
+    a callable itself must keep nothing of what it is given.
 
     Parameters
     ----------
     detector : torch.nn.Module, callable or FaceModel
-        Takes pictures of any size (or a fixed one: ``FaceModel(size=640)``) and gives, after
-        suppressing doubles, a row of 15 numbers for each face: left, top, right and bottom of its
-        box, a score from 0 to 1, and x and y of left eye, right eye, nose, left and right corner of
-        the mouth as seen in the picture, in its pixels, whose middles are whole numbers. As a
-        tensor ``(n, faces, 15)``, where a score of 0 fills up, or a list of n of ``(faces, 15)``.
+        Takes pictures of any size (or a fixed one: ``FaceModel(size=640)``) and returns, after
+        suppressing duplicates, a row of 15 numbers for each face: left, top, right and bottom of
+        its box, a score from 0 to 1, and x and y of left eye, right eye, nose, left and right
+        corner of the mouth as seen in the picture, in pixels, whose centres are whole numbers.
+        As a tensor ``(n, faces, 15)``, padded with a score of 0, or a list of n of ``(faces,
+        15)``.
     recognizer : torch.nn.Module, callable or FaceModel
-        Takes crops ``(n, 3, 112, 112)`` and gives embeddings ``(n, d)``, which are then brought to
-        a length of 1. The cosine of two says whether they are of one person.
+        Takes crops ``(n, 3, 112, 112)`` and returns embeddings ``(n, d)``, which are then
+        normalised to a length of 1. The cosine of two says whether they are of one person.
     swapper : torch.nn.Module, callable or FaceModel
-        Takes crops ``(n, 3, 128, 128)`` and the source's embedding ``(n, d)``, and gives crops of
-        the same shape; or those and masks ``(n, 1, 128, 128)`` from 0 to 1, of what is to be taken.
-        With None faces are only found.
+        Takes crops ``(n, 3, 128, 128)`` and the source's embedding ``(n, d)``, and returns crops of
+        the same shape; or those and masks ``(n, 1, 128, 128)`` from 0 to 1, which say how much of
+        each pixel is used. With None faces are only found.
     enhancer : torch.nn.Module, callable or FaceModel, optional
-        Takes crops ``(n, 3, 512, 512)`` of the pictures with swapped faces and gives the same.
+        Takes crops ``(n, 3, 512, 512)`` of the pictures with swapped faces and returns the same.
     mask : torch.nn.Module, callable or FaceModel, optional
-        Takes crops ``(n, 3, 512, 512)`` and gives masks ``(n, 1, 512, 512)`` from 0 to 1 of what is
-        the face; or, of a face parser, scores ``(n, classes, 512, 512)``, of which
-        ``FaceModel(classes=…)`` says which are the face. What lies before a face, as hands and
-        hair do, stays as it is.
+        Takes crops ``(n, 3, 512, 512)`` and returns masks ``(n, 1, 512, 512)`` from 0 to 1 of what
+        is the face; or, for a face parser, scores ``(n, classes, 512, 512)``, of which
+        ``FaceModel(classes=…)`` says which are the face. What covers a face, such as hands and
+        hair, stays as it is.
     faces : str
         Which faces of a picture are swapped: ``"all"`` or the ``"largest"``.
     reference : str, Path, PIL.Image.Image, numpy.ndarray, torch.Tensor or list of them, optional
         Only faces that resemble this one, or one of these: a picture, a file, or an embedding of
         one axis.
     similarity : float
-        The least cosine between embeddings that is a resemblance.
+        The least cosine between embeddings that counts as a resemblance.
     score : float
-        The detector's least score that is a face.
+        The least detector score that counts as a face.
     on_no_face : str
-        Of a picture without a face to swap: ``"pass"`` counts it and gives it back as it is,
+        For a picture without a face to swap: ``"pass"`` counts it and returns it as it is,
         ``"error"`` raises `NoFaceError`, which names it.
     feather : float
         The part of a crop's side over which it fades out at its edges, from 0 to 0.5.
@@ -163,7 +165,7 @@ def face_swap(
         How many pictures go through each model before the next, and how many pictures or crops a
         model gets at once; fewer where memory runs out, with a warning.
     session : Session, optional
-        An open session to be in; unless given one is opened.
+        An open session to use; by default one is opened.
     **options
         What `oversubscribe` takes: ``budget``, ``backend``, ``device``, ….
 
@@ -224,10 +226,10 @@ def super_resolution(
 ) -> SuperResolution:
     """Enlarge pictures and frames of any size with a network, within a budget.
 
-    The network is managed, and pictures go through it whole where they fit beside its weights. Else
-    they go band by band, each row of each layer computed once, where the network's layers look at
-    rows near by alone; or in tiles, which share context that is thrown away, and are blended. Where
-    memory runs out all the same, less goes through at once from then on, with a warning.
+    The network is managed, and pictures go through it whole where they fit beside its weights.
+    Otherwise they go band by band, each row of each layer computed once, where the network's layers
+    look only at nearby rows; or in tiles, which share context that is thrown away, and are blended.
+    If memory runs out all the same, less goes through at once from then on, with a warning.
 
     Parameters
     ----------
@@ -235,31 +237,31 @@ def super_resolution(
         Takes ``(n, channels, height, width)`` with values from 0 to 1 and returns the same enlarged
         by a whole number, which may be 1. Channels are 3 (RGB) or 1. It runs in evaluation mode, in
         the dtype of its weights. A descriptor, as `vramx.integrations.spandrel.load` returns it,
-        tells its scale and what sizes it takes; where it discourages tiles or makes its own,
-        pictures go through whole as long as memory suffices.
+        states its scale and what sizes it takes; where it discourages tiles or makes its own,
+        pictures go through whole as long as there is enough memory.
     scale : float, optional
-        How much larger pictures become; as the network makes them unless given. Where that is
-        something else, results are resized: by bicubic interpolation, which sees all pixels where
-        it shrinks, and with a warning where it enlarges.
+        How much larger pictures become; the network's own scale by default. Results are resized to
+        any other scale: by bicubic interpolation, which uses all pixels where it shrinks, and with
+        a warning where it enlarges.
     height, width : int, optional
-        The sides of results in pixels, likewise; of one alone the other follows.
+        The sides of results in pixels, likewise; if only one is given the other follows.
     tile : int or "auto"
-        The side of tiles in pixels of the input. Auto chooses the way; where it is by tiles, they
-        are the rectangles that take the least time of those that fit the budget beside the weights,
-        by what small pictures were measured to need.
+        The side of tiles in pixels of the input. Auto chooses the way; tiles are then the
+        rectangles that take the least time among those that fit the budget beside the weights,
+        according to measurements of small pictures.
     overlap : int or "auto"
         Pixels of context that are thrown away at a tile's inner edges; half as many again are
-        blended. A number asks for tiles. Auto measures on the picture how far from a cut a change
-        is seen, by half a step of 8 or 16 bits, up to 96; `SuperResolution.seam_error` tells what
+        blended. A number asks for tiles. Auto measures on the picture how far from a cut values
+        change by half a step of 8 or 16 bits, up to 96; `SuperResolution.seam_error` measures what
         is left.
     batch : int or "auto"
-        How many tiles, or frames smaller than a tile, go through at once; for a descriptor one.
+        How many tiles, or frames smaller than a tile, go through at once; one for a descriptor.
     multiple : int, optional
-        What the sides of inputs must be multiples of; pictures are extended by reflection. Found by
-        trying unless given. Where a network takes any sides but works in strides or windows, it is
-        measured at multiples of what tiles must begin, and tiles do.
+        What the sides of inputs must be multiples of; pictures are extended by reflection. By
+        default found by trying. For a network that takes any sides but works in strides or windows,
+        the multiple at which tiles must begin is measured.
     session : Session, optional
-        An open session to be in; unless given one is opened.
+        An open session to use; by default one is opened.
     **options
         What `oversubscribe` takes: ``budget``, ``backend``, ``device``, ….
 
@@ -269,15 +271,15 @@ def super_resolution(
         A context manager. Call it with a PIL image (1, L, LA, P, RGB, RGBA or I;16), a numpy array
         ``(height, width[, channels])`` of uint8, uint16 or floats from 0 to 1, a torch tensor
         ``([n,] channels, height, width)`` likewise, or an iterable of those. It returns the same
-        type; values are clipped to what that holds. Grey pictures go through a network of three
-        channels as three equal ones, whose mean is taken; colours go through a network of one
+        type; values are clipped to its range. Grey pictures go through a network of three channels
+        as three equal ones, and the results are averaged; colours go through a network of one
         channel one by one. Alpha is enlarged by bicubic interpolation. A PIL image is turned
         upright as its EXIF data says, and keeps its ICC profile and other EXIF data.
 
     Raises
     ------
     ConfigError
-        If an argument is not allowed; on entering, if the model is no such network.
+        If an argument is not allowed; on entering, if the model is not such a network.
 
     Examples
     --------

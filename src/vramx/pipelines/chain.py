@@ -8,36 +8,33 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vramx.errors import ConfigError, SessionClosedError
 from vramx.pipelines.stage import Stage
 from vramx.session import Session
 from vramx.session.opening import oversubscribe
+from vramx.units import as_count
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass
 class StageCount:
-    """How often a stage was taken.
+    """How often a stage ran.
 
     Attributes
     ----------
     ran, skipped : int
-        Values that took it, and that passed it by.
+        Values that went through it, and that skipped it.
     """
 
     ran: int = 0
     skipped: int = 0
 
 
-def as_count(value: Any, name: str) -> int:
-    """Check a whole number above zero."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} {value!r} is not a whole number of at least 1")
-    return value
-
-
-def _as_stage(name: Any, stage: Any) -> Stage:
+def _as_stage(name: object, stage: Any) -> Stage:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"a stage's name is text, not {name!r}")
     try:
@@ -125,7 +122,7 @@ class Pipeline:
         self._session = None
         self._scope.__exit__(kind, error, trace)
 
-    def _modules_by_stage(self) -> Iterator[tuple[str, Any]]:
+    def _modules_by_stage(self) -> Iterator[tuple[str, nn.Module]]:
         seen: set[int] = set()
         for name, stage in self.stages.items():
             for module in stage.modules:
@@ -213,6 +210,6 @@ class Pipeline:
         return "\n".join([self.session.report(), *lines])
 
 
-def _unmanage(session: Session, module: Any) -> None:
+def _unmanage(session: Session, module: nn.Module) -> None:
     if session.manages(module):  # unless the session was closed first, or it was put back by hand
         session.unmanage(module)

@@ -1,4 +1,4 @@
-"""Enlarging pictures and videos in files with one network in a budget."""
+"""Enlarging pictures and videos in files with one network within a budget."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ class SuperResolution(Enlarger):
         """Enlarge a picture in a file.
 
         Pixels keep their bits, and the ICC profile, EXIF and XMP data and the resolution are kept
-        where the format has a place for them. The EXIF orientation is applied.
+        where the format can hold them. The EXIF orientation is applied.
 
         Parameters
         ----------
         source : str or Path
-            What to read: anything that Pillow reads, 16 bits a channel and floating point TIFF. Of
-            a GIF, WebP, APNG or AVIF that moves, and of a TIFF with pages, all frames are enlarged
+            What to read: anything that Pillow reads, 16 bits a channel and floating point TIFF. All
+            frames of an animated GIF, WebP, APNG or AVIF, and all pages of a TIFF, are enlarged
             into a file of the same format.
         target : str or Path
-            What to write; the suffix chooses the format. It is there whole or not at all.
+            What to write; the suffix chooses the format. It is written whole or not at all.
         options : PictureOptions
             How the target is written.
         overwrite : bool
             Whether the target may exist.
         on_progress : callable, optional
-            Is told of pixels as a `vramx.Progress`, or of frames where there are several.
+            Called with a `vramx.Progress`, in pixels, or in frames where there are several.
 
         Returns
         -------
@@ -68,16 +68,15 @@ class SuperResolution(Enlarger):
         Raises
         ------
         MediaError
-            If a file cannot be read or written, or the format has no place for what the picture
-            has: its size, alpha, bits or frames. That is found before the work.
+            If a file cannot be read or written, or the format cannot hold the picture's size,
+            alpha, bits or frames. That is found before the work.
         ConfigError
-            If it is a picture of a mode that is not supported, or the format is none or has no
-            quality.
+            If the picture's mode is not supported, or the format is unknown or has no quality.
 
         Warns
         -----
         RuntimeWarning
-            If 16 bits become 8, data beside the pixels are left out, or CMYK is converted without a
+            If 16 bits become 8, metadata is left out, or CMYK is converted without a
             profile.
         """
         from vramx.pipelines.pictures import change_picture, count_frames
@@ -140,14 +139,14 @@ class SuperResolution(Enlarger):
         """Enlarge a video in a file; see `vramx.pipelines.video.transform_video`.
 
         Times of frames are kept; sound, subtitles and chapters are copied. When the job is stopped,
-        by an interrupt or a full disk too, the same call goes on with what is finished, and the
-        result is the same as without the stop.
+        also by an interrupt or a full disk, the same call resumes it, and the result is the same as
+        without the stop.
 
         Parameters
         ----------
         source, target : str or Path
             What to read, and what to write: .mp4, .m4v, .mov, or .mkv and .webm, which keep times
-            to the millisecond. Finished segments gather in ``TARGET.parts``.
+            to the millisecond. Finished segments are kept in ``TARGET.parts``.
         options : VideoOptions
             How the video is read and written.
         overwrite, on_progress, stop
@@ -209,7 +208,7 @@ class SuperResolution(Enlarger):
         target : str or Path
             The picture; the suffix chooses the format.
         options : VideoOptions
-            Of which `start` and `deinterlace` count; without a start it is a frame from the middle.
+            Only `start` and `deinterlace` are used; without a start it is a frame from the middle.
         overwrite : bool
             Whether the target may exist.
 
@@ -223,7 +222,7 @@ class SuperResolution(Enlarger):
         MediaError
             If a file cannot be read or written.
         ConfigError
-            If the video does not last so long, or an end is given.
+            If the video ends before `start`, or an end is given.
         """
         from vramx.pipelines.pictures import writable_format
         from vramx.pipelines.video.preview import read_frame, write_preview

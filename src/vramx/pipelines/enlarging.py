@@ -29,7 +29,7 @@ class Enlarged:
     kind : str
         ``"picture"`` or ``"video"``.
     frames : int
-        How many there are; of a picture one, unless it moves or has pages.
+        How many there are; one for a picture, unless it is animated or has pages.
     size : (int, int)
         The target's width and height in pixels.
     seconds : float
@@ -77,9 +77,9 @@ def enlarge_file(
     enlarger : SuperResolution
         Inside its scope.
     source, target : Path
-        What to read and to write. What Pillow knows is a picture, all else a video.
+        What to read and to write. What Pillow recognises is a picture, everything else a video.
     picture, video : PictureOptions and VideoOptions
-        How the one or the other is written.
+        How each is written.
     overwrite : bool
         Whether the target may exist.
     on_progress, stop

@@ -1,4 +1,4 @@
-"""Faces in a picture: cut out upright at the size a network wants, and put back without an edge."""
+"""Faces in a picture: cut out upright at the size a network wants, and put back seamlessly."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def template(kind: int, size: int | None = None) -> Floats:
     kind : int
         The template, by the crop's side that it was made for: 112, 128 or 512.
     size : int, optional
-        The crop's side, to which the template is scaled; its own unless given.
+        The crop's side, to which the template is scaled; its own by default.
 
     Returns
     -------
@@ -79,12 +79,12 @@ def template(kind: int, size: int | None = None) -> Floats:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where a face lies, as what maps a picture to an upright crop.
+    """Where a face lies, as the mapping from the picture to an upright crop.
 
     Attributes
     ----------
     matrix : numpy.ndarray
-        Of shape ``(3, 3)``: takes (x, y, 1) of the picture to the crop; a turn, a scale and a
+        Of shape ``(3, 3)``: takes (x, y, 1) of the picture to the crop; a rotation, a scale and a
         shift.
     size : int
         The crop's side in pixels.
@@ -98,7 +98,7 @@ class Alignment:
         return np.linalg.inv(self.matrix).astype(np.float64)
 
     def overlaps(self, other: Alignment) -> bool:
-        """Tell whether two crops may have pixels of the picture in common."""
+        """Return whether two crops may have pixels of the picture in common."""
         mine, others = (_corners(each._to_picture, each.size) for each in (self, other))
         return bool(
             (mine.min(0) <= others.max(0) + 1).all() and (others.min(0) <= mine.max(0) + 1).all()
@@ -117,7 +117,7 @@ class Alignment:
         -------
         numpy.ndarray or torch.Tensor
             Of as many channels and the picture's type and dtype, `size` pixels high and wide, by
-            bilinear interpolation; beyond the picture its edge goes on.
+            bilinear interpolation; beyond the picture its edge is repeated.
         """
         window = self._window(*_sides(picture))
         planes = _planes(picture, window)
@@ -191,7 +191,7 @@ class Alignment:
         other : Alignment
             Another crop of the same face.
         mask : torch.Tensor
-            Of shape ``(size, size)``, of this crop; beyond it its edge goes on.
+            Of shape ``(size, size)``, of this crop; beyond it its edge is repeated.
 
         Returns
         -------
@@ -202,7 +202,7 @@ class Alignment:
         return _sample(mask[None], places)[0]
 
     def _window(self, height: int, width: int) -> Window:
-        """Tell which part of a picture a crop comes from: its rows and columns, never none."""
+        """Return which part of a picture a crop comes from: its rows and columns, never none."""
         last = self.size - 1
         corners = np.array([[0, 0, 1], [last, 0, 1], [0, last, 1], [last, last, 1]]).T
         x, y, _ = self._to_picture @ corners
@@ -292,10 +292,10 @@ def _sample(planes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def align(landmarks: npt.ArrayLike, size: int, kind: int | None = None) -> Alignment:
-    """Find what maps a face to a crop, from five landmarks.
+    """Find the mapping from a face to a crop, from five landmarks.
 
     The least squares similarity of Umeyama, "Least-squares estimation of transformation parameters
-    between two point patterns" (1991): a turn, one scale and a shift, and never a mirroring.
+    between two point patterns" (1991): a rotation, one scale and a shift, never a reflection.
 
     Parameters
     ----------
@@ -305,17 +305,17 @@ def align(landmarks: npt.ArrayLike, size: int, kind: int | None = None) -> Align
         The crop's side in pixels.
     kind : int, optional
         The template, 112, 128 or 512, which is scaled to the crop; that of the crop's own side
-        unless given.
+        by default.
 
     Returns
     -------
     Alignment
-        What cuts out and puts back.
+        Cuts the face out and puts it back.
 
     Raises
     ------
     ConfigError
-        If they are not five points, not finite, all in one place, or lie as no face's do.
+        If they are not five points, not finite, all in one place, or cannot be a face's.
     """
     points = np.asarray(landmarks, dtype=np.float64)
     goal = template(size if kind is None else kind, size)

@@ -1,4 +1,4 @@
-"""The files that a job reads and writes, looked at before it begins."""
+"""The files that a job reads and writes, checked before it begins."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def same_size(width: int, height: int) -> tuple[int, int]:
 
 
 def is_video(target: Path) -> bool:
-    """Tell whether a file's suffix names a video that is written, rather than a picture."""
+    """Return whether a file's suffix names a video that is written, rather than a picture."""
     return target.suffix.lower() in VIDEO_FORMATS
 
 
@@ -102,7 +102,7 @@ def check_room(target: Path, least: int) -> None:
     target : Path
         What will be written.
     least : int
-        Bytes that it takes at the least.
+        The least bytes that it takes.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def check_room(target: Path, least: int) -> None:
 
 
 def least_picture_bytes(samples: int, name: str) -> int:
-    """Tell what a picture's file takes at the least.
+    """Return what a picture's file takes at least.
 
     Parameters
     ----------

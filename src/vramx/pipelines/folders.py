@@ -22,18 +22,18 @@ _LOOK = 0.5
 
 @dataclass
 class FolderResult(Generic[T]):
-    """What became of a folder's pictures.
+    """What happened to a folder's pictures.
 
     Attributes
     ----------
     made : list
-        What was told of those that were written.
+        The results of those that were written.
     skipped : list of Path
         Targets that were there already.
     failed : list of (Path, str)
         Those that could not be enlarged, and why.
     passed_by : list of (Path, str)
-        What is in the folder beside its pictures, and why it is none.
+        What else is in the folder, and why it was skipped.
     """
 
     made: list[T] = field(default_factory=list)
@@ -52,11 +52,11 @@ def change_folder(
     on_progress: OnProgress | None = None,
     stop: Stop | None = None,
 ) -> FolderResult[T]:
-    """Make pictures of those of a folder, by the order of their names, in another folder.
+    """Make a picture in another folder from each picture of a folder, in the order of their names.
 
-    Files that are neither pictures nor named like ones, and folders inside, are passed by. One
-    picture that cannot be made does not keep the others from it. Several processes may do so
-    together: each picture is made by one of them, and each returns when all are there.
+    Files that are neither pictures nor named like ones, and folders inside, are skipped. A picture
+    that cannot be made does not stop the others. Several processes may work on a folder together:
+    each picture is made by one of them, and each returns when all are there.
 
     Parameters
     ----------
@@ -66,12 +66,12 @@ def change_folder(
         The folders; the target is made if need be. Names stay the same, unless a format is asked
         for.
     options : PictureOptions
-        How pictures are written. Where it says a format, their names get its suffix.
+        How pictures are written. If it gives a format, their names get its suffix.
     overwrite : bool
-        Whether to make anew what is in the target already, which is skipped otherwise: so the same
-        call goes on after a stop.
+        Whether to make again what is in the target already; otherwise that is skipped, so that the
+        same call resumes after a stop.
     on_progress : callable, optional
-        Is told of pictures as a `vramx.Progress`.
+        Called with a `vramx.Progress`.
     stop : Stop, optional
         Ends the work between two pictures.
 

@@ -36,7 +36,7 @@ class Home:
     most: int
 
     def of(self, pixels: int, white: float = 255) -> torch.device:
-        """Tell where a picture of so many pixels is worked on."""
+        """Return where a picture of so many pixels is worked on."""
         takes = pixels if white == 255 else 4 * pixels
         return self.device if takes <= self.most else torch.device("cpu")
 
@@ -79,7 +79,7 @@ class Planes:
 
 
 def is_picture(x: Any) -> bool:
-    """Tell whether something is a single picture, or a batch of them, of a type that is known."""
+    """Return whether something is a single picture, or a batch of them, of a type that is known."""
     return isinstance(x, (np.ndarray, np.generic, torch.Tensor)) or _is_pil(x)
 
 
@@ -121,7 +121,7 @@ def to_planes(x: Any, home: Home = ON_CPU) -> Planes:
 
 
 def _largest(dtype: object) -> float | None:
-    """Tell what white is in a dtype, or None if it holds no pictures."""
+    """Return what white is in a dtype, or None if it holds no pictures."""
     known = {"uint8": 255.0, "uint16": 65535.0}
     name = str(dtype).removeprefix("torch.")
     return known.get(name, 1.0 if "float" in name else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -11,8 +11,16 @@ if TYPE_CHECKING:
     from vramx.pipelines.swapping.face_model import FaceModel
 
 
+class SizeRequirements(Protocol):
+    """What pictures a network takes, as spandrel tells it."""
+
+    @property
+    def multiple_of(self) -> int:
+        """What the sides of pictures must be multiples of."""
+
+
 class UpscalerDescriptor(Protocol):
-    """A network and what is known of it, as spandrel's ``ImageModelDescriptor`` tells it."""
+    """A network and what is known of it, like spandrel's ``ImageModelDescriptor``."""
 
     @property
     def model(self) -> nn.Module:
@@ -27,8 +35,8 @@ class UpscalerDescriptor(Protocol):
         """What it is made for: ``"SR"`` or ``"Restoration"``."""
 
     @property
-    def size_requirements(self) -> Any:
-        """Tells with ``multiple_of`` what the sides of pictures must be multiples of."""
+    def size_requirements(self) -> SizeRequirements:
+        """What sides pictures may have."""
 
     @property
     def input_channels(self) -> int:
@@ -43,7 +51,7 @@ class UpscalerDescriptor(Protocol):
 
 
 class DetectorCall(Protocol):
-    """Finds faces in pictures ``(n, 3, height, width)``; `vramx.face_swap` says what it gives."""
+    """Finds faces in pictures ``(n, 3, height, width)``; `vramx.face_swap` says what it returns."""
 
     def __call__(self, pictures: Tensor, /) -> Tensor | Sequence[Tensor]:
         """Give rows of 15 numbers for each picture."""

@@ -15,14 +15,14 @@ from vramx.session import Session
 
 
 def device_of(session: Session) -> torch.device:
-    """Tell where the modules of a session compute: on the CPU where the card is simulated."""
+    """Return where the modules of a session compute: on the CPU where the card is simulated."""
     if session.device.computes_on_host:
         return torch.device("cpu")
     return torch.device("cuda", session.device.ordinal)
 
 
 def dtype_of(*modules: nn.Module) -> torch.dtype:
-    """Tell in what modules compute: in the dtype of their first weight that is not whole."""
+    """Return in what modules compute: in the dtype of their first weight that is not whole."""
     tensors = itertools.chain.from_iterable(
         itertools.chain(module.parameters(), module.buffers()) for module in modules
     )
@@ -44,7 +44,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 
 def has_tensor_cores_for(dtype: torch.dtype) -> bool:
-    """Tell whether the present card convolves a dtype in kernels that want channels last.
+    """Return whether the present card convolves a dtype in kernels that want channels last.
 
     Halves everywhere; float32 from Ampere on, where torch may round its products to TF32.
     """

@@ -1,4 +1,4 @@
-"""Options of pictures, videos and chains: frozen, checked as they are made, written as JSON.
+"""Options of pictures, videos and chains: frozen, checked when they are made, written as JSON.
 
 Loading this loads no framework.
 """
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vramx.errors import ConfigError
-from vramx.pipelines.chain import as_count
 from vramx.pipelines.span import Span, Time, as_seconds
 from vramx.settings import Settings
+from vramx.units import as_count
 
 
-def _check_choice(name: str, value: Any, *choices: str) -> None:
+def _check_choice(name: str, value: object, *choices: str) -> None:
     if value not in choices:
         raise ConfigError(f"{name} {value!r} is not one of {', '.join(map(repr, choices))}")
 
@@ -31,17 +31,17 @@ class PictureOptions(Settings):
     Attributes
     ----------
     quality : int, optional
-        From 1 to 100, for JPEG, WebP, AVIF and HEIC; otherwise 95. Without it a JPEG file is as
-        fine as the one that it is made from, and a WebP file loses nothing where its source did
-        not. Pictures of a folder whose format has no quality go without.
+        From 1 to 100, for JPEG, WebP, AVIF and HEIC; otherwise 95. Without it a JPEG file is at
+        least as fine as its source, and a WebP file is lossless if its source was. It does not
+        apply to pictures of a folder whose format has no quality.
     format : str, optional
         ``"png"``, ``"jpeg"``, ``"webp"``, ``"tiff"``, ``"avif"`` or another suffix of a format:
-        what the target's suffix must name, and what pictures of a folder become.
+        the format that the target's suffix must name, and that pictures of a folder get.
 
     Raises
     ------
     ConfigError
-        If the quality is none. Which formats there are is looked at as a picture is made.
+        If the quality is not allowed. The format is checked when a picture is made.
     """
 
     quality: int | None = None
@@ -65,26 +65,26 @@ class VideoOptions(Settings):
     codec_options : mapping of str to str
         The encoder's options, such as ``{"crf": "18"}``.
     pix_fmt : str, optional
-        The target's pixel format, such as ``"yuv420p"`` for 8 bits. Otherwise the source's, or the
-        nearest that the encoder takes and that loses nothing of it.
+        The target's pixel format, such as ``"yuv420p"`` for 8 bits. By default the source's, or the
+        nearest that the encoder takes without loss.
     segment : int
         Frames a segment: the most that a stop loses.
     deinterlace : str
-        What becomes of interlaced frames, whose two fields are of different moments: ``"auto"``
-        makes each one picture with FFmpeg's bwdif, ``"off"`` leaves both fields in it. A warning
-        tells of a video that is interlaced.
+        What happens to interlaced frames, whose two fields are of different moments: ``"auto"``
+        makes each one picture with FFmpeg's bwdif, ``"off"`` leaves both fields in it. An
+        interlaced video gives a warning.
     on_corrupt : str
-        What becomes of frames that cannot be decoded: ``"error"`` ends with the frame's time,
-        ``"skip"`` leaves them out, which a warning tells; the others keep their times.
+        What happens to frames that cannot be decoded: ``"error"`` stops with an error that gives
+        the frame's time, ``"skip"`` leaves them out with a warning; the others keep their times.
     start, end : float, Fraction or str, optional
-        Which part is taken: frames that are shown at `start` or after it and before `end`, in
+        The part to take: frames that are shown from `start` up to but not including `end`, in
         seconds from where the file begins or as ``"HH:MM:SS.mmm"``. In the target the first is
         shown at zero, and sound is cut to it in whole packets.
 
     Raises
     ------
     ConfigError
-        If one is not allowed. What the encoder does not know is found before the work.
+        If one is not allowed. Options that the encoder does not know are found before the work.
     """
 
     codec: str = "libx264"
@@ -113,18 +113,18 @@ class VideoOptions(Settings):
 
 @dataclass(frozen=True)
 class UpscaleOptions(Settings):
-    """What `vramx.super_resolution` makes of pictures, and how; it explains each.
+    """Options of `vramx.super_resolution`, which explains each.
 
     Attributes
     ----------
     scale : float, optional
-        How much larger results are than pictures; as the network makes them unless given.
+        How much larger results are than pictures; the network's own scale by default.
     height, width : int, optional
-        The sides of results in pixels, instead; of one alone the other follows.
+        The sides of results in pixels, instead; if only one is given the other follows.
     tile, overlap, batch : int, optional
-        Of tiles; None chooses.
+        Of tiles; chosen if None.
     multiple : int, optional
-        What the sides of inputs must be multiples of; None finds out.
+        What the sides of inputs must be multiples of; measured if None.
 
     Raises
     ------
@@ -161,7 +161,7 @@ class UpscaleOptions(Settings):
         return (self.scale, self.height, self.width) != (None, None, None)
 
     def size(self, height: int, width: int, scale: int) -> tuple[int, int]:
-        """Tell the height and width of what becomes of a picture.
+        """Return the height and width of the result for a picture.
 
         Parameters
         ----------
@@ -188,16 +188,16 @@ class UpscaleOptions(Settings):
 
 @dataclass(frozen=True)
 class SwapOptions(Settings):
-    """Which faces `vramx.face_swap` swaps, and how; it explains each.
+    """Options of `vramx.face_swap`, which explains each.
 
     Attributes
     ----------
     faces : str
         ``"all"`` or ``"largest"``.
     similarity : float
-        The least cosine between embeddings that is a resemblance.
+        The least cosine between embeddings that counts as a resemblance.
     score : float
-        The detector's least score that is a face.
+        The least detector score that counts as a face.
     on_no_face : str
         ``"pass"`` or ``"error"``.
     feather : float

@@ -34,7 +34,7 @@ class Span:
     end: Fraction | None = None
 
     def check_order(self) -> None:
-        """See that there is something between.
+        """Check that the end is after the start.
 
         Raises
         ------
@@ -57,7 +57,7 @@ class Span:
         return "of the file" if self.end is None else f"{float(self.end)} s"
 
     def check(self, path: object, length: Fraction, frame: Fraction) -> None:
-        """See that a video lasts as long.
+        """Check that a video is long enough.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ def as_seconds(given: Any, name: str) -> Fraction | None:
     Raises
     ------
     ConfigError
-        If it is no time.
+        If it is not a time.
     """
     if given is None or isinstance(given, Fraction):
         time = given
@@ -119,6 +119,6 @@ def as_seconds(given: Any, name: str) -> Fraction | None:
 
 
 def _is_plain(given: Any) -> bool:
-    """Tell whether a time is a number from 0 up."""
+    """Return whether a time is a number from 0 up."""
     is_number = isinstance(given, Real) and not isinstance(given, bool)
     return is_number and math.isfinite(given) and given >= 0

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def is_module(x: Any) -> bool:
-    """Tell whether something is a torch module, without loading torch."""
+    """Return whether something is a torch module, without loading torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.nn.Module)
 
@@ -24,21 +24,21 @@ class Stage:
     Parameters
     ----------
     call : torch.nn.Module or callable
-        Takes a value and returns the next stage's. A module is its own weights; where several
-        values are due at once and all are tensors of one kind, it is called once with them
-        concatenated along the first axis, which must be the batch's.
+        Takes a value and returns the next stage's. A module owns its weights; where several values
+        are due at once and all are tensors of one kind, it is called once with them concatenated
+        along the first axis, which must be the batch's.
     modules : iterable of torch.nn.Module
         The modules that a callable runs. They are managed with the pipeline.
     when : callable, optional
-        Takes a value and tells whether it takes this stage; a value that does not passes on as it
-        is, and where none does the stage's weights are not used.
+        Takes a value and returns whether it goes through this stage; a value that does not is
+        passed on unchanged, and if none does the stage's weights are not used.
     batched : bool
         Whether a callable takes a list of values and returns a list of as many.
 
     Raises
     ------
     ConfigError
-        If something is not what it must be.
+        If an argument is not allowed.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Stage:
             self.modules = [call]  # type: ignore[list-item]
 
     def takes(self, value: Any) -> bool:
-        """Tell whether a value takes this stage."""
+        """Return whether a value goes through this stage."""
         return self.when is None or bool(self.when(value))
 
     def run(self, values: list[Any]) -> list[Any]:

@@ -46,8 +46,8 @@ def as_network(model: Any) -> Network:
     Parameters
     ----------
     model : torch.nn.Module or spandrel.ImageModelDescriptor
-        The model. Of a descriptor its call is used, which pads to its size requirements, and which
-        is documented for one picture at a time.
+        The model. A descriptor's own call is used: it pads to its size requirements and is
+        documented for one picture at a time.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def as_network(model: Any) -> Network:
     Raises
     ------
     ConfigError
-        If it is neither, or made for something else than whole pictures.
+        If it is neither, or is not made for whole pictures.
     """
     if isinstance(model, nn.Module):
         return Network(model, model)

@@ -46,23 +46,23 @@ class Job(Future[T]):
     """A call that a queue runs when there is room. Made by `Queue.submit`.
 
     It is a `concurrent.futures.Future`: ``result()``, ``exception()``, ``done()``, callbacks,
-    `concurrent.futures.wait` and `asyncio.wrap_future` work. The function that runs reaches it by
+    `concurrent.futures.wait` and `asyncio.wrap_future` work. The running function gets it from
     `current_job`.
 
-    A running job may wait for another, which is then served before those in line, beside it. Where
-    that would never end, since the other needs the memory that this one holds or waits for this
-    one, waiting raises `InUseError`.
+    A running job may wait for another, which then runs beside it, before those in line. If that
+    wait could never end, because the other job needs the memory that this one holds or waits for
+    this one, it raises `InUseError`.
 
     Attributes
     ----------
     name : str
-        What reports call it.
+        Its name in reports.
     kind : hashable
         Jobs of one kind need the same memory.
     footprint : int or None
         Bytes of the card that it needs, as given; None where they are measured.
     priority : int
-        More comes earlier.
+        Jobs with a higher one run earlier.
     budget : int
         Bytes of the card that it may use: 0 until it runs.
     measured : int or None
@@ -70,7 +70,7 @@ class Job(Future[T]):
     batch : int or None
         What it is called with now, or will be, as ``batch``.
     stop : Stop
-        Stopped by `cancel` while it runs; what the function calls may be given it.
+        Stopped by `cancel` while the job runs; the function may pass it to what it calls.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class Job(Future[T]):
         """Cancel the job if it waits; if it runs, ask it to stop.
 
         Nothing can stop a running function from outside: it stops where it calls `checkpoint`, or
-        what it calls looks at `stop`, as a video does between two frames. A job that is asked to
-        stop is not tried again with less.
+        where something it calls checks `stop`, as a video does between two frames. A job that is
+        asked to stop is not tried again with less.
 
         Returns
         -------
@@ -121,7 +121,7 @@ class Job(Future[T]):
         return False
 
     def cancelled(self) -> bool:
-        """Tell whether it was cancelled: before it ran, or as it stopped when it was asked to."""
+        """Return whether it was cancelled: before it ran, or by stopping when asked to."""
         return super().cancelled() or (
             self.stop.stopped and self.done() and isinstance(self.exception(), CancelledError)
         )
@@ -195,7 +195,7 @@ class Job(Future[T]):
         Raises
         ------
         concurrent.futures.CancelledError
-            To be let through: it becomes the result.
+            Do not catch it: it becomes the result.
         """
         if self.stop.stopped:
             raise CancelledError(f"the job {self.name} was asked to stop, and did")
@@ -206,7 +206,7 @@ class Job(Future[T]):
         Parameters
         ----------
         **options
-            As `vramx.oversubscribe`, whose budget, device and backend are the queue's unless given.
+            As `vramx.oversubscribe`, whose budget, device and backend are the queue's by default.
 
         Returns
         -------
@@ -248,8 +248,8 @@ def running_job() -> Job[Any] | None:
 def current_job() -> Job[Any]:
     """Return the job that runs the calling function.
 
-    Other threads that the function starts are known as the job's where they run in a copy of its
-    context (``contextvars.copy_context().run``, `asyncio.to_thread`).
+    Other threads that the function starts belong to the job if they run in a copy of its context
+    (``contextvars.copy_context().run``, `asyncio.to_thread`).
 
     Returns
     -------
@@ -259,7 +259,7 @@ def current_job() -> Job[Any]:
     Raises
     ------
     Error
-        If no queue called it, or it is on a thread that is not known as the job's.
+        If no queue called it, or it is on a thread that does not belong to the job.
     """
     job = _current.get(None)
     if job is None:

@@ -37,7 +37,7 @@ def folder_of_card(card: str) -> Path:
     Raises
     ------
     ConfigError
-        If it is no name.
+        If it is not a name.
     """
     if "/" in card or card in (".", ".."):
         raise ConfigError(f"card {card!r} is not a name: it may not be a path")
@@ -205,7 +205,7 @@ class Ledger:
             return False
 
     def waits_in_vain(self, budget: int) -> bool:
-        """Tell whether what this member waits for can never be had, and it is to give up first.
+        """Return whether what this member waits for can never be had, and it is to give up first.
 
         So it is where members wait for what the others keep until they have what they wait for,
         and all else given back is not enough for any. The last to come gives up.
@@ -275,7 +275,7 @@ class Ledger:
             self._write(self._running, self._waiting, self._ticket, self._kept)
 
     def others(self) -> list[Member]:
-        """Tell what the other living members have.
+        """Return what the other living members have.
 
         Returns
         -------
@@ -286,7 +286,7 @@ class Ledger:
             return self._others()
 
     def close(self) -> None:
-        """Give up all claims, and be no member. Twice is fine."""
+        """Give up all claims, and be no member. Calling it again does nothing."""
         if self._file >= 0:
             try:
                 with self._alone():

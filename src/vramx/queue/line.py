@@ -26,7 +26,7 @@ from vramx.queue.job import Job, running_job
 from vramx.queue.ledger import Ledger, folder_of_card
 from vramx.queue.memory import give_back_cached
 from vramx.queue.needs import Needs
-from vramx.units import Size, format_size, parse_size
+from vramx.units import Size, as_count, format_size, parse_size
 
 T = TypeVar("T")
 
@@ -36,42 +36,36 @@ _LOOK = 0.1
 _BLOCK = 32 * 2**20
 
 
-def _count(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} {value!r} is not a whole number from 1")
-    return value
-
-
 class Queue:
     """Runs jobs on one card while their footprints together fit the budget.
 
-    Jobs run on threads of the queue, each when it is its turn and there is room; the others wait in
-    host memory. The order is that of submission, within a priority. A large job at the head of the
-    line is not overtaken by small ones behind it. A job for which a running one waits goes ahead of
-    the line, and the one that waits is none of the `workers` meanwhile.
+    Jobs run on threads of the queue, in order of submission within a priority, when there is room;
+    the others wait in host memory. A large job at the head of the line is not overtaken by small
+    ones behind it. A job for which a running one waits goes ahead of the line, and the one that
+    waits does not count as one of the `workers` meanwhile.
 
-    Queues of several processes on one card share it: what all their running jobs have claimed stays
-    within each queue's budget, and their next jobs are served in the order in which they came to
-    the head of their queues. Claims are held by locks of the operating system, which end with the
+    Queues of several processes on one card share it: the claims of all their running jobs together
+    stay within each queue's budget, and their next jobs run in the order in which they reached the
+    head of their queues. Claims are held by locks of the operating system, which end with the
     process, killed or not. Processes find each other in a folder of the user; containers and users
     that share a card need one that all of them may write (``VRAMX_RUNTIME_DIR``).
 
-    A footprint is a promise, which `Job.oversubscribe` keeps: a session within the job's share.
-    What a job allocates besides is not held to it.
+    A footprint is enforced only in sessions of `Job.oversubscribe`, which stay within the job's
+    share. What a job allocates outside them is not limited.
 
     Parameters
     ----------
     budget : int, float or str, optional
         The most bytes of the card that running jobs may claim at once, those of other processes'
-        queues included. Unless given, what is free on the card less `reserve`: give it where
-        several processes share the card.
+        queues included. By default, what is free on the card less `reserve`; set it where several
+        processes share the card.
     device : int, str or torch.device, optional
-        The card; 0 unless given.
+        The card; 0 by default.
     backend : str
-        As `oversubscribe`; that of the sessions that jobs open.
+        As in `oversubscribe`; used by the sessions that jobs open.
     card : str, optional
-        The name under which processes share the card: its UUID unless given. A simulated card is
-        shared only if it is named.
+        The name under which processes share the card: its UUID by default. A simulated card is
+        shared only if this is given.
     workers : int
         The most jobs that run at once.
     reserve : int, float or str
@@ -101,7 +95,7 @@ class Queue:
         workers: int = 8,
         reserve: Size = "512MiB",
     ) -> None:
-        self._workers = _count(workers, "workers")
+        self._workers = as_count(workers, "workers")
         reserved = parse_size(reserve, "reserve") if reserve != 0 else 0
         asked = None if budget is None else parse_size(budget, "budget")
         self._ordinal = card_ordinal(device)
@@ -156,11 +150,11 @@ class Queue:
         Without a footprint, the first job of a kind has the whole budget to itself, on this queue
         and others, and its peak on the card is measured: what its sessions held, and what torch's
         allocator did. Later ones of that kind and batch claim as much. What neither sees is not
-        measured; a job in which they see nothing leaves nothing to go by, and the next one has the
-        budget to itself again.
+        measured; after a job in which they see nothing, the next one has the budget to itself
+        again.
 
-        What a failed job held is let go: the variables of the calls in its traceback are cleared.
-        Return results in host memory: what is on the card is counted no more when the job ends.
+        What a failed job held is freed: the variables of the calls in its traceback are cleared.
+        Return results in host memory: what is on the card is no longer counted when the job ends.
 
         Parameters
         ----------
@@ -170,17 +164,17 @@ class Queue:
         *args, **kwargs
             What to call it with.
         footprint : int, float or str, optional
-            Bytes of the card that it needs; measured unless given.
+            Bytes of the card that it needs; measured by default.
         kind : hashable, optional
-            Jobs of one kind need the same memory; the function unless given. Of lambdas, closures
-            and partials each is its own kind.
+            Jobs of one kind need the same memory; the function by default. Each lambda, closure or
+            partial is a kind of its own.
         batch : int, optional
             The function is called with ``batch=batch``, and if memory runs out again with half of
             it, down to 1. Later jobs of this kind and footprint begin with what was enough.
         priority : int
-            Jobs with more come earlier.
+            Jobs with a higher one run earlier.
         name : str, optional
-            What reports call it; the function's unless given.
+            Its name in reports; the function's by default.
 
         Returns
         -------
@@ -221,7 +215,7 @@ class Queue:
             kind=function if kind is None else kind,
             footprint=needed,
             priority=priority,
-            batch=None if batch is None else _count(batch, "batch"),
+            batch=None if batch is None else as_count(batch, "batch"),
             session_options=self._session_options,
             queue=self,
         )
@@ -245,10 +239,10 @@ class Queue:
             return tuple(job for _, _, job in self._waiting)
 
     def close(self, *, cancel: bool = False) -> None:
-        """Take no more jobs and wait for those there are. Twice is fine.
+        """Accept no more jobs and wait for those submitted. Calling it again does nothing.
 
-        Leaving the queue's scope does this, cancelling if by an error; so does the interpreter's
-        end.
+        Leaving the queue's scope does this, and cancels if it is left by an error; so does the
+        interpreter's end.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""What a job takes of the card, and what it leaves there."""
+"""What memory of the card a job uses, and what it leaves there."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Peak:
             cuda.reset_peak_memory_stats(ordinal)
 
     def measured(self) -> int:
-        """Tell the peak, in bytes.
+        """Return the peak, in bytes.
 
         Returns
         -------
@@ -57,13 +57,13 @@ class Peak:
 
 
 def give_back_cached() -> None:
-    """Give what torch's allocator keeps for later back to the card, for other processes."""
+    """Give back to the card what torch's allocator caches, for other processes."""
     if (cuda := _cuda()) is not None:
         cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that the card's memory ran out."""
+    """Return whether an error says that the card's memory ran out."""
     torch = sys.modules.get("torch")
     kinds = (OutOfMemoryError,) if torch is None else (OutOfMemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds)

@@ -29,12 +29,12 @@ class Needs:
         self._fitting: dict[Hashable, int] = {}
 
     def of(self, job: Job[Any]) -> int:
-        """Tell how many bytes a job needs. With the lock held."""
+        """Return how many bytes a job needs. With the lock held."""
         kind = (job.kind, self.batch(job))
         return job.footprint or self._measured.get(kind, self.budget)
 
     def batch(self, job: Job[Any]) -> int | None:
-        """Tell what of a job's batch was enough before, if it takes one. With the lock held."""
+        """Return what of a job's batch was enough before, if it takes one. With the lock held."""
         if job.batch is None:
             return None
         return min(job.batch, self._fitting.get((job.kind, job.footprint), job.batch))

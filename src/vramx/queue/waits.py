@@ -77,7 +77,7 @@ def end(target: Job[Any], key: object) -> None:
 
 
 def is_awaited(job: Job[Any]) -> bool:
-    """Tell whether a running job waits for a job. With the lock held."""
+    """Return whether a running job waits for a job. With the lock held."""
     return any(target is job for _, target in _waits)
 
 

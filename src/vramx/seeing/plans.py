@@ -10,7 +10,7 @@ from vramx.units import format_seconds, format_size
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays on the card and what streams through it, made from recorded passes.
+    """What is kept on the card and what is streamed, from recorded passes.
 
     Attributes
     ----------
@@ -23,19 +23,19 @@ class Plan:
     budget : int
         Bytes that the plan divides: the session's budget less what the program allocates.
     kept : int
-        Bytes in blocks that never leave; the rest of `used` leaves and comes back.
+        Bytes in blocks that are always kept; the rest of `used` is evicted and fetched again.
     ahead : int
-        Bytes kept free for what is fetched ahead.
+        Bytes left free for what is fetched ahead.
     compute_seconds : float
         Work in a pass, as recorded.
     seconds : float
         What a pass takes, as predicted from the recorded work and the link's rate.
     moved_in, moved_out : int
-        Bytes that a pass brings, and writes back, as predicted.
+        Bytes that a pass fetches, and writes back, as predicted.
     bound_seconds : float
         What no way of moving uncompressed bytes can beat for this work in this order:
         ``max(compute_seconds, (used - budget) / link)`` at least, and more where a part of the pass
-        works long with few bytes.
+        takes long but uses few bytes.
     """
 
     passes_recorded: int

@@ -16,29 +16,29 @@ class Stats:
     Attributes
     ----------
     budget, managed, resident, leased : int
-        Bytes: allowed on the card, in vramx's charge, on the card now, held there by running
-        modules and pins.
+        Bytes: allowed on the card, managed, on the card now, held there by running modules and
+        pins.
     peak_resident : int
-        The most bytes on the card at once, arriving ones included. Never above the budget.
+        The most bytes on the card at once, including those in flight. Never above the budget.
     moved_in, moved_out : int
         Bytes fetched to the card, and written back from it.
     dropped, discarded : int
-        Bytes that left the card without a copy: with a valid host copy, or needed by nobody.
+        Bytes evicted without a copy: with a valid host copy, or needed by nobody.
     over_link : int
         Bytes used in place in host memory because they did not fit the card.
     hits, misses : int
-        Blocks a lease found on the card or on their way, and blocks it had to fetch.
+        Blocks a lease found on the card or in flight, and blocks it had to fetch.
     evictions, failed_moves : int
-        Blocks that left the card, and moves that failed and left everything where it was.
+        Blocks that were evicted, and moves that failed and left everything where it was.
     stall_seconds : float
         Time that work waited for moves: on the simulated device the virtual seconds that its
         streams waited; else the seconds that threads waited for moves to be issued.
     passes : int
         Finished calls of managed modules, the roots only.
     unleased_accesses : int
-        Uses of managed memory outside any lease, each resolved at a fault's cost. Counted on the
-        simulated device, and by checking mode; on a card the hardware resolves them unseen. Mapped
-        weights are used in place instead, on the simulated device too.
+        Uses of managed memory outside any lease, each at the cost of a fault. Counted on the
+        simulated device, and by checking mode; on a real card the hardware handles them unseen.
+        Mapped weights are used in place instead, on the simulated device too.
     """
 
     budget: int = 0

@@ -139,7 +139,7 @@ def requests(log: _core.Log) -> Iterator[Request]:
 
 
 def end_of(log: _core.Log) -> float:
-    """Tell the last time in a log, in seconds."""
+    """Return the last time in a log, in seconds."""
     times = [event.ended for event in log.events if event.ended is not None]
     return max([log.seconds, *times])
 
@@ -175,7 +175,7 @@ def bytes_on_card(log: _core.Log) -> list[tuple[float, int]]:
 
 
 def budgets(log: _core.Log) -> list[tuple[float, int]]:
-    """Tell the budget at the start and at each change, as (seconds, bytes)."""
+    """Return the budget at the start and at each change, as (seconds, bytes)."""
     changes = [(e.submitted or 0.0, e.bytes) for e in log.events if e.kind == "budget"]
     return [(0.0, log.budget), *changes]
 
@@ -208,7 +208,7 @@ def _states(log: _core.Log) -> dict[int, list[tuple[str, float, float]]]:
 
 
 def rows(log: _core.Log) -> list[Row]:
-    """Tell when the modules' blocks were where.
+    """Return when the modules' blocks were where.
 
     Parameters
     ----------

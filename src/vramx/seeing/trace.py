@@ -98,7 +98,7 @@ class Trace:
         self._recording = True
 
     def stop(self) -> None:
-        """End the recording, and save it where a path was given. Twice is fine."""
+        """End the recording, and save it where a path was given. Calling it again does nothing."""
         if not self._recording:
             return
         self._recording = False
@@ -131,7 +131,7 @@ class Trace:
         return self.log.lost
 
     def chrome(self) -> dict[str, Any]:
-        """Give the trace in Chrome's trace event format.
+        """Return the trace in Chrome's trace event format.
 
         Returns
         -------

@@ -17,8 +17,9 @@ Range = tuple[int, int]
 class ModuleStats:
     """Counts of one leased module since it was managed.
 
-    Times are counted in blocks, the unit of residency. A block that several modules share counts
-    for each of them; its bytes count for each by the part that is the module's own.
+    How often something happened is counted in blocks, the unit of residency. A block that several
+    modules share counts for each of them; its bytes count for each by the part that is the module's
+    own.
 
     Attributes
     ----------
@@ -27,20 +28,20 @@ class ModuleStats:
     nbytes, blocks : int
         Its own bytes, and the blocks that they lie in.
     resident, kept : int
-        Of its own bytes, those on the card now, and those that the plan in force keeps for good.
+        Of its own bytes, those on the card now, and those that the plan in force always keeps.
     uses : int
         Times that it was leased, by itself or in a fused unit.
     hits, misses : int
-        Blocks that a lease found on the card or on their way, and blocks that it had to fetch.
+        Blocks that a lease found on the card or in flight, and blocks that it had to fetch.
     fetched : dict of str to int
-        Times that blocks came, by cause: ``"use"`` (a use missed them), ``"order"`` (ahead, as what
-        was used before suggests), ``"plan"`` (ahead, as the plan says), ``"prefetch"`` (the program
-        asked).
+        How often blocks were fetched, by cause: ``"use"`` (a use missed them), ``"order"`` (ahead,
+        as what was used before suggests), ``"plan"`` (ahead, as the plan says), ``"prefetch"`` (the
+        program asked).
     evicted : dict of str to int
-        Times that blocks were evicted, by cause: to make room for a ``"use"``, for what is fetched
-        ``"ahead"`` or for a ``"prefetch"``; since the ``"plan"`` let them go; since the program
-        called ``"evict"``, loaded or gave up the module; shrank the ``"budget"``; or changed how
-        the ``"host"`` copy is kept.
+        How often blocks were evicted, by cause: to make room for a ``"use"``, for what is fetched
+        ``"ahead"`` or for a ``"prefetch"``; because of the ``"plan"``; because the program called
+        ``"evict"``, loaded the module or gave it up; because it shrank the ``"budget"``; or because
+        it changed how the ``"host"`` copy is kept.
     moved_in, moved_out, dropped, discarded, over_link : int
         Bytes, as in `Stats`.
     stall_seconds : float

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 from vramx import _core
 from vramx.seeing.stats import Stats
 from vramx.units import LARGEST
 
+if TYPE_CHECKING:
+    import torch
+
 
 class NoCard:
-    """What is told of a card that is not there."""
+    """Stands in for a card that is not there."""
 
     name = "no card"
     kind = "none"
@@ -26,15 +30,15 @@ class NoCard:
 
 
 class NothingFree:
-    """No card, so nothing that is free."""
+    """No card, so no free memory."""
 
     def free(self) -> int:
-        """Return how many bytes nobody holds."""
+        """Return how many bytes are free."""
         return 0
 
 
 class NoCore:
-    """A core in whose charge there is nothing."""
+    """A core that manages nothing."""
 
     def stats(self) -> Stats:
         """Count nothing."""
@@ -70,20 +74,28 @@ class NoTorch:
     def unmanage(self, module: Any) -> None:
         """Leave a module as it is."""
 
-    def load(self, module: Any, path: Any, name: str | None, *, strict: bool, dtype: str) -> None:
+    def load(
+        self,
+        module: Any,
+        path: str | os.PathLike[str],
+        name: str | None,
+        *,
+        strict: bool,
+        dtype: str,
+    ) -> None:
         """Fill a module where it is."""
         from vramx.integrations.torch.loading import incoming_for
 
         incoming_for(module, path, name, strict=strict, dtype=dtype).fill()
 
-    def ranges(self, x: Any) -> list[Any] | None:
-        """Return that tensors and modules are in no memory of the session's."""
+    def ranges(self, x: Any) -> list[tuple[int, int]] | None:
+        """Return no ranges: nothing lies in the session's memory."""
         import torch
 
         return [] if isinstance(x, (torch.Tensor, torch.nn.Module)) else None
 
-    def empty(self, sizes: tuple[int, ...], dtype: Any) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype | None) -> torch.Tensor:
         """Make a tensor on the CPU."""
         import torch
 
-        return torch.empty(sizes, dtype=dtype)
+        return torch.empty(shape, dtype=dtype)

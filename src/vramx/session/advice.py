@@ -12,13 +12,13 @@ class Advice(enum.Enum):
     """What `Session.advise` takes. CUDA's terms, kept by vramx's own manager on every backend.
 
     ``READ_MOSTLY``
-        Read far more than written: the host copy stays valid while the card has one too, and
-        leaving the card copies nothing. Managed parameters start so, and on mapped memory they
-        stay so.
+        Read far more often than written: the host copy stays valid while the card has one too, and
+        an eviction copies nothing. Managed parameters start like this, and in mapped memory they
+        stay like this.
     ``PREFERRED_DEVICE``
-        Leaves the card only when nothing else can.
+        Evicted only when nothing else can be.
     ``PREFERRED_HOST``
-        Leaves the card now and is used over the link from then on.
+        Evicted now, and used over the link from then on.
     ``ACCESSED_BY``
         While on the host it is mapped for the card.
     ``UNSET_…``
@@ -63,7 +63,7 @@ def native_advice(advice: Advice) -> _core.Advice:
     Raises
     ------
     ConfigError
-        If it is no `Advice`.
+        If it is not an `Advice`.
     """
     if not isinstance(advice, Advice):
         names = ", ".join(f"Advice.{each.name}" for each in Advice)

@@ -1,4 +1,4 @@
-"""What is told of this process's sessions."""
+"""A description of this process's sessions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def describe_process() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``pid``, ``command`` and ``sessions``: of each its number, card and counts.
+        ``pid``, ``command`` and ``sessions``: the number, card and counts of each.
     """
     sessions = []
     for session in tuple(open_sessions):

@@ -1,4 +1,4 @@
-"""The session's verbs as functions that act on the innermost open session."""
+"""The session's methods as functions that act on the innermost open session."""
 
 from __future__ import annotations
 

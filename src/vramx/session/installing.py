@@ -24,8 +24,8 @@ def install(
 ) -> Session:
     """Make vramx torch's CUDA allocator for the whole process, on all threads.
 
-    Call it before torch takes CUDA memory. Torch then keeps no cache of its own, and what its cache
-    offers is absent: memory statistics, and ``torch.backends.cudnn.benchmark``, which asks for
+    Call it before torch takes CUDA memory. Torch then has no cache of its own, and what depends on
+    that cache is missing: memory statistics, and ``torch.backends.cudnn.benchmark``, which asks for
     them.
 
     Parameters

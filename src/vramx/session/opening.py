@@ -32,27 +32,26 @@ def oversubscribe(
     Parameters
     ----------
     budget : int, float or str, optional
-        The most bytes on the card at once, as bytes or text such as ``"8GiB"``. Unless given, what
+        The most bytes on the card at once, as bytes or text such as ``"8GiB"``. By default, what
         is free on the card less `reserve`.
     device : int, str or torch.device, optional
-        The card; 0 unless given.
+        The card; 0 by default.
     backend : str
-        ``"mapped"`` (managed modules' weights lie in pinned host memory, and in plain device memory
-        by CUDA's virtual memory management; the rest in unified memory, or on the card where that
-        has no concurrent managed access), ``"managed"`` (CUDA unified memory), ``"simulated"``, or
-        ``"auto"``: mapped where the card supports it, else managed, never simulated.
-        `Session.report` says which.
+        ``"mapped"`` (managed modules' weights lie in pinned host memory, and on the card in plain
+        memory that CUDA's virtual memory management maps; the rest lies in unified memory, or on a
+        card without concurrent managed access on the card), ``"managed"`` (CUDA unified memory),
+        ``"simulated"``, or ``"auto"``: mapped where the card supports it, otherwise managed, never
+        simulated. `Session.report` says which.
     policy : str or Policy
-        ``"adaptive"`` (records what a program does again and again, and plans what stays and what
-        is fetched when; LRU where nothing is known), ``"lru"``, ``"mru"``, ``"clairvoyant"``, or
-        an object with ``fetched(block)``, ``leased(block)``, ``evicted(block)`` and
-        ``victim(evictable)``.
+        ``"adaptive"`` (records what a program repeats, and plans what is kept and what is fetched
+        when; LRU where nothing is known), ``"lru"``, ``"mru"``, ``"clairvoyant"``, or an object
+        with ``fetched(block)``, ``leased(block)``, ``evicted(block)`` and ``victim(evictable)``.
     block : int, float or str
         The unit of residency.
     reserve : int, float or str
         What a budget of ``None`` leaves to CUDA's context and libraries.
     host_limit : int, float or str, optional
-        The most bytes of host memory to take charge of.
+        The most bytes of host memory to manage.
     on_missing : str
         ``"error"``, or ``"cpu"``: where there is no usable card, warn once and manage nothing.
     on_unpinned : str
@@ -73,12 +72,12 @@ def oversubscribe(
     OutOfMemoryError
         If a mapped card cannot give the budget now.
     """
-    chosen = checked_policy(policy)
+    own = None if isinstance(policy, str) else checked_policy(policy)
     options = SessionOptions(
         budget=budget,
         device=device if device is None or isinstance(device, int) else str(device),
         backend=backend,
-        policy=chosen if isinstance(chosen, str) else SessionOptions.policy,
+        policy=policy if isinstance(policy, str) else SessionOptions.policy,
         block=block,
         reserve=reserve,
         host_limit=host_limit,
@@ -86,7 +85,7 @@ def oversubscribe(
         on_unpinned=on_unpinned,
     )
     try:
-        session = Session(options, policy=None if isinstance(chosen, str) else chosen)
+        session = Session(options, policy=own)
     except NoDeviceError as error:
         if on_missing == "error":
             raise

@@ -16,7 +16,7 @@ ON_UNPINNED = ("warn", "error")
 
 @dataclass(frozen=True)
 class SessionOptions(Settings):
-    """What `vramx.oversubscribe` is asked for; it explains each.
+    """The arguments of `vramx.oversubscribe`, which explains each.
 
     Attributes
     ----------
@@ -55,8 +55,12 @@ class SessionOptions(Settings):
         card_ordinal(self.device)
         super().__post_init__()
         for name in ("budget", "block", "reserve", "host_limit"):
-            if (size := getattr(self, name)) is not None and (name, size) != ("reserve", 0):
-                parse_size(size, name)
+            getattr(self, f"{name}_bytes")  # which refuses what is no size
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """The most bytes on the card at once; None for what is free."""
+        return None if self.budget is None else parse_size(self.budget, "budget")
 
     @property
     def block_bytes(self) -> int:
@@ -70,5 +74,5 @@ class SessionOptions(Settings):
 
     @property
     def host_limit_bytes(self) -> int:
-        """The most bytes of host memory to take charge of."""
+        """The most bytes of host memory to manage."""
         return LARGEST if self.host_limit is None else parse_size(self.host_limit, "host_limit")

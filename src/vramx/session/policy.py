@@ -1,9 +1,9 @@
-"""Who decides which block is evicted when room is needed."""
+"""What decides which block to evict when room is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from vramx import _core
 from vramx.errors import ConfigError
@@ -18,19 +18,22 @@ class Policy(Protocol):
     """
 
     def fetched(self, block: int, /) -> None:
-        """Hear that a block is being fetched."""
+        """Note that a block is being fetched."""
 
     def leased(self, block: int, /) -> None:
-        """Hear that a lease takes a block that is on the card."""
+        """Note that a lease takes a block that is on the card."""
 
     def evicted(self, block: int, /) -> None:
-        """Hear that a block is being evicted."""
+        """Note that a block is being evicted."""
 
     def victim(self, evictable: Callable[[int], bool], /) -> int | None:
-        """Choose a block on the card for which `evictable` holds; None where there is none."""
+        """Choose a block to evict, for which `evictable` is true; None where there is none."""
 
 
-def checked_policy(policy: str | Policy) -> str | Policy:
+P = TypeVar("P", bound="str | Policy")
+
+
+def checked_policy(policy: P) -> P:
     """Check a policy before a session is opened with it.
 
     Parameters

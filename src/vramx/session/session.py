@@ -12,27 +12,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vramx import _core, config
-from vramx.cards.nvml import NvmlCard, card_memory
-from vramx.cards.opening import (
-    card_ordinal,
-    confined,
-    free_bytes,
-    open_card,
-    slowed,
-    unpinned,
-)
+from vramx.cards.nvml import NvmlCard
+from vramx.cards.opening import unpinned
 from vramx.cards.watcher import BudgetWatcher, FreeMemory, checked_rule
 from vramx.errors import ConfigError, Error, SessionClosedError
 from vramx.seeing.plans import Plan, plan_of
-from vramx.seeing.report import module_table
 from vramx.seeing.stats import Stats
 from vramx.seeing.trace import MOST_EVENTS, Trace
-from vramx.seeing.usage import ModuleStats, the_rest
+from vramx.seeing.usage import ModuleStats
 from vramx.session.absent import NoCard, NoCore, NothingFree, NoTorch
 from vramx.session.advice import Advice, native_advice
+from vramx.session.cores import open_core, open_device
 from vramx.session.options import SessionOptions
 from vramx.session.policy import Policy
-from vramx.units import LARGEST, Size, format_size, parse_size
+from vramx.session.reporting import counted, reported
+from vramx.session.torch_side import TorchSide
+from vramx.units import LARGEST, Size, parse_size
 
 if TYPE_CHECKING:
     from vramx.integrations.torch import TorchBridge
@@ -55,12 +50,12 @@ class Session:
 
     Inside ``with session:`` the torch CUDA allocations of the entering thread are vramx's. Leaving
     the scope closes the session: managed modules go back where they came from, and tensors made in
-    it stay readable. On an exception the same happens.
+    it stay readable. The same happens on an exception.
 
     Attributes
     ----------
     device : Device
-        The card; for the simulated one also its clock and fault injection.
+        The card; the simulated one also has a clock and fault injection.
     options : SessionOptions
         How it was opened.
     """
@@ -74,18 +69,12 @@ class Session:
     ) -> None:
         settings = config.from_environment()
         if device is None:
-            device = open_card(
-                options.backend,
-                card_ordinal(options.device),
-                options.block_bytes,
-                settings,
-                accept_unpinned=options.on_unpinned == "warn",
-            )
+            device = open_device(options, settings)
         self.options = options
         self.device = cast(_core.Device, device)
         self._core = cast(_core.Core, NoCore())
         if not isinstance(device, NoCard):
-            self._core = self._open(settings, policy)
+            self._core = open_core(device, options, settings, policy)
         self._watcher: BudgetWatcher | None = None
         self._told_unpinned = False
         self._last_plan: Plan | None = None
@@ -97,32 +86,9 @@ class Session:
         self._closed = False
         open_sessions.append(self)
 
-    def _open(self, settings: config.Config, policy: Policy | None) -> _core.Core:
-        options, block = self.options, self.options.block_bytes
-        budget = None if options.budget is None else parse_size(options.budget, "budget")
-        if budget is None:
-            budget = free_bytes(self.device) - options.reserve_bytes
-            if budget < block:
-                free = max(budget + options.reserve_bytes, 0)
-                raise ConfigError(
-                    f"{self.device.name} has {format_size(free)} free, less than the reserve of "
-                    f"{format_size(options.reserve_bytes)} and one block of {format_size(block)}: "
-                    "free some, or pass budget, reserve or block"
-                )
-            budget -= budget % block
-        return _core.Core(
-            device=self.device,
-            budget=budget,
-            block=block,
-            policy=options.policy if policy is None else policy,
-            threaded=self.device.slow_moves,
-            host_limit=options.host_limit_bytes,
-            profiled=settings.profiled,
-        )
-
     @property
     def active(self) -> bool:
-        """Whether there is a card. Where there is none, calls check their arguments alone."""
+        """Whether there is a card. Without one, calls only check their arguments."""
         return not isinstance(self.device, NoCard)
 
     # Scope
@@ -170,7 +136,9 @@ class Session:
         self._keep = True
 
     def close(self) -> None:
-        """Put managed modules back where they came from and take no more work. Twice is fine.
+        """Put managed modules back where they came from, and accept no more work.
+
+        Calling it again does nothing.
 
         Raises
         ------
@@ -194,15 +162,15 @@ class Session:
 
     @property
     def closed(self) -> bool:
-        """Whether the session takes no more work."""
+        """Whether the session accepts no more work."""
         return self._closed
 
     @contextlib.contextmanager
     def route(self) -> Iterator[None]:
         """Give another thread's torch CUDA allocations to this session, for a scope.
 
-        Torch routes allocations a thread at a time: entering the session covers the entering
-        thread only. Autograd's and other worker threads need this call of their own.
+        Torch routes allocations per thread: entering the session covers the entering thread only.
+        Autograd's and other worker threads each need a call of this.
         """
         self._usable()
         with self._torch.route():
@@ -230,9 +198,9 @@ class Session:
         )
 
     @property
-    def _torch(self) -> TorchBridge:
+    def _torch(self) -> TorchSide:
         if not self.active:
-            return cast("TorchBridge", NoTorch())
+            return NoTorch()
         if self._torch_bridge is None:
             from vramx.integrations.torch import TorchBridge
 
@@ -242,19 +210,19 @@ class Session:
     # What is managed
 
     def manage(self, module: T, *, name: str | None = None) -> T:
-        """Take charge of the weights and buffers of a torch module, or of a pipeline's modules.
+        """Manage the weights and buffers of a torch module, or of a pipeline's modules.
 
-        Their bytes move to host copies that vramx brings to the card when the module that owns them
-        runs. Parameters keep their identity, names, ties and hooks. Compile before managing: a
-        compiled module is brought as one.
+        Their bytes move to host copies, which vramx fetches to the card when the module that owns
+        them runs. Parameters keep their identity, names, ties and hooks. Compile before managing: a
+        compiled module is fetched as one.
 
         Parameters
         ----------
         module : torch.nn.Module or pipeline
             On the CPU or on the session's card. A pipeline is an object whose ``components`` map
-            names to parts, as diffusers has it; those that are modules are managed, each by itself.
+            names to parts, as in diffusers; those that are modules are managed, each by itself.
         name : str, optional
-            How reports call it; its class's name unless given.
+            Its name in reports; its class's name by default.
 
         Returns
         -------
@@ -264,7 +232,7 @@ class Session:
         Raises
         ------
         ConfigError
-            If it is no module, is managed already, or has tensors that cannot be managed (meta,
+            If it is not a module, is managed already, or has tensors that cannot be managed (meta,
             sparse, quantised, subclassed, on another device); each is named. Nothing has changed.
         OutOfMemoryError
             If the host, ``host_limit`` or ``VRAMX_MANAGED_LIMIT`` cannot hold it.
@@ -283,32 +251,32 @@ class Session:
         dtype: str = "module",
         name: str | None = None,
     ) -> T:
-        """Take charge of a torch module, with the weights of a file.
+        """Manage a torch module, with its weights from a file.
 
         Bytes go from the mapped file straight to the session's host memory, without a copy in
         between unless their type changes. Build the module under ``torch.device("meta")``: then the
-        process holds the weights once. A module with bytes of its own keeps them until all are
-        loaded, so that a failure leaves it as it was.
+        process holds the weights once. A module with bytes of its own keeps them until everything
+        is loaded, so that a failure leaves it unchanged.
 
-        What goes where is found by the module's own ``load_state_dict``; hooks that run after
-        loading do not see the values yet. Tensors that are tied may be in the file once.
+        The module's own ``load_state_dict`` decides which tensor goes where; hooks that run after
+        loading do not see the values yet. Tied tensors may be in the file once.
 
         Parameters
         ----------
         module : torch.nn.Module
             On the meta device, the CPU or the session's card; it is managed as by `manage`. Meta
-            parameters are replaced by new ones, whose home is the CPU.
+            parameters are replaced by new ones that belong to the CPU.
         path : str or path
             A safetensors file, a torch checkpoint of plain weights, or the index of several files
             (``model.safetensors.index.json``) as Hugging Face writes it.
         strict : bool
-            Whether the names must match exactly. If not, what is missing keeps its present values,
-            which meta tensors do not have, and what is not expected is left out.
+            Whether the names must match exactly. If not, missing tensors keep their present values,
+            which meta tensors do not have, and unexpected ones are ignored.
         dtype : str
             ``"module"`` converts to the module's types, as ``load_state_dict`` does; ``"file"``
             takes those of the file.
         name : str, optional
-            How reports call it; its class's name unless given.
+            As for `manage`.
 
         Returns
         -------
@@ -318,11 +286,10 @@ class Session:
         Raises
         ------
         ConfigError
-            If the file cannot be read or does not fit, which names some tensors, or the module
-            cannot be managed. Nothing has changed.
+            If the file cannot be read, if it does not fit (the message names some tensors), or if
+            the module cannot be managed. Nothing has changed.
         OutOfMemoryError
-            If the host, ``host_limit`` or ``VRAMX_MANAGED_LIMIT`` cannot hold it. Nothing has
-            changed.
+            As by `manage`. Nothing has changed.
 
         Examples
         --------
@@ -360,7 +327,7 @@ class Session:
         return module
 
     def manages(self, module: Any) -> bool:
-        """Tell whether this session has charge of a module, by itself or as a part of another.
+        """Return whether this session manages a module, by itself or as a part of another.
 
         Parameters
         ----------
@@ -378,8 +345,8 @@ class Session:
         """Make an uninitialised array in the session's memory.
 
         It is tracked and evicted like any activation, or stays on a card without concurrent managed
-        access, as activations do there. On the simulated device read or write a numpy
-        view inside ``with session.pin(x)``: what is evicted is poisoned.
+        access, as activations do there. On the simulated device, read or write a numpy view only
+        inside ``with session.pin(x)``: evicted bytes are overwritten.
 
         Parameters
         ----------
@@ -392,14 +359,14 @@ class Session:
         Returns
         -------
         torch.Tensor or numpy.ndarray
-            An array that keeps its memory alive, also beyond the session.
+            An array that keeps its memory alive, also after the session.
 
         Raises
         ------
         ConfigError
             If the shape or the dtype is not allowed.
         OutOfMemoryError
-            If it cannot be had.
+            If there is not enough memory.
         """
         self._usable()
         from vramx.arrays import checked_shape, numpy_array, numpy_dtype
@@ -423,7 +390,7 @@ class Session:
     # Moves
 
     def prefetch(self, x: Any) -> None:
-        """Start bringing `x` to the card, as far as room can be made. Returns at once.
+        """Start fetching `x` to the card, as far as room can be made, and return at once.
 
         Parameters
         ----------
@@ -433,7 +400,7 @@ class Session:
         self._core.prefetch(self._ranges(x))
 
     def evict(self, x: Any) -> None:
-        """Take `x` off the card: clean weights without a copy, the rest by writing back.
+        """Evict `x` from the card: clean weights without a copy, the rest by writing back.
 
         Parameters
         ----------
@@ -443,10 +410,10 @@ class Session:
         Raises
         ------
         InUseError
-            If a running module or a pin holds some of it; nothing has moved then.
+            If a running module or a pin holds some of it; then nothing has moved.
         ConfigError
-            If nothing of it can leave: activations stay on a card without concurrent managed
-            access, as do the buffers of a managed module that torch writes to uncounted.
+            If none of it can be evicted: activations stay on a card without concurrent managed
+            access, and so do a managed module's buffers that torch writes to without counting it.
         """
         ranges = self._ranges(x)
         if ranges and self._core.confined(ranges):
@@ -457,11 +424,11 @@ class Session:
         self._core.evict(ranges)
 
     def empty_cache(self) -> None:
-        """Give back what torch keeps of this session's memory for later.
+        """Give back the part of this session's memory that torch caches.
 
-        Torch keeps what the calling thread has freed in its scope, by the sizes that were asked
-        for. Where other sizes come next, that only takes room, which is made by sending something
-        away. As `torch.cuda.empty_cache` does for memory that is torch's own.
+        Torch caches what the calling thread has freed in its scope, by the requested sizes. If
+        other sizes come next, the cache only takes room, for which something else is evicted. This
+        does what `torch.cuda.empty_cache` does for torch's own memory.
         """
         self._usable()
         if self._torch_bridge is not None:
@@ -469,11 +436,11 @@ class Session:
 
     @contextlib.contextmanager
     def keep_cache(self) -> Iterator[None]:
-        """Let torch keep for later what it has of this session's memory, for a scope.
+        """Let torch keep its cache of this session's memory, for a scope.
 
-        Where not everything fits, a session asks torch's cache back once it is much of the budget.
-        For a program that has chosen how much it works in, that is of no use: it takes the same
-        again.
+        Where not everything fits, a session asks torch to give back its cache once that is a large
+        part of the budget. This does not help a program that has chosen how much memory it works
+        in: it allocates the same again.
         """
         self._usable()
         if self._torch_bridge is None:
@@ -489,7 +456,7 @@ class Session:
         Parameters
         ----------
         x : tensor, module, array, or iterable of them
-            What must stay; it is given back by ``with``.
+            What must stay; it is what ``with`` returns.
 
         Raises
         ------
@@ -523,8 +490,8 @@ class Session:
     def written(self, x: Any) -> None:
         """Report a write that vramx cannot see, such as one through ``p.data`` or raw pointers.
 
-        In-place operations on parameters are seen by themselves, and buffers and activations always
-        count as written.
+        In-place operations on parameters are detected, and buffers and activations always count as
+        written.
 
         Parameters
         ----------
@@ -537,7 +504,7 @@ class Session:
             self._torch_bridge.reported(ranges)
 
     def set_budget(self, budget: Size) -> int:
-        """Change the budget; on return it is kept.
+        """Change the budget; when this returns the new one holds.
 
         Parameters
         ----------
@@ -571,36 +538,37 @@ class Session:
         every: float = 1.0,
         card: FreeMemory | None = None,
     ) -> BudgetWatcher:
-        """Let the budget give way to other programs on the card, and come back when they end.
+        """Shrink the budget for other programs on the card, and grow it back when they end.
 
-        A thread asks NVML what is free. Less than `reserve`: the budget shrinks to what leaves that
-        much free. More, by more than eight blocks and an eighth of the reserve: it grows into what
-        is free beyond the reserve. What this session holds counts as used for NVML, in unified
-        memory too, and is reckoned with. A budget that running modules and pins do not allow is
-        tried again at the next look, and meanwhile shrinks as far as they do.
+        A thread asks NVML how much memory is free. If that is less than `reserve`, the budget
+        shrinks until that much is free. If it is more, by more than eight blocks and an eighth of
+        the reserve, the budget grows into what is free beyond the reserve. NVML counts what this
+        session holds as used, also in unified memory, and the calculation allows for that. A budget
+        that running modules and pins do not allow is tried again at the next look; until then it
+        shrinks as far as they allow.
 
-        A budget that `set_budget` sets meanwhile is kept only within these bounds. Weights that are
+        A budget that `set_budget` sets meanwhile lasts only within these bounds. Weights that are
         written in place outside a managed module's call are safe from the watcher inside
         ``with session.pin(x)``.
 
         Parameters
         ----------
         reserve : int, float or str, optional
-            Bytes of the card to leave free for others; the session's own `reserve` unless given.
+            Bytes of the card to leave free for others; the session's own `reserve` by default.
         least : int, float or str, optional
-            The budget never shrinks below; one block unless given. A module that needs more than
+            The budget never shrinks below this; one block by default. A module that needs more than
             the budget is slow, and fails where the card cannot use host memory in place.
         most : int, float or str, optional
-            The budget never grows beyond; the present one unless given.
+            The budget never grows beyond this; the present one by default.
         every : float
             Seconds between two looks.
         card : object with ``free() -> int``, optional
-            What tells the bytes that nobody holds; NVML unless given.
+            Returns the bytes that are free; NVML by default.
 
         Returns
         -------
         BudgetWatcher
-            At work already. It ends by its ``stop()`` or as a context manager, with the session, or
+            Already running. It ends with its ``stop()`` or its ``with`` block, with the session, or
             with the interpreter; the budget stays as it was last set.
 
         Raises
@@ -639,45 +607,34 @@ class Session:
     # Seeing it
 
     def stats(self) -> Stats:
-        """Count what was done since the session was opened.
+        """Return the counts since the session was opened.
 
         Returns
         -------
         Stats
             The counts now.
         """
-        native = self._core.stats()
-        counts = {
-            name: getattr(native, name)
-            for name in Stats.__dataclass_fields__
-            if hasattr(native, name)
-        }
-        if self.device.virtual_clock:
-            counts["stall_seconds"] = self.device.stalled
-        if self._torch_bridge is not None:
-            counts["passes"] = self._torch_bridge.passes.count
-            counts["unleased_accesses"] = self._torch_bridge.unleased_accesses
-        return Stats(**counts)
+        return counted(self._core, self.device, self._torch_bridge)
 
     def modules(self) -> list[ModuleStats]:
-        """Count by leased module how often its memory moved, why, and what that cost.
+        """Return for each leased module how often its memory moved, why, and what that cost.
 
         Returns
         -------
         list of ModuleStats
             The managed modules' parts in the order of registration, then those of modules that are
-            managed no more.
+            no longer managed.
         """
         return self._torch_bridge.usage() if self._torch_bridge is not None else []
 
     def plan(self) -> Plan | None:
-        """Tell the plan in force, with the time and the bytes that it predicts a pass to take.
+        """Return the plan in force, with the time and the bytes that it predicts for a pass.
 
         Returns
         -------
         Plan or None
-            The plan, after `close` the last one; None while there is none: the policy is not
-            adaptive, everything fits, or no cycle was seen yet.
+            The plan, or after `close` the last one. None while there is none: because the policy is
+            not adaptive, everything fits, or no cycle was seen yet.
         """
         if self._closed:
             return self._last_plan
@@ -698,12 +655,12 @@ class Session:
         path : str or path, optional
             Where to save at the end: ``.json``, or ``.json.gz`` for a compressed file.
         most_events : int
-            The most events to hold; older ones are lost, and how many is told in the trace.
+            The most events to hold; older ones are lost, and the trace says how many.
 
         Returns
         -------
         Trace
-            A recording that begins with its scope, or by its ``start()``.
+            A recording that begins when its scope is entered, or with its ``start()``.
 
         Raises
         ------
@@ -723,30 +680,9 @@ class Session:
         """
         if not self.active:
             return "vramx is inactive: there is no usable card, and on_missing is 'cpu'"
-        lines = [f"vramx on {self.device.name} ({self.device.kind})"]
-        if self.device.uuid:
-            with contextlib.suppress(Exception):  # NVML is a courtesy here
-                memory = card_memory(self.device.uuid)
-                lines.append(
-                    f"  card: {format_size(memory.free)} of {format_size(memory.total)} free, "
-                    f"{format_size(sum(memory.others.values()))} in {len(memory.others)} others"
-                )
-        if self._torch_bridge is not None:
-            if not self._closed:
-                self._torch_bridge.follow()
-            lines += [f"  module {line}" for line in self._torch_bridge.describe()]
-        costs = confined(self.device) + unpinned(self.device) + slowed(self.device)
-        lines += [f"  {line}" for line in costs]
-        if self._watcher is not None and self._watcher.watching:
-            lines.append(f"  {self._watcher.describe()}")
-        stats = self.stats()
-        lines.append(stats.table())
-        if (plan := self.plan()) is not None:
-            lines += ["", *plan.lines()]
-        if modules := self.modules():
-            rest = the_rest(modules, stats, self._core.ungrouped())
-            lines += ["", module_table(modules, rest)]
-        return "\n".join(lines)
+        if self._torch_bridge is not None and not self._closed:
+            self._torch_bridge.follow()
+        return reported(self._core, self.device, self._torch_bridge, self._watcher, self.plan())
 
     def _stream(self) -> int:
         return self._torch_bridge.stream() if self._torch_bridge is not None else 0

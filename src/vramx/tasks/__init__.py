@@ -1,4 +1,4 @@
-"""Work on files as frozen values: written as JSON, sent elsewhere, run there, stopped between.
+"""Work on files as frozen values, which can be written as JSON, sent elsewhere, run and stopped.
 
 Loading this loads no framework.
 """

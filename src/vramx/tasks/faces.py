@@ -35,7 +35,7 @@ face_packages = functools.partial(
 def opened(
     models: FaceModels, session: Session, options: SwapOptions, references: tuple[Path, ...] = ()
 ) -> AbstractContextManager[FaceSwap]:
-    """Load models and return what swaps faces with them, for a scope."""
+    """Load models and open a `FaceSwap` with them, for a scope."""
     import vramx.pipelines
 
     loaded: dict[str, Any] = models.load()
@@ -53,14 +53,14 @@ class FacesFound:
     thumbnails : tuple of Thumbnail
         A picture of each person.
     stats : Stats
-        Of the session.
+        The session's counts.
     """
 
     thumbnails: tuple[Thumbnail, ...]
     stats: Stats
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as what JSON has."""
+        """Return it as JSON values."""
         return {
             "thumbnails": [
                 {"path": str(each.path), "frame": each.frame, "face": each.number}
@@ -72,7 +72,7 @@ class FacesFound:
 
 @dataclass(frozen=True, kw_only=True)
 class FacesTask(Task[FacesFound]):
-    """Writes a picture of each person in a picture or a video, such as for references.
+    """Writes a picture of each person in a picture or a video, for use as references, for example.
 
     Attributes
     ----------
@@ -81,9 +81,9 @@ class FacesTask(Task[FacesFound]):
     folder : Path
         Where pictures are written.
     models : FaceModels
-        Of which the detector and the recognizer are used.
+        The models; only the detector and the recognizer are used.
     swap : SwapOptions
-        Of which `similarity`, `score` and `batch` count.
+        Options; only `similarity`, `score` and `batch` are used.
 
     Raises
     ------
@@ -97,10 +97,10 @@ class FacesTask(Task[FacesFound]):
     swap: SwapOptions = SwapOptions()
 
     def check(self) -> None:
-        """Look at what can be seen before any work: here nothing."""
+        """Check what can be checked before any work: here nothing."""
 
     def work(self, session: Session, on_progress: OnProgress, stop: Stop) -> FacesFound:
-        """Do it in a session that is open."""
+        """Do the work in an open session."""
         with face_packages(), opened(self.models, session, self.swap) as fs:
             found = fs.write_thumbnails(
                 self.target, self.folder, on_progress=on_progress, stop=stop

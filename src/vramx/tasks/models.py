@@ -27,9 +27,10 @@ class ModelSpec(Settings):
     Attributes
     ----------
     name : str
-        A file, or ``package.module:factory``. Both run code that they bring, but for weights alone.
+        A file, or ``package.module:factory``. Both run code that they contain, except for files of
+        weights alone.
     dtype : str, optional
-        In what it computes, one of `DTYPE_NAMES`; in what its weights are unless given.
+        The precision in which it computes, one of `DTYPE_NAMES`; that of its weights by default.
 
     Raises
     ------
@@ -55,7 +56,7 @@ class UpscalerSpec(ModelSpec):
     name : str
         A network with trained weights by its name, such as ``"realesrgan-x4plus"``; a checkpoint
         (spandrel finds its network); a TorchScript or torch.export file; or
-        ``package.module:factory``. The last three run code that they bring.
+        ``package.module:factory``. The last three run code that they contain.
     weights : Path, optional
         Weights for ``package.module:factory``.
     """
@@ -64,7 +65,7 @@ class UpscalerSpec(ModelSpec):
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a file, rather than a name."""
+        """Whether it is a file and not a name."""
         from vramx.checkpoints import is_named_as_weights
 
         path = Path(self.name)
@@ -72,7 +73,7 @@ class UpscalerSpec(ModelSpec):
 
     @property
     def is_factory(self) -> bool:
-        """Whether it is a function by its name."""
+        """Whether it is a function by name."""
         return not self.is_file and ":" in self.name
 
     def load(self, session: Session) -> Upscaler:
@@ -81,7 +82,7 @@ class UpscalerSpec(ModelSpec):
         Parameters
         ----------
         session : Session
-            Takes charge of weights as they are read.
+            Manages the weights as they are read.
 
         Returns
         -------
@@ -112,15 +113,15 @@ class UpscalerSpec(ModelSpec):
 
 @dataclass(frozen=True)
 class FaceModelSpec(ModelSpec):
-    """A model of `vramx.face_swap`, and what of it is unlike the usual.
+    """A model of `vramx.face_swap`, and how it differs from the usual.
 
     Attributes
     ----------
     name : str
         A TorchScript file, an exported program, or ``package.module:factory``. All three run code
-        that they bring.
+        that they contain.
     size, template, value_range, order, classes : optional
-        As of `vramx.FaceModel`.
+        As in `vramx.FaceModel`.
     """
 
     size: int | None = None
@@ -140,7 +141,7 @@ class FaceModelSpec(ModelSpec):
         Raises
         ------
         ConfigError
-            If there is no such model, or it cannot be so.
+            If there is no such model, or it does not allow these settings.
         """
         from vramx.integrations.torch.modelspec import load_model
         from vramx.integrations.torch.precision import DTYPES, in_dtype
@@ -161,14 +162,14 @@ class FaceModelSpec(ModelSpec):
 
 @dataclass(frozen=True)
 class FaceModels(Settings):
-    """The models of `vramx.face_swap`, which says what each takes and gives.
+    """The models of `vramx.face_swap`, which says what each takes and returns.
 
     Attributes
     ----------
     detector, recognizer : FaceModelSpec
         Find faces, and tell them apart.
     swapper, enhancer, mask : FaceModelSpec, optional
-        Make the other face, make it better, and tell it from what lies before it.
+        Make the other face, improve it, and tell a face from what covers it.
     """
 
     detector: FaceModelSpec
@@ -202,12 +203,12 @@ class FaceModels(Settings):
 
 @contextmanager
 def packages(*needed: str, install: str) -> Iterator[None]:
-    """Turn the lack of a package into an error that says what to install.
+    """Turn a missing package into an error that says what to install.
 
     Raises
     ------
     ConfigError
-        If one of those that are needed is not there.
+        If a required package is missing.
     """
     try:
         yield

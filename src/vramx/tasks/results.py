@@ -1,4 +1,4 @@
-"""What tasks tell of folders."""
+"""What tasks report of folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def rest_to_dict(result: FolderResult[Any]) -> dict[str, Any]:
-    """Return what was not made, as what JSON has."""
+    """Return what was not made, as JSON values."""
     return {
         "skipped": [str(path) for path in result.skipped],
         "failed": [{"source": str(path), "error": why} for path, why in result.failed],

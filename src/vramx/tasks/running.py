@@ -17,7 +17,7 @@ R = TypeVar("R")
 def run(task: Task[R], *, on_progress: OnProgress | None = None, stop: Stop | None = None) -> R:
     """Run a task.
 
-    In a job of a `vramx.Queue` it keeps within the job's share, and `Job.cancel` stops it:
+    In a job of a `vramx.Queue` it stays within the job's share, and `Job.cancel` stops it:
     ``queue.submit(run, task, footprint="3GiB")``.
 
     Parameters
@@ -25,7 +25,7 @@ def run(task: Task[R], *, on_progress: OnProgress | None = None, stop: Stop | No
     task : Task
         An `UpscaleTask`, a `SwapTask` or a `FacesTask`.
     on_progress : callable, optional
-        Is told of it as a `vramx.Progress`, on a thread of the task's.
+        Called with a `vramx.Progress`, on one of the task's threads.
     stop : Stop, optional
         Ends it between two frames of a video, or two pictures of a folder.
 
@@ -43,7 +43,8 @@ def run(task: Task[R], *, on_progress: OnProgress | None = None, stop: Stop | No
     MediaError
         If a file cannot be read or written.
     StoppedError
-        If it was asked to stop. It says what is kept, from where the same task goes on.
+        If it was asked to stop. The error says what is kept; running the same task again resumes
+        from there.
     """
     job = running_job()
     asked = [each for each in (stop, None if job is None else job.stop) if each is not None]

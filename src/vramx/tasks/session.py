@@ -12,7 +12,7 @@ from vramx.session.options import SessionOptions
 
 
 def open_session(options: SessionOptions) -> Session:
-    """Open a task's session; within the share of a queue's job where one runs.
+    """Open a task's session, within the share of the queue's job if there is one.
 
     Parameters
     ----------

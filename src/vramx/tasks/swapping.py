@@ -29,11 +29,11 @@ class SwapDone:
     Attributes
     ----------
     result : FolderResult of SwappedFile
-        The files; of a picture or a video it is one.
+        The files; one for a picture or a video.
     of_folder : bool
         Whether a folder was asked for.
     stats : Stats
-        Of the session.
+        The session's counts.
     """
 
     result: FolderResult[SwappedFile]
@@ -41,7 +41,7 @@ class SwapDone:
     stats: Stats
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as what JSON has; of one file without a list."""
+        """Return it as JSON values; for a single file without a list."""
         made = [{"out": str(each.out), **asdict(each.result)} for each in self.result.made]
         told = {"files": made, **rest_to_dict(self.result)} if self.of_folder else made[0]
         return {**told, "stats": asdict(self.stats)}
@@ -54,8 +54,8 @@ class SwapTask(MediaTask[SwapDone]):
     Attributes
     ----------
     source : Path or list of Path
-        A picture of the face. Of a list each goes to the faces like the reference in its place, or
-        to those of a picture from left to right.
+        A picture of the face. With a list, each source goes to the faces that resemble its
+        reference, or without references to those of a picture from left to right.
     target, out : Path
         What to read and to write.
     models : FaceModels
@@ -79,7 +79,7 @@ class SwapTask(MediaTask[SwapDone]):
     swap: SwapOptions = SwapOptions()
 
     def check(self) -> None:
-        """Look at what can be seen before any work."""
+        """Check what can be checked before any work."""
         from vramx.pipelines.files import is_video
 
         if self.models.swapper is None:
@@ -89,7 +89,7 @@ class SwapTask(MediaTask[SwapDone]):
             raise TaskError("quality= and format= are for pictures")
 
     def work(self, session: Session, on_progress: OnProgress, stop: Stop) -> SwapDone:
-        """Do it in a session that is open."""
+        """Do the work in an open session."""
         with face_packages(), opened(self.models, session, self.swap, self.references) as fs:
             result = self._made(fs, on_progress, stop)
             return SwapDone(result, self.target.is_dir(), session.stats())

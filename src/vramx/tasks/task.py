@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from vramx.errors import ConfigError
 from vramx.pipelines.options import PictureOptions, VideoOptions
@@ -16,6 +17,7 @@ from vramx.settings import Settings
 from vramx.stopping import Stop
 
 R = TypeVar("R")
+T = TypeVar("T", bound="Task[Any]")
 
 
 class TaskError(ConfigError):
@@ -29,27 +31,57 @@ class Task(Settings, ABC, Generic[R]):
     Attributes
     ----------
     overwrite : bool
-        Whether what is to be made may exist; of a folder's pictures, whether they are made anew.
+        Whether the target may exist; for a folder, whether existing pictures are made again.
     session : SessionOptions
-        In what session it runs.
+        The options of the session in which it runs.
     """
 
     overwrite: bool = False
     session: SessionOptions = SessionOptions()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as what JSON has, and as ``task`` the name of the class."""
+        return {"task": type(self).__name__, **super().to_dict()}
+
+    @classmethod
+    def from_dict(cls: type[T], content: Mapping[str, Any]) -> T:
+        """Make a task of what `to_dict` returned.
+
+        Parameters
+        ----------
+        content : mapping of str to object
+            Fields by name, and ``task``; those that have a default may be left out.
+
+        Returns
+        -------
+        Task
+            Of this class.
+
+        Raises
+        ------
+        ConfigError
+            If it is another task, or a field is unknown, missing or not allowed.
+        """
+        own = dict(content) if isinstance(content, Mapping) else content
+        if isinstance(own, dict) and (named := own.pop("task", None)) != cls.__name__:
+            raise ConfigError(
+                f"task {named!r} is not {cls.__name__!r}: read it by the class that it names"
+            )
+        return super().from_dict(own)
+
     @abstractmethod
     def check(self) -> None:
-        """Look at what can be seen before any work.
+        """Check what can be checked before any work.
 
         Raises
         ------
         ConfigError, MediaError
-            If something is not as it must be.
+            If something is wrong.
         """
 
     @abstractmethod
     def work(self, session: Session, on_progress: OnProgress, stop: Stop) -> R:
-        """Do it in a session that is open."""
+        """Do the work in an open session."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +91,9 @@ class MediaTask(Task[R]):
     Attributes
     ----------
     picture, video : PictureOptions and VideoOptions
-        How the one or the other is written.
+        How each is written.
     preview : bool
-        Whether to make one frame of a video a picture.
+        Whether to write one frame of a video as a picture.
     """
 
     picture: PictureOptions = PictureOptions()
@@ -69,12 +101,12 @@ class MediaTask(Task[R]):
     preview: bool = False
 
     def check_preview(self, source: Path) -> None:
-        """Refuse what does not go together with a preview.
+        """Refuse what cannot be combined with a preview.
 
         Raises
         ------
         TaskError
-            If it is of a folder, or an end is given.
+            If the source is a folder, or an end is given.
         """
         if self.preview and source.is_dir():
             raise TaskError(f"preview=True is of a video, and {source} is a folder")

@@ -18,6 +18,7 @@ from vramx.tasks.results import rest_to_dict
 from vramx.tasks.task import MediaTask, TaskError
 
 if TYPE_CHECKING:
+    from vramx.pipelines.enlarger import SuperResolution
     from vramx.pipelines.enlarging import Enlarged
     from vramx.pipelines.folders import FolderResult
 
@@ -29,7 +30,7 @@ class UpscaleDone:
     Attributes
     ----------
     result : FolderResult of Enlarged
-        The files; of a picture or a video it is one.
+        The files; one for a picture or a video.
     scale : int
         How much larger the network makes pictures.
     device : str
@@ -37,7 +38,7 @@ class UpscaleDone:
     seconds : float
         How long it took, loading the model included.
     stats : Stats
-        Of the session.
+        The session's counts.
     """
 
     result: FolderResult[Enlarged]
@@ -47,7 +48,7 @@ class UpscaleDone:
     stats: Stats
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as what JSON has."""
+        """Return it as JSON values."""
         return {
             "device": self.device,
             "scale": self.scale,
@@ -84,7 +85,7 @@ class UpscaleTask(MediaTask[UpscaleDone]):
     model : UpscalerSpec
         The network.
     upscale : UpscaleOptions
-        What size results have, and how they are made.
+        The size of results, and how they are made.
 
     Raises
     ------
@@ -98,7 +99,7 @@ class UpscaleTask(MediaTask[UpscaleDone]):
     upscale: UpscaleOptions = UpscaleOptions()
 
     def check(self) -> None:
-        """Look at what can be seen before any work."""
+        """Check what can be checked before any work."""
         from vramx.pipelines.enlarging import require_media_libraries
 
         require_media_libraries()
@@ -109,7 +110,7 @@ class UpscaleTask(MediaTask[UpscaleDone]):
             raise MediaError(f"{self.target} exists: name another file, or give overwrite=True")
 
     def work(self, session: Session, on_progress: OnProgress, stop: Stop) -> UpscaleDone:
-        """Do it in a session that is open."""
+        """Do the work in an open session."""
         import vramx.pipelines
 
         begun = time.perf_counter()
@@ -126,7 +127,7 @@ class UpscaleTask(MediaTask[UpscaleDone]):
             )
 
     def _enlarge(
-        self, enlarger: Any, on_progress: OnProgress, stop: Stop
+        self, enlarger: SuperResolution, on_progress: OnProgress, stop: Stop
     ) -> FolderResult[Enlarged]:
         from vramx.pipelines.enlarging import enlarge_file, enlarge_folder, preview_file
         from vramx.pipelines.folders import FolderResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,22 +20,11 @@ from torch.utils.flop_counter import flop_registry
 
 from vramx.errors import ConfigError
 from vramx.integrations.torch.units import leased_modules
+from vramx.uses import ModuleUse
 
 _SINGLE = (torch.float32, torch.float64)
 # The CPU's flash attention is the card's, under a name that torch's table lacks.
 _ON_CPU = {"_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_flash_attention"}
-
-
-@dataclass
-class SampledUse:
-    """One call of a module that owns weights, with the attributes of `vramx.forecast`'s parts."""
-
-    name: str
-    nbytes: int
-    elements: int
-    element_bytes: int
-    half: bool
-    operations: float = 0.0
 
 
 class _Watch(TorchDispatchMode):
@@ -43,7 +32,7 @@ class _Watch(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.uses: list[SampledUse] = []
+        self.uses: list[ModuleUse] = []
         self.peak = 0
         self._living = 0
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -69,7 +58,9 @@ class _Watch(TorchDispatchMode):
         alias = _ON_CPU.get(packet.__name__)
         count = flop_registry.get(getattr(torch.ops.aten, alias) if alias else packet)
         if count is not None and self.uses:
-            self.uses[-1].operations += count(*args, **kwargs, out_val=result)
+            use = self.uses[-1]
+            more = count(*args, **kwargs, out_val=result)
+            self.uses[-1] = replace(use, operations=use.operations + more)
         writes = any(a.alias_info is not None for a in func._schema.arguments)
         if not writes:
             for leaf in _pytree.tree_leaves(result):
@@ -78,16 +69,16 @@ class _Watch(TorchDispatchMode):
         return result
 
 
-def _enter(watch: _Watch, use: SampledUse) -> Callable[..., None]:
+def _enter(watch: _Watch, use: ModuleUse) -> Callable[..., None]:
     def entered(*_: Any) -> None:
-        watch.uses.append(SampledUse(**{**vars(use), "operations": 0.0}))
+        watch.uses.append(use)
 
     return entered
 
 
 def sample_pass(
     module: Any, sample: Sequence[Any], keywords: Mapping[str, Any]
-) -> tuple[list[SampledUse], int]:
+) -> tuple[list[ModuleUse], int]:
     """Run a module on the shapes of a sample.
 
     Parameters
@@ -101,7 +92,7 @@ def sample_pass(
 
     Returns
     -------
-    uses : list of SampledUse
+    uses : list of ModuleUse
         Calls of modules with weights, in order. Operations outside them count for the last one.
     activations : int
         The most bytes of inputs and intermediate tensors at once.
@@ -125,7 +116,7 @@ def sample_pass(
         tensors = [tensor for place, tensor in places.items() if place not in counted]
         counted.update(places)
         floating = [tensor for tensor in tensors if tensor.is_floating_point()]
-        use = SampledUse(
+        use = ModuleUse(
             name=names[owner],
             nbytes=sum(tensor.nbytes for tensor in tensors),
             elements=sum(tensor.numel() for tensor in floating),

@@ -49,7 +49,7 @@ class FaceNetwork:
     role: ClassVar[str]
     _usual_size: ClassVar[int | None]
 
-    def __init__(self, given: Any, batch: int) -> None:
+    def __init__(self, given: Callable[..., object] | FaceModel, batch: int) -> None:
         try:
             model = given if isinstance(given, FaceModel) else FaceModel(given)
             self.size = model.size or self._usual_size

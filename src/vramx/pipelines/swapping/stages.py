@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 
 from vramx.errors import ConfigError, NoFaceError
+from vramx.pipelines import models
 from vramx.pipelines.faces import Alignment
 from vramx.pipelines.options import SwapOptions
 from vramx.pipelines.stage import Stage
@@ -54,11 +54,11 @@ class FaceStages:
 
     def __init__(
         self,
-        detector: Any,
-        recognizer: Any,
-        swapper: Any,
-        enhancer: Any,
-        mask: Any,
+        detector: models.Detector,
+        recognizer: models.Recognizer,
+        swapper: models.Swapper | None,
+        enhancer: models.Enhancer | None,
+        mask: models.Mask | None,
         *,
         choice: Choice,
         options: SwapOptions,

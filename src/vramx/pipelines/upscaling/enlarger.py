@@ -36,6 +36,7 @@ from vramx.units import format_size
 _WITHOUT_BUDGET = 2**30
 
 E = TypeVar("E", bound="Enlarger")
+T = TypeVar("T")
 
 
 class Enlarger:
@@ -224,5 +225,5 @@ class Enlarger:
         )
 
 
-def _do(job: Callable[[], Any]) -> Any:
+def _do(job: Callable[[], T]) -> T:
     return job()
