@@ -9,9 +9,9 @@ Schedule::Schedule(std::vector<Use> cycle, Trace trace, Plan plan, std::size_t p
     : cycle_(std::move(cycle)),
       trace_(std::move(trace)),
       plan_(std::move(plan)),
+      room_to_unpack_(most_unpacked(trace_, plan_)),
       position_(position),
-      last_(cycle_[position].group),
-      room_to_unpack_(most_unpacked(trace_, plan_)) {
+      last_(cycle_[position].group) {
   for (std::size_t at = 0; at < cycle_.size(); ++at) {
     const Use& use = cycle_[at];
     if (use.group >= places_of_.size()) places_of_.resize(use.group + 1);

@@ -331,8 +331,8 @@ std::optional<PlanUsage> Adaptive::plan() const {
   for (BlockId id = 0; id < table_.size(); ++id) {
     if (always_keeps(id)) usage.kept += table_[id].range.size;
     if (!table_[id].planned || !schedule_->keeps_packed(id)) continue;
-    usage.kept_packed += table_[id].packed;
-    usage.unpacked_from += table_[id].range.size;
+    usage.kept_packed += table_[id].range.size;
+    usage.packed_copies += table_[id].packed;
   }
   usage.bound_seconds = least_seconds(trace, view_.budget, link_rates());
   return usage;
