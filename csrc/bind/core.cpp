@@ -27,6 +27,13 @@ namespace {
 
 using Unlocked = nb::call_guard<nb::gil_scoped_release>;
 
+std::optional<Type> type_named(const std::string& name) {
+  if (name == "bf16") return Type::bf16;
+  if (name == "fp16") return Type::fp16;
+  if (name == "fp32") return Type::fp32;
+  return std::nullopt;
+}
+
 /// Memory as Python holds it: giving it back may wait for a lock that another thread holds while it
 /// waits for the interpreter's.
 struct Held {
@@ -219,6 +226,18 @@ void core(nb::module_& module) {
           },
           "ranges"_a, "advice"_a, Unlocked())
       .def("written", &written, "ranges"_a)
+      .def(
+          "pack",
+          [](Core& core, const std::vector<std::tuple<Address, Bytes, std::string>>& weights) {
+            std::vector<TypedRange> typed;
+            for (const auto& [address, size, type] : weights) {
+              typed.push_back({.offset = address, .size = size, .type = type_named(type)});
+            }
+            core.residency().pack(std::move(typed), python_signals());
+          },
+          "weights"_a, Unlocked(),
+          "Makes packed copies of weights: addresses, bytes, and \"bf16\", \"fp16\", \"fp32\" or "
+          "\"\" for any other type.")
       .def(
           "point",
           [](Core& core, Address storage, Address address, Bytes size) {

@@ -105,12 +105,13 @@ void device(nb::module_& module) {
   module.def(
       "open_mapped",
       [](const std::string& driver, int ordinal, Bytes unit, bool accept_unpinned,
-         bool deny_managed) {
+         bool deny_managed, bool checked) {
         return open_mapped(driver, ordinal, unit,
-                           accept_unpinned ? Unpinned::accept : Unpinned::refuse, deny_managed);
+                           accept_unpinned ? Unpinned::accept : Unpinned::refuse, deny_managed,
+                           checked);
       },
       "driver"_a, "ordinal"_a, "unit"_a, "accept_unpinned"_a = false, "deny_managed"_a = false,
-      nb::call_guard<nb::gil_scoped_release>(),
+      "checked"_a = false, nb::call_guard<nb::gil_scoped_release>(),
       "Weights in mapped memory, moved a unit at once; scratch in managed memory, or on the card.");
   module.def("set_managed_limit", &set_managed_limit, "limit"_a,
              "Caps the managed bytes of this process; returns the previous cap.");

@@ -50,7 +50,7 @@ void LeasedCall::note_writes() {
     for (const nb::object& member : members_) nb::inst_ptr<LeasedCall>(member)->note_writes();
     return;
   }
-  written(core(), *leased_.pointers);
+  storages_written(core(), *leased_.pointers);
   if (leased_.others.empty()) return;
   const nb::gil_scoped_release unlocked;
   core().residency().written(blocks_of(core(), leased_.others));

@@ -105,7 +105,7 @@ void host_copies_differ(Core& core, const Pointers::Some& pointers) {
 
 }  // namespace
 
-void written(Core& core, const Pointers::Some& pointers) {
+void storages_written(Core& core, const Pointers::Some& pointers) {
   Pointers::written(pointers);
   host_copies_differ(core, pointers);
 }
@@ -119,7 +119,7 @@ void expose(Core& core, Range range, bool exposed) {
 void give(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) {
   // Whether the program wrote to them meanwhile, nobody says.
   const Pointers::Some pointers = parts_of(core, ranges).pointers;
-  written(core, pointers);
+  storages_written(core, pointers);
   try {
     core.pointers().let_go(pointers, stream);
   } catch (...) {
@@ -131,7 +131,7 @@ void give(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread) 
 
 void written(Core& core, const Ranges& ranges) {
   const Parts parts = parts_of(core, ranges);
-  written(core, parts.pointers);
+  storages_written(core, parts.pointers);
   const nb::gil_scoped_release unlocked;
   core.residency().written(blocks_of(core, parts.others));
 }

@@ -36,7 +36,7 @@ void take(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread);
 void give(Core& core, const Ranges& ranges, Stream stream, bool held_by_thread);
 
 /// The program wrote to storages where they point, or may do so unseen from now on.
-void written(Core& core, const Pointers::Some& pointers);
+void storages_written(Core& core, const Pointers::Some& pointers);
 void expose(Core& core, Range range, bool exposed);
 /// The program wrote to the ranges.
 void written(Core& core, const Ranges& ranges);

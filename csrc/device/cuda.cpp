@@ -63,9 +63,8 @@ CudaLanes::CudaLanes(std::shared_ptr<CudaContext> of, unsigned count, bool urgen
   }
   for (Lane lane = 0; lane < count; ++lane) {
     CUstream stream = nullptr;
-    const CUresult result =
-        urgent ? cuda.stream_create_prior(&stream, CU_STREAM_NON_BLOCKING, most)
-               : cuda.stream_create(&stream, CU_STREAM_NON_BLOCKING);
+    const CUresult result = urgent ? cuda.stream_create_prior(&stream, CU_STREAM_NON_BLOCKING, most)
+                                   : cuda.stream_create(&stream, CU_STREAM_NON_BLOCKING);
     if (result != CUDA_SUCCESS) {
       for (CUstream made : streams) cuda.stream_destroy(made);
       cuda.check(result, "cuStreamCreate");

@@ -42,6 +42,6 @@ std::shared_ptr<CudaDevice> open_managed(const std::string& driver_path, int ord
 /// card has that. Throws NoDevice where there is no such card, and as MappedStore.
 std::shared_ptr<CudaDevice> open_mapped(const std::string& driver_path, int ordinal, Bytes unit,
                                         Unpinned unpinned = Unpinned::refuse,
-                                        bool deny_managed = false);
+                                        bool deny_managed = false, bool checked = false);
 
 }  // namespace vramx

@@ -10,10 +10,10 @@ namespace vramx {
 struct Frames::Frame {
   Handle handle = 0;
   Bytes size = 0;
-  Tenant* taken = nullptr;           ///< by whom
-  std::vector<Tenant*> mapped{};     ///< at whose addresses
-  std::vector<Fence> after{};        ///< when the last one's uses are over
-  std::uint64_t left = 0;            ///< when that one left, by count
+  Tenant* taken = nullptr;        ///< by whom
+  std::vector<Tenant*> mapped{};  ///< at whose addresses
+  std::vector<Fence> after{};     ///< when the last one's uses are over
+  std::uint64_t left = 0;         ///< when that one left, by count
 };
 
 Frames::Frames(std::shared_ptr<const Driver> driver, CUdevice card,

@@ -25,8 +25,8 @@ class Frames {
   /// A range that has a frame at times.
   struct Tenant {
     Range range;
-    bool there = false;        ///< on the card
-    Frame* frame = nullptr;    ///< the one that is mapped at its addresses
+    bool there = false;          ///< on the card
+    Frame* frame = nullptr;      ///< the one that is mapped at its addresses
     std::vector<Fence> after{};  ///< when its last uses are over
   };
 
@@ -42,8 +42,8 @@ class Frames {
   std::vector<Fence> enter(Tenant& tenant);
   /// The tenant is not there any more, once `after` is reached; the frame stays mapped.
   void leave(Tenant& tenant, Fences after);
-  /// Unmaps what is mapped at their addresses; their uses are over. Throws, and nothing has changed,
-  /// where the driver refuses.
+  /// Unmaps what is mapped at their addresses; their uses are over. Throws, and nothing has
+  /// changed, where the driver refuses.
   void clear(const std::vector<Tenant*>& tenants);
 
   /// The tenant is about to be gone, and its uses are over.

@@ -24,17 +24,17 @@ struct MappedStore::Reserved {
 };
 
 MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned unpinned,
-                         bool confines_scratch)
+                         bool confines_scratch, bool checked)
     : CudaStore(std::move(card),
                 {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
                  "has no virtual memory management here, which backend=\"mapped\" needs",
                  CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS, "use backend=\"managed\""}),
       unpinned_(unpinned),
       confines_scratch_(confines_scratch),
-      frames_(std::make_unique<Frames>(context()->driver, context()->device,
-                                       [card = card_.get()](const Fence& fence) {
-                                         card->wait(fence);
-                                       })) {
+      checked_(checked),
+      frames_(std::make_unique<Frames>(
+          context()->driver, context()->device,
+          [card = card_.get()](const Fence& fence) { card->wait(fence); })) {
   const Current here = current();
   const CUmemAllocationProp place = on_card(context()->device);
   size_t granularity = 0;

@@ -43,9 +43,10 @@ enum class Unpinned : std::uint8_t { refuse, accept };
 class MappedStore final : public CudaStore {
  public:
   /// Throws NoDevice where the card lacks virtual memory management, BadConfig where `unit` is not
-  /// a multiple of what the card maps.
+  /// a multiple of what the card maps. In a `checked` one nothing that left stays mapped, so that
+  /// uses without a lease fail.
   MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned unpinned = Unpinned::refuse,
-              bool confines_scratch = false);
+              bool confines_scratch = false, bool checked = false);
   ~MappedStore() override;
 
   Range reserve(Bytes size, Purpose purpose) override;
@@ -77,8 +78,8 @@ class MappedStore final : public CudaStore {
   using Fill = std::function<void(Range unit)>;
   /// As fetch, on any stream.
   Fence arrive(Range range, CUstream stream, Fences after, const Fill& fill);
-  /// Whether what left may stay mapped, see Frames.
-  void keep_mapped(bool keep) { keeps_mapped_ = keep; }
+  /// From now on what left stays mapped, see Frames.
+  void keep_mapped() { keeps_mapped_ = !checked_; }
   /// Where the host copy of a range lies.
   void* host_copy(Range range) const;
   const std::shared_ptr<CudaCard>& card() const { return card_; }
@@ -106,6 +107,7 @@ class MappedStore final : public CudaStore {
 
   Unpinned unpinned_;
   bool confines_scratch_;
+  bool checked_;
   std::unique_ptr<Frames> frames_;
   std::atomic<bool> keeps_mapped_ = false;
   mutable std::mutex mutex_;

@@ -24,9 +24,8 @@ MappedPacking::Piece::Piece(MappedStore& store, Bytes size)
   const Range at = addresses_.range();
   CardMemory& stock = store.frames().memory();
   memory_ = stock.take(at.size);
-  const CUmemAccessDesc access{
-      .location = vramx::on_card(store.card()->context()->device).location,
-      .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  const CUmemAccessDesc access{.location = vramx::on_card(store.card()->context()->device).location,
+                               .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
   CUresult result = cuda.map(at.start, at.size, 0, memory_, 0);
   if (result == CUDA_SUCCESS) {
     result = cuda.set_access(at.start, at.size, &access, 1);
@@ -98,7 +97,7 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   cuda().check(cuda().stream_wait(stream), "cuStreamSynchronize");
   const std::lock_guard lock(mutex_);
   largest_ = std::max(largest_, form->size);
-  store_.keep_mapped(true);
+  store_.keep_mapped();
   const Bytes size = form->size;
   packed_[unit.start] = {.form = std::move(form), .host = std::move(host)};
   return size;
@@ -204,10 +203,9 @@ Fence MappedPacking::Link::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
     const Packed& packed = **next++;
     const Bytes size = packed.form->size;
     const Range staging = packing.staging_of(lane, size);
-    packing.cuda().check(
-        packing.cuda().copy_to_card(staging.start, Range{packed.host->start(), size}.data(), size,
-                                    stream),
-        "cuMemcpyHtoDAsync");
+    packing.cuda().check(packing.cuda().copy_to_card(
+                             staging.start, Range{packed.host->start(), size}.data(), size, stream),
+                         "cuMemcpyHtoDAsync");
     packing.codec_->unpack(packed.form->runs, staging.start, unit.start,
                            reinterpret_cast<Stream>(stream));  // NOLINT
   });
@@ -263,7 +261,9 @@ Fence MappedPacking::Hold::evict(Range range, EvictMode /*how*/, Lane /*lane*/, 
   return nullptr;
 }
 
-Rates MappedPacking::Unpack::rates() const { return {.up = packing.rate(), .down = packing.rate()}; }
+Rates MappedPacking::Unpack::rates() const {
+  return {.up = packing.rate(), .down = packing.rate()};
+}
 
 Fence MappedPacking::Unpack::lane_clock(Lane /*lane*/) {
   return packing.store_.card()->clock(reinterpret_cast<Stream>(packing.unpacks_->at(0)));  // NOLINT

@@ -94,8 +94,8 @@ class MappedPacking final : public Packing {
   std::unique_ptr<CudaLanes> unpacks_;  ///< one queue
   std::unique_ptr<CardCodec> codec_;
   mutable std::mutex mutex_;
-  std::map<Address, Packed> packed_;  ///< by unit
-  Bytes largest_ = 0;                 ///< there was
+  std::map<Address, Packed> packed_;             ///< by unit
+  Bytes largest_ = 0;                            ///< there was
   std::vector<std::unique_ptr<Piece>> staging_;  ///< by lane
   std::vector<double> seconds_a_byte_;           ///< of some units that were unpacked
   Link link_{*this};

@@ -1,7 +1,8 @@
 // Packed copies of a store's weights: on the host beside the raw ones, and on the card as it is
 // told.
 //
-// - Pieces of one or more whole units are packed, each by itself. Ranges given to the routes are one
+// - Pieces of one or more whole units are packed, each by itself. Ranges given to the routes are
+// one
 //   or more of these pieces.
 // - A packed copy is clean: who writes to the raw one forgets it, before anything else is fetched
 //   from it.
@@ -22,11 +23,11 @@ class Packing {
  public:
   virtual ~Packing() = default;
 
-  /// Makes the packed copy of a piece that has none and whose bytes are on the host, where the types
-  /// of some of them are known, by offset in it. Returns its size; 0 where it would not be smaller
-  /// by 5 %, and there is none then. It blocks the host, and takes `scratch` bytes of the card's
-  /// memory meanwhile. Throws OutOfMemory where the host or the card has no room for it; then there
-  /// is none.
+  /// Makes the packed copy of a piece that has none and whose bytes are on the host, where the
+  /// types of some of them are known, by offset in it. Returns its size; 0 where it would not be
+  /// smaller by 5 %, and there is none then. It blocks the host, and takes `scratch` bytes of the
+  /// card's memory meanwhile. Throws OutOfMemory where the host or the card has no room for it;
+  /// then there is none.
   virtual Bytes pack(Range piece, const std::vector<TypedRange>& types) = 0;
   virtual Bytes scratch(Bytes piece) const = 0;
   /// The raw copies are about to differ: the host's packed copies of the pieces that hold some of

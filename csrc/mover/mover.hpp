@@ -100,7 +100,7 @@ class Mover {
   Lane next_lane_ = 0;
   /// Evictions not waited for yet, by lane; and by what takes none, in the end.
   std::vector<std::vector<Fence>> not_ordered_;
-  std::vector<Fence> under_way_;                 ///< by lane: its last arrival
+  std::vector<Fence> under_way_;  ///< by lane: its last arrival
   std::unique_ptr<State> state_;
 };
 

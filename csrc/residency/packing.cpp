@@ -13,14 +13,13 @@ namespace {
 /// Packed bytes arrive in at most this part of the budget; else they are not used.
 constexpr Bytes staging_part = 8;
 
-/// What is known of a block, of what is known of a range that holds it.
-std::vector<TypedRange> within(const std::vector<TypedRange>& types, Range range, Range block) {
+/// What of the weights, in order, lies in a block.
+std::vector<TypedRange> within(const std::vector<TypedRange>& weights, Range block) {
   std::vector<TypedRange> parts;
-  for (const TypedRange& each : types) {
-    const Range typed{range.start + each.offset, each.size};
-    if (!typed.overlaps(block)) continue;
-    const Range part = typed.common(block);
-    parts.push_back({.offset = part.start - block.start, .size = part.size, .type = each.type});
+  const auto first = std::ranges::upper_bound(weights, block.start, {}, &TypedRange::end);
+  for (auto each = first; each != weights.end() && each->offset < block.end(); ++each) {
+    const Range part = Range{each->offset, each->size}.common(block);
+    parts.push_back({.offset = part.start - block.start, .size = part.size, .type = each->type});
   }
   return parts;
 }
@@ -61,12 +60,18 @@ void Residency::follow_staging(Lock& lock, const Poll& poll) {
   }
 }
 
-void Residency::pack(Range range, const std::vector<TypedRange>& types, const Poll& poll) {
+void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   Packing* const packing = device_->memory(Purpose::weights).packing();
   if (packing == nullptr) return;
   Lock lock = locked();
   check_open();
-  const Blocks blocks = table_.find(range);
+  std::ranges::sort(weights, {}, &TypedRange::offset);
+  Blocks blocks;
+  for (const TypedRange& each : weights) {
+    for (const BlockId id : table_.find({each.offset, each.size})) {
+      if (blocks.empty() || blocks.back() != id) blocks.push_back(id);
+    }
+  }
   put_on_host(lock, blocks, "pack weights", poll);
   const Bytes scratch = packing->scratch(settings_.block);
   if (!reserve(lock, scratch, poll)) return;
@@ -87,7 +92,7 @@ void Residency::pack(Range range, const std::vector<TypedRange>& types, const Po
   std::exception_ptr error;
   try {
     for (const auto& [block, size] : before) {
-      sizes.push_back(size > 0 ? size : packing->pack(block, within(types, range, block)));
+      sizes.push_back(size > 0 ? size : packing->pack(block, within(weights, block)));
     }
   } catch (const OutOfMemory&) {
     // The others stay raw.

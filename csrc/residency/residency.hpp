@@ -84,9 +84,9 @@ class Residency final {
   void written(const Blocks& blocks);
   /// The program wrote to their host copies, or what it wrote on the card is copied there.
   void host_copy_written(const Blocks& blocks);
-  /// Makes packed copies of weights that are not leased, the types of some of which are known, by
-  /// offset in the range. What would not be smaller, and what there is no room for, has none.
-  void pack(Range range, const std::vector<TypedRange>& types, const Poll& poll);
+  /// Makes packed copies of the blocks in which these weights lie, none of them leased; `offset` is
+  /// an address. What would not be smaller, and what there is no room for, has none.
+  void pack(std::vector<TypedRange> weights, const Poll& poll);
   /// Nobody needs the bytes of the blocks any more.
   void let_die(const Blocks& blocks);
   /// Uses of the blocks without a lease end here: on each stream, at its fence.

@@ -118,7 +118,7 @@ bool Adaptive::fits(std::size_t length, Bytes scratch) const {
       const Block& block = table_[id];
       if (!block.unplanned_scratch() && counted.insert(id).second) total += block.range.size;
     }
-    if (total > view_.budget) return false;
+    if (total > budget()) return false;
   }
   return true;
 }
@@ -132,6 +132,8 @@ bool Adaptive::plan_pass(std::size_t length) {
     return false;
   }
   Trace trace;
+  // Without room for packed bytes to arrive in they are of no use.
+  const bool packs = table_.sums().reserved > 0;
   std::vector<Schedule::Use> cycle;
   std::unordered_map<BlockId, std::uint32_t> places;
   for (std::size_t i = 0; i < length; ++i) {
@@ -146,7 +148,7 @@ bool Adaptive::plan_pass(std::size_t length) {
           const Block& block = table_[id];
           trace.blocks.push_back({.size = block.range.size,
                                   .written = block.evict_mode(Place::card) == EvictMode::write_back,
-                                  .packed = block.packed});
+                                  .packed = packs && block.unpacks() ? block.packed : 0});
         }
         use.blocks.push_back(id);
         step.blocks.push_back(it->second);
@@ -195,7 +197,7 @@ bool Adaptive::keeps_streaming(const Recorder::Pass& pass) {
 /// as it was when it was made, and the two do not take turns.
 void Adaptive::take_unpacking_off(Trace& trace, const Recorder::Pass& pass) const {
   const Rates link = link_rates();
-  const Prediction present = predict(trace, schedule_->plan(), view_.budget, link);
+  const Prediction present = predict(trace, schedule_->plan(), budget(), link);
   const double contained =
       std::clamp(present.seconds - pass.worked - pass.stalled, 0.0, unpacking(present, link));
   const double work = trace.seconds();
@@ -230,13 +232,13 @@ Rates Adaptive::link_rates() const {
 
 /// Returns whether another plan is in force now than before.
 bool Adaptive::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position) {
-  if (trace.largest_step() + trace.least_scratch() > view_.budget) {
+  if (trace.largest_step() + trace.least_scratch() > budget()) {
     return drop_plan() != nullptr;  // a use goes over the link: there is no plan for that
   }
   const Rates link = link_rates();
-  Plan plan = make_plan(trace, view_.budget, link);
+  Plan plan = make_plan(trace, budget(), link);
   if (schedule_ && schedule_->begin_in(cycle) == 0) {
-    const Prediction present = predict(trace, schedule_->plan(), view_.budget, link);
+    const Prediction present = predict(trace, schedule_->plan(), budget(), link);
     if (cost(present, link) <= worth_a_change * cost(plan.predicted, link)) return false;
   }
   drop_plan();
@@ -323,7 +325,7 @@ std::optional<PlanUsage> Adaptive::plan() const {
   const Trace& trace = schedule_->trace();
   PlanUsage usage{.passes = passes_recorded_,
                   .uses = trace.steps.size(),
-                  .budget = trace.beside_scratch(view_.budget),
+                  .budget = trace.beside_scratch(budget()),
                   .ahead = schedule_->plan().ahead,
                   .compute_seconds = trace.seconds(),
                   .predicted = schedule_->plan().predicted};
@@ -334,7 +336,7 @@ std::optional<PlanUsage> Adaptive::plan() const {
     usage.kept_packed += table_[id].range.size;
     usage.packed_copies += table_[id].packed;
   }
-  usage.bound_seconds = least_seconds(trace, view_.budget, link_rates());
+  usage.bound_seconds = least_seconds(trace, budget(), link_rates());
   return usage;
 }
 

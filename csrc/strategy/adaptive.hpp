@@ -45,6 +45,10 @@ class Adaptive final : public Lru {
   /// Whether nothing that the program uses is about to come to the card, or to leave it.
   bool at_rest() const { return table_.sums().away == 0 || all_fits(); }
   Rates link_rates() const;
+  /// For blocks.
+  Bytes budget() const {
+    return view_.budget - std::min<Bytes>(table_.sums().reserved, view_.budget);
+  }
   void mark_released(BlockId id, bool released);
   void release_unless_kept(BlockId id);
 

@@ -91,6 +91,7 @@ def open_card(
                 unit=block,
                 accept_unpinned=accept_unpinned,
                 deny_managed=config.deny_managed,
+                checked=config.check,
             )
         except NoDeviceError:
             if backend == "mapped":

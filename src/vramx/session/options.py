@@ -12,6 +12,7 @@ from vramx.units import LARGEST, parse_size
 
 ON_MISSING = ("error", "cpu")
 ON_UNPINNED = ("warn", "error")
+COMPRESS = ("auto", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class SessionOptions(Settings):
         Sizes, as bytes or text such as ``"8GiB"``.
     device : int or str, optional
         The card.
-    backend, policy, on_missing, on_unpinned : str
+    backend, policy, on_missing, on_unpinned, compress : str
         By their names.
 
     Raises
@@ -42,12 +43,14 @@ class SessionOptions(Settings):
     host_limit: int | float | str | None = None
     on_missing: str = "error"
     on_unpinned: str = "warn"
+    compress: str = "auto"
 
     def __post_init__(self) -> None:
         for name, allowed in (
             ("backend", BACKENDS),
             ("on_missing", ON_MISSING),
             ("on_unpinned", ON_UNPINNED),
+            ("compress", COMPRESS),
         ):
             if (given := getattr(self, name)) not in allowed:
                 raise ConfigError(f"unknown {name} {given!r}; give one of {', '.join(allowed)}")

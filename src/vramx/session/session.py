@@ -204,7 +204,9 @@ class Session:
         if self._torch_bridge is None:
             from vramx.integrations.torch import TorchBridge
 
-            self._torch_bridge = TorchBridge(self._core, self.device, check=self._check)
+            self._torch_bridge = TorchBridge(
+                self._core, self.device, check=self._check, compress=self.options.compress
+            )
         return self._torch_bridge
 
     # What is managed

@@ -49,8 +49,11 @@ def in_a_session(tensor: torch.Tensor) -> bool:
 class TorchBridge:
     """A session's torch side, over what `TorchCore` is made of."""
 
-    def __init__(self, core: _core.Core, device: _core.Device, *, check: bool) -> None:
+    def __init__(
+        self, core: _core.Core, device: _core.Device, *, check: bool, compress: str = "never"
+    ) -> None:
         self.core = core
+        self._compress = compress
         self._torch_core = TorchCore(core, device, check=check)
         #: Returns the handle of the calling thread's current stream.
         self.stream = self._torch_core.stream
@@ -169,6 +172,16 @@ class TorchBridge:
             )
         watch(self)
         ManagedModule(self.passes, module, name, incoming)  # which adds itself
+        self.pack()
+
+    def pack(self) -> None:
+        """Give weights packed copies, where that is wanted."""
+        stats = self.core.stats()
+        fits = stats.managed <= stats.budget
+        if self._compress == "never" or (self._compress == "auto" and fits):
+            return
+        for managed in self.passes.modules:
+            managed.memory.places.pack()
 
     def _check_free(self, module: Any, name: str) -> None:
         if not isinstance(module, nn.Module):

@@ -48,6 +48,16 @@ if TYPE_CHECKING:
 LISTED = 5
 
 
+#: What the core calls the types that it packs.
+_PACKED_TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+def _type_of(tensors: list[torch.Tensor]) -> str:
+    """Name the type of tensors that lie in the same bytes; nothing where it is not one."""
+    types = {tensor.dtype for tensor in tensors}
+    return _PACKED_TYPES.get(types.pop(), "") if len(types) == 1 else ""
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where bytes of a module lie in the session's memory, and where they came from."""
@@ -60,6 +70,7 @@ class _Place:
     origin: object  # the same for all parts of one storage
     start: int  # where in that they were
     has_parameter: bool
+    type: str
 
     @property
     def range(self) -> tuple[int, int]:
@@ -94,6 +105,7 @@ class Places:
         self._takes_weights = FOUND_LAYOUT or not torch_core.two_copies
         self._places: dict[int, _Place] = {}
         self._absent: set[int] = set()
+        self._packed: set[int] = set()
         #: Where something may be written unseen while it is used.
         self.written_unseen: set[int] = set()
 
@@ -120,6 +132,17 @@ class Places:
         return [
             place.range for place in self._places.values() if place.purpose is _core.Purpose.WEIGHTS
         ]
+
+    def pack(self) -> None:
+        """Give weights packed copies, each once."""
+        new = [
+            (*place.range, place.type)
+            for place in self._places.values()
+            if place.purpose is _core.Purpose.WEIGHTS and place.address not in self._packed
+        ]
+        if new:
+            self._core.pack(new)
+            self._packed |= {address for address, _, _ in new}
 
     def is_buffer(self, address: int) -> bool:
         """Tell whether no parameter lies in the place at an address."""
@@ -222,6 +245,7 @@ class Places:
                     origin=storage.origin,
                     start=storage.start,
                     has_parameter=storage.is_weight,
+                    type=_type_of(storage.tensors),
                 )
                 if purpose is _core.Purpose.WEIGHTS:
                     self._core.point(raw.untyped_storage()._cdata, memory.address, memory.nbytes)
@@ -241,6 +265,7 @@ class Places:
             if place.memory() is None or (address not in held and address in self._absent)
         ]
         for address in gone:
+            self._packed.discard(address)
             if self._places.pop(address).memory() is not None:
                 self._core.unpoint(address, 1)
         self._absent = self._places.keys() - held
