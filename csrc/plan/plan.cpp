@@ -1,18 +1,17 @@
 #include "plan/plan.hpp"
 
 #include <algorithm>
-#include <numeric>
+#include <limits>
 #include <string>
+#include <utility>
 
 #include "base/error.hpp"
-#include "plan/spans.hpp"
+#include "plan/planner.hpp"
 
 namespace vramx {
 
 namespace {
 
-/// Spans whose worth a byte differs by less are taken to be alike, and thinned out evenly.
-constexpr double alike = 1.05;
 /// Room for fetching ahead that is tried, in blocks of the largest size. Fewer than three leave the
 /// link idle while a departure waits for its last use.
 constexpr Bytes first_ahead = 3;
@@ -20,12 +19,16 @@ constexpr Bytes less_ahead[] = {1, 2};
 constexpr Bytes more_ahead[] = {6, 12, 24};
 /// Longer traces are planned once, so that planning them takes less than a second too.
 constexpr std::size_t most_steps_tried = 100'000;
+/// Of longer ones one use of packed copies is tried.
+constexpr std::size_t most_steps_packed = 20'000;
 /// A pass this close to its limit is not worth another try.
 constexpr double good_enough = 1.005;
 /// What a second of the link's costs a pass, in seconds. A move that the link has time for is not
 /// free: it was measured to hold up a program that is bound by its processor for a sixth of the
 /// time that it takes on the link.
 constexpr double worth_moving = 0.2;
+/// So many shares of what could be kept packed are tried.
+constexpr int shares_tried = 8;
 
 void check(const Trace& trace, Bytes budget) {
   if (trace.steps.empty()) throw BadConfig("there is nothing to plan: the trace has no steps");
@@ -46,233 +49,114 @@ void check(const Trace& trace, Bytes budget) {
   }
 }
 
-/// Steps on an axis of compute time; of bytes, where no time is known.
-class Axis {
+Bytes largest_block(const Trace& trace) {
+  Bytes largest = 0;
+  for (const auto& block : trace.blocks) largest = std::max(largest, block.size);
+  return largest;
+}
+
+/// Plans of one trace, for which room ahead is found.
+class Search {
  public:
-  explicit Axis(const Trace& trace) {
-    const bool timed = trace.seconds() > 0;
-    begins_.push_back(0);
-    for (const Step& step : trace.steps) {
-      double length = step.seconds;
-      if (!timed) length = static_cast<double>(trace.bytes_of(step));
-      begins_.push_back(begins_.back() + length);
-    }
-    if (total() > 0) return;
-    std::iota(begins_.begin(), begins_.end(), 0.0);
-  }
-
-  double total() const { return begins_.back(); }
-  double length(const Span& span) const { return begin(span.to) - begins_[span.from]; }
-  /// The middle of the step that ends a span, as a part of the pass.
-  double part(const Span& span) const {
-    const std::size_t step = span.to % steps();
-    return (begins_[step] + begins_[step + 1]) / 2 / total();
-  }
-
- private:
-  std::size_t steps() const { return begins_.size() - 1; }
-  double begin(std::size_t step) const {
-    return begins_[step % steps()] + (step >= steps() ? total() : 0);
-  }
-
-  std::vector<double> begins_;
-};
-
-using Places = std::vector<std::size_t>;  ///< of spans
-
-class Planner {
- public:
-  Planner(const Trace& trace, Bytes budget, Rates link)
+  Search(const Trace& trace, Bytes budget, Rates rates)
       : trace_(trace),
-        budget_(budget),
         rest_(trace.beside_scratch(budget)),
-        link_(link),
-        axis_(trace),
-        spans_(spans_of(trace)) {
-    std::vector<double> worth;
-    for (const Span& span : spans_) worth.push_back(axis_.length(span) / cost_a_byte(span));
-    by_worth_.resize(spans_.size());
-    std::iota(by_worth_.begin(), by_worth_.end(), std::size_t{0});
-    std::stable_sort(by_worth_.begin(), by_worth_.end(),
-                     [&](std::size_t a, std::size_t b) { return worth[a] < worth[b]; });
-    for (auto begin = by_worth_.begin(); begin != by_worth_.end();) {
-      const double limit = worth[*begin] * alike;
-      const auto end =
-          std::find_if(begin, by_worth_.end(), [&](std::size_t at) { return worth[at] > limit; });
-      groups_.emplace_back(begin, end);
-      begin = end;
-    }
-    const Bytes least = trace_.least_scratch();
-    for (const Step& step : trace_.steps) {
-      held_.push_back(static_cast<std::int64_t>(trace_.bytes_of(step) + step.scratch - least));
-    }
-  }
+        rates_(rates),
+        largest_(largest_block(trace)),
+        planner_(trace, budget, rates) {}
 
-  Bytes most_ahead() const { return rest_ - trace_.largest_step(); }
-
-  /// With room for so much ahead. What could not leave evenly, for want of blocks, is made up for
-  /// in bursts of so many bytes at most.
-  Plan plan(Bytes ahead, Bytes burst) const {
-    ahead = std::min(ahead, most_ahead());
-    const auto room = static_cast<std::int64_t>(rest_ - ahead);
-    // Nothing stays beside what the program allocates, be it more than there is room for.
-    std::vector<std::int64_t> held = held_;
-    for (auto& each : held) each = std::min(each, room);
-    Load load(held);
-    std::vector<bool> keep(spans_.size());
-    for (const Places& group : groups_) keep_most(group, room, burst, load, keep);
-    Plan plan;
-    plan.ahead = ahead;
-    for (const Step& step : trace_.steps) plan.levels.emplace_back(step.blocks.size());
-    for (std::size_t i = 0; i < spans_.size(); ++i) {
-      plan.levels[spans_[i].from][spans_[i].place] = keep[i] ? Level::kept : Level::streamed;
-    }
-    plan.predicted = predict(trace_, plan, budget_, link_);
-    return plan;
+  Plan best() {
+    Plan best = planner_.plan(0, 0, {});
+    if (best.predicted.moved_in == 0) return best;
+    best = with_best_ahead({});
+    if (!planner_.packs() || best.predicted.seconds <= good_enough * trace_.seconds()) return best;
+    planner_.improve_on(best);
+    Plan packed = with_best_ahead(best_use());
+    const bool better = packed.predicted.seconds <= best.predicted.seconds && saves(best, packed);
+    return better ? packed : best;
   }
 
  private:
-  std::int64_t size(std::uint32_t block) const {
-    return static_cast<std::int64_t>(trace_.blocks[block].size);
+  Bytes first() const { return first_ahead * largest_; }
+
+  /// Whether another plan is worth to be taken for one.
+  bool saves(const Plan& one, const Plan& other) const {
+    const double saved = cost(one.predicted, rates_) - cost(other.predicted, rates_);
+    return saved > (good_enough - 1) * other.predicted.seconds;
   }
-  double cost_a_byte(const Span& span) const {
-    return trace_.blocks[span.block].written ? 1 + link_.up / link_.down : 1;
+  bool good(const Prediction& pass) const {
+    const double crossing = static_cast<double>(pass.moved_in) / rates_.up;
+    return pass.seconds <=
+           good_enough * std::max(trace_.seconds() + unpacking(pass, rates_), crossing);
   }
 
-  void add(const Places& places, Load& load, int sign) const {
-    std::vector<Span> spans;
-    std::vector<std::int64_t> bytes;
-    for (const std::size_t at : places) {
-      spans.push_back(spans_[at]);
-      bytes.push_back(sign * size(spans_[at].block));
+  Plan with_best_ahead(PackedUse use) const {
+    Plan best = planner_.plan(first(), first(), use);
+    if (trace_.steps.size() > most_steps_tried) return best;
+    const auto consider = [&](Bytes ahead, Bytes burst) {
+      Plan other = planner_.plan(ahead, burst, use);
+      if (saves(best, other)) best = std::move(other);
+    };
+    // A burst no larger than the room ahead has the link wait least; where few blocks stay any may.
+    const auto consider_bursts = [&](Bytes ahead) {
+      consider(ahead, ahead);
+      consider(ahead, rest_);
+    };
+    // Less is less to move where the budget is small; more lets uneven passes catch up.
+    if (best.ahead * 20 > rest_) {
+      for (const Bytes blocks : less_ahead) consider_bursts(blocks * largest_);
     }
-    load.add(spans, bytes);
+    if (!good(best.predicted)) consider(first(), rest_);
+    for (const Bytes blocks : more_ahead) {
+      if (good(best.predicted) || blocks * largest_ > planner_.most_ahead()) break;
+      consider_bursts(blocks * largest_);
+    }
+    return best;
   }
 
-  /// Keeps all of a group of spans that are alike, or as many as there is room for.
-  void keep_most(const Places& group, std::int64_t room, Bytes burst, Load& load,
-                 std::vector<bool>& keep) const {
-    Places kept = group;
-    add(kept, load, +1);
-    std::int64_t leaving = 0;
-    // What leaves takes room while it is used, so that a little more must leave than is too much.
-    for (int attempt = 0; load.most() > room && attempt < 4; ++attempt) {
-      leaving += load.most() - room;
-      add(kept, load, -1);
-      kept = thinned(group, leaving, burst);
-      add(kept, load, +1);
-    }
-    if (load.most() > room) {
-      add(kept, load, -1);
-      kept = keep_what_fits(kept, room, load);
-    }
-    for (const std::size_t at : kept) keep[at] = true;
-    if (kept.size() == group.size()) return;
-    Places rest;
-    for (const std::size_t at : group) {
-      if (!keep[at]) rest.push_back(at);
-    }
-    for (const std::size_t at : keep_what_fits(rest, room, load)) keep[at] = true;
-  }
-
-  Places keep_what_fits(const Places& places, std::int64_t room, Load& load) const {
-    Places kept;
-    for (const std::size_t at : places) {
-      const std::int64_t bytes = size(spans_[at].block);
-      if (load.most(spans_[at]) + bytes > room) continue;
-      load.add(spans_[at], bytes);
-      kept.push_back(at);
-    }
-    return kept;
-  }
-
-  /// The group without `leaving` bytes, taken away evenly along the axis. After a while with little
-  /// to take no more than a burst is made up for at once; the rest is spread evenly again.
-  Places thinned(const Places& group, std::int64_t leaving, Bytes burst) const {
-    Places by_need = group;
-    std::stable_sort(by_need.begin(), by_need.end(), [&](std::size_t a, std::size_t b) {
-      return axis_.part(spans_[a]) < axis_.part(spans_[b]);
-    });
-    auto left = static_cast<double>(leaving);
-    double rate = 1;  // so many times what would be even if there were something to take throughout
-    while (left > 0 && !by_need.empty()) {
-      double taken = 0;
-      double forgone = 0;
-      std::erase_if(by_need, [&](std::size_t at) {
-        const auto bytes = static_cast<double>(size(spans_[at].block));
-        const double due = rate * left * axis_.part(spans_[at]) - taken;
-        forgone = std::max(forgone, due - std::max(static_cast<double>(burst), bytes));
-        if (taken >= left || bytes / 2 > due - forgone) return false;
-        taken += bytes;
-        return true;
-      });
-      if (taken == 0) {
-        taken = static_cast<double>(size(spans_[by_need.front()].block));
-        by_need.erase(by_need.begin());
+  PackedUse best_use() const {
+    PackedUse best{.kept = 1, .streams = true};
+    if (trace_.steps.size() > most_steps_packed) return best;
+    double least = std::numeric_limits<double>::infinity();
+    for (int share = 0; share <= shares_tried; ++share) {
+      for (const bool streams : {false, true}) {
+        const PackedUse use{.kept = static_cast<double>(share) / shares_tried, .streams = streams};
+        const Plan plan = planner_.plan(first(), first(), use);
+        const double costs = cost(plan.predicted, rates_);
+        if (costs < least) {
+          least = costs;
+          best = use;
+        }
       }
-      rate *= std::max(1.0, left / taken);
-      left -= taken;
     }
-    return by_need;
+    return best;
   }
 
   const Trace& trace_;
-  Bytes budget_;
-  Bytes rest_;  ///< of it, for blocks
-  Rates link_;
-  Axis axis_;
-  std::vector<Span> spans_;
-  Places by_worth_;
-  std::vector<Places> groups_;
-  std::vector<std::int64_t> held_;
+  Bytes rest_;
+  Rates rates_;
+  Bytes largest_;
+  Planner planner_;
 };
 
 }  // namespace
 
-double cost(const Prediction& pass, Rates link) {
-  return pass.seconds + worth_moving * static_cast<double>(pass.moved_in) / link.up;
+double unpacking(const Prediction& pass, Rates rates) {
+  return pass.unpacked > 0 ? static_cast<double>(pass.unpacked) / rates.unpack : 0;
 }
 
-Plan make_plan(const Trace& trace, Bytes budget, Rates link, Bytes ahead) {
+double cost(const Prediction& pass, Rates rates) {
+  return pass.seconds + worth_moving * static_cast<double>(pass.moved_in) / rates.up;
+}
+
+Plan make_plan(const Trace& trace, Bytes budget, Rates rates, Bytes ahead) {
   check(trace, trace.beside_scratch(budget));
-  return Planner(trace, budget, link).plan(ahead, ahead);
+  return Planner(trace, budget, rates).plan(ahead, ahead, {});
 }
 
-Plan make_plan(const Trace& trace, Bytes budget, Rates link) {
-  const Bytes rest = trace.beside_scratch(budget);
-  check(trace, rest);
-  const Planner planner(trace, budget, link);
-  Plan best = planner.plan(0, 0);
-  if (best.predicted.moved_in == 0) return best;
-  Bytes largest = 0;
-  for (const auto& block : trace.blocks) largest = std::max(largest, block.size);
-  const Bytes first = first_ahead * largest;
-  best = planner.plan(first, first);
-  if (trace.steps.size() > most_steps_tried) return best;
-  const auto consider = [&](Bytes ahead, Bytes burst) {
-    Plan other = planner.plan(ahead, burst);
-    const double saved = cost(best.predicted, link) - cost(other.predicted, link);
-    if (saved > (good_enough - 1) * other.predicted.seconds) best = std::move(other);
-  };
-  // A burst no larger than the room ahead has the link wait least; where few blocks stay any may.
-  const auto consider_bursts = [&](Bytes ahead) {
-    consider(ahead, ahead);
-    consider(ahead, rest);
-  };
-  const auto good = [&] {
-    const double crossing = static_cast<double>(best.predicted.moved_in) / link.up;
-    return best.predicted.seconds <= good_enough * std::max(trace.seconds(), crossing);
-  };
-  // Less is less to move where the budget is small; more lets uneven passes catch up.
-  if (best.ahead * 20 > rest) {
-    for (const Bytes blocks : less_ahead) consider_bursts(blocks * largest);
-  }
-  if (!good()) consider(first, rest);
-  for (const Bytes blocks : more_ahead) {
-    if (good() || blocks * largest > planner.most_ahead()) break;
-    consider_bursts(blocks * largest);
-  }
-  return best;
+Plan make_plan(const Trace& trace, Bytes budget, Rates rates) {
+  check(trace, trace.beside_scratch(budget));
+  return Search(trace, budget, rates).best();
 }
 
 }  // namespace vramx

@@ -10,6 +10,10 @@
 // Belady's rule; that prefetching asks for room in which the next blocks arrive while others are in
 // use is Cao, Felten, Karlin and Li, "A Study of Integrated Prefetching and Caching Strategies",
 // 1995.)
+//
+// A block with a packed copy may leave and have that copy stay, for less room, which takes no time
+// on the link but some of the card's: it works on nothing else while it unpacks. Packed copies also
+// cross the link sooner than raw ones. Neither pays where the work hides all moves.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +25,17 @@ namespace vramx {
 
 struct Prediction {
   double seconds = 0;   ///< a pass, when passes follow each other
-  Bytes moved_in = 0;   ///< a pass
+  Bytes moved_in = 0;   ///< a pass, over the link
+  Bytes raw_in = 0;     ///< the raw bytes that those stand for
+  Bytes unpacked = 0;   ///< a pass, raw
   Bytes moved_out = 0;  ///< a pass, written back
 };
 
-/// What becomes of a block between two uses: it is kept on the card, or leaves and is streamed
-/// back.
-enum class Level : std::uint8_t { streamed, kept };
+/// What becomes of a block between two uses: its raw bytes are kept on the card, or leave. Then it
+/// is streamed back raw or packed, or unpacked from its packed copy, which stays on the card. A
+/// block whose packed copy stays has it there all the time: it is kept packed wherever it is not
+/// kept raw.
+enum class Level : std::uint8_t { streamed, streamed_packed, kept_packed, kept };
 
 struct Plan {
   /// By step, and by the block's place among the step's, until its next use.
@@ -38,18 +46,27 @@ struct Plan {
 
 /// What passes are compared by: their seconds, and for what they move some more, since moves hold
 /// up a program that runs beside them.
-double cost(const Prediction& pass, Rates link);
+double cost(const Prediction& pass, Rates rates);
+/// Seconds that the card unpacks in a pass.
+double unpacking(const Prediction& pass, Rates rates);
 
-/// Plans a trace for a budget, with the room for fetching ahead that predicts the cheapest pass.
+/// The most raw bytes of a step's blocks that are kept packed after it. They have room of
+/// their own to be unpacked in, so that what comes over the link may come long before it is needed.
+Bytes most_unpacked(const Trace& trace, const Plan& plan);
+
+/// Plans a trace for a budget, with the room for fetching ahead and the use of packed copies that
+/// predict the cheapest pass; with packed copies it is never slower than without them.
 /// Throws BadConfig where the trace is empty or names unknown blocks, and OutOfMemory where a
 /// step's blocks exceed the budget.
-Plan make_plan(const Trace& trace, Bytes budget, Rates link);
+Plan make_plan(const Trace& trace, Bytes budget, Rates rates);
 
-/// The same with `ahead` bytes, or as many as the largest step leaves, kept free.
-Plan make_plan(const Trace& trace, Bytes budget, Rates link, Bytes ahead);
+/// The same without packed copies, and with `ahead` bytes, or as many as the largest step leaves,
+/// kept free.
+Plan make_plan(const Trace& trace, Bytes budget, Rates rates, Bytes ahead);
 
 /// How long a pass takes under a plan when passes follow each other: the link carries one block at
-/// a time in the order of need, as early as there is room, and a step waits for its blocks.
-Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, Rates link);
+/// a time in the order of need, as early as there is room, and a step waits for its blocks. The
+/// card unpacks as the step begins that needs it, and the link goes on meanwhile.
+Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, Rates rates);
 
 }  // namespace vramx

@@ -23,6 +23,11 @@ struct TracedBlock {
   Bytes packed = 0;      ///< of its packed copy; 0 where it has none
 };
 
+/// Whether there is a packed copy that a plan may make use of: what is written has none for long.
+inline bool packable(const TracedBlock& block, Rates rates) {
+  return rates.unpack > 0 && block.packed > 0 && !block.written;
+}
+
 /// One pass of a cycle: after the last step comes the first again.
 struct Trace {
   std::vector<TracedBlock> blocks;

@@ -8,64 +8,13 @@
 #include "base/error.hpp"
 #include "check.hpp"
 #include "plan/bound.hpp"
-#include "plan/limits.hpp"
 #include "plan/spans.hpp"
+#include "plans.hpp"
 
 using namespace vramx;
+using namespace plans;
 
 namespace {
-
-constexpr Bytes block = 32 * MiB;
-constexpr Rates pcie{.up = 50e9, .down = 50e9};
-
-/// A cycle over blocks of one size, one a step.
-Trace cycle(std::uint32_t blocks, double seconds, Bytes size = block) {
-  Trace trace;
-  for (std::uint32_t i = 0; i < blocks; ++i) {
-    trace.blocks.push_back({size, false});
-    trace.steps.push_back({{i}, seconds / blocks});
-  }
-  return trace;
-}
-
-Bytes bytes_of(const Trace& trace) {
-  Bytes total = 0;
-  for (const auto& each : trace.blocks) total += each.size;
-  return total;
-}
-
-PassLimits limits(const Trace& trace, Bytes budget, Bytes in_flight) {
-  return {.used = bytes_of(trace),
-          .budget = budget,
-          .link = pcie.up,
-          .compute = trace.seconds(),
-          .in_flight = in_flight};
-}
-
-/// A cycle over so many blocks of sizes at random, one a step of up to a second.
-Trace at_random(std::mt19937& random, std::uint32_t fewest, std::uint32_t most) {
-  Trace trace;
-  const auto blocks = std::uniform_int_distribution<std::uint32_t>(fewest, most)(random);
-  std::uniform_int_distribution<Bytes> units(1, 16);
-  std::uniform_real_distribution<double> times(0, 1);
-  for (std::uint32_t i = 0; i < blocks; ++i) {
-    trace.blocks.push_back({2 * MiB * units(random), false});
-    trace.steps.push_back({{i}, times(random)});
-  }
-  return trace;
-}
-
-/// Such a cycle of milliseconds, with steps that use a second block, and some that work long.
-Trace uneven(std::mt19937& random) {
-  Trace trace = at_random(random, 5, 60);
-  std::uniform_real_distribution<double> part(0, 1);
-  for (Step& step : trace.steps) {
-    step.seconds *= part(random) < 0.1 ? 20e-3 : 1e-3;
-    const auto other = static_cast<std::uint32_t>(random() % trace.blocks.size());
-    if (other != step.blocks.front() && part(random) < 0.2) step.blocks.push_back(other);
-  }
-  return trace;
-}
 
 /// As least_seconds, by trying each stretch.
 double tried_least_seconds(const Trace& trace, Bytes budget) {
@@ -89,37 +38,6 @@ double tried_least_seconds(const Trace& trace, Bytes budget) {
     }
   }
   return least;
-}
-
-/// The most bytes that a plan keeps or uses at one step.
-Bytes most_held(const Trace& trace, const Plan& plan) {
-  const std::size_t steps = trace.steps.size();
-  std::vector<std::int64_t> change(3 * steps + 1);
-  std::vector<std::vector<std::pair<std::size_t, bool>>> uses(trace.blocks.size());
-  for (std::size_t step = 0; step < steps; ++step) {
-    for (std::size_t i = 0; i < trace.steps[step].blocks.size(); ++i) {
-      uses[trace.steps[step].blocks[i]].emplace_back(step, plan.levels[step][i] == Level::kept);
-    }
-  }
-  for (std::size_t id = 0; id < uses.size(); ++id) {
-    const auto size = static_cast<std::int64_t>(trace.blocks[id].size);
-    for (std::size_t i = 0; i < uses[id].size(); ++i) {
-      const auto [from, stays] = uses[id][i];
-      const std::size_t to =
-          i + 1 < uses[id].size() ? uses[id][i + 1].first : uses[id][0].first + steps;
-      for (std::size_t pass = 0; pass < 2; ++pass) {
-        change[from + pass * steps] += size;
-        change[(stays ? to : from + 1) + pass * steps] -= size;
-      }
-    }
-  }
-  std::int64_t held = 0;
-  std::int64_t most = 0;
-  for (std::size_t step = 0; step < 2 * steps; ++step) {
-    held += change[step];
-    if (step >= steps) most = std::max(most, held);
-  }
-  return static_cast<Bytes>(most);
 }
 
 }  // namespace
