@@ -40,10 +40,14 @@ void bind_usage(nb::module_& module) {
       .def_ro("used", &PlanUsage::used)
       .def_ro("budget", &PlanUsage::budget)
       .def_ro("kept", &PlanUsage::kept)
+      .def_ro("kept_packed", &PlanUsage::kept_packed)
+      .def_ro("packed_copies", &PlanUsage::packed_copies)
       .def_ro("ahead", &PlanUsage::ahead)
       .def_ro("compute_seconds", &PlanUsage::compute_seconds)
       .def_prop_ro("seconds", [](const PlanUsage& plan) { return plan.predicted.seconds; })
       .def_prop_ro("moved_in", [](const PlanUsage& plan) { return plan.predicted.moved_in; })
+      .def_prop_ro("raw_in", [](const PlanUsage& plan) { return plan.predicted.raw_in; })
+      .def_prop_ro("unpacked", [](const PlanUsage& plan) { return plan.predicted.unpacked; })
       .def_prop_ro("moved_out", [](const PlanUsage& plan) { return plan.predicted.moved_out; })
       .def_ro("bound_seconds", &PlanUsage::bound_seconds);
 }

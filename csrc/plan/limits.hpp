@@ -32,7 +32,7 @@ struct PassLimits {
   /// and where packed copies leave room some is kept raw.
   double with_packed() const {
     const Bytes over = excess(budget);
-    if (over == 0) return compute;
+    if (over == 0 || packed == 0 || unpack == 0) return plan();
     const double rest = static_cast<double>(used - packed) / static_cast<double>(used);
     const double unpacked =
         std::min(static_cast<double>(used), static_cast<double>(over + in_flight) / rest);

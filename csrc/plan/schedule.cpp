@@ -9,6 +9,7 @@ Schedule::Schedule(std::vector<Use> cycle, Trace trace, Plan plan, std::size_t p
     : cycle_(std::move(cycle)),
       trace_(std::move(trace)),
       plan_(std::move(plan)),
+      room_to_unpack_(most_unpacked(trace_, plan_)),
       position_(position),
       last_(cycle_[position].group) {
   for (std::size_t at = 0; at < cycle_.size(); ++at) {
@@ -17,7 +18,7 @@ Schedule::Schedule(std::vector<Use> cycle, Trace trace, Plan plan, std::size_t p
     places_of_[use.group].push_back(at);
     for (std::size_t i = 0; i < use.blocks.size(); ++i) {
       if (use.blocks[i] >= uses_of_.size()) uses_of_.resize(use.blocks[i] + 1);
-      uses_of_[use.blocks[i]].emplace_back(at, plan_.levels[at][i] == Level::kept);
+      uses_of_[use.blocks[i]].emplace_back(at, plan_.levels[at][i]);
     }
   }
 }
@@ -71,12 +72,19 @@ bool Schedule::keeps(BlockId block) const {
   const auto next =
       std::upper_bound(uses.begin(), uses.end(), position_.value_or(0),
                        [](std::size_t position, const auto& use) { return position < use.first; });
-  return (next == uses.begin() ? uses.back() : *std::prev(next)).second;
+  return (next == uses.begin() ? uses.back() : *std::prev(next)).second == Level::kept;
 }
 
 bool Schedule::always_keeps(BlockId block) const {
   const auto& uses = uses_of_[block];
-  return std::all_of(uses.begin(), uses.end(), [](const auto& use) { return use.second; });
+  return std::all_of(uses.begin(), uses.end(),
+                     [](const auto& use) { return use.second == Level::kept; });
+}
+
+bool Schedule::ever(BlockId block, Level level) const {
+  const auto& uses = uses_of_[block];
+  return std::any_of(uses.begin(), uses.end(),
+                     [level](const auto& use) { return use.second == level; });
 }
 
 }  // namespace vramx

@@ -30,6 +30,12 @@ class Schedule {
   bool keeps(BlockId block) const;
   /// Whether it stays from each of its uses to the next.
   bool always_keeps(BlockId block) const;
+  /// Whether it is kept packed where it is not kept raw; and whether it crosses the link raw.
+  bool keeps_packed(BlockId block) const { return ever(block, Level::kept_packed); }
+  bool streams_raw(BlockId block) const { return ever(block, Level::streamed); }
+  /// Raw bytes for which room is left beside what comes over the link: the next blocks that are
+  /// kept packed are unpacked there.
+  Bytes room_to_unpack() const { return room_to_unpack_; }
   const std::vector<BlockId>& blocks_at(std::size_t position) const {
     return cycle_[position].blocks;
   }
@@ -56,11 +62,15 @@ class Schedule {
  private:
   static constexpr unsigned matches_needed = 2;
 
+  bool ever(BlockId block, Level level) const;
+
   std::vector<Use> cycle_;
   Trace trace_;
   Plan plan_;
   std::vector<std::vector<std::size_t>> places_of_;  ///< by group: where it stands in the cycle
-  std::vector<std::vector<std::pair<std::size_t, bool>>> uses_of_;  ///< by block: use, and stays
+  /// By block: its uses, and what becomes of it after each.
+  std::vector<std::vector<std::pair<std::size_t, Level>>> uses_of_;
+  Bytes room_to_unpack_ = 0;
   std::optional<std::size_t> position_;
   std::optional<GroupId> last_;
   unsigned matched_ = matches_needed;

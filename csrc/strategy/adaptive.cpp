@@ -6,19 +6,12 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "device/packing.hpp"
 #include "plan/bound.hpp"
 
 namespace vramx {
 
 namespace {
-
-// How many uses ahead are looked at in one go.
-constexpr std::size_t uses_ahead = 1024;
-
-// How far ahead of the present use blocks are fetched without a plan: enough to keep two lanes busy
-// while an eviction waits for its last use, little enough to evict nothing that is needed sooner.
-constexpr std::size_t blocks_ahead = 8;
-constexpr std::size_t groups_ahead = 64;
 
 // So many uses off the plan's course and the program is taken to do something else now.
 constexpr std::uint64_t lost_after = 64;
@@ -151,8 +144,9 @@ bool Adaptive::plan_pass(std::size_t length) {
         const auto [it, fresh] = places.try_emplace(id, trace.blocks.size());
         if (fresh) {
           const Block& block = table_[id];
-          trace.blocks.push_back(
-              {block.range.size, block.evict_mode(Place::card) == EvictMode::write_back});
+          trace.blocks.push_back({.size = block.range.size,
+                                  .written = block.evict_mode(Place::card) == EvictMode::write_back,
+                                  .packed = block.packed});
         }
         use.blocks.push_back(id);
         step.blocks.push_back(it->second);
@@ -179,6 +173,7 @@ bool Adaptive::plan_pass(std::size_t length) {
   ++passes_recorded_;
   if (!schedule_ && keeps_streaming(*pass)) return true;
   if (schedule_ && leaves_plan(*pass)) return true;
+  if (schedule_ && schedule_->begin_in(cycle) == 0) take_unpacking_off(trace, *pass);
   if (adopt_plan(std::move(cycle), std::move(trace), position)) pause_ = first_pause;
   return true;
 }
@@ -194,8 +189,22 @@ bool Adaptive::keeps_streaming(const Recorder::Pass& pass) {
   return false;
 }
 
+/// The card's kernels run slower while it unpacks beside them, so that times measured under a plan
+/// may contain some of what it unpacks, or all of it. As much of that is taken off as the passes
+/// would take longer by the plan's prediction than they did. Then a plan is compared with another
+/// as it was when it was made, and the two do not take turns.
+void Adaptive::take_unpacking_off(Trace& trace, const Recorder::Pass& pass) const {
+  const Rates link = link_rates();
+  const Prediction present = predict(trace, schedule_->plan(), view_.budget, link);
+  const double contained =
+      std::clamp(present.seconds - pass.worked - pass.stalled, 0.0, unpacking(present, link));
+  const double work = trace.seconds();
+  for (Step& step : trace.steps) step.seconds *= work > contained ? 1 - contained / work : 1;
+}
+
 bool Adaptive::leaves_plan(const Recorder::Pass& pass) {
-  if (!trial_.leaves_plan(pass.stalled, pass.worked, pass.uses.size())) {
+  const double unpacks = unpacking(schedule_->plan().predicted, link_rates());
+  if (!trial_.leaves_plan(pass.stalled, pass.worked, pass.uses.size(), unpacks)) {
     if (trial_.suspects()) passes_to_plan_ = std::max(passes_to_plan_, 2U);
     return false;
   }
@@ -211,7 +220,13 @@ void Adaptive::plan_from_scratch() {
   passes_to_plan_ = passes_planned;
 }
 
-Rates Adaptive::link_rates() const { return view_.device.memory(Purpose::weights).link().rates(); }
+Rates Adaptive::link_rates() const {
+  Store& weights = view_.device.memory(Purpose::weights);
+  Rates rates = weights.link().rates();
+  const Packing* packing = weights.packing();
+  rates.unpack = packing == nullptr ? 0 : packing->rate();
+  return rates;
+}
 
 /// Returns whether another plan is in force now than before.
 bool Adaptive::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position) {
@@ -232,6 +247,8 @@ bool Adaptive::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::si
     for (const BlockId id : use.blocks) {
       const auto change = table_.change(id);
       table_[id].planned = true;
+      table_[id].keeps_packed = schedule_->keeps_packed(id);
+      table_[id].crosses_packed = !schedule_->streams_raw(id);
     }
     for (const BlockId id : use.blocks) release_unless_kept(id);
   }
@@ -276,7 +293,8 @@ std::unique_ptr<Schedule> Adaptive::drop_plan() {
   for (BlockId id = 0; id < table_.size(); ++id) {
     if (!table_[id].planned) continue;
     const auto change = table_.change(id);
-    table_[id].planned = table_[id].released = false;
+    table_[id].planned = table_[id].released = table_[id].keeps_packed = false;
+    table_[id].crosses_packed = true;
   }
   return std::move(schedule_);
 }
@@ -312,84 +330,12 @@ std::optional<PlanUsage> Adaptive::plan() const {
   for (const auto& block : trace.blocks) usage.used += block.size;
   for (BlockId id = 0; id < table_.size(); ++id) {
     if (always_keeps(id)) usage.kept += table_[id].range.size;
+    if (!table_[id].planned || !schedule_->keeps_packed(id)) continue;
+    usage.kept_packed += table_[id].range.size;
+    usage.packed_copies += table_[id].packed;
   }
   usage.bound_seconds = least_seconds(trace, view_.budget, link_rates());
   return usage;
-}
-
-Ahead Adaptive::ahead() {
-  if (at_rest()) return {};
-  return schedule_ && schedule_->on_course() ? by_plan() : by_order();
-}
-
-// In the order of need, as far as there is room: what stays is left alone.
-Ahead Adaptive::by_plan() {
-  // What the program allocates comes and goes: room is left for the most there will be meanwhile.
-  const Sums& sums = table_.sums();
-  Bytes scratch = sums.unplanned_scratch;
-  Bytes room = 0;
-  const auto leave_room_for = [&](Bytes planned) {
-    scratch = std::max(scratch, planned);
-    const Bytes taken = scratch + sums.held[Place::card] - sums.unplanned_scratch;
-    const Bytes most = view_.budget + sums.unneeded;
-    room = most - std::min(most, taken);
-  };
-  leave_room_for(schedule_->present_scratch());
-  if (room < look_from_room_ && looked_at_version_ == table_.host_version()) return {};
-  look_from_room_ = 0;
-  ++window_;
-  Ahead next{.wanted = {}, .why = FetchCause::plan, .evictable = [this](BlockId other) {
-               return table_[other].evictable() && table_[other].unneeded();
-             }};
-  Bytes total = 0;
-  std::size_t looked_at = 0;
-  schedule_->ahead([&](const Blocks& blocks, Bytes planned) {
-    leave_room_for(planned);
-    for (const BlockId id : blocks) {
-      Block& block = table_[id];
-      if (!block.away() || block.leases > 0 || block.window == window_) {
-        continue;
-      }
-      block.window = window_;
-      total += block.range.size;
-      if (total > room) {
-        look_from_room_ = block.range.size;
-        looked_at_version_ = table_.host_version();
-        return false;
-      }
-      next.wanted.push_back(id);
-    }
-    return ++looked_at < uses_ahead;
-  });
-  return next;
-}
-
-Ahead Adaptive::by_order() {
-  const Bytes leased = table_.sums().leased;
-  const Bytes limit = std::min<Bytes>(blocks_ahead * view_.block,
-                                      (view_.budget - std::min<Bytes>(leased, view_.budget)) / 2);
-  ++window_;
-  Ahead next{.wanted = {}, .why = FetchCause::order, .evictable = [this](BlockId other) {
-               return table_[other].evictable() && table_[other].window != window_;
-             }};
-  Bytes total = 0;
-  // As far as the order has been right, and up to what comes as it likes, such as the expert that a
-  // router chooses: a wrong guess takes the place of something used before.
-  const std::size_t trusted = std::min(groups_ahead, 2 * order_.followed());
-  order_.ahead(trusted, [&](GroupId group) {
-    if (!order_.trusts(group)) return false;
-    for (const BlockId id : table_.group(group).blocks) {
-      Block& block = table_[id];
-      if (block.window == window_) continue;
-      total += block.range.size;
-      if (total > limit) return false;
-      block.window = window_;
-      const bool in_place = block.preference == Block::Preference::host || block.leases > 0;
-      if (block.away() && !in_place) next.wanted.push_back(id);
-    }
-    return true;
-  });
-  return next;
 }
 
 }  // namespace vramx

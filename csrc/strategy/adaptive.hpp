@@ -55,6 +55,7 @@ class Adaptive final : public Lru {
   bool adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::size_t position);
   bool keeps_streaming(const Recorder::Pass& pass);
   bool leaves_plan(const Recorder::Pass& pass);
+  void take_unpacking_off(Trace& trace, const Recorder::Pass& pass) const;
   void plan_from_scratch();
   void plan_again(const std::vector<Bytes>& scratch);
   void follow_scratch();

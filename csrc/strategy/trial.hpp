@@ -9,15 +9,24 @@ namespace vramx {
 
 /// Fed with passes of a cycle, in seconds. What a program pauses of its own accord is no stall, so
 /// that passes may be compared whatever happens between them. First passes often work longer than
-/// later ones, and longer work hides stalls: as much as it was longer counts as hidden.
+/// later ones, and longer work hides stalls: as much as it was longer counts as hidden. Under a plan
+/// that unpacks, work that is longer than without it counts as stalls, as much as unpacking may have
+/// slowed it.
 class Trial {
  public:
   /// A pass without a plan.
   void streamed(double stalled, double work) { streamed_ = Times{stalled, work}; }
 
-  /// A pass of `length` uses under a plan. Returns whether the plan is to be left; each time it
-  /// takes twice as many slow passes in a row as the time before.
-  bool leaves_plan(double stalled, double work, std::size_t length) {
+  /// A pass of `length` uses under a plan that is predicted to unpack for so many seconds. Returns
+  /// whether the plan is to be left; each time it takes twice as many slow passes in a row as the
+  /// time before.
+  bool leaves_plan(double stalled, double work, std::size_t length, double unpacking) {
+    if (streamed_) {
+      const double slowed =
+          std::clamp(work - streamed_->work, 0.0, most_slowed * unpacking);
+      stalled += slowed;
+      work -= slowed;
+    }
     const bool slow =
         streamed_ && stalled > streamed_->stalled_at_most(work) + margin * (work + stalled);
     slow_passes_ = slow ? slow_passes_ + 1 : 0;
@@ -41,6 +50,8 @@ class Trial {
 
  private:
   static constexpr double margin = 0.05;
+  /// Times what unpacking is predicted to take.
+  static constexpr double most_slowed = 4;
 
   struct Times {
     double stalled = 0;

@@ -30,6 +30,8 @@ struct PlanUsage {
   Bytes used = 0;            ///< a pass, each block once
   Bytes budget = 0;          ///< without what the program allocates
   Bytes kept = 0;            ///< in blocks that never leave
+  Bytes kept_packed = 0;     ///< raw, in blocks whose packed copies never leave
+  Bytes packed_copies = 0;   ///< in those copies
   Bytes ahead = 0;           ///< kept free for what is fetched ahead
   double compute_seconds = 0;
   Prediction predicted;

@@ -136,7 +136,7 @@ TEST("longer work counts as hidden stalls, and shorter work does not") {
     Trial trial;
     trial.streamed(1.0, work);
     bool left = false;
-    for (int i = 0; i < 100 && !left; ++i) left = trial.leaves_plan(2.5, 1.0, 10);
+    for (int i = 0; i < 100 && !left; ++i) left = trial.leaves_plan(2.5, 1.0, 10, 0);
     REQUIRE(left == (work < 3.0));
   }
 }
@@ -154,7 +154,7 @@ TEST("a budget that changes gives the plan another chance") {
 TEST("times that differ now and then neither leave a plan nor bring one back") {
   Trial trial;
   trial.streamed(1.0, 1.0);
-  for (int i = 0; i < 1000; ++i) REQUIRE(!trial.leaves_plan(i % 3 == 0 ? 0.9 : 1.3, 1.0, 10));
+  for (int i = 0; i < 1000; ++i) REQUIRE(!trial.leaves_plan(i % 3 == 0 ? 0.9 : 1.3, 1.0, 10, 0));
   REQUIRE(!trial.left());
 }
 
@@ -164,7 +164,7 @@ TEST("each time it takes longer to leave a plan than the time before") {
   int before = 0;
   for (int times = 0; times < 5; ++times) {
     int passes = 1;
-    while (!trial.leaves_plan(2.0, 1.0, 10)) ++passes;
+    while (!trial.leaves_plan(2.0, 1.0, 10, 0)) ++passes;
     REQUIRE(passes > before);
     before = passes;
     REQUIRE(trial.stays_left(1.0, 1.0, 10));
