@@ -36,6 +36,10 @@ def parts(sizes: list[int], operations: float = 0.0) -> list[ModuleUse]:
     return [ModuleUse(f"m.{i}", size, 0, 0, True, operations) for i, size in enumerate(sizes)]
 
 
+def packed(model: list[ModuleUse], share: float = 0.683) -> list[ModuleUse]:
+    return [replace(use, packed=round(share * use.nbytes)) for use in model]
+
+
 def ask(model: list[ModuleUse], **arguments: Any) -> Forecast:
     given: dict[str, Any] = {
         "card": EASY,
@@ -73,6 +77,69 @@ def test_a_forecast_keeps_the_budget_and_no_limit_is_beaten(
         assert found.seconds >= found.t_fluid * (1 - 1e-9)
     assert found.seconds >= found.bound * (1 - 1e-9)
     assert found.bound >= found.t_fluid * (1 - 1e-9)
+
+
+@given(sizes, budgets, computes)
+def test_packed_copies_are_told_of_where_they_make_a_pass_faster(
+    model: list[int], budget: int, compute: float
+) -> None:
+    plain = ask(parts(model), budget=budget, compute=compute)
+    found = ask(packed(parts(model)), budget=budget, compute=compute)
+    assert plain.packed is None
+    assert replace(found, packed=None) == plain
+    if found.packed is None:
+        return
+    assert compute <= found.packed.seconds * (1 + 1e-9)
+    assert found.packed.seconds <= found.seconds
+    assert found.packed.moved <= found.packed.raw <= found.moved
+    assert 0 < found.packed.unpacked <= sum(model)
+
+
+def test_a_pass_with_packed_copies_is_as_long_as_designs_formula_says() -> None:
+    count, share = 400, 0.683
+    for over in (1.25, 2.0, 4.0):
+        budget = int(count / over) * BLOCK
+        found = ask(packed(parts([BLOCK] * count)), budget=budget, compute=1e-4).packed
+        assert found is not None
+        over_packed = (share * count + 4) * BLOCK - budget
+        unpacked = min(count, (count + 4 - int(count / over)) / (1 - share)) * BLOCK
+        t_packed = max(1e-4 + unpacked / EASY.unpack, over_packed / LINK)
+        assert found.t_packed == pytest.approx(t_packed, rel=1e-3)
+        assert found.seconds == pytest.approx(t_packed, rel=0.03)
+        assert found.moved == pytest.approx(share * found.raw, rel=1e-3)
+
+
+def test_packed_copies_pay_neither_where_work_hides_the_link_nor_where_nothing_unpacks() -> None:
+    model = packed(parts([BLOCK] * 40))
+    budget = 20 * BLOCK
+    assert ask(model, budget=budget, compute=1e-4).packed is not None
+    assert ask(model, budget=budget, compute=1.0).packed is None
+    assert ask(model, budget=40 * BLOCK, compute=1e-4).packed is None
+    assert ask(model, budget=budget, compute=1e-4, backend="managed").packed is None
+    unknown = replace(EASY, bandwidth=0)
+    assert ask(model, budget=budget, compute=1e-4, card=unknown).packed is None
+    hardly = packed(parts([BLOCK] * 40), 0.96)
+    assert ask(hardly, budget=budget, compute=1e-4).packed is None
+
+
+def test_the_text_tells_of_packed_copies_where_they_pay() -> None:
+    found = ask(packed(parts([BLOCK] * 40)), budget=20 * BLOCK, compute=1e-4)
+    assert "unpacked" in found.text()
+    assert "unpacked" not in replace(found, packed=None).text()
+
+
+def test_how_far_weights_pack_goes_by_their_types(tmp_path: Path) -> None:
+    tensors = {
+        "a.weight": np.zeros((64, 64), np.float16),
+        "a.scale": np.zeros(64, np.float32),
+        "a.number": np.zeros(64, np.int64),
+    }
+    save_file(tensors, tmp_path / "types.safetensors")
+    from vramx.checkpoints import read_checkpoint
+    from vramx.forecast.models import group
+
+    (use,) = group(read_checkpoint(tmp_path / "types.safetensors"), 1)
+    assert use.packed == round(64 * 64 * 2 * 0.87 + 64 * 4 * 0.84 + 64 * 8)
 
 
 def test_where_the_weights_are_used_in_half_of_the_work_the_bound_is_above_the_fluid_one() -> None:

@@ -85,6 +85,8 @@ def planning(blocks: int, again: int) -> float:
     steps = [([place], block / link / 2) for place in range(blocks)]
     steps = [*steps[:quarter], *again * steps[quarter:-quarter], *steps[-quarter:]]
     return timeit.timeit(
-        lambda: vramx._core.plan_pass([block] * blocks, steps, blocks // 2 * block, link, link),
+        lambda: vramx._core.plan_pass(
+            [(block, 0)] * blocks, steps, blocks // 2 * block, link, link, 0.0
+        ),
         number=1,
     )

@@ -175,13 +175,25 @@ def policy_names() -> list[str]:
 
 class PassLimits:
     def __init__(
-        self, used: int, budget: int, link: float, compute: float, in_flight: int
+        self,
+        used: int,
+        budget: int,
+        link: float,
+        compute: float,
+        in_flight: int,
+        packed: int = 0,
+        unpack: float = 0.0,
     ) -> None: ...
     def fluid(self) -> float:
         """Seconds that nothing moving uncompressed bytes can beat."""
 
     def plan(self) -> float:
         """Seconds that an evenly spread plan reaches."""
+
+    def with_packed(self) -> float:
+        """
+        Seconds that an even plan reaches which keeps and streams packed copies.
+        """
 
     def lru(self) -> float:
         """Seconds that LRU takes on a cycle."""
@@ -192,21 +204,30 @@ class Prediction:
     @property
     def moved_in(self) -> int: ...
     @property
+    def raw_in(self) -> int: ...
+    @property
+    def unpacked(self) -> int: ...
+    @property
     def moved_out(self) -> int: ...
 
 def plan_pass(
-    blocks: Sequence[int],
+    blocks: Sequence[tuple[int, int]],
     steps: Sequence[tuple[Sequence[int], float]],
     budget: int,
     up: float,
     down: float,
+    unpack: float,
 ) -> Prediction:
     """
-    Plans a cyclic pass, whose steps are (places of blocks, seconds), and predicts it.
+    Plans a cyclic pass of blocks of (bytes, packed bytes; 0 where there is no packed copy), whose steps are (places of blocks, seconds), and predicts it.
     """
 
 def least_seconds(
-    blocks: Sequence[int], steps: Sequence[tuple[Sequence[int], float]], budget: int, up: float
+    blocks: Sequence[tuple[int, int]],
+    steps: Sequence[tuple[Sequence[int], float]],
+    budget: int,
+    up: float,
+    unpack: float,
 ) -> float:
     """Seconds that no way of moving the blocks of such a pass can beat."""
 
@@ -295,6 +316,10 @@ class PlanUsage:
     @property
     def kept(self) -> int: ...
     @property
+    def kept_packed(self) -> int: ...
+    @property
+    def packed_copies(self) -> int: ...
+    @property
     def ahead(self) -> int: ...
     @property
     def compute_seconds(self) -> float: ...
@@ -302,6 +327,10 @@ class PlanUsage:
     def seconds(self) -> float: ...
     @property
     def moved_in(self) -> int: ...
+    @property
+    def raw_in(self) -> int: ...
+    @property
+    def unpacked(self) -> int: ...
     @property
     def moved_out(self) -> int: ...
     @property

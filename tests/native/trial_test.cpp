@@ -141,6 +141,17 @@ TEST("longer work counts as hidden stalls, and shorter work does not") {
   }
 }
 
+TEST("longer work counts as a stall as far as unpacking may have made it longer") {
+  for (const double unpacking : {0.0, 0.1, 1.0}) {
+    Trial trial;
+    trial.streamed(1.0, 1.0);
+    bool left = false;
+    for (int i = 0; i < 100 && !left; ++i) left = trial.leaves_plan(0.0, 3.0, 10, unpacking);
+    REQUIRE(left == (unpacking == 1.0));
+    if (left) REQUIRE(trial.stays_left(1.0, 1.0, 10));
+  }
+}
+
 TEST("a budget that changes gives the plan another chance") {
   Cycle cycle;
   for (int i = 0; i < 40; ++i) cycle.pass();

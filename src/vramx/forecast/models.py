@@ -12,7 +12,7 @@ from vramx.forecast.cards import described_card, find_card, this_card
 from vramx.forecast.passes import Forecast, forecast
 from vramx.forecast.table import PlannedCard
 from vramx.units import Size, as_count
-from vramx.uses import ModuleUse
+from vramx.uses import PACKED_SHARES, ModuleUse
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
@@ -54,6 +54,7 @@ def group(tensors: Sequence[StoredTensor], positions: int) -> list[ModuleUse]:
                 element_bytes=sum(tensor.nbytes for tensor in floating),
                 operations=2.0 * positions * sum(t.count for t in own if len(t.shape) > 1),
                 half=not any(tensor.dtype in ("F32", "F64") for tensor in own),
+                packed=round(sum(t.nbytes * PACKED_SHARES.get(t.dtype, 1) for t in own)),
             )
         )
     return uses

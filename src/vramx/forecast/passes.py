@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +19,10 @@ from vramx.uses import ModuleUse
 IN_FLIGHT = 4
 #: A pass this close to the fastest is as good.
 _AS_GOOD = 1.01
+#: Blocks that packing makes no smaller than this part stay raw.
+_WORTH_PACKING = 0.95
+#: Memory in which blocks may be packed.
+_UNPACKING = ("mapped", "simulated")
 #: The part of peak rates that large matrix products reach: 0.72 to 0.77 measured on an H200.
 EFFICIENCY = 0.7
 
@@ -41,6 +46,32 @@ class Precision:
     name: str
     nbytes: int
     fits: bool
+
+
+@dataclass(frozen=True)
+class PackedPass:
+    """A pass that keeps and streams packed copies of weights where that is faster.
+
+    Attributes
+    ----------
+    seconds : float
+        The pass, as planned.
+    moved : int
+        Bytes that cross the link in it.
+    raw : int
+        Bytes of the weights that those stand for.
+    unpacked : int
+        Bytes of the weights that the card unpacks in it.
+    t_packed : float
+        What an even plan of even work reaches: the longer one of the work with what is unpacked
+        beside it, and of the link's time for packed bytes that the card has no room for.
+    """
+
+    seconds: float
+    moved: int
+    raw: int
+    unpacked: int
+    t_packed: float
 
 
 @dataclass(frozen=True)
@@ -86,6 +117,8 @@ class Forecast:
     t_fluid, t_plan, t_lru : float
         What nothing that moves uncompressed bytes can beat, what an even plan reaches, and what
         least-recently-used eviction takes.
+    packed : PackedPass or None
+        A pass with packed copies of the weights; None where that is no faster.
     best_budget : int
         The least budget on this card that gives its best pass.
     best_seconds : float
@@ -116,6 +149,7 @@ class Forecast:
     t_fluid: float
     t_plan: float
     t_lru: float
+    packed: PackedPass | None
     best_budget: int
     best_seconds: float
     precisions: tuple[Precision, ...]
@@ -147,6 +181,7 @@ class Forecast:
             f"all resident {self.resident * 1e3:.1f} ms ({self.resident_source})",
             f"limits       {self.bound * 1e3:.1f} ms at best, {self.t_plan * 1e3:.1f} ms by an "
             f"even plan of even work, {self.t_lru * 1e3:.1f} ms by LRU",
+            *self._packed_lines(),
             f"best budget  {format_size(self.best_budget)}: {self.best_seconds * 1e3:.1f} ms",
         ]
         lines += [
@@ -159,35 +194,56 @@ class Forecast:
             )
         return "\n".join(lines)
 
+    def _packed_lines(self) -> list[str]:
+        if self.packed is None:
+            return []
+        return [
+            f"packed       {self.packed.seconds * 1e3:.1f} ms a pass, "
+            f"{format_size(self.packed.moved)} over the link for {format_size(self.packed.raw)}, "
+            f"{format_size(self.packed.unpacked)} unpacked; {self.packed.t_packed * 1e3:.1f} ms by "
+            "an even plan of even work"
+        ]
+
 
 class _Pass:
     """A pass laid out in blocks, as a session would pack it."""
 
     def __init__(self, uses: Sequence[ModuleUse], seconds: Sequence[float], block: int) -> None:
         places: dict[str, range] = {}
+        packed: defaultdict[int, float] = defaultdict(float)  # bytes by block
         total = 0
         for use in uses:
-            if use.name not in places and use.nbytes > 0:
-                end = total + use.nbytes
-                places[use.name] = range(total // block, (end - 1) // block + 1)
-                total = end
+            if use.name in places or use.nbytes == 0:
+                continue
+            start, end = total, total + use.nbytes
+            places[use.name] = range(start // block, (end - 1) // block + 1)
+            share = 1.0 if use.packed is None else use.packed / use.nbytes
+            for place in places[use.name]:
+                inside = min(end, (place + 1) * block) - max(start, place * block)
+                packed[place] += share * inside
+            total = end
         self.weights = total
-        self.blocks = [min(block, total - start) for start in range(0, total, block)]
+        sizes = [min(block, total - start) for start in range(0, total, block)]
+        self.blocks = [
+            (size, round(packed[place]) if packed[place] <= _WORTH_PACKING * size else 0)
+            for place, size in enumerate(sizes)
+        ]
+        self.packed = sum(packed or size for size, packed in self.blocks)
         self.uses = [(list(places.get(use.name, ())), t) for use, t in zip(uses, seconds)]
 
-    def forecast(self, budget: int, link: float) -> _core.Prediction:
-        """Plan for a budget."""
-        return _core.plan_pass(self.blocks, self._steps(budget), budget, link, link)
+    def forecast(self, budget: int, link: float, unpack: float = 0.0) -> _core.Prediction:
+        """Plan for a budget; with packed copies, where the card unpacks so many bytes a second."""
+        return _core.plan_pass(self.blocks, self._steps(budget), budget, link, link, unpack)
 
     def bound(self, budget: int, link: float) -> float:
-        """Tell the least seconds within a budget."""
-        return _core.least_seconds(self.blocks, self._steps(budget), budget, link)
+        """Tell the least seconds within a budget, of what moves uncompressed bytes."""
+        return _core.least_seconds(self.blocks, self._steps(budget), budget, link, 0.0)
 
     def _steps(self, budget: int) -> list[tuple[list[int], float]]:
         """Lay out the uses; one that exceeds the budget passes in pieces, as over the link."""
         steps: list[tuple[list[int], float]] = []
         for blocks, seconds in self.uses:
-            if sum(self.blocks[place] for place in blocks) <= budget:
+            if sum(self.blocks[place][0] for place in blocks) <= budget:
                 steps.append((blocks, seconds))
             else:
                 steps += [([place], seconds / len(blocks)) for place in blocks]
@@ -242,7 +298,11 @@ def forecast(
         link=card.link,
         compute=sum(seconds),
         in_flight=IN_FLIGHT * block,
+        packed=one.packed,
+        unpack=card.unpack,
     )
+    unpack = card.unpack if backend in _UNPACKING else 0.0
+    packed = one.forecast(for_weights, rate, unpack)
     best, best_seconds = _best(one, rate, max(room - (activations or 0), block), block)
     other = one.weights - sum(use.element_bytes for use in distinct.values())
     elements = sum(use.elements for use in distinct.values())
@@ -270,11 +330,22 @@ def forecast(
         t_fluid=limits.fluid(),
         t_plan=limits.plan(),
         t_lru=limits.lru(),
+        packed=_packed_pass(packed, limits) if packed.unpacked > 0 else None,
         best_budget=best + (activations or 0),
         best_seconds=best_seconds,
         precisions=tuple(
             Precision(name, size, size <= for_weights) for name, size in sizes.items()
         ),
+    )
+
+
+def _packed_pass(planned: _core.Prediction, limits: _core.PassLimits) -> PackedPass:
+    return PackedPass(
+        seconds=planned.seconds,
+        moved=planned.moved_in,
+        raw=planned.raw_in,
+        unpacked=planned.unpacked,
+        t_packed=limits.with_packed(),
     )
 
 

@@ -43,22 +43,37 @@ class Plan:
     used: int
     budget: int
     kept: int
+    kept_packed: int
+    packed_copies: int
     ahead: int
     compute_seconds: float
     seconds: float
     moved_in: int
+    raw_in: int
+    unpacked: int
     moved_out: int
     bound_seconds: float
 
     def lines(self) -> list[str]:
         """Describe the plan for people, in a few lines."""
+        packed = for_raw = unpacks = ""
+        if self.kept_packed:
+            packed = (
+                f"keeps {format_size(self.kept_packed)} packed in "
+                f"{format_size(self.packed_copies)}, "
+            )
+        if self.raw_in > self.moved_in:
+            for_raw = f" for {format_size(self.raw_in)}"
+        if self.unpacked:
+            unpacks = f", unpacks {format_size(self.unpacked)}"
+        streamed = self.used - self.kept - self.kept_packed
         return [
             f"plan from {self.passes_recorded} recorded passes of {self.uses} uses and "
             f"{format_size(self.used)}",
-            f"  keeps {format_size(self.kept)}, streams {format_size(self.used - self.kept)}, "
+            f"  keeps {format_size(self.kept)}, {packed}streams {format_size(streamed)}, "
             f"leaves {format_size(self.ahead)} free to fetch ahead",
-            f"  predicts {format_seconds(self.seconds)} a pass, {format_size(self.moved_in)} in "
-            f"and {format_size(self.moved_out)} out; the bound is "
+            f"  predicts {format_seconds(self.seconds)} a pass, {format_size(self.moved_in)} in"
+            f"{for_raw} and {format_size(self.moved_out)} out{unpacks}; the bound is "
             f"{format_seconds(self.bound_seconds)}",
         ]
 
@@ -71,10 +86,14 @@ def plan_of(native: _core.PlanUsage) -> Plan:
         used=native.used,
         budget=native.budget,
         kept=native.kept,
+        kept_packed=native.kept_packed,
+        packed_copies=native.packed_copies,
         ahead=native.ahead,
         compute_seconds=native.compute_seconds,
         seconds=native.seconds,
         moved_in=native.moved_in,
+        raw_in=native.raw_in,
+        unpacked=native.unpacked,
         moved_out=native.moved_out,
         bound_seconds=native.bound_seconds,
     )

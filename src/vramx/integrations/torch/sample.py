@@ -20,8 +20,13 @@ from torch.utils.flop_counter import flop_registry
 
 from vramx.errors import ConfigError
 from vramx.integrations.torch.units import leased_modules
-from vramx.uses import ModuleUse
+from vramx.uses import PACKED_SHARES, ModuleUse
 
+_PACKED_SHARES = {
+    torch.bfloat16: PACKED_SHARES["BF16"],
+    torch.float16: PACKED_SHARES["F16"],
+    torch.float32: PACKED_SHARES["F32"],
+}
 _SINGLE = (torch.float32, torch.float64)
 # The CPU's flash attention is the card's, under a name that torch's table lacks.
 _ON_CPU = {"_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_flash_attention"}
@@ -122,6 +127,7 @@ def sample_pass(
             elements=sum(tensor.numel() for tensor in floating),
             element_bytes=sum(tensor.nbytes for tensor in floating),
             half=not any(tensor.dtype in _SINGLE for tensor in used),
+            packed=round(sum(each.nbytes * _PACKED_SHARES.get(each.dtype, 1) for each in tensors)),
         )
         hooks.append(owner.register_forward_pre_hook(_enter(watch, use)))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
