@@ -173,7 +173,11 @@ bool Adaptive::plan_pass(std::size_t length) {
   ++passes_recorded_;
   if (!schedule_ && keeps_streaming(*pass)) return true;
   if (schedule_ && leaves_plan(*pass)) return true;
-  if (schedule_ && schedule_->begin_in(cycle) == 0) take_unpacking_off(trace, *pass);
+  if (schedule_ && schedule_->begin_in(cycle) == 0) {
+    // Work that unpacking slows more than it should says nothing of other plans.
+    if (schedule_->plan().predicted.unpacked > 0 && trial_.suspects()) return true;
+    take_unpacking_off(trace, *pass);
+  }
   if (adopt_plan(std::move(cycle), std::move(trace), position)) pause_ = first_pause;
   return true;
 }
