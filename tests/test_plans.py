@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vramx import _core
+from vramx.seeing.plans import Plan
 
 BLOCK = 64 * 2**10
 LINK = 1e9
@@ -295,3 +297,37 @@ def test_nested_uses_are_planned_as_held_together(open_model: OpenModel) -> None
     seconds = [run() for _ in range(6)][-1]
     assert seconds <= 1.1 * t_plan(24, 12, 0.0)
     assert model.device.peak_on_card <= 12 * BLOCK
+
+
+def test_a_plans_text_tells_of_packed_copies_where_there_are_any() -> None:
+    mib = 2**20
+    raw = Plan(
+        passes_recorded=3,
+        uses=10,
+        used=40 * mib,
+        budget=30 * mib,
+        kept=20 * mib,
+        kept_packed=0,
+        packed_copies=0,
+        ahead=2 * mib,
+        compute_seconds=1.0,
+        seconds=2.0,
+        moved_in=20 * mib,
+        raw_in=20 * mib,
+        unpacked=0,
+        moved_out=0,
+        bound_seconds=1.5,
+    )
+    assert not any("packed" in line or " for " in line for line in raw.lines())
+    packed = replace(
+        raw,
+        kept_packed=12 * mib,
+        packed_copies=8 * mib,
+        moved_in=5 * mib,
+        raw_in=8 * mib,
+        unpacked=20 * mib,
+    )
+    text = "\n".join(packed.lines())
+    assert "keeps 20.00 MiB, keeps 12.00 MiB packed in 8.00 MiB, streams 8.00 MiB" in text
+    assert "5.00 MiB in for 8.00 MiB" in text
+    assert "unpacks 20.00 MiB" in text

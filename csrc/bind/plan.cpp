@@ -71,8 +71,7 @@ void plan(nb::module_& module) {
       },
       "blocks"_a, "steps"_a, "budget"_a, "up"_a, "down"_a, "unpack"_a,
       nb::call_guard<nb::gil_scoped_release>(),
-      "Plans a cyclic pass of blocks of (bytes, packed bytes; 0 where there is no packed copy), "
-      "whose steps are (places of blocks, seconds), and predicts it.");
+      "Predicts a planned pass of blocks (bytes, packed or 0) in steps (places, seconds).");
 
   module.def(
       "least_seconds",

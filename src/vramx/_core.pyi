@@ -219,7 +219,7 @@ def plan_pass(
     unpack: float,
 ) -> Prediction:
     """
-    Plans a cyclic pass of blocks of (bytes, packed bytes; 0 where there is no packed copy), whose steps are (places of blocks, seconds), and predicts it.
+    Predicts a planned pass of blocks (bytes, packed or 0) in steps (places, seconds).
     """
 
 def least_seconds(

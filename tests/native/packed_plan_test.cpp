@@ -222,6 +222,9 @@ TEST("of blocks that are used many times and once a pass, the latter are kept pa
   REQUIRE(plan.predicted.seconds < 0.8 * raw.predicted.seconds);
   REQUIRE(count(plan, Level::kept_packed) > 40);
   for (std::size_t step = 80; step < 640; ++step) REQUIRE(plan.levels[step][0] == Level::kept);
+  for (std::size_t step = 60; step < 660; ++step) {
+    REQUIRE(plan.levels[step][0] != Level::kept_packed);
+  }
 }
 
 TEST("the prediction counts unpacking as the card's work, beside which the link goes on") {
