@@ -236,8 +236,7 @@ void core(nb::module_& module) {
             core.residency().pack(std::move(typed), python_signals());
           },
           "weights"_a, Unlocked(),
-          "Makes packed copies of weights: addresses, bytes, and \"bf16\", \"fp16\", \"fp32\" or "
-          "\"\" for any other type.")
+          "Makes packed copies of weights: addresses, bytes, and bf16, fp16, fp32 or nothing.")
       .def(
           "point",
           [](Core& core, Address storage, Address address, Bytes size) {
