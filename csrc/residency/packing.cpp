@@ -118,7 +118,7 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   }
   reserved.reset();
   follow_staging(lock, poll);
-  changed_.notify_all();
+  notify();
   if (error) std::rethrow_exception(error);
 }
 
