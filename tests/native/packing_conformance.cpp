@@ -390,6 +390,33 @@ HOLDS("a failure leaves packed copies where they were, and the next call works")
   REQUIRE(reads(weights, weights.bytes));
 }
 
+HOLDS("threads pack and unpack ranges of their own at the same time") {
+  if (rig.device().packing() == nullptr) return;
+  std::vector<std::thread> threads;
+  std::array<std::string, 3> wrong;
+  for (unsigned i = 0; i < wrong.size(); ++i) {
+    threads.emplace_back([&rig, &wrong, i] {
+      for (unsigned turn = 0; turn < 4 && wrong[i].empty(); ++turn) {
+        const Weights weights(rig, 1 + i % 2, i);
+        Packing& packing = weights.packing;
+        weights.pack();
+        weights.fetched(packing.hold());
+        for (Route* way : {&packing.unpack(), &packing.link()}) {
+          weights.fetched(*way);
+          if (!reads(weights, weights.bytes)) wrong[i] = "other bytes on the card";
+          weights.evicted(*way);
+        }
+        weights.evicted(packing.hold());
+        packing.forget(weights.range);
+        if (loaded(weights) != weights.bytes) wrong[i] = "other bytes on the host";
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  for (const auto& each : wrong) REQUIRE(each.empty());
+  REQUIRE(rig.on_card() == 0);
+}
+
 HOLDS("a range may be released with its packed copies on the card") {
   if (rig.device().packing() == nullptr) return;
   for (int again = 0; again < 2; ++again) {  // at the same addresses, if the system gives them
