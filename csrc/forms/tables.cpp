@@ -20,7 +20,9 @@ constexpr Bytes least_run = 64 * KiB;
 constexpr Bytes past_second = 16;
 
 Words words_of(Type type, std::uint32_t low) {
-  const auto zero = [low](Words words) { return (low & ((1U << shape_of(words).dropped) - 1)) == 0; };
+  const auto zero = [low](Words words) {
+    return (low & ((1U << shape_of(words).dropped) - 1)) == 0;
+  };
   if (type == Type::fp16 && zero(Words::fp16_7)) return Words::fp16_7;
   if (type == Type::fp32 && zero(Words::fp32_7)) return Words::fp32_7;
   if (type == Type::fp32 && zero(Words::fp32_10)) return Words::fp32_10;
@@ -51,16 +53,14 @@ Run lay_out(Words words, Bytes at, Bytes size, Bytes packed_at) {
 }
 
 void check_packed(const Run& run, std::size_t index) {
-  const Shape shape = shape_of(run.words);
-  if (run.at % alignment != 0 || run.size % alignment != 0 ||
-      run.size / shape.bytes > std::numeric_limits<std::uint32_t>::max()) {
+  if (run.at % alignment != 0 || run.size % alignment != 0) {
     corrupted(index, "is no whole pieces of 16 bytes: " + std::to_string(run.size) + " bytes at " +
                          std::to_string(run.at));
   }
   const Run expected = lay_out(run.words, run.at, run.size, run.first);
   if (run.tiles != expected.tiles || run.low != expected.low || run.codes != expected.codes ||
       run.places != expected.places || run.bases != expected.bases ||
-      run.second != expected.second || run.second < run.first || run.exceptions < run.second ||
+      run.second != expected.second || run.exceptions < run.second ||
       run.exceptions - run.second < past_second || run.exceptions % alignment != 0 ||
       run.end < run.exceptions) {
     corrupted(index, "has parts that are not where its " + std::to_string(run.size) +
@@ -158,22 +158,20 @@ Escapes room_of(const Run& run) {
           .exceptions = (run.end - run.exceptions) / 4};
 }
 
+// No part is smaller than a quarter of its words, so sums do not overflow unless the end is wrong.
 void check(const PackedBlock& packed, Bytes raw_size) {
   Bytes at = 0;
   Bytes packed_at = 0;
   for (std::size_t i = 0; i < packed.runs.size(); ++i) {
     const Run& run = packed.runs[i];
-    if (run.at != at || run.size == 0 || run.size > raw_size - at) {
-      corrupted(i, "is " + std::to_string(run.size) + " bytes at " + std::to_string(run.at) +
-                       " where the next of the block's " + std::to_string(raw_size) +
-                       " bytes is " + std::to_string(at));
+    if (run.at != at) {
+      corrupted(i, "is of bytes at " + std::to_string(run.at) + " and not at " +
+                       std::to_string(at));
     }
     if (run.words > Words::fp32_7) corrupted(i, "has words of no known kind");
-    if (run.first != packed_at || run.end < run.first || run.end > packed.size ||
-        run.end % alignment != 0) {
+    if (run.first != packed_at || run.end < run.first || run.end % alignment != 0) {
       corrupted(i, "lies from " + std::to_string(run.first) + " to " + std::to_string(run.end) +
-                       " where the next of " + std::to_string(packed.size) +
-                       " packed bytes is " + std::to_string(packed_at));
+                       " and not from " + std::to_string(packed_at));
     }
     if (run.words != Words::raw) {
       check_packed(run, i);
@@ -184,8 +182,10 @@ void check(const PackedBlock& packed, Bytes raw_size) {
     packed_at = run.end;
   }
   if (at != raw_size || packed_at != packed.size) {
-    corrupted(packed.runs.size(), "is missing: there are " + std::to_string(raw_size) +
-                                      " bytes and " + std::to_string(packed.size) + " packed");
+    corrupted(packed.runs.size(),
+              "does not begin at the end, byte " + std::to_string(raw_size) + ", packed " +
+                  std::to_string(packed.size) + ", but at " + std::to_string(at) + ", packed " +
+                  std::to_string(packed_at));
   }
 }
 
