@@ -93,11 +93,7 @@ Ahead Adaptive::by_plan() {
 Ahead Adaptive::by_order() {
   const Bytes leased = table_.sums().leased;
   const Bytes limit = std::min<Bytes>(blocks_ahead * view_.block,
-<<<<<<< HEAD
                                       (budget() - std::min<Bytes>(leased, budget())) / 2);
-=======
-                                      (view_.budget - std::min<Bytes>(leased, view_.budget)) / 2);
->>>>>>> refs/heads/planner
   ++window_;
   Ahead next{.wanted = {}, .why = FetchCause::order, .evictable = [this](BlockId other) {
                return table_[other].evictable() && table_[other].window != window_;
