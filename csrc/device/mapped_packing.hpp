@@ -42,13 +42,18 @@ class MappedPacking final : public Packing {
     Piece(const Piece&) = delete;
     Piece& operator=(const Piece&) = delete;
     Range range() const { return addresses_.range(); }
+    /// Its bytes stay, out of reach until it is mapped again.
+    void unmap();
+    void map();
 
    private:
     MappedStore& store_;
     Addresses addresses_;
-    Handle memory_ = 0;
+    Handle memory_;
+    bool mapped_ = false;
   };
   struct Packed {
+    Range unit;
     std::shared_ptr<const PackedBlock> form;
     std::shared_ptr<HostCopy> host;
     std::unique_ptr<Piece> on_card{};
@@ -85,7 +90,8 @@ class MappedPacking final : public Packing {
   CardCodec& codec();
   const Driver& cuda() const { return *context_->driver; }
   std::vector<Packed*> packed_of(Range range);
-  Range staging_of(Lane lane, Bytes size);
+  Bytes largest() const;
+  Range staging_of(Lane lane);
   void measure(const PackedBlock& form, Address packed, Address block);
 
   MappedStore& store_;
@@ -96,7 +102,8 @@ class MappedPacking final : public Packing {
   mutable std::mutex mutex_;
   std::map<Address, Packed> packed_;             ///< by unit
   Bytes largest_ = 0;                            ///< there was
-  std::vector<std::unique_ptr<Piece>> staging_;  ///< by lane
+  std::mutex staging_mutex_;                     ///< and of what lanes are given of it
+  std::vector<std::unique_ptr<Piece>> staging_;  ///< by lane, each for the largest
   std::vector<double> seconds_a_byte_;           ///< of some units that were unpacked
   Link link_{*this};
   Hold hold_{*this};

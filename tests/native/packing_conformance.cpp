@@ -28,26 +28,26 @@ bool met(const Fault& fault, Call call) {
 }  // namespace
 
 HOLDS("what does not shrink has no packed copy, and takes nothing of the card") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 1);
   REQUIRE(weights.packing.pack(weights.range, {}) == 0);
   REQUIRE(weights.packing.staging() == 0);
-  REQUIRE(rig.on_card() == 0);
+  REQUIRE(weights.takes(0));
   const Bytes moved = rig.moved_in();
   for (Route* way : {&weights.packing.link(), &weights.packing.hold(), &weights.packing.unpack()}) {
     REQUIRE_THROWS(BadConfig, way->fetch(weights.range, FetchMode::duplicate, 0, {}));
   }
-  REQUIRE(rig.on_card() == 0 && rig.moved_in() == moved);
+  REQUIRE(weights.takes(0) && rig.moved_in() == moved);
 }
 
 HOLDS("packed weights arrive with the same bits by each way, and cross packed or not at all") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 3);
   Packing& packing = weights.packing;
   const Bytes size = weights.pack();
   REQUIRE(size > 0 && size < weights.range.size - weights.range.size / 20);
   const Bytes staging = packing.staging();
-  REQUIRE(rig.on_card() == staging);
+  REQUIRE(weights.takes(staging));
   Bytes crossed = rig.moved_in();
   const auto arrived = [&](Bytes more) {
     crossed += more;
@@ -56,28 +56,28 @@ HOLDS("packed weights arrive with the same bits by each way, and cross packed or
   for (int pass = 0; pass < 2; ++pass) {
     weights.fetched(packing.link());
     REQUIRE(arrived(size));
-    REQUIRE(rig.on_card() == staging + weights.range.size);
+    REQUIRE(weights.takes(staging + weights.range.size));
     weights.evicted(packing.link());
     weights.fetched(packing.hold());
     REQUIRE(rig.moved_in() == crossed + size);
-    REQUIRE(rig.on_card() == staging + size);
+    REQUIRE(weights.takes(staging + size));
     crossed += size;
     for (int again = 0; again < 2; ++again) {
       weights.fetched(packing.unpack());
       REQUIRE(arrived(0));
-      REQUIRE(rig.on_card() == staging + size + weights.range.size);
+      REQUIRE(weights.takes(staging + size + weights.range.size));
       weights.evicted(packing.unpack());
     }
     weights.evicted(packing.hold());
-    REQUIRE(rig.on_card() == staging);
+    REQUIRE(weights.takes(staging));
   }
   REQUIRE(loaded(weights) == weights.bytes);
   packing.forget(weights.range);
-  REQUIRE(packing.staging() == 0 && rig.on_card() == 0);
+  REQUIRE(packing.staging() == 0 && weights.takes(0));
 }
 
 HOLDS("what arrived unpacked may be written and written back, once its packed copy is forgotten") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 2);
   Packing& packing = weights.packing;
   for (Route* way : {&packing.link(), &packing.unpack()}) {
@@ -101,7 +101,7 @@ HOLDS("what arrived unpacked may be written and written back, once its packed co
 }
 
 HOLDS("forgetting a part forgets the units that hold some of it") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 3);
   Packing& packing = weights.packing;
   weights.pack();
@@ -110,7 +110,7 @@ HOLDS("forgetting a part forgets the units that hold some of it") {
     REQUIRE_THROWS(BadConfig, packing.link().fetch(gone, FetchMode::duplicate, 0, {}));
     REQUIRE_THROWS(BadConfig, packing.hold().fetch(gone, FetchMode::duplicate, 0, {}));
   }
-  REQUIRE(rig.on_card() == packing.staging());
+  REQUIRE(weights.takes(packing.staging()));
   for (const Bytes kept : {0, 2}) {
     const Range unit = weights.unit(kept);
     rig.device().wait(packing.link().fetch(unit, FetchMode::duplicate, 0, {}));
@@ -119,7 +119,7 @@ HOLDS("forgetting a part forgets the units that hold some of it") {
 }
 
 HOLDS("nothing packed arrives before what it waits for") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 1);
   Packing& packing = weights.packing;
   weights.pack();
@@ -138,7 +138,7 @@ HOLDS("nothing packed arrives before what it waits for") {
 }
 
 HOLDS("no packed copy leaves the card before its last use is over") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 1);
   Packing& packing = weights.packing;
   weights.pack();
@@ -153,19 +153,19 @@ HOLDS("no packed copy leaves the card before its last use is over") {
   leaving.join();
   weights.device.wait(gone);
   REQUIRE(weights.device.reached(use[0]));
-  REQUIRE(rig.on_card() == packing.staging() + weights.range.size);
+  REQUIRE(weights.takes(packing.staging() + weights.range.size));
   REQUIRE(reads(weights, weights.bytes));
 }
 
 HOLDS("what is asked of packed copies and cannot be is refused, and nothing changes") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 2);
   Packing& packing = weights.packing;
   weights.pack();
   const auto refuses = [&](auto call) {
     const Bytes before[] = {rig.on_card(), rig.moved_in(), packing.staging()};
     REQUIRE_THROWS(BadConfig, call());
-    REQUIRE(rig.on_card() == before[0] && rig.moved_in() == before[1]);
+    REQUIRE(weights.takes(before[0]) && rig.moved_in() == before[1]);
     REQUIRE(packing.staging() == before[2]);
   };
   const auto fetch = [&](Route& way, Range range) {
@@ -199,7 +199,7 @@ HOLDS("what is asked of packed copies and cannot be is refused, and nothing chan
 }
 
 HOLDS("a failure leaves packed copies where they were, and the next call works") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 1);
   Packing& packing = weights.packing;
   // As `there` says before the call, whether it fails or is done again.
@@ -214,7 +214,7 @@ HOLDS("a failure leaves packed copies where they were, and the next call works")
         continue;
       }
       any = true;
-      if (rig.on_card() != before) throw check::Failed("moved by " + fault.name);
+      if (!weights.takes(before)) throw check::Failed("moved by " + fault.name);
     }
     REQUIRE(any);
   };
@@ -239,7 +239,7 @@ HOLDS("a failure leaves packed copies where they were, and the next call works")
 }
 
 HOLDS("threads pack and unpack ranges of their own at the same time") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   std::vector<std::thread> threads;
   std::array<std::string, 3> wrong;
   for (unsigned i = 0; i < wrong.size(); ++i) {
@@ -266,7 +266,7 @@ HOLDS("threads pack and unpack ranges of their own at the same time") {
 }
 
 HOLDS("a range may be released with its packed copies on the card") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   for (int again = 0; again < 2; ++again) {  // at the same addresses, if the system gives them
     const Weights weights(rig, 2);
     weights.pack();
