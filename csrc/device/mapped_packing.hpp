@@ -44,11 +44,15 @@ class MappedPacking final : public Packing {
     Piece(const Piece&) = delete;
     Piece& operator=(const Piece&) = delete;
     Range range() const { return addresses_.range(); }
+    /// Its bytes stay, out of reach until it is mapped again.
+    void unmap();
+    void map();
 
    private:
     MappedStore& store_;
     Addresses addresses_;
-    Handle memory_ = 0;
+    Handle memory_;
+    bool mapped_ = false;
   };
   /// Pinned memory that packed copies share.
   struct Chunk {
@@ -62,6 +66,7 @@ class MappedPacking final : public Packing {
     Piece raw, packed, verified;
   };
   struct Packed {
+    Range unit;
     std::shared_ptr<const PackedBlock> form;
     std::shared_ptr<Chunk> chunk;
     void* host = nullptr;  ///< in it
@@ -101,7 +106,8 @@ class MappedPacking final : public Packing {
   std::shared_ptr<Chunk> chunk_for(Bytes size);
   const Driver& cuda() const { return *context_->driver; }
   std::vector<Packed*> packed_of(Range range);
-  Range staging_of(Lane lane, Bytes size);
+  Bytes largest() const;
+  Range staging_of(Lane lane);
   void measure(const PackedBlock& form, Address packed, Address block);
 
   MappedStore& store_;
@@ -116,7 +122,8 @@ class MappedPacking final : public Packing {
   std::optional<Workplace> workplace_;
   std::shared_ptr<Chunk> chunk_;                    ///< with room perhaps
   std::future<std::shared_ptr<Chunk>> next_chunk_;  ///< being pinned meanwhile
-  std::vector<std::unique_ptr<Piece>> staging_;     ///< by lane
+  std::mutex staging_mutex_;                        ///< and of what lanes are given of it
+  std::vector<std::unique_ptr<Piece>> staging_;     ///< by lane, each for the largest
   std::vector<double> seconds_a_byte_;              ///< of some units that were unpacked
   Link link_{*this};
   Hold hold_{*this};

@@ -28,10 +28,11 @@ class Unpacks final : public OverSimulated, private Packing {
   Packing* packing() override { return unpacks ? this : nullptr; }
 
  private:
-  Bytes pack(Range /*unit*/, const std::vector<TypedRange>& /*types*/) override { return 0; }
-  Bytes scratch() const override { return 0; }
+  Bytes pack(Range /*piece*/, const std::vector<TypedRange>& /*types*/) override { return 0; }
+  Bytes scratch(Bytes /*piece*/) const override { return 0; }
   void forget(Range /*range*/) noexcept override {}
   Bytes staging() const override { return 0; }
+  void trim() noexcept override {}
   double rate() const override { return static_cast<double>(block) / unpacking_one; }
   Route& hold() override { return *this; }
   Route& unpack() override { return *this; }
