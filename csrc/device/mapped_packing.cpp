@@ -13,6 +13,11 @@ namespace {
 /// Packed bytes may be more than raw ones until it is known that they are not worth it.
 constexpr Bytes most_packed(Bytes unit) { return unit + unit / 2; }
 constexpr std::size_t times_measured = 5;
+/// What packed copies take of their raw bytes, by a guess that is seldom too small.
+constexpr Bytes guessed(Bytes raw) { return raw - raw * 3 / 10; }
+/// A copy lies in one chunk, so that larger ones waste less, and smaller ones are given back
+/// sooner.
+constexpr Bytes most_of_a_chunk = 512 * MiB;
 
 /// What a stream was given is done with by the end of a scope, thrown or not.
 struct Finished {
@@ -92,11 +97,52 @@ Bytes MappedPacking::scratch(Bytes piece) const {
          round_up(CardCodec::scratch_bytes(piece), granule);
 }
 
+MappedPacking::Workplace::Workplace(MappedStore& store, Bytes unit)
+    : raw(store, unit),
+      packed(store, most_packed(unit)),
+      verified(store, CardCodec::scratch_bytes(unit)) {}
+
+std::shared_ptr<MappedPacking::Chunk> MappedPacking::make_chunk(Bytes size) const {
+  size = round_up(size, store_.traits().granule);
+  return std::shared_ptr<Chunk>(new Chunk{.memory = {context_->driver, size, true}, .size = size});
+}
+
+void MappedPacking::expect(Bytes raw) {
+  const std::lock_guard alone(making_);
+  const Current here = context_->current();
+  expected_ = raw;
+  chunk_ = nullptr;
+  if (raw > 0) {
+    workplace_.emplace(store_, unit_);
+    return;
+  }
+  workplace_.reset();
+  if (next_chunk_.valid()) next_chunk_.wait();
+  next_chunk_ = {};
+}
+
+/// Pinning takes longer than packing, so the next chunk is made while this one fills.
+std::shared_ptr<MappedPacking::Chunk> MappedPacking::chunk_for(Bytes size) {
+  if (chunk_ && chunk_->used + size <= chunk_->size) return chunk_;
+  const auto wanted = [&] { return std::max(size, std::min(most_of_a_chunk, guessed(expected_))); };
+  chunk_ = next_chunk_.valid() ? next_chunk_.get() : make_chunk(wanted());
+  if (chunk_->size < size) chunk_ = make_chunk(size);
+  if (guessed(expected_) > chunk_->size) {
+    const Bytes more = std::min(most_of_a_chunk, guessed(expected_) - chunk_->size);
+    next_chunk_ = std::async(std::launch::async, [this, more] {
+      const Current here = context_->current();
+      return make_chunk(more);
+    });
+  }
+  return chunk_;
+}
+
 Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   if (unit.size > unit_) {
     throw BadConfig("mapped memory packs units of " + text(unit_) + ", not " + text(unit.size));
   }
   store_.check_whole(unit);
+  const std::lock_guard making(making_);
   {
     const std::lock_guard lock(mutex_);
     if (packed_.contains(unit.start)) {
@@ -105,9 +151,16 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   }
   const Current here = context_->current();
   CardCodec& codec = this->codec();
-  const Piece raw(store_, unit.size);
-  const Piece packed(store_, most_packed(unit.size));
-  const Piece verified(store_, CardCodec::scratch_bytes(unit.size));
+  const bool alone = !workplace_;
+  if (alone) expect(unit.size);
+  struct Done {
+    ~Done() {
+      if (alone) packing.expect(0);
+    }
+    MappedPacking& packing;
+    bool alone;
+  } const done{*this, alone};
+  const auto& [raw, packed, verified] = *workplace_;
   CUstream stream = unpacks_->at(0);
   const auto number = reinterpret_cast<Stream>(stream);  // NOLINT
   const Finished finished{cuda(), stream};
@@ -116,20 +169,22 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
                "cuMemcpyHtoDAsync");
   auto form = std::make_shared<const PackedBlock>(
       codec.pack(block, types, packed.range(), verified.range(), number));
-  if (form->size * 20 > unit.size * 19) return 0;
-  auto host = std::make_shared<HostCopy>(context_->driver,
-                                         round_up(form->size, store_.traits().granule), true);
-  void* const to = Range{host->start(), form->size}.data();
+  const bool pays = form->size * 20 <= unit.size * 19;
+  const std::shared_ptr<Chunk> chunk = pays ? chunk_for(round_up(form->size, 256)) : nullptr;
+  expected_ -= std::min(expected_, unit.size);
+  if (!pays) return 0;
+  void* const to = Range{chunk->memory.start() + chunk->used, form->size}.data();
   cuda().check(cuda().copy_to_host(to, packed.range().start, form->size, stream),
                "cuMemcpyDtoHAsync");
   measure(*form, packed.range().start, verified.range().start);
   cuda().check(cuda().stream_wait(stream), "cuStreamSynchronize");
   const Bytes size = form->size;
   if (size > largest()) trim();
+  chunk->used += round_up(size, 256);
   const std::lock_guard lock(mutex_);
   largest_ = std::max(largest_, size);
   store_.keep_mapped();
-  packed_[unit.start] = {.unit = unit, .form = std::move(form), .host = std::move(host)};
+  packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
   return size;
 }
 
@@ -250,8 +305,7 @@ Fence MappedPacking::Link::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
     const Bytes size = packed.form->size;
     const std::lock_guard lock(packing.staging_mutex_);
     const Range staging = packing.staging_of(lane);
-    packing.cuda().check(packing.cuda().copy_to_card(
-                             staging.start, Range{packed.host->start(), size}.data(), size, stream),
+    packing.cuda().check(packing.cuda().copy_to_card(staging.start, packed.host, size, stream),
                          "cuMemcpyHtoDAsync");
     packing.codec_->unpack(packed.form->runs, staging.start, unit.start,
                            reinterpret_cast<Stream>(stream));  // NOLINT
@@ -276,8 +330,7 @@ Fence MappedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
       const Bytes size = packed.form->size;
       auto piece = std::make_unique<Piece>(packing.store_, size);
       packing.cuda().check(
-          packing.cuda().copy_to_card(piece->range().start,
-                                      Range{packed.host->start(), size}.data(), size, stream),
+          packing.cuda().copy_to_card(piece->range().start, packed.host, size, stream),
           "cuMemcpyHtoDAsync");
       packed.on_card = std::move(piece);
     }

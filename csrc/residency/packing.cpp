@@ -75,6 +75,15 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   put_on_host(lock, blocks, "pack weights", poll);
   const Bytes scratch = packing->scratch(settings_.block);
   if (!reserve(lock, scratch, poll)) return;
+  struct Unreserve {
+    Unreserve(BlockTable& of, Bytes size) : table(of), bytes(size) {}
+    ~Unreserve() { table.unreserve(bytes); }
+    Unreserve(const Unreserve&) = delete;
+    BlockTable& table;
+    Bytes bytes;
+  };
+  std::optional<Unreserve> reserved;
+  reserved.emplace(table_, scratch);
   const auto set_state = [&](Block::State state) {
     for (const BlockId id : blocks) {
       const auto change = table_.change(id);
@@ -91,6 +100,9 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   std::vector<Bytes> sizes;
   std::exception_ptr error;
   try {
+    Bytes raw = 0;
+    for (const auto& [block, size] : before) raw += size > 0 ? 0 : block.size;
+    packing->expect(raw);
     for (const auto& [block, size] : before) {
       sizes.push_back(size > 0 ? size : packing->pack(block, within(weights, block)));
     }
@@ -99,6 +111,7 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   } catch (...) {
     error = std::current_exception();
   }
+  packing->expect(0);
   lock.lock();
   --works_on_host_;
   set_state(Block::State::at_rest);
@@ -106,9 +119,9 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
     const auto change = table_.change(blocks[i]);
     table_[blocks[i]].packed = sizes[i];
   }
-  table_.unreserve(scratch);
+  reserved.reset();
   follow_staging(lock, poll);
-  changed_.notify_all();
+  notify();
   if (error) std::rethrow_exception(error);
 }
 

@@ -495,7 +495,7 @@ class Core:
     def written(self, ranges: Sequence[tuple[int, int]]) -> None: ...
     def pack(self, weights: Sequence[tuple[int, int, str]]) -> None:
         """
-        Makes packed copies of weights: addresses, bytes, and "bf16", "fp16", "fp32" or "" for any other type.
+        Makes packed copies of weights: addresses, bytes, and bf16, fp16, fp32 or nothing.
         """
 
     def point(self, storage: int, address: int, size: int) -> bool:

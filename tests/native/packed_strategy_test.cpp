@@ -130,7 +130,8 @@ TEST("a store that does not unpack has plans without packed copies") {
   REQUIRE(told.adaptive.plan() && !told.unpacks() && told.kept_packed() == 0);
 }
 
-TEST("a look ahead has room for the copies that are to stay, and leaves later unpacking for later") {
+TEST(
+    "a look ahead has room for the copies that are to stay, and leaves later unpacking for later") {
   Told told(24);
   for (int i = 0; i < 4; ++i) told.pass(streaming, streaming / 100);
   const auto taken = [&](const Blocks& wanted) {
