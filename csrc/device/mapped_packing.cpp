@@ -50,8 +50,9 @@ MappedPacking::Piece::~Piece() {
 void MappedPacking::Piece::map() {
   const Driver& cuda = store_.card()->cuda();
   const Range at = range();
-  const CUmemAccessDesc access{.location = vramx::on_card(store_.card()->context()->device).location,
-                               .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  const CUmemAccessDesc access{
+      .location = vramx::on_card(store_.card()->context()->device).location,
+      .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
   cuda.check(cuda.map(at.start, at.size, 0, memory_, 0), "cuMemMap");
   const CUresult result = cuda.set_access(at.start, at.size, &access, 1);
   if (result != CUDA_SUCCESS) {

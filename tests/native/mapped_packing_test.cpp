@@ -43,8 +43,8 @@ TEST("a steady cycle maps and unmaps nothing, however many frames there are") {
         const auto before = mappings();
         for (int passes = 0; passes < 3; ++passes) pass(weights, room, true);
         if (mappings() != before) {
-          throw check::Failed(std::to_string(count) + " in " + std::to_string(room) + " frames: " +
-                              std::to_string(mappings() - before) + " calls");
+          throw check::Failed(std::to_string(count) + " in " + std::to_string(room) +
+                              " frames: " + std::to_string(mappings() - before) + " calls");
         }
       }
       REQUIRE(rig->close().empty());
@@ -72,9 +72,8 @@ TEST("frames and staging memory take no more than what was used at one time, and
 }
 
 TEST("what is refused while weights are packed is told, and they still come raw") {
-  for (const char* entry :
-       {"cuModuleLoadData", "cuLaunchKernel", "cuMemMap", "cuMemSetAccess", "cuMemCreate",
-        "cuMemHostRegister_v2", "cuMemcpyHtoDAsync_v2"}) {
+  for (const char* entry : {"cuModuleLoadData", "cuLaunchKernel", "cuMemMap", "cuMemSetAccess",
+                            "cuMemCreate", "cuMemHostRegister_v2", "cuMemcpyHtoDAsync_v2"}) {
     const auto rig = mapped();
     {
       const Weights weights(*rig, 2);

@@ -153,9 +153,7 @@ class Program {
     std::vector<GroupId> groups{};
   };
 
-  Range at(const Piece& piece, BlockId i) const {
-    return {piece.range.start + i * block, block};
-  }
+  Range at(const Piece& piece, BlockId i) const { return {piece.range.start + i * block, block}; }
 
   void take_up(Piece& piece) {
     piece.range = device_.reserve(blocks_each * block, Purpose::weights);
@@ -167,14 +165,16 @@ class Program {
     residency_->adopt(piece.range, Purpose::weights, false);
     piece.groups.clear();
     for (BlockId i = 0; i < blocks_each; i += 2) {
-      piece.groups.push_back(residency_->define(residency_->blocks_of({at(piece, i).start, 2 * block})));
+      piece.groups.push_back(
+          residency_->define(residency_->blocks_of({at(piece, i).start, 2 * block})));
     }
   }
 
   void pack() {
     std::vector<TypedRange> weights;
     for (const Piece& piece : pieces_) {
-      weights.push_back({.offset = piece.range.start, .size = piece.range.size, .type = Type::bf16});
+      weights.push_back(
+          {.offset = piece.range.start, .size = piece.range.size, .type = Type::bf16});
     }
     residency_->pack(weights, nullptr);
   }
@@ -210,9 +210,9 @@ class Program {
     } else if (choice < 66) {
       residency_->evict(some(piece), nullptr);
     } else if (choice < 72) {
-      static constexpr std::array all_advice{
-          Advice::read_mostly,    Advice::unset_read_mostly, Advice::preferred_host,
-          Advice::unset_preferred, Advice::accessed_by,       Advice::unset_accessed_by};
+      static constexpr std::array all_advice{Advice::read_mostly,    Advice::unset_read_mostly,
+                                             Advice::preferred_host, Advice::unset_preferred,
+                                             Advice::accessed_by,    Advice::unset_accessed_by};
       residency_->advise(some(piece), all_advice[random_() % all_advice.size()], nullptr);
     } else if (choice < 78) {
       write_on_host(piece, random_() % blocks_each);
@@ -332,9 +332,8 @@ class Program {
 void runs(const Choice& choice) {
   for (const bool addresses : {true, false}) {
     for (unsigned seed = 1; seed <= 3; ++seed) {
-      const auto rig = simulated({.host_addresses = addresses,
-                                  .unpack_rate = 1e12,
-                                  .moments = {.when = Moment::latest}});
+      const auto rig = simulated(
+          {.host_addresses = addresses, .unpack_rate = 1e12, .moments = {.when = Moment::latest}});
       bool unpacked = false;
       try {
         Program program(*rig, seed, choice);
