@@ -21,7 +21,8 @@ class MappedPacking final : public Packing {
   MappedPacking(MappedStore& store, Bytes unit);
   ~MappedPacking() override;
 
-  void expect(Bytes raw) override;
+  void begin(Bytes raw) override;
+  void end() noexcept override;
   Bytes pack(Range unit, const std::vector<TypedRange>& types) override;
   Bytes scratch(Bytes piece) const override;
   void forget(Range range) noexcept override;
@@ -118,8 +119,9 @@ class MappedPacking final : public Packing {
   mutable std::mutex mutex_;
   std::map<Address, Packed> packed_;  ///< by unit
   Bytes largest_ = 0;                 ///< there was
-  std::recursive_mutex making_;       ///< of packed copies
   Bytes expected_ = 0;                ///< raw bytes that are still to be packed
+  std::mutex packing_;                ///< one unit at a time
+  unsigned begun_ = 0;
   std::optional<Workplace> workplace_;
   std::shared_ptr<Chunk> chunk_;                    ///< with room perhaps
   std::future<std::shared_ptr<Chunk>> next_chunk_;  ///< being pinned meanwhile
