@@ -26,7 +26,7 @@ auto within(Map& map, Range range) {
 
 Bytes SimulatedPacking::staging() const {
   const std::lock_guard lock(card_.mutex_);
-  return staged_ * stages_.size();
+  return largest_ * stages_.size();
 }
 
 Rates SimulatedPacking::link_rates() const {
@@ -49,7 +49,6 @@ Bytes SimulatedPacking::pack(Range piece, const std::vector<TypedRange>& types) 
   const Bytes size = packed.form.size;
   const bool pays = size <= piece.size - piece.size / 20;
   if (pays) card_.check_host_room(size);
-  if (pays) stage(size);
 
   const auto used = static_cast<std::int64_t>(scratch(piece.size));
   const double from = std::max(card_.host_now_, card_.link_[0]);
@@ -61,31 +60,47 @@ Bytes SimulatedPacking::pack(Range piece, const std::vector<TypedRange>& types) 
   card_.carry(-used);
   if (!pays) return 0;
   card_.host_used_ += size;
+  if (size > largest_) unstage();
+  largest_ = std::max(largest_, size);
   packed_[piece.start] = std::move(packed);
   return size;
 }
 
-void SimulatedPacking::stage(Bytes largest) {
-  if (largest <= staged_) return;
-  const Bytes more = (largest - staged_) * stages_.size();
+void SimulatedPacking::stage() {
+  if (largest_ <= staged_) return;
+  const Bytes more = (largest_ - staged_) * stages_.size();
   card_.check_room(more);
   for (Stage& each : stages_) {
-    each.bytes = std::make_shared<std::vector<std::byte>>(largest, std::byte{poison});
+    each.bytes = std::make_shared<std::vector<std::byte>>(largest_, std::byte{poison});
   }
   card_.account(card_.host_now_, static_cast<std::int64_t>(more));
   card_.carry(static_cast<std::int64_t>(more));
-  staged_ = largest;
+  staged_ = largest_;
 }
 
 void SimulatedPacking::unstage() noexcept {
   const auto all = static_cast<std::int64_t>(std::exchange(staged_, 0) * stages_.size());
   if (all == 0) return;
+  card_.host_now_ = std::max(card_.host_now_, queue_.at);
+  card_.work_.finish(queue_.last);
   for (Stage& each : stages_) {
     spoil(*each.bytes);
     each.bytes = nullptr;
   }
-  card_.account(std::max(card_.host_now_, queue_.at), -all);
+  card_.account(card_.host_now_, -all);
   card_.carry(-all);
+}
+
+void SimulatedPacking::trim() noexcept {
+  const std::lock_guard lock(card_.mutex_);
+  unstage();
+}
+
+/// Without a packed copy there is no need of staging memory.
+void SimulatedPacking::unstage_if_empty() noexcept {
+  if (!packed_.empty()) return;
+  unstage();
+  largest_ = 0;
 }
 
 void SimulatedPacking::forget(Range range) noexcept {
@@ -95,7 +110,7 @@ void SimulatedPacking::forget(Range range) noexcept {
   const auto to = packed_.lower_bound(range.end());
   for (auto it = from; it != to; ++it) card_.host_used_ -= it->second.form.size;
   packed_.erase(from, to);
-  if (packed_.empty()) unstage();
+  unstage_if_empty();
 }
 
 void SimulatedPacking::release(Range range) noexcept {
@@ -109,7 +124,7 @@ void SimulatedPacking::release(Range range) noexcept {
   const auto [first, last] = within(packed_, range);
   for (auto it = first; it != last; ++it) card_.host_used_ -= it->second.form.size;
   packed_.erase(first, last);
-  if (packed_.empty()) unstage();
+  unstage_if_empty();
 }
 
 std::vector<Range> SimulatedPacking::pieces(Range range) const {
@@ -175,6 +190,7 @@ Fence SimulatedPacking::Link::arrive(Range range, bool moved, Lane lane, Fences 
   SimulatedDevice& card = all.card_;
   const auto pieces = all.pieces(range);
   auto& queue = card.lanes_.at(lane);
+  all.stage();
   Stage& stage = all.stages_[lane];
   const double start = all.start(queue.at, after);
   card.account(start, static_cast<std::int64_t>(range.size));

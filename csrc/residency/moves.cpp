@@ -258,7 +258,9 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
     const BlockTable::Change change(table_, block);
     if (hop.packed) {
       block.packed_on_card = i >= outcome.evicted;
-      if (!block.packed_on_card) forget_stale(block);
+      if (block.packed_on_card) continue;
+      block.packed_departure = outcome.freed[i];
+      forget_stale(block);
       continue;
     }
     if (i >= outcome.evicted) {

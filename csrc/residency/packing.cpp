@@ -43,6 +43,11 @@ bool Residency::reserve(Lock& lock, Bytes bytes, const Poll& poll) {
     }
   }
   table_.reserve(bytes);
+  // What it is for does not wait for what has left, as arrivals do.
+  for (BlockId id = 0; id < table_.size(); ++id) {
+    device_->streams().wait(table_[id].departure);
+    device_->streams().wait(table_[id].packed_departure);
+  }
   return true;
 }
 
@@ -76,11 +81,14 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   const Bytes scratch = packing->scratch(settings_.block);
   if (!reserve(lock, scratch, poll)) return;
   struct Unreserve {
+    Unreserve(BlockTable& of, Bytes size) : table(of), bytes(size) {}
     ~Unreserve() { table.unreserve(bytes); }
+    Unreserve(const Unreserve&) = delete;
     BlockTable& table;
     Bytes bytes;
   };
-  std::optional<Unreserve> reserved({table_, scratch});
+  std::optional<Unreserve> reserved;
+  reserved.emplace(table_, scratch);
   const auto set_state = [&](Block::State state) {
     for (const BlockId id : blocks) {
       const auto change = table_.change(id);
