@@ -7,7 +7,7 @@ namespace vramx {
 /// Whether a block can come from its packed copy as things are: there is room for packed bytes to
 /// arrive in.
 bool Moves::unpacks(const Block& block) const {
-  return block.unpacks() && table_.sums().reserved > 0;
+  return block.unpacks() && table_.sums().staging > 0;
 }
 
 bool Moves::takes_packed(const Block& block) const {

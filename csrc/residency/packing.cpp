@@ -56,13 +56,20 @@ void Residency::follow_staging(Lock& lock, const Poll& poll) {
   if (packing == nullptr) return;
   const Bytes staging = packing->staging();
   const Bytes wanted = staging * staging_part <= budget_ ? staging : 0;
-  const Bytes reserved = table_.sums().reserved;
-  if (wanted < reserved) {
-    table_.unreserve(reserved - wanted);
+  const Bytes had = table_.sums().staging;
+  if (wanted < had) {
+    table_.stage(0);
+    try {
+      finish_moves(lock, moves_->last_job(), poll);  // those that may still arrive packed
+    } catch (...) {
+      table_.stage(had);
+      throw;
+    }
     packing->trim();
-  } else if (wanted > reserved) {
-    reserve(lock, wanted - reserved, poll);
+    table_.unreserve(had);
   }
+  const Bytes more = wanted - std::min(wanted, table_.sums().staging);
+  if (more > 0 && reserve(lock, more, poll)) table_.stage(table_.sums().staging + more);
 }
 
 void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {

@@ -38,6 +38,7 @@ struct Sums {
   std::size_t away = 0;          ///< blocks that are not resident, the dead ones apart
   std::size_t dead_on_card = 0;  ///< blocks
   Bytes reserved = 0;            ///< of the card, held whatever blocks are there
+  Bytes staging = 0;             ///< of that, for packed bytes to arrive in
 };
 
 class BlockTable {
@@ -107,6 +108,8 @@ class BlockTable {
     sums_.held[Place::card] += bytes;
   }
   void unreserve(Bytes bytes) { reserve(Bytes{0} - bytes); }
+  /// So much of what is reserved is for packed bytes to arrive in.
+  void stage(Bytes bytes) { sums_.staging = bytes; }
   /// The most unplanned scratch there was since this was last asked.
   Bytes take_most_scratch() { return std::exchange(most_scratch_, sums_.unplanned_scratch); }
   /// Changes whenever a block comes to rest away from the card, or rests there no more.

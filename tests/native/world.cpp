@@ -20,6 +20,8 @@ World::World(rig::Rig& rig, const WorldSpec& spec)
     const std::vector<unsigned char> bytes(block_, values_[id]);
     rig.device()->store(at(id).start, bytes.data(), bytes.size());
   }
+  if (!spec.packed) return;
+  residency_->pack({{.offset = range_.start, .size = range_.size, .type = Type::bf16}}, nullptr);
 }
 
 World::~World() {

@@ -17,6 +17,7 @@ struct WorldSpec {
   vramx::Purpose purpose = vramx::Purpose::weights;
   std::string policy = "lru";
   bool threaded = true;
+  bool packed = false;  ///< with packed copies
 };
 
 class World {
