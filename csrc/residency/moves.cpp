@@ -258,6 +258,10 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
     const BlockTable::Change change(table_, block);
     if (hop.packed) {
       block.packed_on_card = i >= outcome.evicted;
+      if (block.packed_on_card && !noted) notes_.correct_start_packed(block);
+      if (!block.packed_on_card && noted && notes_) {
+        notes_.move(block, hop, moves.submitted, outcome.issues.at(i), outcome.freed[i]);
+      }
       if (!block.packed_on_card) forget_stale(block);
       continue;
     }
@@ -278,6 +282,15 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
     if (hop.to() == Place::card && i < outcome.unmapped) block.host_mapped = false;
     if (hop.packed) {
       block.packed_on_card = i < outcome.arrivals.size();
+      if (!block.packed_on_card) {
+        if (!noted) notes_.correct_start_packed(block);
+        continue;
+      }
+      table_.count(block, [&](Counts& counts) { counts.held_packed(hop.crossing); });
+      if (noted && notes_) {
+        notes_.move(block, hop, moves.submitted, outcome.issues.at(outcome.evicted + i),
+                    outcome.arrivals[i]);
+      }
       continue;
     }
     if (i >= outcome.arrivals.size()) {

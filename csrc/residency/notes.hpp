@@ -39,8 +39,11 @@ class Notes {
             const Fence& over);
   /// A move that counted as done at the start was not.
   void correct_start(const Block& block, bool resident);
+  /// The same of its packed copy.
+  void correct_start_packed(const Block& block);
   void failure(const std::exception_ptr& error);
   void budget(Bytes budget);
+  void reserved(Bytes bytes);
   void plan(const Prediction& plan);
 
  private:

@@ -43,6 +43,7 @@ bool Residency::reserve(Lock& lock, Bytes bytes, const Poll& poll) {
     }
   }
   table_.reserve(bytes);
+  notes_.reserved(table_.sums().reserved);
   return true;
 }
 
@@ -54,6 +55,7 @@ void Residency::follow_staging(Lock& lock, const Poll& poll) {
   const Bytes reserved = table_.sums().reserved;
   if (wanted < reserved) {
     table_.unreserve(reserved - wanted);
+    notes_.reserved(wanted);
     packing->trim();
   } else if (wanted > reserved) {
     reserve(lock, wanted - reserved, poll);
@@ -107,6 +109,7 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
     table_[blocks[i]].packed = sizes[i];
   }
   table_.unreserve(scratch);
+  notes_.reserved(table_.sums().reserved);
   follow_staging(lock, poll);
   changed_.notify_all();
   if (error) std::rethrow_exception(error);

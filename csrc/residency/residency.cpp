@@ -179,6 +179,8 @@ Stats Residency::stats() const {
   stats.stall_seconds = stall_seconds_;
   stats.resident = table_.sums().held[Place::card];
   stats.leased = table_.sums().leased;
+  stats.packed_on_host = table_.sums().packed;
+  stats.packed_on_card = table_.sums().packed_on_card;
   return stats;
 }
 

@@ -38,6 +38,8 @@ struct Sums {
   std::size_t away = 0;          ///< blocks that are not resident, the dead ones apart
   std::size_t dead_on_card = 0;  ///< blocks
   Bytes reserved = 0;            ///< of the card, held whatever blocks are there
+  Bytes packed = 0;              ///< in packed copies on the host
+  Bytes packed_on_card = 0;      ///< of them, on the card too
 };
 
 class BlockTable {
