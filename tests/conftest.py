@@ -28,6 +28,8 @@ CARD = {
     "granule": 4 * KIB,
     "host_memory": 1024 * MIB,
 }
+if os.environ.get("VRAMX_COMPRESS") == "always":
+    CARD["unpack_rate"] = 400e9  # it can make packed copies, so sessions do
 NATIVE_CARD = {
     "capacity": 64 * MIB,
     "link_up": 1e9,

@@ -194,7 +194,8 @@ def bytes_on_card(log: _core.Log) -> list[tuple[float, int]]:
             changes.append((event.submitted or 0.0, event.bytes - reserved))
             reserved = event.bytes
     series = [(min([0.0, *(at for at, _ in changes)]), held)]
-    for at, size in sorted(changes):
+    # At one moment, which reckoning from ends blurs, what leaves makes room for what comes.
+    for at, size in sorted(changes, key=lambda change: (round(change[0], 12), change[1])):
         held += size
         series.append((at, held))
     return series
