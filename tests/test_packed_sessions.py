@@ -205,6 +205,19 @@ def test_a_trace_s_bytes_are_those_of_the_card_and_the_link(
     assert any(span.state == "packed" for row in picture.rows for span in row.spans)
 
 
+def test_what_is_given_up_leaves_no_packed_bytes_behind(open_one: OpenOne) -> None:
+    with open_one(20) as session:
+        model = session.manage(layers())
+        settled(session, model)
+        assert session.stats().packed_on_card > 0
+        with session.trace() as trace:
+            session.unmanage(model)
+        stats = session.stats()
+        assert (stats.packed_on_host, stats.packed_on_card, stats.resident) == (0, 0, 0)
+    assert bytes_on_card(trace.log)[-1][1] == 0
+    assert {each.kind for each in trace.log.events} >= {"let_go", "reserved"}
+
+
 def test_a_picture_without_packed_copies_does_not_name_them(open_one: OpenOne) -> None:
     with open_one(15, compress="never") as session, session.trace() as trace:
         model = session.manage(layers())

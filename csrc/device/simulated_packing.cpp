@@ -26,7 +26,7 @@ auto within(Map& map, Range range) {
 
 Bytes SimulatedPacking::staging() const {
   const std::lock_guard lock(card_.mutex_);
-  return staged_ * stages_.size();
+  return largest_ * stages_.size();
 }
 
 Rates SimulatedPacking::link_rates() const {
@@ -65,7 +65,13 @@ Bytes SimulatedPacking::pack(Range piece, const std::vector<TypedRange>& types) 
   return size;
 }
 
-void SimulatedPacking::stage(Bytes largest) {
+void SimulatedPacking::trim() noexcept {
+  const std::lock_guard lock(card_.mutex_);
+  unstage();
+}
+
+void SimulatedPacking::stage(Bytes size) {
+  const Bytes largest = std::max(largest_, size);
   if (largest <= staged_) return;
   const Bytes more = (largest - staged_) * stages_.size();
   card_.check_room(more);
@@ -74,16 +80,13 @@ void SimulatedPacking::stage(Bytes largest) {
   }
   card_.account(card_.host_now_, static_cast<std::int64_t>(more));
   card_.carry(static_cast<std::int64_t>(more));
-  staged_ = largest;
+  staged_ = largest_ = largest;
 }
 
 void SimulatedPacking::unstage() noexcept {
   const auto all = static_cast<std::int64_t>(std::exchange(staged_, 0) * stages_.size());
   if (all == 0) return;
-  for (Stage& each : stages_) {
-    spoil(*each.bytes);
-    each.bytes = nullptr;
-  }
+  for (Stage& each : stages_) each.bytes = nullptr;
   card_.account(std::max(card_.host_now_, queue_.at), -all);
   card_.carry(-all);
 }
@@ -95,7 +98,9 @@ void SimulatedPacking::forget(Range range) noexcept {
   const auto to = packed_.lower_bound(range.end());
   for (auto it = from; it != to; ++it) card_.host_used_ -= it->second.form.size;
   packed_.erase(from, to);
-  if (packed_.empty()) unstage();
+  if (!packed_.empty()) return;
+  unstage();
+  largest_ = 0;
 }
 
 void SimulatedPacking::release(Range range) noexcept {
@@ -109,7 +114,9 @@ void SimulatedPacking::release(Range range) noexcept {
   const auto [first, last] = within(packed_, range);
   for (auto it = first; it != last; ++it) card_.host_used_ -= it->second.form.size;
   packed_.erase(first, last);
-  if (packed_.empty()) unstage();
+  if (!packed_.empty()) return;
+  unstage();
+  largest_ = 0;
 }
 
 std::vector<Range> SimulatedPacking::pieces(Range range) const {
@@ -174,6 +181,7 @@ Fence SimulatedPacking::Link::arrive(Range range, bool moved, Lane lane, Fences 
   SimulatedPacking& all = packing_;
   SimulatedDevice& card = all.card_;
   const auto pieces = all.pieces(range);
+  all.stage(all.largest_);
   auto& queue = card.lanes_.at(lane);
   Stage& stage = all.stages_[lane];
   const double start = all.start(queue.at, after);

@@ -24,7 +24,7 @@ class SimulatedPacking final : public Packing {
   Bytes scratch(Bytes piece) const override { return piece * 5 / 2; }
   void forget(Range range) noexcept override;
   Bytes staging() const override;
-  void trim() noexcept override {}
+  void trim() noexcept override;
   double rate() const override { return card_.spec_.unpack_rate; }
   Route& link() override { return link_; }
   Route& hold() override { return hold_; }
@@ -100,7 +100,7 @@ class SimulatedPacking final : public Packing {
   const OnCard& on_card(Range piece) const;
   double start(double at, Fences after) const;
   void decode(Range piece, bool moved, const Memory& from, double at, Tickets after);
-  void stage(Bytes largest);
+  void stage(Bytes size);
   void unstage() noexcept;
 
   SimulatedDevice& card_;
@@ -108,6 +108,7 @@ class SimulatedPacking final : public Packing {
   std::map<Address, OnCard> on_card_;  ///< likewise
   std::vector<Stage> stages_;          ///< by lane
   Bytes staged_ = 0;                   ///< a lane
+  Bytes largest_ = 0;                  ///< packed piece
   SimulatedDevice::Queue queue_;
   Link link_{*this};
   Hold hold_{*this};

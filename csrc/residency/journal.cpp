@@ -98,11 +98,12 @@ void Journal::add(Event event) {
 
 void Journal::lose(const Event& event) {
   ++log_.lost;
-  const bool forgotten = event.kind == Event::Kind::forgotten;
   if (event.kind == Event::Kind::fetched) resident_.insert(event.block);
-  if (event.kind == Event::Kind::evicted || forgotten) resident_.erase(event.block);
+  if (event.kind == Event::Kind::evicted || event.kind == Event::Kind::forgotten) {
+    resident_.erase(event.block);
+  }
   if (event.kind == Event::Kind::held) held_[event.block] = event.bytes;
-  if (event.kind == Event::Kind::let_go || forgotten) held_.erase(event.block);
+  if (event.kind == Event::Kind::let_go) held_.erase(event.block);
   if (event.kind == Event::Kind::reserved) log_.reserved = event.bytes;
   if (event.kind == Event::Kind::budget) log_.budget = event.bytes;
 }

@@ -77,6 +77,19 @@ void Notes::forgotten(const Block& block) {
                  .submitted = journal_->now()});
 }
 
+void Notes::let_go(const Block& block) {
+  if (!journal_) return;
+  const double now = journal_->now();
+  journal_->add({.kind = Kind::let_go,
+                 .cause = evict_causes[static_cast<std::size_t>(EvictCause::evict)],
+                 .how = vramx::name_of(EvictMode::drop),
+                 .block = block.serial,
+                 .bytes = block.packed,
+                 .submitted = now,
+                 .began = now,
+                 .ended = now});
+}
+
 void Notes::defined(GroupId group) {
   if (journal_) journal_->add(traced(group));
 }

@@ -30,6 +30,8 @@ class Notes {
   /// Nothing is done where no journal is kept.
   void placed(const Block& block);
   void forgotten(const Block& block);
+  /// The block is about to be forgotten, whose packed copy is on the card.
+  void let_go(const Block& block);
   void defined(GroupId group);
   void use(GroupId group, Event::Kind kind, Stream stream, Fence from, Fence to);
   /// A block made a hop by a request of a job that was asked for then.

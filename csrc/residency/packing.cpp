@@ -50,16 +50,16 @@ bool Residency::reserve(Lock& lock, Bytes bytes, const Poll& poll) {
 void Residency::follow_staging(Lock& lock, const Poll& poll) {
   Packing* const packing = device_->memory(Purpose::weights).packing();
   if (packing == nullptr) return;
-  const Bytes staging = packing->staging();
+  const Bytes staging = table_.sums().packed > 0 ? packing->staging() : 0;
   const Bytes wanted = staging * staging_part <= budget_ ? staging : 0;
   const Bytes reserved = table_.sums().reserved;
   if (wanted < reserved) {
     table_.unreserve(reserved - wanted);
     notes_.reserved(wanted);
-    packing->trim();
   } else if (wanted > reserved) {
     reserve(lock, wanted - reserved, poll);
   }
+  if (wanted == 0) packing->trim();
 }
 
 void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {

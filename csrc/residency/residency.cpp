@@ -101,6 +101,7 @@ void Residency::forget(Range range, bool keep) {
     Block& block = table_[id];
     strategy_->forgets(id);
     moves_->unmap_idle(block);
+    if (block.packed_on_card) notes_.let_go(block);
     if (!block.resident()) {
       strategy_->moved(id, block.at, Place::card);
       continue;
@@ -109,6 +110,8 @@ void Residency::forget(Range range, bool keep) {
     notes_.forgotten(block);
   }
   table_.remove(range);
+  const Sums& sums = table_.sums();
+  if (sums.packed == 0 && sums.reserved > 0) follow_staging(lock, nullptr);
 }
 
 bool Residency::owns(Range range) const {

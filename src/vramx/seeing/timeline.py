@@ -175,21 +175,16 @@ def bytes_on_card(log: _core.Log) -> list[tuple[float, int]]:
         From the start on.
     """
     sizes = {block.serial: block.nbytes for block in log.blocks}
-    packed = {copy.serial: copy.nbytes for copy in log.held}
-    held = sum(sizes[serial] for serial in log.resident) + sum(packed.values()) + log.reserved
+    held = sum(sizes[serial] for serial in log.resident) + log.reserved
+    held += sum(copy.nbytes for copy in log.held)
     changes = [
         (each.began, each.bytes) if each.comes else (each.ended, -each.bytes)
         for each in requests(log)
     ]
     reserved = log.reserved
     for event in log.events:
-        if event.kind == "held":
-            packed[event.block] = event.bytes
-        elif event.kind == "let_go":
-            del packed[event.block]
-        elif event.kind == "forgotten":
-            gone = event.bytes + packed.pop(event.block, 0)
-            changes.append((event.submitted or 0.0, -gone))
+        if event.kind == "forgotten":
+            changes.append((event.submitted or 0.0, -event.bytes))
         elif event.kind == "reserved":
             changes.append((event.submitted or 0.0, event.bytes - reserved))
             reserved = event.bytes
@@ -230,7 +225,6 @@ def _states(log: _core.Log) -> dict[int, list[tuple[str, float, float]]]:
     for event in log.events:
         if event.kind == "forgotten":
             was("resident", event.block, event.submitted or 0.0)
-            was("packed", event.block, event.submitted or 0.0)
     last = end_of(log)
     for state, block in [*since]:
         was(state, block, last)
