@@ -18,7 +18,8 @@ def size(text: str) -> int:
 def sessions(add: Add, card: bool, block: str = "1MiB") -> None:
     """Add what sessions are opened with; the block is that of the simulated card."""
     own = ["mapped", "managed"] if card else ["simulated"]
-    add("--backend", nargs="+", choices=BACKENDS, default=own, help="one or more")
+    names = [*BACKENDS, *(f"{backend}-raw" for backend in BACKENDS)]
+    add("--backend", nargs="+", choices=names, default=own, help="one or more; raw is unpacked")
     add("--block", type=size, default="32MiB" if card else block)
 
 

@@ -99,11 +99,17 @@ def refuse_more_than_is_free(weights: int) -> None:
         )
 
 
-def managed_by(backend: str, module: nn.Module, budget: int, block: int = BLOCK) -> Ready:
-    """Manage a module; what its passes allocate is left to torch's own allocator."""
+def managed_by(who: str, module: nn.Module, budget: int, block: int = BLOCK) -> Ready:
+    """Manage a module by a backend, packed where that pays, or not at all with ``-raw`` behind it.
+
+    What its passes allocate is left to torch's own allocator.
+    """
+    backend, _, raw = who.partition("-")
     if backend == "managed":
         refuse_more_than_is_free(bytes_held(module))
-    session = vramx.oversubscribe(budget, backend=backend, block=block)
+    session = vramx.oversubscribe(
+        budget, backend=backend, block=block, compress="never" if raw else "auto"
+    )
     return Ready(
         session.manage(module),
         moved=lambda: session.stats().moved_in,

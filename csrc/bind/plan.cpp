@@ -78,7 +78,8 @@ void plan(nb::module_& module) {
       [](const Blocks& blocks, const Steps& steps, Bytes budget, double up, double unpack) {
         return least_seconds(trace_of(blocks, steps), budget, {.up = up, .unpack = unpack});
       },
-      "blocks"_a, "steps"_a, "budget"_a, "up"_a, "unpack"_a, nb::call_guard<nb::gil_scoped_release>(),
+      "blocks"_a, "steps"_a, "budget"_a, "up"_a, "unpack"_a,
+      nb::call_guard<nb::gil_scoped_release>(),
       "Seconds that no way of moving the blocks of such a pass can beat.");
 }
 

@@ -10,6 +10,7 @@ namespace vramx {
 struct Frames::Frame {
   Handle handle = 0;
   Bytes size = 0;
+  bool resting = false;           ///< nobody is in it
   Tenant* taken = nullptr;        ///< by whom
   std::vector<Tenant*> mapped{};  ///< at whose addresses
   std::vector<Fence> after{};     ///< when the last one's uses are over
@@ -21,7 +22,9 @@ Frames::Frames(std::shared_ptr<const Driver> driver, CUdevice card,
     : driver_(std::move(driver)),
       access_{.location = on_card(card).location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE},
       wait_(std::move(wait)),
-      memory_(driver_, card) {}
+      memory_(driver_, card) {
+  memory_.set_reclaim([this] { return give_back_idle(); });
+}
 
 Frames::~Frames() {
   while (!frames_.empty()) drop(frames_.begin());
@@ -67,23 +70,25 @@ void Frames::drop(std::list<Frame>::iterator frame) noexcept {
     // The context is gone, or the driver is past help: the memory goes with the context.
     for (Tenant* const tenant : frame->mapped) tenant->frame = nullptr;
   }
+  if (frame->resting) memory_.resume(frame->size);
   memory_.give(frame->size, frame->handle);
   frames_.erase(frame);
 }
 
-/// Gives back one that nobody is in.
-bool Frames::give_back_idle(Bytes other_than) {
-  const auto idle = std::ranges::find_if(frames_, [&](const Frame& frame) {
-    return frame.taken == nullptr && frame.size != other_than;
-  });
+/// Gives back the one that nobody was in for longest.
+bool Frames::give_back_idle() {
+  const std::lock_guard lock(mutex_);
+  auto idle = frames_.end();
+  for (auto frame = frames_.begin(); frame != frames_.end(); ++frame) {
+    if (frame->taken != nullptr) continue;
+    if (idle == frames_.end() || frame->left < idle->left) idle = frame;
+  }
   if (idle == frames_.end()) return false;
   drop(idle);
   return true;
 }
 
 Frames::Frame* Frames::create(Bytes size) {
-  while (give_back_idle(size)) {
-  }
   const Handle handle = memory_.take(size);
   try {
     return &frames_.emplace_back(Frame{.handle = handle, .size = size});
@@ -99,30 +104,21 @@ std::vector<Fence> Frames::enter(Tenant& tenant) {
   const bool own = frame != nullptr && frame->taken == nullptr;
   if (!own) {
     frame = idle_frame(tenant.range.size);
-    // One more than were ever taken lets a cycle's ranges find frames that all of them keep.
-    const bool spare = frame != nullptr && !frame->mapped.empty() && frames_.size() <= most_taken_;
-    if (frame == nullptr) {
-      frame = create(tenant.range.size);
-    } else if (spare) {
-      try {
-        frame = create(tenant.range.size);
-      } catch (const OutOfMemory&) {
-        // The idle one serves.
-      }
-    }
-    if (tenant.frame != nullptr) unmap(tenant);
+    // A new one while there is room, since it may be that all of a cycle's ranges keep theirs then.
+    const bool spare =
+        frame != nullptr && !frame->mapped.empty() && memory_.has_room(tenant.range.size);
+    if (frame == nullptr || spare) frame = create(tenant.range.size);
     try {
+      if (tenant.frame != nullptr) unmap(tenant);
       map(tenant, *frame);
     } catch (...) {
-      if (frame->mapped.empty()) {
-        drop(std::ranges::find_if(frames_, [&](const Frame& each) { return &each == frame; }));
-      }
+      if (frame->mapped.empty()) drop(place_of(*frame));
       throw;
     }
   }
+  if (std::exchange(frame->resting, false)) memory_.resume(frame->size);
   frame->taken = &tenant;
   tenant.there = true;
-  most_taken_ = std::max(most_taken_, ++taken_);
   return std::exchange(frame->after, {});
 }
 
@@ -131,10 +127,20 @@ void Frames::leave(Tenant& tenant, Fences after) {
   Frame& frame = *tenant.frame;
   frame.after.assign(after.begin(), after.end());
   tenant.after = frame.after;
+  rest(tenant, frame);
+}
+
+/// The tenant is in the frame no more.
+void Frames::rest(Tenant& tenant, Frame& frame) noexcept {
+  tenant.there = false;
   frame.taken = nullptr;
   frame.left = ++left_;
-  tenant.there = false;
-  --taken_;
+  frame.resting = true;
+  memory_.rest(frame.size);
+}
+
+std::list<Frames::Frame>::iterator Frames::place_of(const Frame& frame) {
+  return std::ranges::find_if(frames_, [&](const Frame& each) { return &each == &frame; });
 }
 
 void Frames::clear(const std::vector<Tenant*>& tenants) {
@@ -156,13 +162,8 @@ void Frames::clear(const std::vector<Tenant*>& tenants) {
 
 /// A tenant at whose addresses a frame is not mapped any more.
 void Frames::vacate(Tenant& tenant, Frame& frame) noexcept {
-  if (std::exchange(tenant.there, false)) {
-    frame.taken = nullptr;
-    frame.left = ++left_;
-    --taken_;
-  }
-  if (frame.taken != nullptr || !frame.mapped.empty()) return;
-  drop(std::ranges::find_if(frames_, [&](const Frame& each) { return &each == &frame; }));
+  if (tenant.there) rest(tenant, frame);
+  if (frame.taken == nullptr && frame.mapped.empty()) drop(place_of(frame));
 }
 
 void Frames::release(Tenant& tenant) noexcept {
@@ -181,7 +182,7 @@ void Frames::release(Tenant& tenant) noexcept {
 
 void Frames::trim(Bytes most) noexcept {
   const std::lock_guard lock(mutex_);
-  while (memory_.held() > most && give_back_idle(0)) {
+  while (memory_.held() > most && give_back_idle()) {
   }
   memory_.trim(most);
 }

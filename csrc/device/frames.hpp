@@ -57,7 +57,9 @@ class Frames {
  private:
   Frame* idle_frame(Bytes size);
   Frame* create(Bytes size);
-  bool give_back_idle(Bytes other_than);
+  bool give_back_idle();
+  std::list<Frame>::iterator place_of(const Frame& frame);
+  void rest(Tenant& tenant, Frame& frame) noexcept;
   void map(Tenant& tenant, Frame& frame);
   void unmap(Tenant& tenant);
   void vacate(Tenant& tenant, Frame& frame) noexcept;
@@ -67,10 +69,9 @@ class Frames {
   CUmemAccessDesc access_;
   std::function<void(const Fence&)> wait_;
   CardMemory memory_;
-  std::mutex mutex_;
+  std::recursive_mutex mutex_;  ///< creating a frame may give back another
   std::list<Frame> frames_;
   std::uint64_t left_ = 0;
-  std::size_t taken_ = 0, most_taken_ = 0;
 };
 
 }  // namespace vramx

@@ -80,6 +80,8 @@ class MappedStore final : public CudaStore {
   Fence arrive(Range range, CUstream stream, Fences after, const Fill& fill);
   /// From now on what left stays mapped, see Frames.
   void keep_mapped() { keeps_mapped_ = !checked_; }
+  /// Throws BadConfig unless a range is one or more whole units.
+  void check_whole(Range range) { whole_units(range); }
   /// Where the host copy of a range lies.
   void* host_copy(Range range) const;
   const std::shared_ptr<CudaCard>& card() const { return card_; }

@@ -10,36 +10,62 @@ namespace vramx {
 
 namespace {
 
-/// Packed bytes may be more than raw ones until it is known that they are not worth it.
-constexpr Bytes most_packed(Bytes unit) { return unit + unit / 2; }
+/// What does not pay is raw in the packed form too, so that no block takes more than this.
+constexpr Bytes most_packed(Bytes unit) { return unit + unit / 16; }
 constexpr std::size_t times_measured = 5;
+/// What packed copies take of their raw bytes, by a guess that is seldom too small.
+constexpr Bytes guessed(Bytes raw) { return raw - raw * 3 / 10; }
+/// A copy lies in one chunk, so that larger ones waste less, and smaller ones are given back
+/// sooner.
+constexpr Bytes most_of_a_chunk = 512 * MiB;
+
+/// What a stream was given is done with by the end of a scope, thrown or not.
+struct Finished {
+  const Driver& cuda;
+  CUstream stream;
+  ~Finished() { cuda.stream_wait(stream); }
+};
 
 }  // namespace
 
 MappedPacking::Piece::Piece(MappedStore& store, Bytes size)
     : store_(store),
       addresses_(store.card()->context()->driver, round_up(size, store.traits().granule),
-                 store.traits().granule) {
-  const Driver& cuda = store.card()->cuda();
-  const Range at = addresses_.range();
-  CardMemory& stock = store.frames().memory();
-  memory_ = stock.take(at.size);
-  const CUmemAccessDesc access{.location = vramx::on_card(store.card()->context()->device).location,
-                               .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-  CUresult result = cuda.map(at.start, at.size, 0, memory_, 0);
-  if (result == CUDA_SUCCESS) {
-    result = cuda.set_access(at.start, at.size, &access, 1);
-    if (result != CUDA_SUCCESS) cuda.unmap(at.start, at.size);
+                 store.traits().granule),
+      memory_(store.frames().memory().take(range().size)) {
+  try {
+    map();
+  } catch (...) {
+    store_.frames().memory().give(range().size, memory_);
+    throw;
   }
-  if (result == CUDA_SUCCESS) return;
-  stock.give(at.size, memory_);
-  cuda.check(result, "cuMemMap");
 }
 
 MappedPacking::Piece::~Piece() {
-  const Range at = addresses_.range();
-  store_.card()->cuda().unmap(at.start, at.size);
+  const Range at = range();
+  if (mapped_) store_.card()->cuda().unmap(at.start, at.size);
   store_.frames().memory().give(at.size, memory_);
+}
+
+void MappedPacking::Piece::map() {
+  const Driver& cuda = store_.card()->cuda();
+  const Range at = range();
+  const CUmemAccessDesc access{
+      .location = vramx::on_card(store_.card()->context()->device).location,
+      .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  cuda.check(cuda.map(at.start, at.size, 0, memory_, 0), "cuMemMap");
+  const CUresult result = cuda.set_access(at.start, at.size, &access, 1);
+  if (result != CUDA_SUCCESS) {
+    cuda.unmap(at.start, at.size);
+    cuda.check(result, "cuMemSetAccess");
+  }
+  mapped_ = true;
+}
+
+void MappedPacking::Piece::unmap() {
+  const Driver& cuda = store_.card()->cuda();
+  cuda.check(cuda.unmap(range().start, range().size), "cuMemUnmap");
+  mapped_ = false;
 }
 
 MappedPacking::MappedPacking(MappedStore& store, Bytes unit)
@@ -54,6 +80,7 @@ MappedPacking::~MappedPacking() {
     const Current here = context_->current();
     staging_.clear();
     packed_.clear();
+    codec_.reset();
   } catch (const Error&) {
     // The context is gone, and what was mapped with it.
   }
@@ -71,41 +98,101 @@ Bytes MappedPacking::scratch(Bytes piece) const {
          round_up(CardCodec::scratch_bytes(piece), granule);
 }
 
+MappedPacking::Workplace::Workplace(MappedStore& store, Bytes unit)
+    : raw(store, unit),
+      packed(store, most_packed(unit)),
+      verified(store, CardCodec::scratch_bytes(unit)) {}
+
+std::shared_ptr<MappedPacking::Chunk> MappedPacking::make_chunk(Bytes size) const {
+  size = round_up(size, store_.traits().granule);
+  return std::shared_ptr<Chunk>(new Chunk{.memory = {context_->driver, size, true}, .size = size});
+}
+
+void MappedPacking::expect(Bytes raw) {
+  const Current here = context_->current();
+  expected_ = raw;
+  chunk_ = nullptr;
+  if (raw > 0) {
+    workplace_.emplace(store_, unit_);
+    return;
+  }
+  workplace_.reset();
+  if (next_chunk_.valid()) next_chunk_.wait();
+  next_chunk_ = {};
+}
+
+/// Pinning takes longer than packing, so the next chunk is made while this one fills.
+std::shared_ptr<MappedPacking::Chunk> MappedPacking::chunk_for(Bytes size) {
+  if (chunk_ && chunk_->used + size <= chunk_->size) return chunk_;
+  const auto wanted = [&] { return std::max(size, std::min(most_of_a_chunk, guessed(expected_))); };
+  chunk_ = next_chunk_.valid() ? next_chunk_.get() : make_chunk(wanted());
+  if (chunk_->size < size) chunk_ = make_chunk(size);
+  if (guessed(expected_) > chunk_->size) {
+    const Bytes more = std::min(most_of_a_chunk, guessed(expected_) - chunk_->size);
+    next_chunk_ = std::async(std::launch::async, [this, more] {
+      const Current here = context_->current();
+      return make_chunk(more);
+    });
+  }
+  return chunk_;
+}
+
 Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   if (unit.size > unit_) {
     throw BadConfig("mapped memory packs units of " + text(unit_) + ", not " + text(unit.size));
   }
+  store_.check_whole(unit);
+  {
+    const std::lock_guard lock(mutex_);
+    if (packed_.contains(unit.start)) {
+      throw BadConfig("what is at " + std::to_string(unit.start) + " has a packed copy already");
+    }
+  }
   const Current here = context_->current();
   CardCodec& codec = this->codec();
-  const Piece raw(store_, unit.size);
-  const Piece packed(store_, most_packed(unit.size));
-  const Piece verified(store_, CardCodec::scratch_bytes(unit.size));
+  const bool alone = !workplace_;
+  if (alone) expect(unit.size);
+  struct Done {
+    ~Done() {
+      if (alone) packing.expect(0);
+    }
+    MappedPacking& packing;
+    bool alone;
+  } const done{*this, alone};
+  const auto& [raw, packed, verified] = *workplace_;
   CUstream stream = unpacks_->at(0);
   const auto number = reinterpret_cast<Stream>(stream);  // NOLINT
+  const Finished finished{cuda(), stream};
   const Range block{raw.range().start, unit.size};
   cuda().check(cuda().copy_to_card(block.start, store_.host_copy(unit), unit.size, stream),
                "cuMemcpyHtoDAsync");
   auto form = std::make_shared<const PackedBlock>(
       codec.pack(block, types, packed.range(), verified.range(), number));
-  if (form->size * 20 > unit.size * 19) return 0;
-  auto host = std::make_shared<HostCopy>(context_->driver,
-                                         round_up(form->size, store_.traits().granule), true);
-  void* const to = Range{host->start(), form->size}.data();
+  const bool pays = form->size * 20 <= unit.size * 19;
+  const std::shared_ptr<Chunk> chunk = pays ? chunk_for(round_up(form->size, 256)) : nullptr;
+  expected_ -= std::min(expected_, unit.size);
+  if (!pays) return 0;
+  void* const to = Range{chunk->memory.start() + chunk->used, form->size}.data();
   cuda().check(cuda().copy_to_host(to, packed.range().start, form->size, stream),
                "cuMemcpyDtoHAsync");
   measure(*form, packed.range().start, verified.range().start);
   cuda().check(cuda().stream_wait(stream), "cuStreamSynchronize");
-  const std::lock_guard lock(mutex_);
-  largest_ = std::max(largest_, form->size);
-  store_.keep_mapped();
   const Bytes size = form->size;
-  packed_[unit.start] = {.form = std::move(form), .host = std::move(host)};
+  if (size > largest()) trim();
+  const std::lock_guard lock(mutex_);
+  largest_ = std::max(largest_, size);
+  store_.keep_mapped();
+  chunk->used += round_up(size, 256);
+  packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
   return size;
 }
 
 /// The first time takes longer: the driver makes the kernels ready.
 void MappedPacking::measure(const PackedBlock& form, Address packed, Address block) {
-  if (seconds_a_byte_.size() >= times_measured) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (seconds_a_byte_.size() >= times_measured) return;
+  }
   CUstream stream = unpacks_->at(0);
   const auto number = reinterpret_cast<Stream>(stream);  // NOLINT
   codec_->unpack(form.runs, packed, block, number);
@@ -115,6 +202,7 @@ void MappedPacking::measure(const PackedBlock& form, Address packed, Address blo
   store_.card()->wait(ended);
   Bytes size = 0;
   for (const Run& run : form.runs) size += run.size;
+  const std::lock_guard lock(mutex_);
   seconds_a_byte_.push_back(store_.card()->seconds(began, ended) / static_cast<double>(size));
 }
 
@@ -133,10 +221,17 @@ Bytes MappedPacking::staging() const {
   return staging_.size() * round_up(largest_, store_.traits().granule) + unit_;
 }
 
+Bytes MappedPacking::largest() const {
+  const std::lock_guard lock(mutex_);
+  return largest_;
+}
+
 void MappedPacking::trim() noexcept {
+  const std::lock_guard lock(staging_mutex_);
   try {
     const Current here = context_->current();
     for (Lane lane = 0; lane < staging_.size(); ++lane) {
+      if (!staging_[lane]) continue;
       cuda().stream_wait(store_.card()->lanes().at(lane));
       staging_[lane].reset();
     }
@@ -146,25 +241,34 @@ void MappedPacking::trim() noexcept {
 }
 
 void MappedPacking::forget(Range range) noexcept {
-  const std::lock_guard lock(mutex_);
-  for (auto it = packed_.lower_bound(range.start);
-       it != packed_.end() && it->first < range.end();) {
-    // Copies that are on their way read it.
-    try {
-      const Current here = context_->current();
-      for (Lane lane = 0; lane < staging_.size(); ++lane) {
-        cuda().stream_wait(store_.card()->lanes().at(lane));
-      }
-      it = packed_.erase(it);
-    } catch (const Error&) {
-      it = packed_.erase(it);
-    }
+  std::map<Address, Packed> gone;
+  bool last = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto end = packed_.lower_bound(range.end());
+    auto it = packed_.upper_bound(range.start);
+    if (it != packed_.begin() && std::prev(it)->second.unit.end() > range.start) --it;
+    while (it != end) gone.insert(packed_.extract(it++));
+    last = !gone.empty() && packed_.empty();
+    if (last) largest_ = 0;
   }
+  if (gone.empty()) return;
+  try {
+    // What is on its way reads it.
+    const Current here = context_->current();
+    for (CUstream lane : store_.card()->lanes().streams) cuda().stream_wait(lane);
+    cuda().stream_wait(unpacks_->at(0));
+    gone.clear();
+  } catch (const Error&) {
+    // The context is gone.
+  }
+  if (last) trim();
 }
 
 void MappedPacking::release(Range range) noexcept { forget(range); }
 
 std::vector<MappedPacking::Packed*> MappedPacking::packed_of(Range range) {
+  store_.check_whole(range);
   const std::lock_guard lock(mutex_);
   std::vector<Packed*> found;
   for (Address at = range.start; at < range.end(); at += unit_) {
@@ -176,13 +280,9 @@ std::vector<MappedPacking::Packed*> MappedPacking::packed_of(Range range) {
 }
 
 /// One a lane: what arrives in it next waits for what was unpacked from it, by the lane's order.
-Range MappedPacking::staging_of(Lane lane, Bytes size) {
+Range MappedPacking::staging_of(Lane lane) {
   auto& piece = staging_.at(lane);
-  if (!piece || piece->range().size < size) {
-    cuda().stream_wait(store_.card()->lanes().at(lane));
-    piece.reset();
-    piece = std::make_unique<Piece>(store_, std::max(size, largest_));
-  }
+  if (!piece) piece = std::make_unique<Piece>(store_, largest());
   return piece->range();
 }
 
@@ -202,9 +302,9 @@ Fence MappedPacking::Link::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
   return packing.store_.arrive(range, stream, after, [&](Range unit) {
     const Packed& packed = **next++;
     const Bytes size = packed.form->size;
-    const Range staging = packing.staging_of(lane, size);
-    packing.cuda().check(packing.cuda().copy_to_card(
-                             staging.start, Range{packed.host->start(), size}.data(), size, stream),
+    const std::lock_guard lock(packing.staging_mutex_);
+    const Range staging = packing.staging_of(lane);
+    packing.cuda().check(packing.cuda().copy_to_card(staging.start, packed.host, size, stream),
                          "cuMemcpyHtoDAsync");
     packing.codec_->unpack(packed.form->runs, staging.start, unit.start,
                            reinterpret_cast<Stream>(stream));  // NOLINT
@@ -229,8 +329,7 @@ Fence MappedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
       const Bytes size = packed.form->size;
       auto piece = std::make_unique<Piece>(packing.store_, size);
       packing.cuda().check(
-          packing.cuda().copy_to_card(piece->range().start,
-                                      Range{packed.host->start(), size}.data(), size, stream),
+          packing.cuda().copy_to_card(piece->range().start, packed.host, size, stream),
           "cuMemcpyHtoDAsync");
       packed.on_card = std::move(piece);
     }
@@ -252,9 +351,18 @@ Fence MappedPacking::Hold::evict(Range range, EvictMode /*how*/, Lane /*lane*/, 
   }
   CudaCard& card = *packing.store_.card();
   for (const Fence& fence : after) card.wait(fence);
+  for (const Packed* const packed : units) {
+    card.wait(packed->arrived);
+    card.wait(packed->unpacked);
+  }
+  auto next = units.begin();
+  try {
+    for (; next != units.end(); ++next) (*next)->on_card->unmap();
+  } catch (...) {
+    for (auto taken = units.begin(); taken != next; ++taken) (*taken)->on_card->map();
+    throw;
+  }
   for (Packed* const packed : units) {
-    if (packed->arrived) card.wait(packed->arrived);
-    if (packed->unpacked) card.wait(packed->unpacked);
     packed->arrived = packed->unpacked = nullptr;
     packed->on_card.reset();
   }

@@ -2,6 +2,7 @@
 // of the same stock; unpacked by the card into the frames.
 #pragma once
 
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -20,6 +21,7 @@ class MappedPacking final : public Packing {
   MappedPacking(MappedStore& store, Bytes unit);
   ~MappedPacking() override;
 
+  void expect(Bytes raw) override;
   Bytes pack(Range unit, const std::vector<TypedRange>& types) override;
   Bytes scratch(Bytes piece) const override;
   void forget(Range range) noexcept override;
@@ -42,15 +44,32 @@ class MappedPacking final : public Packing {
     Piece(const Piece&) = delete;
     Piece& operator=(const Piece&) = delete;
     Range range() const { return addresses_.range(); }
+    /// Its bytes stay, out of reach until it is mapped again.
+    void unmap();
+    void map();
 
    private:
     MappedStore& store_;
     Addresses addresses_;
-    Handle memory_ = 0;
+    Handle memory_;
+    bool mapped_ = false;
+  };
+  /// Pinned memory that packed copies share.
+  struct Chunk {
+    HostCopy memory;
+    Bytes size;
+    Bytes used = 0;
+  };
+  /// What a unit is packed in.
+  struct Workplace {
+    Workplace(MappedStore& store, Bytes unit);
+    Piece raw, packed, verified;
   };
   struct Packed {
+    Range unit;
     std::shared_ptr<const PackedBlock> form;
-    std::shared_ptr<HostCopy> host;
+    std::shared_ptr<Chunk> chunk;
+    void* host = nullptr;  ///< in it
     std::unique_ptr<Piece> on_card{};
     Fence arrived{};   ///< there
     Fence unpacked{};  ///< when it was last read there
@@ -83,9 +102,12 @@ class MappedPacking final : public Packing {
   };
 
   CardCodec& codec();
+  std::shared_ptr<Chunk> make_chunk(Bytes size) const;
+  std::shared_ptr<Chunk> chunk_for(Bytes size);
   const Driver& cuda() const { return *context_->driver; }
   std::vector<Packed*> packed_of(Range range);
-  Range staging_of(Lane lane, Bytes size);
+  Bytes largest() const;
+  Range staging_of(Lane lane);
   void measure(const PackedBlock& form, Address packed, Address block);
 
   MappedStore& store_;
@@ -94,10 +116,15 @@ class MappedPacking final : public Packing {
   std::unique_ptr<CudaLanes> unpacks_;  ///< one queue
   std::unique_ptr<CardCodec> codec_;
   mutable std::mutex mutex_;
-  std::map<Address, Packed> packed_;             ///< by unit
-  Bytes largest_ = 0;                            ///< there was
-  std::vector<std::unique_ptr<Piece>> staging_;  ///< by lane
-  std::vector<double> seconds_a_byte_;           ///< of some units that were unpacked
+  std::map<Address, Packed> packed_;  ///< by unit
+  Bytes largest_ = 0;                 ///< there was
+  Bytes expected_ = 0;                ///< raw bytes that are still to be packed
+  std::optional<Workplace> workplace_;
+  std::shared_ptr<Chunk> chunk_;                    ///< with room perhaps
+  std::future<std::shared_ptr<Chunk>> next_chunk_;  ///< being pinned meanwhile
+  std::mutex staging_mutex_;                        ///< and of what lanes are given of it
+  std::vector<std::unique_ptr<Piece>> staging_;     ///< by lane, each for the largest
+  std::vector<double> seconds_a_byte_;              ///< of some units that were unpacked
   Link link_{*this};
   Hold hold_{*this};
   Unpack unpack_{*this};

@@ -53,8 +53,6 @@ Bytes CardMemory::held() const {
 }
 
 Handle CardMemory::create(Bytes size) {
-  const Bytes most = std::max(peak_, in_use_ + size);
-  if (held_ + size > most) shrink(most - size);
   Handle handle = 0;
   CUresult result = driver_->create_memory(&handle, size, &place_, 0);
   if (result == CUDA_ERROR_OUT_OF_MEMORY && held_ > in_use_) {
@@ -75,8 +73,22 @@ Handle CardMemory::create(Bytes size) {
   return handle;
 }
 
+// What is asked to give back memory calls give.
+void CardMemory::make_room(std::unique_lock<std::mutex>& lock, Bytes size) {
+  for (;;) {
+    const Bytes most = std::max(peak_, in_use_ + size);
+    if (held_ + size > most) shrink(most - size);
+    if (held_ + size <= most) return;
+    lock.unlock();
+    const bool reclaimed = reclaim_();
+    lock.lock();
+    if (!reclaimed) return;
+  }
+}
+
 Handle CardMemory::take(Bytes size) {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  if (!idle_.contains(size)) make_room(lock, size);
   Handle handle = 0;
   if (const auto same = idle_.find(size); same != idle_.end()) {
     handle = same->second.back();
@@ -88,6 +100,22 @@ Handle CardMemory::take(Bytes size) {
   in_use_ += size;
   peak_ = std::max(peak_, in_use_);
   return handle;
+}
+
+void CardMemory::rest(Bytes size) noexcept {
+  const std::lock_guard lock(mutex_);
+  in_use_ -= size;
+}
+
+void CardMemory::resume(Bytes size) noexcept {
+  const std::lock_guard lock(mutex_);
+  in_use_ += size;
+  peak_ = std::max(peak_, in_use_);
+}
+
+bool CardMemory::has_room(Bytes size) const {
+  const std::lock_guard lock(mutex_);
+  return held_ + size <= peak_;
 }
 
 void CardMemory::give(Bytes size, Handle handle) noexcept {

@@ -1,9 +1,11 @@
 // Reserved addresses and the physical memory that is mapped at them.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "base/range.hpp"
@@ -46,18 +48,28 @@ class CardMemory {
   /// Throws OutOfMemory, with what was asked, is held and is free, where the card has no more.
   Handle take(Bytes size);
   void give(Bytes size, Handle handle) noexcept;
+  /// Memory that was taken is of no use now, and may be asked for again by `reclaim`; or is in use
+  /// again.
+  void rest(Bytes size) noexcept;
+  void resume(Bytes size) noexcept;
+  /// Is asked to give back memory that rests, which returns false where it has none.
+  void set_reclaim(std::function<bool()> reclaim) { reclaim_ = std::move(reclaim); }
+  /// Whether so much more can be had beside all that is held.
+  bool has_room(Bytes size) const;
   /// Lets go of what is not in use, down to `most` held in all.
   void trim(Bytes most) noexcept;
   Bytes held() const;
 
  private:
   void shrink(Bytes most) noexcept;
+  void make_room(std::unique_lock<std::mutex>& lock, Bytes size);
   Handle create(Bytes size);
 
   std::shared_ptr<const Driver> driver_;
   CUmemAllocationProp place_;
   mutable std::mutex mutex_;
   std::map<Bytes, std::vector<Handle>> idle_;
+  std::function<bool()> reclaim_ = [] { return false; };
   Bytes held_ = 0;
   Bytes in_use_ = 0;
   Bytes peak_ = 0;  ///< the most in use at one time

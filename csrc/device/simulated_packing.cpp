@@ -43,7 +43,7 @@ Bytes SimulatedPacking::pack(Range piece, const std::vector<TypedRange>& types) 
   if (first != last) {
     throw BadConfig("what is at " + std::to_string(first->first) + " has a packed copy already");
   }
-  card_.check_room(scratch(piece.size));
+  card_.check_room(packing_scratch(piece.size));
   Packed packed{.piece = piece, .form = {}, .bytes = std::make_shared<std::vector<std::byte>>()};
   packed.form = vramx::pack(c.on_host(piece.start), piece.size, types, *packed.bytes);
   const Bytes size = packed.form.size;
@@ -51,7 +51,7 @@ Bytes SimulatedPacking::pack(Range piece, const std::vector<TypedRange>& types) 
   if (pays) card_.check_host_room(size);
   if (pays) stage(size);
 
-  const auto used = static_cast<std::int64_t>(scratch(piece.size));
+  const auto used = static_cast<std::int64_t>(packing_scratch(piece.size));
   const double from = std::max(card_.host_now_, card_.link_[0]);
   card_.host_now_ = card_.link_[0] =
       from + card_.spec_.latency + static_cast<double>(piece.size) / card_.spec_.link.up;

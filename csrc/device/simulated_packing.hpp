@@ -21,7 +21,10 @@ class SimulatedPacking final : public Packing {
   explicit SimulatedPacking(SimulatedDevice& card) : card_(card), stages_(card.facts().lanes) {}
 
   Bytes pack(Range piece, const std::vector<TypedRange>& types) override;
-  Bytes scratch(Bytes piece) const override { return piece * 5 / 2; }
+  /// With the staging memory that it may come to take.
+  Bytes scratch(Bytes piece) const override {
+    return packing_scratch(piece) + stages_.size() * piece;
+  }
   void forget(Range range) noexcept override;
   Bytes staging() const override;
   void trim() noexcept override;
@@ -100,6 +103,7 @@ class SimulatedPacking final : public Packing {
   const OnCard& on_card(Range piece) const;
   double start(double at, Fences after) const;
   void decode(Range piece, bool moved, const Memory& from, double at, Tickets after);
+  static Bytes packing_scratch(Bytes piece) { return piece * 5 / 2; }
   void stage(Bytes size);
   void unstage() noexcept;
 

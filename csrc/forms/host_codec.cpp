@@ -140,8 +140,8 @@ class Lists {
     if (written_.second == room_.second) changed();
     const std::uint64_t bit = 3 * written_.second++;
     std::byte* const at = packed_ + run_.second + bit / 8;
-    store(at, static_cast<std::uint16_t>(load<std::uint16_t>(at) |
-                                         (code - first_second) << (bit % 8)));
+    store(at,
+          static_cast<std::uint16_t>(load<std::uint16_t>(at) | (code - first_second) << (bit % 8)));
     return escape;
   }
 
@@ -235,8 +235,7 @@ void unpack_tile(const Run& run, std::uint32_t tile, const std::byte* packed,
   const Escapes from = before_tile(run, packed, tile);
   const Escapes to = before_tile(run, packed, tile + 1);
   const Escapes room = room_of(run);
-  if (from.second + second_codes(codes) > room.second ||
-      to.exceptions > room.exceptions) {
+  if (from.second + second_codes(codes) > room.second || to.exceptions > room.exceptions) {
     corrupted("a tile's exponents lie outside their part");
   }
   std::uint64_t bit = 3 * from.second;

@@ -63,8 +63,8 @@ void check_packed(const Run& run, std::size_t index) {
       run.second != expected.second || run.exceptions < run.second ||
       run.exceptions - run.second < past_second || run.exceptions % alignment != 0 ||
       run.end < run.exceptions) {
-    corrupted(index, "has parts that are not where its " + std::to_string(run.size) +
-                         " bytes have them");
+    corrupted(index,
+              "has parts that are not where its " + std::to_string(run.size) + " bytes have them");
   }
 }
 
@@ -74,8 +74,7 @@ std::vector<TypedRange> runs_of(Bytes block_size, const std::vector<TypedRange>&
   std::vector<TypedRange> joined;
   Bytes end = 0;
   for (const TypedRange& range : ranges) {
-    if (range.offset < end || range.offset > block_size ||
-        range.size > block_size - range.offset) {
+    if (range.offset < end || range.offset > block_size || range.size > block_size - range.offset) {
       throw BadConfig("typed bytes " + std::to_string(range.offset) + " and " +
                       std::to_string(range.size) + " more are not after the last ones, which end " +
                       "at " + std::to_string(end) + ", and in the block of " +
@@ -127,8 +126,7 @@ Run begin_run(Type type, const Survey& survey, Bytes at, Bytes size, Bytes packe
 }
 
 void end_run(Run& run, Escapes escapes) {
-  run.exceptions =
-      run.second + round_up((3 * escapes.second + 7) / 8 + past_second, alignment);
+  run.exceptions = run.second + round_up((3 * escapes.second + 7) / 8 + past_second, alignment);
   run.end = run.exceptions + round_up(4 * escapes.exceptions, alignment);
 }
 
@@ -165,8 +163,8 @@ void check(const PackedBlock& packed, Bytes raw_size) {
   for (std::size_t i = 0; i < packed.runs.size(); ++i) {
     const Run& run = packed.runs[i];
     if (run.at != at) {
-      corrupted(i, "is of bytes at " + std::to_string(run.at) + " and not at " +
-                       std::to_string(at));
+      corrupted(i,
+                "is of bytes at " + std::to_string(run.at) + " and not at " + std::to_string(at));
     }
     if (run.words > Words::fp32_7) corrupted(i, "has words of no known kind");
     if (run.first != packed_at || run.end < run.first || run.end % alignment != 0) {
@@ -182,10 +180,9 @@ void check(const PackedBlock& packed, Bytes raw_size) {
     packed_at = run.end;
   }
   if (at != raw_size || packed_at != packed.size) {
-    corrupted(packed.runs.size(),
-              "does not begin at the end, byte " + std::to_string(raw_size) + ", packed " +
-                  std::to_string(packed.size) + ", but at " + std::to_string(at) + ", packed " +
-                  std::to_string(packed_at));
+    corrupted(packed.runs.size(), "does not begin at the end, byte " + std::to_string(raw_size) +
+                                      ", packed " + std::to_string(packed.size) + ", but at " +
+                                      std::to_string(at) + ", packed " + std::to_string(packed_at));
   }
 }
 

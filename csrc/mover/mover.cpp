@@ -1,5 +1,6 @@
 #include "mover/mover.hpp"
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -13,11 +14,19 @@
 
 namespace vramx {
 
+namespace {
+
+/// A thread that sleeps wakes later than several requests take to be issued.
+constexpr double awake_for = 100e-6;
+
+}  // namespace
+
 struct Mover::State {
   std::mutex pumping;
   std::mutex mutex;
   std::condition_variable wake;
   std::deque<Job> jobs;
+  std::atomic<std::uint64_t> submitted = 0;
   bool stopping = false;
   std::thread thread;
 };
@@ -50,6 +59,7 @@ void Mover::submit(Job job) {
   {
     const std::lock_guard lock(state_->mutex);
     state_->jobs.push_back(std::move(job));
+    ++state_->submitted;
   }
   state_->wake.notify_one();
 }
@@ -85,8 +95,14 @@ void Mover::loop() {
     if (state_->jobs.empty()) return;
     Job job = std::move(state_->jobs.front());
     state_->jobs.pop_front();
+    const std::uint64_t submitted = state_->submitted;
+    const bool last = state_->jobs.empty();
     lock.unlock();
     carry_out(std::move(job));
+    const double end = host_seconds() + awake_for;
+    while (last && state_->submitted == submitted && host_seconds() < end) {
+      std::this_thread::yield();
+    }
     lock.lock();
   }
 }

@@ -78,6 +78,10 @@ class Search {
 
  private:
   Bytes first() const { return first_ahead * largest_; }
+  /// What is unpacked comes two steps ahead: asking for it takes the host as long as a short step.
+  Bytes first(const PackedUse& use) const {
+    return use.kept > 0 ? std::max(first(), 2 * trace_.largest_step()) : first();
+  }
 
   /// Whether another plan is worth to be taken for one.
   bool saves(const Plan& one, const Plan& other) const {
@@ -91,7 +95,7 @@ class Search {
   }
 
   Plan with_best_ahead(PackedUse use) const {
-    Plan best = planner_.plan(first(), first(), use);
+    Plan best = planner_.plan(first(use), first(use), use);
     if (trace_.steps.size() > most_steps_tried) return best;
     const auto consider = [&](Bytes ahead, Bytes burst) {
       Plan other = planner_.plan(ahead, burst, use);
@@ -121,7 +125,7 @@ class Search {
     for (int share = 0; share <= shares_tried; ++share) {
       for (const bool streams : {false, true}) {
         const PackedUse use{.kept = static_cast<double>(share) / shares_tried, .streams = streams};
-        const Plan plan = planner_.plan(first(), first(), use);
+        const Plan plan = planner_.plan(first(use), first(use), use);
         const double costs = cost(plan.predicted, rates_);
         if (costs < least) {
           least = costs;

@@ -2,6 +2,7 @@
 #include "device/packing.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.hpp"
 #include "residency/residency.hpp"
@@ -47,6 +48,12 @@ bool Residency::reserve(Lock& lock, Bytes bytes, const Poll& poll) {
   return true;
 }
 
+void Residency::unreserve(Bytes bytes) {
+  if (bytes == 0) return;
+  table_.unreserve(bytes);
+  notes_.reserved(table_.sums().reserved);
+}
+
 void Residency::follow_staging(Lock& lock, const Poll& poll) {
   Packing* const packing = device_->memory(Purpose::weights).packing();
   if (packing == nullptr) return;
@@ -54,8 +61,7 @@ void Residency::follow_staging(Lock& lock, const Poll& poll) {
   const Bytes wanted = staging * staging_part <= budget_ ? staging : 0;
   const Bytes reserved = table_.sums().reserved;
   if (wanted < reserved) {
-    table_.unreserve(reserved - wanted);
-    notes_.reserved(wanted);
+    unreserve(reserved - wanted);
   } else if (wanted > reserved) {
     reserve(lock, wanted - reserved, poll);
   }
@@ -77,6 +83,12 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   put_on_host(lock, blocks, "pack weights", poll);
   const Bytes scratch = packing->scratch(settings_.block);
   if (!reserve(lock, scratch, poll)) return;
+  struct Reserved {
+    ~Reserved() { give_back(); }
+    void give_back() { of.unreserve(std::exchange(bytes, 0)); }
+    Residency& of;
+    Bytes bytes;
+  } reserved{*this, scratch};
   const auto set_state = [&](Block::State state) {
     for (const BlockId id : blocks) {
       const auto change = table_.change(id);
@@ -93,6 +105,9 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   std::vector<Bytes> sizes;
   std::exception_ptr error;
   try {
+    Bytes raw = 0;
+    for (const auto& [block, size] : before) raw += size > 0 ? 0 : block.size;
+    packing->expect(raw);
     for (const auto& [block, size] : before) {
       sizes.push_back(size > 0 ? size : packing->pack(block, within(weights, block)));
     }
@@ -101,6 +116,7 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   } catch (...) {
     error = std::current_exception();
   }
+  packing->expect(0);
   lock.lock();
   --works_on_host_;
   set_state(Block::State::at_rest);
@@ -108,10 +124,9 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
     const auto change = table_.change(blocks[i]);
     table_[blocks[i]].packed = sizes[i];
   }
-  table_.unreserve(scratch);
-  notes_.reserved(table_.sums().reserved);
+  reserved.give_back();
   follow_staging(lock, poll);
-  changed_.notify_all();
+  notify();
   if (error) std::rethrow_exception(error);
 }
 

@@ -38,11 +38,9 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                              .has_plan = [this](const Prediction& plan) { notes_.plan(plan); }});
   moves_ = std::make_unique<Moves>(device_, table_, *strategy_, notes_, settings_, budget_,
                                    [this](std::uint64_t job, Outcome& outcome) {
-                                     {
-                                       const Lock lock = locked();
-                                       moves_->settle(job, outcome);
-                                     }
-                                     changed_.notify_all();
+                                     const Lock lock = locked();
+                                     moves_->settle(job, outcome);
+                                     notify();
                                    });
 }
 

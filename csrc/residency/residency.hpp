@@ -119,6 +119,10 @@ class Residency final {
   using Lock = std::unique_lock<std::mutex>;
   Lock locked() const;
   void check_open() const;
+  void notify() {
+    ++changes_;
+    changed_.notify_all();
+  }
   void wait(Lock& lock, const Poll& poll, MaybeGroup group = {});
   void settle(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group = {});
   void finish_moves(Lock& lock, std::uint64_t last, const Poll& poll);
@@ -135,6 +139,7 @@ class Residency final {
   void put_on_host(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll);
   void raise(Lock& lock, const Blocks& blocks, const Poll& poll);
   bool reserve(Lock& lock, Bytes bytes, const Poll& poll);
+  void unreserve(Bytes bytes);
   void follow_staging(Lock& lock, const Poll& poll);
 
   std::shared_ptr<Device> device_;
@@ -143,6 +148,7 @@ class Residency final {
   std::uint64_t generation_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  std::atomic<std::uint64_t> changes_ = 0;  ///< how often that was told of
   BlockTable table_;
   Notes notes_;
   std::vector<GroupId> in_use_;  ///< the groups leased now, in order

@@ -11,7 +11,7 @@ namespace {
 constexpr std::size_t uses_ahead = 1024;
 
 // How many uses ahead blocks are unpacked from copies on the card, which takes less than a use.
-constexpr std::size_t uses_unpacked_ahead = 2;
+constexpr std::size_t uses_unpacked_ahead = 3;
 
 // How far ahead of the present use blocks are fetched without a plan: enough to keep two lanes busy
 // while an eviction waits for its last use, little enough to evict nothing that is needed sooner.

@@ -9,9 +9,9 @@ namespace vramx {
 
 /// Fed with passes of a cycle, in seconds. What a program pauses of its own accord is no stall, so
 /// that passes may be compared whatever happens between them. First passes often work longer than
-/// later ones, and longer work hides stalls: as much as it was longer counts as hidden. Under a plan
-/// that unpacks, work that is longer than without it counts as stalls, as much as unpacking may have
-/// slowed it.
+/// later ones, and longer work hides stalls: as much as it was longer counts as hidden. Under a
+/// plan that unpacks, work that is longer than without it counts as stalls, as much as unpacking
+/// may have slowed it.
 class Trial {
  public:
   /// A pass without a plan.
@@ -22,8 +22,7 @@ class Trial {
   /// time before.
   bool leaves_plan(double stalled, double work, std::size_t length, double unpacking) {
     if (streamed_) {
-      const double slowed =
-          std::clamp(work - streamed_->work, 0.0, most_slowed * unpacking);
+      const double slowed = std::clamp(work - streamed_->work, 0.0, most_slowed * unpacking);
       stalled += slowed;
       work -= slowed;
     }

@@ -15,9 +15,7 @@ TEST("one changed bit of the packed form, or one word put elsewhere, is found") 
   Content out;
   const PackedBlock packed = pack(content.data(), content.size(), all_of(Type::bf16, content), out);
   Content back(content.size());
-  const auto unpacked = [&] {
-    unpack(packed, out.data(), out.size(), back.data(), back.size());
-  };
+  const auto unpacked = [&] { unpack(packed, out.data(), out.size(), back.data(), back.size()); };
   for (int round = 0; round < 1000; ++round) {
     std::byte& byte = out[random() % out.size()];
     const std::byte was = byte;
@@ -131,10 +129,10 @@ TEST("runs that are damaged lead nowhere outside") {
         ++thrown;
       }
     }
-    REQUIRE_THROWS(Corrupted, unpack(packed, from.data(), out.size() - 16, to.data(),
-                                     made.content.size()));
-    REQUIRE_THROWS(Corrupted, unpack(packed, from.data(), out.size(), to.data(),
-                                     made.content.size() - 1));
+    REQUIRE_THROWS(Corrupted,
+                   unpack(packed, from.data(), out.size() - 16, to.data(), made.content.size()));
+    REQUIRE_THROWS(Corrupted,
+                   unpack(packed, from.data(), out.size(), to.data(), made.content.size() - 1));
   }
   REQUIRE(thrown > 1000 && unpacked > 100);
 }

@@ -202,8 +202,7 @@ TEST("what does not shrink stays as it is") {
     REQUIRE(packed.runs.size() == 1 && packed.runs[0].words == Words::raw);
     REQUIRE(out == content);
     // Nor does it with bytes of no type after it, which make no run of their own.
-    const std::vector<TypedRange> part{
-        {.offset = 0, .size = content.size() - 5000, .type = type}};
+    const std::vector<TypedRange> part{{.offset = 0, .size = content.size() - 5000, .type = type}};
     REQUIRE(pack(content.data(), content.size(), part, out).runs.size() == 1);
   }
 }

@@ -27,6 +27,7 @@ inline std::vector<unsigned char> normal(vramx::Bytes size, unsigned seed) {
 struct Weights : Held {
   Weights(Rig& rig, vramx::Bytes count, unsigned seed = 1)
       : Held(rig, count * rig.device().traits().unit / rig.device().traits().granule),
+        rig(rig),
         packing(*device.packing()),
         size(device.traits().unit),
         bytes(normal(range.size, seed)) {
@@ -52,6 +53,10 @@ struct Weights : Held {
     device.wait(route.evict(range, how, 0, {}));
   }
 
+  /// Whether the card has so much in use beside what frames keep.
+  bool takes(vramx::Bytes bytes) const { return rig.keeps_frames() || rig.on_card() == bytes; }
+
+  Rig& rig;
   vramx::Packing& packing;
   vramx::Bytes size;  ///< a unit's
   std::vector<unsigned char> bytes;

@@ -28,10 +28,11 @@ class Unpacks final : public OverSimulated, private Packing {
   Packing* packing() override { return unpacks ? this : nullptr; }
 
  private:
-  Bytes pack(Range /*unit*/, const std::vector<TypedRange>& /*types*/) override { return 0; }
-  Bytes scratch() const override { return 0; }
+  Bytes pack(Range /*piece*/, const std::vector<TypedRange>& /*types*/) override { return 0; }
+  Bytes scratch(Bytes /*piece*/) const override { return 0; }
   void forget(Range /*range*/) noexcept override {}
   Bytes staging() const override { return 0; }
+  void trim() noexcept override {}
   double rate() const override { return static_cast<double>(block) / unpacking_one; }
   Route& hold() override { return *this; }
   Route& unpack() override { return *this; }
@@ -129,7 +130,8 @@ TEST("a store that does not unpack has plans without packed copies") {
   REQUIRE(told.adaptive.plan() && !told.unpacks() && told.kept_packed() == 0);
 }
 
-TEST("a look ahead has room for the copies that are to stay, and leaves later unpacking for later") {
+TEST(
+    "a look ahead has room for the copies that are to stay, and leaves later unpacking for later") {
   Told told(24);
   for (int i = 0; i < 4; ++i) told.pass(streaming, streaming / 100);
   const auto taken = [&](const Blocks& wanted) {

@@ -1,7 +1,6 @@
 // The contract of device/packing.hpp, held by every device that makes packed copies.
 #include <algorithm>
 #include <array>
-#include <random>
 #include <thread>
 
 #include "base/error.hpp"
@@ -26,175 +25,29 @@ bool met(const Fault& fault, Call call) {
   return false;
 }
 
-/// A unit of weights in a random walk. Nothing of it is waited for but by fences.
-struct Walked {
-  std::vector<unsigned char> bytes;
-  bool packed = false, held = false, raw = false, written = false;
-  Bytes size = 0;           ///< packed
-  Fence moved;              ///< the raw copy, at last
-  std::vector<Fence> uses;  ///< of the packed copy on the card, and its own moves
-};
-
-class Walk {
- public:
-  Walk(Rig& rig, unsigned seed)
-      : rig_(rig), weights_(rig, units, seed), random_(seed), streams_{rig.stream(), rig.stream()} {
-    for (Bytes i = 0; i < units; ++i) {
-      const auto from = weights_.bytes.begin() + static_cast<std::ptrdiff_t>(i * weights_.size);
-      all_[i].bytes.assign(from, from + static_cast<std::ptrdiff_t>(weights_.size));
-    }
-  }
-
-  void run(unsigned steps) {
-    for (unsigned i = 0; i < steps; ++i) {
-      // Some in a row of one unit, so that little of the last is done when the next is asked.
-      const Bytes unit = random_() % units;
-      for (auto row = random_() % 4; row != 0; --row) step(unit);
-      if (random_() % 8 == 0) look();
-    }
-    for (Bytes i = 0; i < units; ++i) {
-      if (all_[i].raw) leave(i);
-      if (all_[i].held) let_go(i);
-    }
-    look();
-    REQUIRE(!wrong_);
-    for (Bytes i = 0; i < units; ++i) {
-      std::vector<unsigned char> found(weights_.size);
-      device().load(found.data(), weights_.unit(i).start, found.size());
-      REQUIRE(found == all_[i].bytes);
-    }
-  }
-
- private:
-  static constexpr Bytes units = 3;
-
-  const Flat& device() const { return weights_.device; }
-  Lane lane() { return static_cast<Lane>(random_() % device().facts().lanes); }
-
-  void step(Bytes i) {
-    Walked& unit = all_[i];
-    const Range range = weights_.unit(i);
-    Packing& packing = weights_.packing;
-    if (unit.raw) {
-      if (!unit.held && random_() % 3 == 0) return write(i);
-      if (random_() % 3 != 0) return leave(i);
-    } else if (unit.packed && random_() % 2 == 0) {
-      Route& way = unit.held ? packing.unpack() : packing.link();
-      unit.moved = way.fetch(range, FetchMode::duplicate, lane(), {&unit.moved, 1});
-      unit.uses.push_back(unit.moved);
-      unit.raw = true;
-      return;
-    } else if (random_() % 8 == 0) {
-      unit.moved = device().fetch(range, FetchMode::duplicate, lane(), {&unit.moved, 1});
-      unit.raw = true;
-      return;
-    }
-    if (!unit.packed) {
-      if (!unit.raw) pack(i);
-    } else if (unit.held) {
-      let_go(i);
-    } else if (random_() % 4 == 0) {
-      write(i);
-    } else {
-      unit.uses = {packing.hold().fetch(range, FetchMode::duplicate, lane(), unit.uses)};
-      unit.held = true;
-    }
-  }
-
-  void pack(Bytes i) {
-    device().wait(all_[i].moved);  // the bytes are on the host
-    all_[i].size = weights_.pack(weights_.unit(i));
-    all_[i].packed = true;
-    REQUIRE(all_[i].size > 0 && all_[i].size < weights_.size);
-  }
-
-  void let_go(Bytes i) {
-    Walked& unit = all_[i];
-    unit.uses = {
-        weights_.packing.hold().evict(weights_.unit(i), EvictMode::drop, lane(), unit.uses)};
-    unit.held = false;
-  }
-
-  /// Where the raw copy is, by the processor or a kernel. The packed copy is no more.
-  void write(Bytes i) {
-    Walked& unit = all_[i];
-    for (const Fence& use : unit.uses) device().wait(use);
-    weights_.packing.forget(weights_.unit(i));
-    unit.packed = false;
-    unit.bytes = normal(weights_.size, static_cast<unsigned>(random_()));
-    if (!unit.raw) {
-      device().store(weights_.unit(i).start, unit.bytes.data(), weights_.size);
-      return;
-    }
-    unit.written = true;
-    use(i, [range = weights_.unit(i), bytes = unit.bytes] {
-      std::memcpy(range.data(), bytes.data(), range.size);
-    });
-  }
-
-  /// A kernel on some stream.
-  void use(Bytes i, std::function<void()> work) {
-    const Stream stream = streams_[random_() % streams_.size()];
-    device().order(stream, all_[i].moved);
-    rig_.launch(stream, weights_.unit(i), std::move(work));
-    all_[i].moved = device().mark(stream);
-  }
-
-  void leave(Bytes i) {
-    Walked& unit = all_[i];
-    use(i, [this, range = weights_.unit(i), bytes = unit.bytes] {
-      wrong_ = wrong_ || std::memcmp(range.data(), bytes.data(), range.size) != 0;
-    });
-    std::array<Route*, 3> ways{&weights_.packing.link(), &weights_.packing.unpack(),
-                               &(*device()).memory(Purpose::weights).link()};
-    unit.moved = ways[random_() % ways.size()]->evict(
-        weights_.unit(i), unit.written ? EvictMode::write_back : EvictMode::drop, lane(),
-        {&unit.moved, 1});
-    unit.raw = unit.written = false;
-  }
-
-  /// Waits for all, and counts.
-  void look() {
-    Bytes expected = weights_.packing.staging();
-    for (const Walked& unit : all_) {
-      device().wait(unit.moved);
-      for (const Fence& use : unit.uses) device().wait(use);
-      expected += (unit.raw ? weights_.size : 0) + (unit.held ? unit.size : 0);
-    }
-    REQUIRE(rig_.on_card() == expected);
-  }
-
-  Rig& rig_;
-  Weights weights_;
-  std::mt19937 random_;
-  std::array<Stream, 2> streams_;
-  std::array<Walked, units> all_;
-  bool wrong_ = false;
-};
-
 }  // namespace
 
 HOLDS("what does not shrink has no packed copy, and takes nothing of the card") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 1);
   REQUIRE(weights.packing.pack(weights.range, {}) == 0);
   REQUIRE(weights.packing.staging() == 0);
-  REQUIRE(rig.on_card() == 0);
+  REQUIRE(weights.takes(0));
   const Bytes moved = rig.moved_in();
   for (Route* way : {&weights.packing.link(), &weights.packing.hold(), &weights.packing.unpack()}) {
     REQUIRE_THROWS(BadConfig, way->fetch(weights.range, FetchMode::duplicate, 0, {}));
   }
-  REQUIRE(rig.on_card() == 0 && rig.moved_in() == moved);
+  REQUIRE(weights.takes(0) && rig.moved_in() == moved);
 }
 
 HOLDS("packed weights arrive with the same bits by each way, and cross packed or not at all") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 3);
   Packing& packing = weights.packing;
   const Bytes size = weights.pack();
   REQUIRE(size > 0 && size < weights.range.size - weights.range.size / 20);
   const Bytes staging = packing.staging();
-  REQUIRE(rig.on_card() == staging);
+  REQUIRE(weights.takes(staging));
   Bytes crossed = rig.moved_in();
   const auto arrived = [&](Bytes more) {
     crossed += more;
@@ -203,33 +56,28 @@ HOLDS("packed weights arrive with the same bits by each way, and cross packed or
   for (int pass = 0; pass < 2; ++pass) {
     weights.fetched(packing.link());
     REQUIRE(arrived(size));
-    REQUIRE(rig.on_card() == staging + weights.range.size);
+    REQUIRE(weights.takes(staging + weights.range.size));
     weights.evicted(packing.link());
     weights.fetched(packing.hold());
     REQUIRE(rig.moved_in() == crossed + size);
-    REQUIRE(rig.on_card() == staging + size);
+    REQUIRE(weights.takes(staging + size));
     crossed += size;
     for (int again = 0; again < 2; ++again) {
       weights.fetched(packing.unpack());
       REQUIRE(arrived(0));
-      REQUIRE(rig.on_card() == staging + size + weights.range.size);
+      REQUIRE(weights.takes(staging + size + weights.range.size));
       weights.evicted(packing.unpack());
     }
     weights.evicted(packing.hold());
-    REQUIRE(rig.on_card() == staging);
+    REQUIRE(weights.takes(staging));
   }
   REQUIRE(loaded(weights) == weights.bytes);
   packing.forget(weights.range);
-  REQUIRE(packing.staging() == 0 && rig.on_card() == 0);
-}
-
-HOLDS("no order of packing, holding, unpacking, leaving, writing and forgetting changes a bit") {
-  if (rig.device().packing() == nullptr) return;
-  for (unsigned seed = 1; seed <= 4; ++seed) Walk(rig, seed).run(120);
+  REQUIRE(packing.staging() == 0 && weights.takes(0));
 }
 
 HOLDS("what arrived unpacked may be written and written back, once its packed copy is forgotten") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 2);
   Packing& packing = weights.packing;
   for (Route* way : {&packing.link(), &packing.unpack()}) {
@@ -253,7 +101,7 @@ HOLDS("what arrived unpacked may be written and written back, once its packed co
 }
 
 HOLDS("forgetting a part forgets the units that hold some of it") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 3);
   Packing& packing = weights.packing;
   weights.pack();
@@ -262,7 +110,7 @@ HOLDS("forgetting a part forgets the units that hold some of it") {
     REQUIRE_THROWS(BadConfig, packing.link().fetch(gone, FetchMode::duplicate, 0, {}));
     REQUIRE_THROWS(BadConfig, packing.hold().fetch(gone, FetchMode::duplicate, 0, {}));
   }
-  REQUIRE(rig.on_card() == packing.staging());
+  REQUIRE(weights.takes(packing.staging()));
   for (const Bytes kept : {0, 2}) {
     const Range unit = weights.unit(kept);
     rig.device().wait(packing.link().fetch(unit, FetchMode::duplicate, 0, {}));
@@ -271,7 +119,7 @@ HOLDS("forgetting a part forgets the units that hold some of it") {
 }
 
 HOLDS("nothing packed arrives before what it waits for") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 1);
   Packing& packing = weights.packing;
   weights.pack();
@@ -290,7 +138,7 @@ HOLDS("nothing packed arrives before what it waits for") {
 }
 
 HOLDS("no packed copy leaves the card before its last use is over") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 1);
   Packing& packing = weights.packing;
   weights.pack();
@@ -305,19 +153,19 @@ HOLDS("no packed copy leaves the card before its last use is over") {
   leaving.join();
   weights.device.wait(gone);
   REQUIRE(weights.device.reached(use[0]));
-  REQUIRE(rig.on_card() == packing.staging() + weights.range.size);
+  REQUIRE(weights.takes(packing.staging() + weights.range.size));
   REQUIRE(reads(weights, weights.bytes));
 }
 
 HOLDS("what is asked of packed copies and cannot be is refused, and nothing changes") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 2);
   Packing& packing = weights.packing;
   weights.pack();
   const auto refuses = [&](auto call) {
     const Bytes before[] = {rig.on_card(), rig.moved_in(), packing.staging()};
     REQUIRE_THROWS(BadConfig, call());
-    REQUIRE(rig.on_card() == before[0] && rig.moved_in() == before[1]);
+    REQUIRE(weights.takes(before[0]) && rig.moved_in() == before[1]);
     REQUIRE(packing.staging() == before[2]);
   };
   const auto fetch = [&](Route& way, Range range) {
@@ -351,7 +199,7 @@ HOLDS("what is asked of packed copies and cannot be is refused, and nothing chan
 }
 
 HOLDS("a failure leaves packed copies where they were, and the next call works") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   const Weights weights(rig, 1);
   Packing& packing = weights.packing;
   // As `there` says before the call, whether it fails or is done again.
@@ -366,7 +214,7 @@ HOLDS("a failure leaves packed copies where they were, and the next call works")
         continue;
       }
       any = true;
-      if (rig.on_card() != before) throw check::Failed("moved by " + fault.name);
+      if (!weights.takes(before)) throw check::Failed("moved by " + fault.name);
     }
     REQUIRE(any);
   };
@@ -390,8 +238,35 @@ HOLDS("a failure leaves packed copies where they were, and the next call works")
   REQUIRE(reads(weights, weights.bytes));
 }
 
+HOLDS("threads pack and unpack ranges of their own at the same time") {
+  if (!rig.packs()) return;
+  std::vector<std::thread> threads;
+  std::array<std::string, 3> wrong;
+  for (unsigned i = 0; i < wrong.size(); ++i) {
+    threads.emplace_back([&rig, &wrong, i] {
+      for (unsigned turn = 0; turn < 4 && wrong[i].empty(); ++turn) {
+        const Weights weights(rig, 1 + i % 2, i);
+        Packing& packing = weights.packing;
+        weights.pack();
+        weights.fetched(packing.hold());
+        for (Route* way : {&packing.unpack(), &packing.link()}) {
+          weights.fetched(*way);
+          if (!reads(weights, weights.bytes)) wrong[i] = "other bytes on the card";
+          weights.evicted(*way);
+        }
+        weights.evicted(packing.hold());
+        packing.forget(weights.range);
+        if (loaded(weights) != weights.bytes) wrong[i] = "other bytes on the host";
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  for (const auto& each : wrong) REQUIRE(each.empty());
+  REQUIRE(rig.on_card() == 0);
+}
+
 HOLDS("a range may be released with its packed copies on the card") {
-  if (rig.device().packing() == nullptr) return;
+  if (!rig.packs()) return;
   for (int again = 0; again < 2; ++again) {  // at the same addresses, if the system gives them
     const Weights weights(rig, 2);
     weights.pack();

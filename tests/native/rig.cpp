@@ -213,6 +213,8 @@ class Mapped : public Loopback {
   }
 
   bool reads_over_link() const override { return host_ == HostMemory::read_in_place; }
+  bool keeps_frames() const override { return true; }
+  bool packs() const override { return host_ != HostMemory::pageable && Loopback::packs(); }
   std::vector<Fault> faults(Operation operation, Purpose /*purpose*/) const override {
     switch (operation) {
       case Operation::reserve:
@@ -225,8 +227,16 @@ class Mapped : public Loopback {
         return {failing_call("cuMemUnmap"), failing_call("cuMemcpyDtoHAsync_v2", Only::copies),
                 failing_call("cuStreamSynchronize", Only::copies)};
       case Operation::map_host:
-      case Operation::pack:
         return {};
+      case Operation::pack:
+        return {failing_call("cuMemMap"),
+                failing_call("cuMemSetAccess", Only::always, 3),
+                failing_call("cuMemcpyHtoDAsync_v2"),
+                failing_call("cuLaunchKernel"),
+                failing_call("cuLaunchKernel", Only::always, 3),
+                failing_call("cuMemHostRegister_v2"),
+                failing_call("cuMemcpyDtoHAsync_v2"),
+                failing_call("cuMemcpyDtoHAsync_v2", Only::always, 2)};
     }
     return {};
   }

@@ -52,6 +52,10 @@ class Rig {
   virtual std::vector<Fault> faults(vramx::Operation operation, vramx::Purpose purpose) const = 0;
   /// Whether bytes that left the card read as `poison` at their device addresses.
   virtual bool poisons() const = 0;
+  /// Whether it makes packed copies of weights.
+  virtual bool packs() const { return device().packing() != nullptr; }
+  /// Whether memory of what left the card may stay mapped there until something else needs it.
+  virtual bool keeps_frames() const { return false; }
   /// Lets go of the device; what it then still holds of the hardware is told, "" for nothing.
   virtual std::string close() = 0;
 };
