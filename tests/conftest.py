@@ -144,11 +144,17 @@ def open_session(
         policy: Any = "adaptive",
         block: Any = BLOCK,
         host_limit: Any = None,
+        compress: Any = None,
         **card: Any,
     ) -> vramx.Session:
         with vramx.simulate(**{**CARD, **card}):
             return vramx.oversubscribe(
-                budget, backend="simulated", policy=policy, block=block, host_limit=host_limit
+                budget,
+                backend="simulated",
+                policy=policy,
+                block=block,
+                host_limit=host_limit,
+                compress=compress,
             )
 
     return open_one
