@@ -108,17 +108,30 @@ std::shared_ptr<MappedPacking::Chunk> MappedPacking::make_chunk(Bytes size) cons
   return std::shared_ptr<Chunk>(new Chunk{.memory = {context_->driver, size, true}, .size = size});
 }
 
-void MappedPacking::expect(Bytes raw) {
+void MappedPacking::begin(Bytes raw) {
+  const std::lock_guard lock(packing_);
   const Current here = context_->current();
-  expected_ = raw;
-  chunk_ = nullptr;
-  if (raw > 0) {
-    workplace_.emplace(store_, unit_);
-    return;
+  if (!workplace_) workplace_.emplace(store_, unit_);
+  ++begun_;
+  expected_ += raw;
+}
+
+void MappedPacking::end() noexcept {
+  const std::lock_guard lock(packing_);
+  if (--begun_ > 0) return;
+  const auto give_back = [&] {
+    if (next_chunk_.valid()) next_chunk_.wait();
+    next_chunk_ = {};
+    chunk_ = nullptr;
+    workplace_.reset();
+    expected_ = 0;
+  };
+  try {
+    const Current here = context_->current();
+    give_back();
+  } catch (const Error&) {
+    give_back();  // the context is gone
   }
-  workplace_.reset();
-  if (next_chunk_.valid()) next_chunk_.wait();
-  next_chunk_ = {};
 }
 
 /// Pinning takes longer than packing, so the next chunk is made while this one fills.
@@ -150,15 +163,12 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   }
   const Current here = context_->current();
   CardCodec& codec = this->codec();
-  const bool alone = !workplace_;
-  if (alone) expect(unit.size);
+  begin(0);
   struct Done {
-    ~Done() {
-      if (alone) packing.expect(0);
-    }
+    ~Done() { packing.end(); }
     MappedPacking& packing;
-    bool alone;
-  } const done{*this, alone};
+  } const done{*this};
+  const std::lock_guard one_at_a_time(packing_);
   const auto& [raw, packed, verified] = *workplace_;
   CUstream stream = unpacks_->at(0);
   const auto number = reinterpret_cast<Stream>(stream);  // NOLINT

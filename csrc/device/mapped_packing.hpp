@@ -21,7 +21,8 @@ class MappedPacking final : public Packing {
   MappedPacking(MappedStore& store, Bytes unit);
   ~MappedPacking() override;
 
-  void expect(Bytes raw) override;
+  void begin(Bytes raw) override;
+  void end() noexcept override;
   Bytes pack(Range unit, const std::vector<TypedRange>& types) override;
   Bytes scratch(Bytes piece) const override;
   void forget(Range range) noexcept override;
@@ -119,6 +120,8 @@ class MappedPacking final : public Packing {
   std::map<Address, Packed> packed_;  ///< by unit
   Bytes largest_ = 0;                 ///< there was
   Bytes expected_ = 0;                ///< raw bytes that are still to be packed
+  std::mutex packing_;                ///< one unit at a time
+  unsigned begun_ = 0;
   std::optional<Workplace> workplace_;
   std::shared_ptr<Chunk> chunk_;                    ///< with room perhaps
   std::future<std::shared_ptr<Chunk>> next_chunk_;  ///< being pinned meanwhile

@@ -23,9 +23,10 @@ class Packing {
  public:
   virtual ~Packing() = default;
 
-  /// So many raw bytes are about to be packed, at most; 0 once they are. What that takes may be had
-  /// once for all of them.
-  virtual void expect(Bytes /*raw*/) {}
+  /// So many raw bytes are about to be packed, at most, and then they are: what that takes may be
+  /// had once for all of them. Calls may nest, and come from several threads. begin throws as pack.
+  virtual void begin(Bytes /*raw*/) {}
+  virtual void end() noexcept {}
   /// Makes the packed copy of a piece that has none and whose bytes are on the host, where the
   /// types of some of them are known, by offset in it. Returns its size; 0 where it would not be
   /// smaller by 5 %, and there is none then. It blocks the host, and takes `scratch` bytes of the

@@ -104,10 +104,12 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   lock.unlock();
   std::vector<Bytes> sizes;
   std::exception_ptr error;
+  bool begun = false;
   try {
     Bytes raw = 0;
     for (const auto& [block, size] : before) raw += size > 0 ? 0 : block.size;
-    packing->expect(raw);
+    packing->begin(raw);
+    begun = true;
     for (const auto& [block, size] : before) {
       sizes.push_back(size > 0 ? size : packing->pack(block, within(weights, block)));
     }
@@ -116,7 +118,7 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   } catch (...) {
     error = std::current_exception();
   }
-  packing->expect(0);
+  if (begun) packing->end();
   lock.lock();
   --works_on_host_;
   set_state(Block::State::at_rest);

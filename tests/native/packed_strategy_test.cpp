@@ -59,7 +59,7 @@ struct Told {
   std::vector<GroupId> groups;
 
   explicit Told(std::size_t room)
-      : budget(room * block),
+      : budget(room * block + 1),
         adaptive({table, device, budget, block, [this](const Prediction&) { ++plans; }}),
         range(device.reserve(blocks * block, Purpose::weights)) {
     for (const BlockId id : table.add(range, Purpose::weights, Place::host, false, false)) {
@@ -67,6 +67,7 @@ struct Told {
       groups.push_back(table.define({id}, ""));
     }
     adaptive.guess(groups);
+    table.reserve(1);  // there is room for packed bytes to arrive in
   }
   ~Told() { device.release(range); }
   Told(const Told&) = delete;
