@@ -59,11 +59,12 @@ void Residency::follow_staging(Lock& lock, const Poll& poll) {
   if (packing == nullptr) return;
   const Bytes staging = table_.sums().packed > 0 ? packing->staging() : 0;
   const Bytes wanted = staging * staging_part <= budget_ ? staging : 0;
-  const Bytes reserved = table_.sums().reserved;
-  if (wanted < reserved) {
-    unreserve(reserved - wanted);
-  } else if (wanted > reserved) {
-    reserve(lock, wanted - reserved, poll);
+  // Others may be packing, and have scratch reserved.
+  if (wanted < staging_) {
+    unreserve(staging_ - wanted);
+    staging_ = wanted;
+  } else if (const Bytes more = wanted - staging_; more > 0 && reserve(lock, more, poll)) {
+    staging_ += more;
   }
   if (wanted == 0) packing->trim();
 }

@@ -108,8 +108,7 @@ void Residency::forget(Range range, bool keep) {
     notes_.forgotten(block);
   }
   table_.remove(range);
-  const Sums& sums = table_.sums();
-  if (sums.packed == 0 && sums.reserved > 0) follow_staging(lock, nullptr);
+  if (table_.sums().packed == 0 && staging_ > 0) follow_staging(lock, nullptr);
 }
 
 bool Residency::owns(Range range) const {

@@ -155,6 +155,7 @@ class Residency final {
   std::unique_ptr<Strategy> strategy_;
   Holders holders_;
   std::uint64_t works_on_host_ = 0;
+  Bytes staging_ = 0;  ///< reserved for packed bytes to arrive in
   double stall_seconds_ = 0;
   bool closed_ = false;
   std::unique_ptr<Moves> moves_;  ///< last: its thread ends before what it calls back is gone
