@@ -12,6 +12,10 @@ namespace vramx {
 namespace {
 
 constexpr Bytes largest_arena = GiB;
+/// Where blocks share frames (device/frames.hpp), arenas are larger, and so that their last blocks
+/// are as large as others, unless that is a good part of them.
+constexpr Bytes largest_shared = 4 * GiB;
+constexpr Bytes blocks_rounded = 8;
 constexpr Bytes copied_at_once = 4 * MiB;
 
 /// Carries out copies in pieces, on several threads.
@@ -56,8 +60,14 @@ Core::~Core() {
 
 std::vector<std::shared_ptr<Memory>> Core::reserve(const std::vector<Bytes>& sizes,
                                                    Purpose purpose) {
-  const Placing placing =
-      place(sizes, device_->memory(purpose).traits().granule, std::max(largest_arena, block_));
+  Store& memory = device_->memory(purpose);
+  const bool shares =
+      memory.packing() != nullptr && memory.traits().unit == block_ && purpose == Purpose::weights;
+  Placing placing = place(sizes, memory.traits().granule,
+                          std::max(shares ? largest_shared : largest_arena, block_));
+  for (Bytes& size : placing.arenas) {
+    if (shares && size >= blocks_rounded * block_) size = round_up(size, block_);
+  }
   const bool confined = device_->memory(purpose).confines(purpose);
   std::vector<std::shared_ptr<Arena>> arenas;
   for (const Bytes size : placing.arenas) {

@@ -189,9 +189,11 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   cuda().check(cuda().stream_wait(stream), "cuStreamSynchronize");
   const Bytes size = form->size;
   if (size > largest()) trim();
+  chunk->used += round_up(size, 256);
   const std::lock_guard lock(mutex_);
   largest_ = std::max(largest_, size);
   store_.keep_mapped();
+  store_.frames().memory().set_spare(unit_);
   chunk->used += round_up(size, 256);
   packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
   return size;

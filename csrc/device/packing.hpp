@@ -37,8 +37,8 @@ class Packing {
   /// The raw copies are about to differ: the host's packed copies of the pieces that hold some of
   /// the range are no more. None of them is on the card; what was asked for before still comes.
   virtual void forget(Range range) noexcept = 0;
-  /// What it has of the card's memory for packed bytes that are unpacked as they arrive, while
-  /// there is a packed copy at all.
+  /// What it takes of the card's memory for packed bytes that are unpacked as they arrive, from the
+  /// first of them on, while there is a packed copy at all.
   virtual Bytes staging() const = 0;
   /// Gives back the memory of the card that `staging` tells of, until it is used again.
   virtual void trim() noexcept = 0;

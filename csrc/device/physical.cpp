@@ -76,7 +76,7 @@ Handle CardMemory::create(Bytes size) {
 // What is asked to give back memory calls give.
 void CardMemory::make_room(std::unique_lock<std::mutex>& lock, Bytes size) {
   for (;;) {
-    const Bytes most = std::max(peak_, in_use_ + size);
+    const Bytes most = std::max(peak_, in_use_ + size) + spare_;
     if (held_ + size > most) shrink(most - size);
     if (held_ + size <= most) return;
     lock.unlock();
@@ -102,6 +102,11 @@ Handle CardMemory::take(Bytes size) {
   return handle;
 }
 
+void CardMemory::set_spare(Bytes spare) {
+  const std::lock_guard lock(mutex_);
+  spare_ = spare;
+}
+
 void CardMemory::rest(Bytes size) noexcept {
   const std::lock_guard lock(mutex_);
   in_use_ -= size;
@@ -115,7 +120,7 @@ void CardMemory::resume(Bytes size) noexcept {
 
 bool CardMemory::has_room(Bytes size) const {
   const std::lock_guard lock(mutex_);
-  return held_ + size <= peak_;
+  return held_ + size <= peak_ + spare_;
 }
 
 void CardMemory::give(Bytes size, Handle handle) noexcept {

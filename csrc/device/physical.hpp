@@ -54,6 +54,8 @@ class CardMemory {
   void resume(Bytes size) noexcept;
   /// Is asked to give back memory that rests, which returns false where it has none.
   void set_reclaim(std::function<bool()> reclaim) { reclaim_ = std::move(reclaim); }
+  /// May hold so much more than was in use at one time.
+  void set_spare(Bytes spare);
   /// Whether so much more can be had beside all that is held.
   bool has_room(Bytes size) const;
   /// Lets go of what is not in use, down to `most` held in all.
@@ -71,6 +73,7 @@ class CardMemory {
   std::map<Bytes, std::vector<Handle>> idle_;
   std::function<bool()> reclaim_ = [] { return false; };
   Bytes held_ = 0;
+  Bytes spare_ = 0;
   Bytes in_use_ = 0;
   Bytes peak_ = 0;  ///< the most in use at one time
 };

@@ -43,15 +43,14 @@ Bytes SimulatedPacking::pack(Range piece, const std::vector<TypedRange>& types) 
   if (first != last) {
     throw BadConfig("what is at " + std::to_string(first->first) + " has a packed copy already");
   }
-  card_.check_room(packing_scratch(piece.size));
+  card_.check_room(scratch(piece.size));
   Packed packed{.piece = piece, .form = {}, .bytes = std::make_shared<std::vector<std::byte>>()};
   packed.form = vramx::pack(c.on_host(piece.start), piece.size, types, *packed.bytes);
   const Bytes size = packed.form.size;
   const bool pays = size <= piece.size - piece.size / 20;
   if (pays) card_.check_host_room(size);
-  if (pays) stage(size);
 
-  const auto used = static_cast<std::int64_t>(packing_scratch(piece.size));
+  const auto used = static_cast<std::int64_t>(scratch(piece.size));
   const double from = std::max(card_.host_now_, card_.link_[0]);
   card_.host_now_ = card_.link_[0] =
       from + card_.spec_.latency + static_cast<double>(piece.size) / card_.spec_.link.up;
@@ -61,8 +60,35 @@ Bytes SimulatedPacking::pack(Range piece, const std::vector<TypedRange>& types) 
   card_.carry(-used);
   if (!pays) return 0;
   card_.host_used_ += size;
+  if (size > largest_) unstage();
+  largest_ = std::max(largest_, size);
   packed_[piece.start] = std::move(packed);
   return size;
+}
+
+void SimulatedPacking::stage() {
+  if (largest_ <= staged_) return;
+  const Bytes more = (largest_ - staged_) * stages_.size();
+  card_.check_room(more);
+  for (Stage& each : stages_) {
+    each.bytes = std::make_shared<std::vector<std::byte>>(largest_, std::byte{poison});
+  }
+  card_.account(card_.host_now_, static_cast<std::int64_t>(more));
+  card_.carry(static_cast<std::int64_t>(more));
+  staged_ = largest_;
+}
+
+void SimulatedPacking::unstage() noexcept {
+  const auto all = static_cast<std::int64_t>(std::exchange(staged_, 0) * stages_.size());
+  if (all == 0) return;
+  card_.host_now_ = std::max(card_.host_now_, queue_.at);
+  card_.work_.finish(queue_.last);
+  for (Stage& each : stages_) {
+    spoil(*each.bytes);
+    each.bytes = nullptr;
+  }
+  card_.account(card_.host_now_, -all);
+  card_.carry(-all);
 }
 
 void SimulatedPacking::trim() noexcept {
@@ -70,25 +96,11 @@ void SimulatedPacking::trim() noexcept {
   unstage();
 }
 
-void SimulatedPacking::stage(Bytes size) {
-  const Bytes largest = std::max(largest_, size);
-  if (largest <= staged_) return;
-  const Bytes more = (largest - staged_) * stages_.size();
-  card_.check_room(more);
-  for (Stage& each : stages_) {
-    each.bytes = std::make_shared<std::vector<std::byte>>(largest, std::byte{poison});
-  }
-  card_.account(card_.host_now_, static_cast<std::int64_t>(more));
-  card_.carry(static_cast<std::int64_t>(more));
-  staged_ = largest_ = largest;
-}
-
-void SimulatedPacking::unstage() noexcept {
-  const auto all = static_cast<std::int64_t>(std::exchange(staged_, 0) * stages_.size());
-  if (all == 0) return;
-  for (Stage& each : stages_) each.bytes = nullptr;
-  card_.account(std::max(card_.host_now_, queue_.at), -all);
-  card_.carry(-all);
+/// Without a packed copy there is no need of staging memory.
+void SimulatedPacking::unstage_if_empty() noexcept {
+  if (!packed_.empty()) return;
+  unstage();
+  largest_ = 0;
 }
 
 void SimulatedPacking::forget(Range range) noexcept {
@@ -98,9 +110,7 @@ void SimulatedPacking::forget(Range range) noexcept {
   const auto to = packed_.lower_bound(range.end());
   for (auto it = from; it != to; ++it) card_.host_used_ -= it->second.form.size;
   packed_.erase(from, to);
-  if (!packed_.empty()) return;
-  unstage();
-  largest_ = 0;
+  unstage_if_empty();
 }
 
 void SimulatedPacking::release(Range range) noexcept {
@@ -114,9 +124,7 @@ void SimulatedPacking::release(Range range) noexcept {
   const auto [first, last] = within(packed_, range);
   for (auto it = first; it != last; ++it) card_.host_used_ -= it->second.form.size;
   packed_.erase(first, last);
-  if (!packed_.empty()) return;
-  unstage();
-  largest_ = 0;
+  unstage_if_empty();
 }
 
 std::vector<Range> SimulatedPacking::pieces(Range range) const {
@@ -181,8 +189,8 @@ Fence SimulatedPacking::Link::arrive(Range range, bool moved, Lane lane, Fences 
   SimulatedPacking& all = packing_;
   SimulatedDevice& card = all.card_;
   const auto pieces = all.pieces(range);
-  all.stage(all.largest_);
   auto& queue = card.lanes_.at(lane);
+  all.stage();
   Stage& stage = all.stages_[lane];
   const double start = all.start(queue.at, after);
   card.account(start, static_cast<std::int64_t>(range.size));

@@ -21,10 +21,7 @@ class SimulatedPacking final : public Packing {
   explicit SimulatedPacking(SimulatedDevice& card) : card_(card), stages_(card.facts().lanes) {}
 
   Bytes pack(Range piece, const std::vector<TypedRange>& types) override;
-  /// With the staging memory that it may come to take.
-  Bytes scratch(Bytes piece) const override {
-    return packing_scratch(piece) + stages_.size() * piece;
-  }
+  Bytes scratch(Bytes piece) const override { return piece * 5 / 2; }
   void forget(Range range) noexcept override;
   Bytes staging() const override;
   void trim() noexcept override;
@@ -103,16 +100,16 @@ class SimulatedPacking final : public Packing {
   const OnCard& on_card(Range piece) const;
   double start(double at, Fences after) const;
   void decode(Range piece, bool moved, const Memory& from, double at, Tickets after);
-  static Bytes packing_scratch(Bytes piece) { return piece * 5 / 2; }
-  void stage(Bytes size);
+  void stage();
   void unstage() noexcept;
+  void unstage_if_empty() noexcept;
 
   SimulatedDevice& card_;
   std::map<Address, Packed> packed_;   ///< by the piece's start
   std::map<Address, OnCard> on_card_;  ///< likewise
   std::vector<Stage> stages_;          ///< by lane
+  Bytes largest_ = 0;                  ///< packed copy, by which staging memory is made
   Bytes staged_ = 0;                   ///< a lane
-  Bytes largest_ = 0;                  ///< packed piece
   SimulatedDevice::Queue queue_;
   Link link_{*this};
   Hold hold_{*this};

@@ -36,6 +36,7 @@ void Residency::advise(const Blocks& all, Advice advice, const Poll& poll) {
   }
   for (const BlockId id : blocks) {
     Block& block = table_[id];
+    const BlockTable::Change change(table_, block);
     switch (advice) {
       case Advice::read_mostly:
         block.read_mostly = true;

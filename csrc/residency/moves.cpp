@@ -258,11 +258,15 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
     const BlockTable::Change change(table_, block);
     if (hop.packed) {
       block.packed_on_card = i >= outcome.evicted;
-      if (block.packed_on_card && !noted) notes_.correct_start_packed(block);
-      if (!block.packed_on_card && noted && notes_) {
+      if (block.packed_on_card) {
+        if (!noted) notes_.correct_start_packed(block);
+        continue;
+      }
+      block.packed_departure = outcome.freed[i];
+      if (noted && notes_) {
         notes_.move(block, hop, moves.submitted, outcome.issues.at(i), outcome.freed[i]);
       }
-      if (!block.packed_on_card) forget_stale(block);
+      forget_stale(block);
       continue;
     }
     if (i >= outcome.evicted) {

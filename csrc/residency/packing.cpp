@@ -45,6 +45,11 @@ bool Residency::reserve(Lock& lock, Bytes bytes, const Poll& poll) {
   }
   table_.reserve(bytes);
   notes_.reserved(table_.sums().reserved);
+  // What it is for does not wait for what has left, as arrivals do.
+  for (BlockId id = 0; id < table_.size(); ++id) {
+    device_->streams().wait(table_[id].departure);
+    device_->streams().wait(table_[id].packed_departure);
+  }
   return true;
 }
 

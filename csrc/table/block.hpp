@@ -43,6 +43,7 @@ struct Block {
   std::uint32_t leases = 0;
   std::uint64_t window = 0;                    ///< the last look ahead that wants it
   Fence departure;                             ///< when it had left the card
+  Fence packed_departure;                      ///< when its packed copy had
   Fence arrival;                               ///< when it has come
   std::vector<Stream> ordered;                 ///< the streams that wait for that
   std::vector<std::pair<Stream, Fence>> uses;  ///< the last use on each stream; null: not marked

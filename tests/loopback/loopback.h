@@ -32,7 +32,7 @@ typedef struct {
   uint64_t faulted;       /* bytes that a card touched without having them or a mapping of them */
   uint64_t over_link;     /* bytes that a card read or wrote in place on the host */
   uint64_t managed;       /* bytes allocated and not freed */
-  uint64_t mapped;        /* bytes of cards' physical memory that is mapped, which is on_card too */
+  uint64_t mapped;        /* bytes of cards' physical memory that is mapped; on_card has them too */
   uint64_t card_memory;   /* bytes of physical memory of cards, mapped or not */
   uint64_t registered;    /* bytes of the program's memory that are pinned */
   uint64_t reserved;      /* bytes of reserved addresses */

@@ -89,8 +89,8 @@ bool State::map(std::uintptr_t address, std::uint64_t size, std::uint64_t handle
       MAP_FAILED) {
     return false;
   }
-  ++it->second.mappings;
   mappings[address] = {.size = size, .handle = handle};
+  if (++it->second.mappings > 1) return true;
   counts.mapped += size;
   counts.on_card += size;
   counts.peak_on_card = std::max(counts.peak_on_card, counts.on_card);
@@ -102,10 +102,11 @@ bool State::unmap(std::uintptr_t address, std::uint64_t size) {
   if (it == mappings.end() || it->second.size != size || named_by_work(address, size)) return false;
   if (!no_access(address, size)) return false;
   const std::uint64_t handle = it->second.handle;
-  counts.mapped -= size;
-  counts.on_card -= size;
-  --physical.at(handle).mappings;
   mappings.erase(it);
+  if (--physical.at(handle).mappings == 0) {
+    counts.mapped -= size;
+    counts.on_card -= size;
+  }
   drop_if_unused(handle);
   return true;
 }

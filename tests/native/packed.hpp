@@ -53,8 +53,12 @@ struct Weights : Held {
     device.wait(route.evict(range, how, 0, {}));
   }
 
-  /// Whether the card has so much in use beside what frames keep.
-  bool takes(vramx::Bytes bytes) const { return rig.keeps_frames() || rig.on_card() == bytes; }
+  /// Whether the card has so much in use, staging memory that was not needed yet included, and
+  /// beside what frames keep.
+  bool takes(vramx::Bytes bytes) const {
+    const vramx::Bytes now = rig.on_card();
+    return rig.keeps_frames() || now == bytes || now + packing.staging() == bytes;
+  }
 
   Rig& rig;
   vramx::Packing& packing;

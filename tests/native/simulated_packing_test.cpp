@@ -51,13 +51,12 @@ TEST("staging memory takes one unit after another, each once the last is unpacke
   REQUIRE(near(rig->device().seconds(start, both), crossing + 2 * unpacking));
 }
 
-TEST("packing needs room on the card for its scratch, and its staging memory stays") {
+TEST("packing needs room on the card for its scratch; staging memory stays from its first use") {
   const Bytes unit = SimulatedSpec{}.granule;
   const auto rig = simulated({.capacity = 3 * unit, .unpack_rate = 1e12});
   const Weights weights(*rig, 2);
   Packing& packing = weights.packing;
-  const Bytes scratch = 5 * unit / 2;
-  REQUIRE(packing.scratch(unit) == scratch + 2 * unit);
+  REQUIRE(packing.scratch(unit) == 5 * unit / 2);
   const Range first = weights.unit(0);
   rig->device().wait(rig->device().fetch(first, FetchMode::duplicate, 0, {}));
   REQUIRE_THROWS(OutOfMemory, weights.pack(weights.unit(1)));
@@ -65,9 +64,15 @@ TEST("packing needs room on the card for its scratch, and its staging memory sta
   rig->device().wait(rig->device().evict(first, EvictMode::drop, 0, {}));
   const Bytes size = weights.pack(first);
   REQUIRE(size > 0 && packing.staging() == 2 * size);
-  REQUIRE(rig->peak_on_card() == packing.staging() + scratch);
+  REQUIRE(rig->on_card() == 0 && rig->peak_on_card() == packing.scratch(unit));
+  rig->device().wait(packing.link().fetch(first, FetchMode::duplicate, 0, {}));
+  REQUIRE(rig->on_card() == unit + packing.staging());
+  rig->device().wait(packing.link().evict(first, EvictMode::drop, 0, {}));
   REQUIRE(rig->device().free_bytes() == 3 * unit - packing.staging());
   REQUIRE_THROWS(OutOfMemory, weights.pack(weights.unit(1)));
+  packing.trim();
+  REQUIRE(rig->on_card() == 0 && packing.staging() == 2 * size);
+  REQUIRE(weights.pack(weights.unit(1)) > 0);
 }
 
 TEST("packed copies count in the host's memory") {
