@@ -144,6 +144,7 @@ bench: $(READY)
 pictures: $(READY)
 	$(BIN)/python examples/residency.py --policy lru --picture docs/pictures/lru.png
 	$(BIN)/python examples/residency.py --picture docs/pictures/plan.png
+	$(BIN)/python examples/residency.py --unpack-rate 1TB/s --picture docs/pictures/packed.png
 	$(BIN)/python -m vramx.demo.super_resolution --simulated --output docs/pictures/enlarged.jpg
 
 clean:

@@ -28,6 +28,8 @@ CARD = {
     "granule": 4 * KIB,
     "host_memory": 1024 * MIB,
 }
+if os.environ.get("VRAMX_COMPRESS") == "always":
+    CARD["unpack_rate"] = 400e9  # it can make packed copies, so sessions do
 NATIVE_CARD = {
     "capacity": 64 * MIB,
     "link_up": 1e9,
@@ -142,11 +144,17 @@ def open_session(
         policy: Any = "adaptive",
         block: Any = BLOCK,
         host_limit: Any = None,
+        compress: Any = None,
         **card: Any,
     ) -> vramx.Session:
         with vramx.simulate(**{**CARD, **card}):
             return vramx.oversubscribe(
-                budget, backend="simulated", policy=policy, block=block, host_limit=host_limit
+                budget,
+                backend="simulated",
+                policy=policy,
+                block=block,
+                host_limit=host_limit,
+                compress=compress,
             )
 
     return open_one

@@ -83,24 +83,40 @@ def test_the_models_are_as_large_as_those_that_they_stand_for() -> None:
 
 def test_limits_are_those_of_the_design() -> None:
     found = limits.limits(weights=12 * GIB, budget=6 * GIB, link=GIB, compute=1.0)
-    assert found == limits.Limits(fluid=6.0, plan=6.125, lru=12.0)
+    assert found == limits.Limits(fluid=6.0, plan=6.125, packed=6.125, lru=12.0)
+
+
+def test_packed_weights_that_fit_cross_no_link_and_others_cross_it_packed() -> None:
+    common = {
+        "weights": 12 * GIB,
+        "link": GIB,
+        "compute": 1.0,
+        "packed": 8 * GIB,
+        "unpack": 12 * GIB,
+    }
+    fits = limits.limits(budget=9 * GIB, **common)
+    assert fits.packed == pytest.approx(1.0 + 3.125 / 4)  # what is not kept raw is unpacked
+    streams = limits.limits(budget=6 * GIB, **common)
+    assert streams.packed == pytest.approx(2.0 + 0.125)
+    assert streams.fluid == 6.0
 
 
 def test_smaller_blocks_in_flight_are_less_room() -> None:
     found = limits.limits(weights=12 * GIB, budget=6 * GIB, link=GIB, compute=1.0, block=MIB)
-    assert found == limits.Limits(fluid=6.0, plan=6.0 + 4 / 1024, lru=12.0)
+    plan = 6.0 + 4 / 1024
+    assert found == limits.Limits(fluid=6.0, plan=plan, packed=plan, lru=12.0)
     assert limits.budget_of(10 * MIB, 3, block=MIB) == 3 * MIB
 
 
 def test_computing_is_the_limit_where_the_link_is_fast() -> None:
     found = limits.limits(weights=12 * GIB, budget=6 * GIB, link=100 * GIB, compute=1.0)
-    assert found == limits.Limits(fluid=1.0, plan=1.0, lru=1.0)
+    assert found == limits.Limits(fluid=1.0, plan=1.0, packed=1.0, lru=1.0)
 
 
 @pytest.mark.parametrize("budget", [12 * GIB, 13 * GIB])
 def test_nothing_moves_when_all_fits(budget: int) -> None:
     found = limits.limits(weights=12 * GIB, budget=budget, link=1.0, compute=0.5)
-    assert found == limits.Limits(fluid=0.5, plan=0.5, lru=0.5)
+    assert found == limits.Limits(fluid=0.5, plan=0.5, packed=0.5, lru=0.5)
 
 
 def test_a_budget_is_whole_blocks_and_never_above_its_share() -> None:

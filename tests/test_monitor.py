@@ -240,7 +240,9 @@ def test_no_thread_and_no_file_is_made_before_a_session_opens(folder: Path) -> N
 
 COUNTS = st.builds(
     vramx.Stats,
-    **dict.fromkeys(("moved_in", "moved_out", "passes", "hits", "misses"), st.integers(0, 2**40)),
+    **dict.fromkeys(
+        ("moved_in", "crossed_in", "moved_out", "passes", "hits", "misses"), st.integers(0, 2**40)
+    ),
     stall_seconds=st.floats(0, 1e6),
 )
 
@@ -255,7 +257,7 @@ def test_rates_times_their_time_are_what_was_done(
     }
     rates = rates_between(before, vramx.Stats(**sums), seconds)
     assert rates is not None
-    for name in ("moved_in", "moved_out", "passes"):
+    for name in ("moved_in", "crossed_in", "moved_out", "passes"):
         assert getattr(rates, name) * seconds == pytest.approx(getattr(more, name))
     assert rates.stalled * seconds == pytest.approx(more.stall_seconds, abs=1e-6)
     used = more.hits + more.misses

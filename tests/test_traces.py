@@ -561,7 +561,7 @@ def test_a_picture_s_states_do_not_overlap_and_agree_with_the_bytes(
             )
         changes += [(b, BLOCK) for b, _, s in spans if s == "arriving"]
         changes += [(e, -BLOCK) for _, e, s in spans if s == "leaving"]
-    held, series = 0, []
+    held, series = bytes_on_card(trace.log)[0][1], []
     for at, size in sorted(changes):
         held += size
         series.append((at, held))

@@ -156,7 +156,7 @@ def test_adaptive_brings_ahead_while_the_host_waits_and_lru_does_not(
     count, frames = 24, 12
     seconds = {}
     for policy in ("adaptive", "lru"):
-        with open_session(frames * BLOCK + 8 * BLOCK, policy=policy) as session:
+        with open_session(frames * BLOCK + 8 * BLOCK, policy=policy, compress="never") as session:
             model = session.manage(busy(linears(count), session, work))
             for each in model:
                 each.register_forward_hook(lambda *_: wait_for_work(session))
@@ -258,7 +258,7 @@ def test_the_budget_holds_on_the_card_s_own_clock(
 def test_set_budget_returns_the_previous_one_and_is_kept_at_once(
     open_session: OpenSession, linears: Linears
 ) -> None:
-    with open_session(8 * BLOCK, policy="lru") as session:
+    with open_session(8 * BLOCK, policy="lru", compress="never") as session:
         model = session.manage(linears(8))
         passes(session, model, 1)
         assert session.device.on_card == 8 * BLOCK

@@ -36,6 +36,7 @@ void residency(nb::module_& module) {
       .def_ro("hits", &Counts::hits)
       .def_ro("misses", &Counts::misses)
       .def_ro("moved_in", &Counts::moved_in)
+      .def_ro("crossed_in", &Counts::crossed_in)
       .def_ro("moved_out", &Counts::moved_out)
       .def_ro("dropped", &Counts::dropped)
       .def_ro("discarded", &Counts::discarded)
@@ -47,6 +48,8 @@ void residency(nb::module_& module) {
       .def_ro("resident", &Stats::resident)
       .def_ro("leased", &Stats::leased)
       .def_ro("peak_resident", &Stats::peak_resident)
+      .def_ro("packed_on_host", &Stats::packed_on_host)
+      .def_ro("packed_on_card", &Stats::packed_on_card)
       .def_prop_ro("evictions", &Stats::evictions)
       .def_ro("failed_moves", &Stats::failed_moves)
       .def_ro("stall_seconds", &Stats::stall_seconds);

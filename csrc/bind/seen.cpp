@@ -26,6 +26,8 @@ void bind_usage(nb::module_& module) {
       .def_prop_ro("address", [](const BlockUsage& block) { return block.range.start; })
       .def_prop_ro("nbytes", [](const BlockUsage& block) { return block.range.size; })
       .def_ro("on_card", &BlockUsage::on_card)
+      .def_ro("packed", &BlockUsage::packed)
+      .def_ro("packed_on_card", &BlockUsage::packed_on_card)
       .def_ro("kept", &BlockUsage::kept)
       .def_ro("counts", &BlockUsage::counts);
 
@@ -71,6 +73,7 @@ void seen(nb::module_& module) {
       .def_ro("thread", &Event::thread)
       .def_ro("bytes", &Event::bytes)
       .def_ro("bytes_out", &Event::bytes_out)
+      .def_ro("crossed", &Event::crossed)
       .def_ro("seconds", &Event::seconds)
       .def_ro("text", &Event::text);
   bind_time<&Event::submitted>(event, "submitted", "def submitted(self) -> float | None");
@@ -88,6 +91,10 @@ void seen(nb::module_& module) {
       .def_prop_ro("nbytes", [](const PlacedBlock& block) { return block.range.size; })
       .def_ro("purpose", &PlacedBlock::purpose);
 
+  nb::class_<HeldPacked>(module, "HeldPacked")
+      .def_ro("serial", &HeldPacked::serial)
+      .def_ro("nbytes", &HeldPacked::bytes);
+
   nb::class_<Log>(module, "Log")
       .def(nb::init<>())
       .def_ro("events", &Log::events)
@@ -95,12 +102,15 @@ void seen(nb::module_& module) {
       .def_ro("groups", &Log::groups)
       .def_ro("blocks", &Log::blocks)
       .def_ro("resident", &Log::resident)
+      .def_ro("held", &Log::held)
       .def_ro("budget", &Log::budget)
+      .def_ro("reserved", &Log::reserved)
       .def_ro("seconds", &Log::seconds)
       .def_ro("virtual_clock", &Log::virtual_clock)
       .def_ro("lane_times", &Log::lane_times)
       .def_prop_ro("link_up", [](const Log& log) { return log.link.up; })
       .def_prop_ro("link_down", [](const Log& log) { return log.link.down; })
+      .def_prop_ro("unpack", [](const Log& log) { return log.link.unpack; })
       .def_ro("lanes", &Log::lanes);
 }
 

@@ -22,7 +22,7 @@ struct Up {
   BlockId id = 0;
   Place from = Place::host;
   bool packed = false;  ///< its packed copy alone, to the card
-  Bytes crossing = 0;   ///< what of the block, in whichever form, is copied
+  Bytes crossing = 0;   ///< what of it, in whichever form, is copied
   FetchMode how = FetchMode::duplicate;
   FetchCause why = FetchCause::use;
 

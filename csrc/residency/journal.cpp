@@ -6,6 +6,7 @@
 
 #include "base/error.hpp"
 #include "base/host_clock.hpp"
+#include "device/packing.hpp"
 
 namespace vramx {
 
@@ -23,12 +24,15 @@ Journal::Journal(Device& device, Stream stream, std::size_t most_events, Log sta
       origin_(device.streams().clock(stream)),
       resident_(start.resident.begin(), start.resident.end()),
       log_(std::move(start)) {
+  for (const HeldPacked& copy : log_.held) held_[copy.serial] = copy.bytes;
   if (!virtual_clock_) streams_.wait(origin_);
   began_ = host_seconds();
   log_.virtual_clock = virtual_clock_;
-  Route& link = device.memory(Purpose::weights).link();
+  Store& weights = device.memory(Purpose::weights);
+  Route& link = weights.link();
   log_.lane_times = virtual_clock_ || link.lane_clock(0) != nullptr;
   log_.link = link.rates();
+  if (const Packing* packing = weights.packing()) log_.link.unpack = packing->rate();
   log_.lanes = device.facts().lanes;
 }
 
@@ -70,6 +74,14 @@ void Journal::correct_start(std::uint64_t block, bool resident) {
   }
 }
 
+void Journal::correct_start(HeldPacked copy, bool held) {
+  if (held) {
+    held_[copy.serial] = copy.bytes;
+  } else {
+    held_.erase(copy.serial);
+  }
+}
+
 void Journal::add(Event event) {
   if (virtual_clock_) resolve(event, false);
   events_.push_back(std::move(event));
@@ -90,6 +102,9 @@ void Journal::lose(const Event& event) {
   if (event.kind == Event::Kind::evicted || event.kind == Event::Kind::forgotten) {
     resident_.erase(event.block);
   }
+  if (event.kind == Event::Kind::held) held_[event.block] = event.bytes;
+  if (event.kind == Event::Kind::let_go) held_.erase(event.block);
+  if (event.kind == Event::Kind::reserved) log_.reserved = event.bytes;
   if (event.kind == Event::Kind::budget) log_.budget = event.bytes;
 }
 
@@ -97,6 +112,8 @@ Log Journal::finish() {
   for (std::size_t i = resolved_; i < events_.size(); ++i) resolve(events_[i], true);
   log_.seconds = now();
   log_.resident.assign(resident_.begin(), resident_.end());
+  log_.held.clear();
+  for (const auto& [serial, bytes] : held_) log_.held.push_back({serial, bytes});
   log_.events.assign(std::make_move_iterator(events_.begin()),
                      std::make_move_iterator(events_.end()));
   return std::move(log_);

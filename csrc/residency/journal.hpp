@@ -11,6 +11,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -21,7 +22,8 @@
 namespace vramx {
 
 struct Event {
-  /// `raised` and `lowered` are moves between the host and the place below it. `stalled` begins a
+  /// `raised` and `lowered` are moves between the host and the place below it. A block's packed
+  /// copy is `held` on the card from when it has come until it is `let_go`. `stalled` begins a
   /// lease: from when its stream had done all before it to when its blocks had come. `released`
   /// ends one.
   enum class Kind : std::uint8_t {
@@ -29,15 +31,19 @@ struct Event {
     evicted,
     raised,
     lowered,
+    held,
+    let_go,
     forgotten,
     stalled,
     released,
     budget,
+    reserved,
     plan,
     failed,
   };
-  static constexpr std::array names{"fetched", "evicted",  "raised", "lowered", "forgotten",
-                                    "stalled", "released", "budget", "plan",    "failed"};
+  static constexpr std::array names{"fetched",  "evicted",   "raised",  "lowered",  "held",
+                                    "let_go",   "forgotten", "stalled", "released", "budget",
+                                    "reserved", "plan",      "failed"};
   static constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 
   Kind kind = Kind::failed;
@@ -49,7 +55,8 @@ struct Event {
   std::uint64_t group = 0;    ///< its serial number
   Stream stream = 0;
   std::uint64_t thread = 0;  ///< as the system numbers it
-  Bytes bytes = 0;           ///< of a move; the new budget; a plan's bytes in, a pass
+  Bytes bytes = 0;           ///< of a move; the new budget; reserved now; a plan's bytes in, a pass
+  Bytes crossed = 0;         ///< of the link's, which stood for a move's
   Bytes bytes_out = 0;       ///< a plan's bytes out, a pass
   double seconds = 0;        ///< a plan's, a pass
   double submitted = unknown;
@@ -71,13 +78,21 @@ struct PlacedBlock {
   Purpose purpose = Purpose::weights;
 };
 
+/// A block's packed copy on the card.
+struct HeldPacked {
+  std::uint64_t serial = 0;  ///< the block's
+  Bytes bytes = 0;
+};
+
 struct Log {
   std::vector<Event> events{};  ///< in the order in which they became known
   std::uint64_t lost = 0;       ///< older than those
   std::vector<TracedGroup> groups{};
   std::vector<PlacedBlock> blocks{};
   std::vector<std::uint64_t> resident{};  ///< serial numbers, before the first event
+  std::vector<HeldPacked> held{};         ///< before the first event
   Bytes budget = 0;                       ///< before the first event
+  Bytes reserved = 0;                     ///< of the card, for no block; before the first event
   double seconds = 0;                     ///< from start to end
   bool virtual_clock = false;
   bool lane_times = false;  ///< the card tells when bytes crossed the link
@@ -99,6 +114,7 @@ class Journal {
 
   /// A move that was under way at the start, and counted as done, was not.
   void correct_start(std::uint64_t block, bool resident);
+  void correct_start(HeldPacked copy, bool held);
   void add(Event event);
   void add(TracedGroup group) { log_.groups.push_back(std::move(group)); }
   void add(const PlacedBlock& block) { log_.blocks.push_back(block); }
@@ -118,8 +134,9 @@ class Journal {
   double began_ = 0;
   double latest_ = 0;
   std::deque<Event> events_;
-  std::size_t resolved_ = 0;                    ///< so many of the oldest have all their times
-  std::unordered_set<std::uint64_t> resident_;  ///< before the oldest event that is kept
+  std::size_t resolved_ = 0;                       ///< so many of the oldest have all their times
+  std::unordered_set<std::uint64_t> resident_;     ///< before the oldest event that is kept
+  std::unordered_map<std::uint64_t, Bytes> held_;  ///< likewise, packed
   Log log_;
 };
 

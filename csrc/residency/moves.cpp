@@ -258,8 +258,14 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
     const BlockTable::Change change(table_, block);
     if (hop.packed) {
       block.packed_on_card = i >= outcome.evicted;
-      if (block.packed_on_card) continue;
+      if (block.packed_on_card) {
+        if (!noted) notes_.correct_start_packed(block);
+        continue;
+      }
       block.packed_departure = outcome.freed[i];
+      if (noted && notes_) {
+        notes_.move(block, hop, moves.submitted, outcome.issues.at(i), outcome.freed[i]);
+      }
       forget_stale(block);
       continue;
     }
@@ -280,6 +286,15 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
     if (hop.to() == Place::card && i < outcome.unmapped) block.host_mapped = false;
     if (hop.packed) {
       block.packed_on_card = i < outcome.arrivals.size();
+      if (!block.packed_on_card) {
+        if (!noted) notes_.correct_start_packed(block);
+        continue;
+      }
+      table_.count(block, [&](Counts& counts) { counts.held_packed(hop.crossing); });
+      if (noted && notes_) {
+        notes_.move(block, hop, moves.submitted, outcome.issues.at(outcome.evicted + i),
+                    outcome.arrivals[i]);
+      }
       continue;
     }
     if (i >= outcome.arrivals.size()) {

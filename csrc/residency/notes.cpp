@@ -45,12 +45,13 @@ void Notes::begin(Device& device, Stream stream, std::size_t most_events, Bytes 
   if (journal_) {
     throw InUse("a trace of this session is being recorded already; end that one first");
   }
-  Log start{.budget = budget};
+  Log start{.budget = budget, .reserved = table_.sums().reserved};
   for (BlockId id = 0; id < table_.size(); ++id) {
     const Block& block = table_[id];
     if (block.state == Block::State::unused) continue;
     start.blocks.push_back({block.serial, block.range, block.purpose});
     if (block.committed()) start.resident.push_back(block.serial);
+    if (block.packed_on_card) start.held.push_back({block.serial, block.packed});
   }
   for (GroupId group = 0; group < table_.group_count(); ++group) {
     if (!table_.group(group).blocks.empty()) start.groups.push_back(traced(group));
@@ -76,12 +77,30 @@ void Notes::forgotten(const Block& block) {
                  .submitted = journal_->now()});
 }
 
+void Notes::let_go(const Block& block) {
+  if (!journal_) return;
+  const double now = journal_->now();
+  journal_->add({.kind = Kind::let_go,
+                 .cause = evict_causes[static_cast<std::size_t>(EvictCause::evict)],
+                 .how = vramx::name_of(EvictMode::drop),
+                 .block = block.serial,
+                 .bytes = block.packed,
+                 .submitted = now,
+                 .began = now,
+                 .ended = now});
+}
+
 void Notes::defined(GroupId group) {
   if (journal_) journal_->add(traced(group));
 }
 
 void Notes::correct_start(const Block& block, bool resident) {
   if (journal_) journal_->correct_start(block.serial, resident);
+}
+
+void Notes::correct_start_packed(const Block& block) {
+  if (journal_)
+    journal_->correct_start(HeldPacked{block.serial, block.packed}, block.packed_on_card);
 }
 
 TracedGroup Notes::traced(GroupId group) const {
@@ -94,25 +113,35 @@ TracedGroup Notes::traced(GroupId group) const {
 void Notes::move(const Block& block, const Down& hop, double submitted, const Issue& issue,
                  const Fence& over) {
   if (!journal_) return;
-  add({.kind = hop.from == Place::card ? Kind::evicted : Kind::lowered,
+  const Kind kind = hop.packed                ? Kind::let_go
+                    : hop.from == Place::card ? Kind::evicted
+                                              : Kind::lowered;
+  const bool copied = hop.how == EvictMode::write_back;
+  add({.kind = kind,
        .cause = evict_causes[static_cast<std::size_t>(hop.why)],
        .how = vramx::name_of(hop.how),
        .block = block.serial,
-       .bytes = block.range.size,
+       .bytes = hop.packed ? block.packed : block.range.size,
+       .crossed = copied ? block.range.size : 0,
        .submitted = submitted},
-      hop.how == EvictMode::write_back, issue, over);
+      copied, issue, over);
 }
 
 void Notes::move(const Block& block, const Up& hop, double submitted, const Issue& issue,
                  const Fence& over) {
   if (!journal_) return;
-  add({.kind = hop.to() == Place::card ? Kind::fetched : Kind::raised,
+  const bool copied = hop.how != FetchMode::empty;
+  const Kind kind = hop.packed                ? Kind::held
+                    : hop.to() == Place::card ? Kind::fetched
+                                              : Kind::raised;
+  add({.kind = kind,
        .cause = fetch_causes[static_cast<std::size_t>(hop.why)],
        .how = vramx::name_of(hop.how),
        .block = block.serial,
-       .bytes = block.range.size,
+       .bytes = hop.packed ? block.packed : block.range.size,
+       .crossed = copied ? hop.crossing : 0,
        .submitted = submitted},
-      hop.how != FetchMode::empty, issue, over);
+      copied, issue, over);
 }
 
 void Notes::add(Event move, bool crosses, const Issue& issue, const Fence& over) {
@@ -156,6 +185,11 @@ void Notes::failure(const std::exception_ptr& error) {
 void Notes::budget(Bytes budget) {
   if (!journal_) return;
   journal_->add({.kind = Kind::budget, .bytes = budget, .submitted = journal_->now()});
+}
+
+void Notes::reserved(Bytes bytes) {
+  if (!journal_) return;
+  journal_->add({.kind = Kind::reserved, .bytes = bytes, .submitted = journal_->now()});
 }
 
 void Notes::plan(const Prediction& plan) {

@@ -30,6 +30,8 @@ class Notes {
   /// Nothing is done where no journal is kept.
   void placed(const Block& block);
   void forgotten(const Block& block);
+  /// The block is about to be forgotten, whose packed copy is on the card.
+  void let_go(const Block& block);
   void defined(GroupId group);
   void use(GroupId group, Event::Kind kind, Stream stream, Fence from, Fence to);
   /// A block made a hop by a request of a job that was asked for then.
@@ -39,8 +41,11 @@ class Notes {
             const Fence& over);
   /// A move that counted as done at the start was not.
   void correct_start(const Block& block, bool resident);
+  /// The same of its packed copy.
+  void correct_start_packed(const Block& block);
   void failure(const std::exception_ptr& error);
   void budget(Bytes budget);
+  void reserved(Bytes bytes);
   void plan(const Prediction& plan);
 
  private:

@@ -18,15 +18,14 @@ Moves::Way Moves::way_up(const Block& block, Place from, bool holds) {
   Store& memory = memory_of(block);
   const Way raw{&memory.route(from), block.range.size};
   if (from != Place::host || !unpacks(block)) return raw;
-  if (block.packed_on_card) return {&memory.packing()->unpack(), 0};
-  if (holds) return {&memory.packing()->unpack(), block.packed};
+  if (holds || block.packed_on_card) return {&memory.packing()->unpack(), 0};
   return block.crosses_packed ? Way{&memory.packing()->link(), block.packed} : raw;
 }
 
 void Moves::hold_packed(const Block& block, FetchCause why, Job& job, std::vector<Up>& hops) {
   job.fetches.push_back(
       {.route = &memory_of(block).packing()->hold(), .range = block.range, .home = block.home});
-  hops.push_back({.id = table_.id_of(block), .packed = true, .why = why});
+  hops.push_back({.id = table_.id_of(block), .packed = true, .crossing = block.packed, .why = why});
 }
 
 void Moves::drop_packed(const Block& block, EvictCause why, Job& job, std::vector<Down>& hops) {

@@ -2,6 +2,7 @@
 #include "device/packing.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.hpp"
 #include "residency/residency.hpp"
@@ -43,6 +44,7 @@ bool Residency::reserve(Lock& lock, Bytes bytes, const Poll& poll) {
     }
   }
   table_.reserve(bytes);
+  notes_.reserved(table_.sums().reserved);
   // What it is for does not wait for what has left, as arrivals do.
   for (BlockId id = 0; id < table_.size(); ++id) {
     device_->streams().wait(table_[id].departure);
@@ -51,10 +53,16 @@ bool Residency::reserve(Lock& lock, Bytes bytes, const Poll& poll) {
   return true;
 }
 
+void Residency::unreserve(Bytes bytes) {
+  if (bytes == 0) return;
+  table_.unreserve(bytes);
+  notes_.reserved(table_.sums().reserved);
+}
+
 void Residency::follow_staging(Lock& lock, const Poll& poll) {
   Packing* const packing = device_->memory(Purpose::weights).packing();
   if (packing == nullptr) return;
-  const Bytes staging = packing->staging();
+  const Bytes staging = table_.sums().packed > 0 ? packing->staging() : 0;
   const Bytes wanted = staging * staging_part <= budget_ ? staging : 0;
   const Bytes had = table_.sums().staging;
   if (wanted < had) {
@@ -66,7 +74,7 @@ void Residency::follow_staging(Lock& lock, const Poll& poll) {
       throw;
     }
     packing->trim();
-    table_.unreserve(had);
+    unreserve(had);
   }
   const Bytes more = wanted - std::min(wanted, table_.sums().staging);
   if (more > 0 && reserve(lock, more, poll)) table_.stage(table_.sums().staging + more);
@@ -87,15 +95,12 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   put_on_host(lock, blocks, "pack weights", poll);
   const Bytes scratch = packing->scratch(settings_.block);
   if (!reserve(lock, scratch, poll)) return;
-  struct Unreserve {
-    Unreserve(BlockTable& of, Bytes size) : table(of), bytes(size) {}
-    ~Unreserve() { table.unreserve(bytes); }
-    Unreserve(const Unreserve&) = delete;
-    BlockTable& table;
+  struct Reserved {
+    ~Reserved() { give_back(); }
+    void give_back() { of.unreserve(std::exchange(bytes, 0)); }
+    Residency& of;
     Bytes bytes;
-  };
-  std::optional<Unreserve> reserved;
-  reserved.emplace(table_, scratch);
+  } reserved{*this, scratch};
   const auto set_state = [&](Block::State state) {
     for (const BlockId id : blocks) {
       const auto change = table_.change(id);
@@ -133,7 +138,7 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
     const auto change = table_.change(blocks[i]);
     table_[blocks[i]].packed = sizes[i];
   }
-  reserved.reset();
+  reserved.give_back();
   follow_staging(lock, poll);
   notify();
   if (error) std::rethrow_exception(error);

@@ -99,6 +99,7 @@ void Residency::forget(Range range, bool keep) {
     Block& block = table_[id];
     strategy_->forgets(id);
     moves_->unmap_idle(block);
+    if (block.packed_on_card) notes_.let_go(block);
     if (!block.resident()) {
       strategy_->moved(id, block.at, Place::card);
       continue;
@@ -107,6 +108,7 @@ void Residency::forget(Range range, bool keep) {
     notes_.forgotten(block);
   }
   table_.remove(range);
+  if (table_.sums().packed == 0 && table_.sums().staging > 0) follow_staging(lock, nullptr);
 }
 
 bool Residency::owns(Range range) const {
@@ -177,6 +179,8 @@ Stats Residency::stats() const {
   stats.stall_seconds = stall_seconds_;
   stats.resident = table_.sums().held[Place::card];
   stats.leased = table_.sums().leased;
+  stats.packed_on_host = table_.sums().packed;
+  stats.packed_on_card = table_.sums().packed_on_card;
   return stats;
 }
 

@@ -139,6 +139,7 @@ class Residency final {
   void put_on_host(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll);
   void raise(Lock& lock, const Blocks& blocks, const Poll& poll);
   bool reserve(Lock& lock, Bytes bytes, const Poll& poll);
+  void unreserve(Bytes bytes);
   void follow_staging(Lock& lock, const Poll& poll);
 
   std::shared_ptr<Device> device_;

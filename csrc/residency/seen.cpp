@@ -12,6 +12,8 @@ GroupUsage Residency::usage(GroupId group) const {
     const Block& block = table_[id];
     usage.blocks.push_back({.range = block.range,
                             .on_card = block.committed(),
+                            .packed = block.packed,
+                            .packed_on_card = block.packed_on_card,
                             .kept = strategy_->always_keeps(id),
                             .counts = block.counts});
   }

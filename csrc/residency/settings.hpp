@@ -36,6 +36,7 @@ struct Settings {
 /// moves and in seconds.
 struct Stats : Counts {
   Bytes budget = 0, managed = 0, resident = 0, leased = 0, peak_resident = 0;
+  Bytes packed_on_host = 0, packed_on_card = 0;  ///< in packed copies
   std::uint64_t failed_moves = 0;
   double stall_seconds = 0;
 };

@@ -133,7 +133,7 @@ bool Adaptive::plan_pass(std::size_t length) {
   }
   Trace trace;
   // Without room for packed bytes to arrive in they are of no use.
-  const bool packs = table_.sums().reserved > 0;
+  const bool packs = table_.sums().staging > 0;
   std::vector<Schedule::Use> cycle;
   std::unordered_map<BlockId, std::uint32_t> places;
   for (std::size_t i = 0; i < length; ++i) {

@@ -12,7 +12,9 @@ namespace vramx {
 struct BlockUsage {
   Range range;
   bool on_card = false;
-  bool kept = false;  ///< the plan keeps it on the card from each of its uses to the next
+  Bytes packed = 0;             ///< of its packed copy on the host
+  bool packed_on_card = false;  ///< that is on the card too
+  bool kept = false;            ///< the plan keeps it on the card from each of its uses to the next
   Counts counts;
 };
 

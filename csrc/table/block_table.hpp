@@ -39,6 +39,8 @@ struct Sums {
   std::size_t dead_on_card = 0;  ///< blocks
   Bytes reserved = 0;            ///< of the card, held whatever blocks are there
   Bytes staging = 0;             ///< of that, for packed bytes to arrive in
+  Bytes packed = 0;              ///< in packed copies on the host
+  Bytes packed_on_card = 0;      ///< of them, on the card too
 };
 
 class BlockTable {

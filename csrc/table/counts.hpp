@@ -43,6 +43,7 @@ struct Counts {
     moved_in += size;
     crossed_in += crossed;
   }
+  void held_packed(Bytes size) { crossed_in += size; }
   void went(EvictCause why, EvictMode how, Bytes size) {
     ++evicted[static_cast<std::size_t>(why)];
     (how == EvictMode::write_back ? moved_out

@@ -6,7 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from vramx.errors import ConfigError
 from vramx.units import parse_size
+
+#: When managed weights get packed copies; see `vramx.oversubscribe`.
+COMPRESS = ("auto", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Config:
         ``VRAMX_DENY_MANAGED``: treat cards as ones without concurrent managed access, for tests.
     check : bool
         ``VRAMX_CHECK``: find writes that were not reported, at the cost of speed.
+    compress : str
+        ``VRAMX_COMPRESS``: `compress` of sessions whose program gives none.
     profiled : bool
         ``NVTX_INJECTION64_PATH`` is set, as profilers do: leases and moves are NVTX ranges.
     runtime_dir : str or None
@@ -38,6 +44,7 @@ class Config:
     cuda_driver: str = "libcuda.so.1"
     deny_managed: bool = False
     check: bool = False
+    compress: str = "auto"
     profiled: bool = False
     runtime_dir: str | None = None
     monitored: bool = True
@@ -55,14 +62,18 @@ def from_environment() -> Config:
     Raises
     ------
     ConfigError
-        If ``VRAMX_MANAGED_LIMIT`` is not a size.
+        If ``VRAMX_MANAGED_LIMIT`` is not a size, or ``VRAMX_COMPRESS`` none of its names.
     """
     limit = os.environ.get("VRAMX_MANAGED_LIMIT")
+    compress = os.environ.get("VRAMX_COMPRESS") or Config.compress
+    if compress not in COMPRESS:
+        raise ConfigError(f"VRAMX_COMPRESS is {compress!r}; set it to one of {', '.join(COMPRESS)}")
     return Config(
         managed_limit=None if not limit else parse_size(limit, "VRAMX_MANAGED_LIMIT"),
         cuda_driver=os.environ.get("VRAMX_CUDA_DRIVER") or Config.cuda_driver,
         deny_managed=os.environ.get("VRAMX_DENY_MANAGED", "") not in ("", "0"),
         check=os.environ.get("VRAMX_CHECK", "") not in ("", "0"),
+        compress=compress,
         profiled=bool(os.environ.get("NVTX_INJECTION64_PATH")),
         runtime_dir=os.environ.get("VRAMX_RUNTIME_DIR") or None,
         monitored=os.environ.get("VRAMX_MONITOR", "") != "0",

@@ -67,7 +67,8 @@ struct Told {
       groups.push_back(table.define({id}, ""));
     }
     adaptive.guess(groups);
-    table.reserve(1);  // there is room for packed bytes to arrive in
+    table.reserve(1);
+    table.stage(1);  // there is room for packed bytes to arrive in
   }
   ~Told() { device.release(range); }
   Told(const Told&) = delete;

@@ -27,6 +27,14 @@ def _nothing(session: Session, x: torch.Tensor) -> None:
     """Do nothing at the end."""
 
 
+def _packed_bytes(session: Session) -> int:
+    """Sum the bytes that hold the weights where what can be is packed; 0 where nothing is."""
+    modules = session.modules()
+    if not any(each.packed_on_host for each in modules):
+        return 0
+    return sum(each.packed_on_host or each.nbytes for each in modules)
+
+
 @dataclass
 class Resident:
     """A pass with everything on the card.
@@ -121,7 +129,9 @@ class Cycle:
         self.machine.forget()
         return found
 
-    def limits(self, budget: int, plain: Resident, link: float) -> Limits:
+    def limits(
+        self, budget: int, plain: Resident, link: float, *, packed: int = 0, unpack: float = 0.0
+    ) -> Limits:
         """Compute the limits of weights that have the budget less what a pass allocates.
 
         Parameters
@@ -132,6 +142,10 @@ class Cycle:
             The pass with everything resident.
         link : float
             Bytes a second to the card.
+        packed : int
+            Bytes of the weights packed; 0 where they are not.
+        unpack : float
+            Raw bytes a second that the card unpacks.
 
         Returns
         -------
@@ -139,7 +153,15 @@ class Cycle:
             The limits.
         """
         for_weights = plain.leaves(budget)
-        return limits(self.weights, for_weights, link, plain.seconds, self.machine.block)
+        return limits(
+            self.weights,
+            for_weights,
+            link,
+            plain.seconds,
+            self.machine.block,
+            packed=packed,
+            unpack=unpack,
+        )
 
     @torch.no_grad()
     def within(
@@ -195,12 +217,14 @@ class Cycle:
                 times = self._times(plain.x, passes)
                 rates += [self.machine.link() for _ in range(3)]
             after = session.stats()
+            packed, unpack = _packed_bytes(session), session.device.unpack_rate
             same = torch.equal(self.model(plain.x), plain.out)
             at_end(session, plain.x)
         moved = (after.moved_in - before.moved_in) / passes
+        crossed = (after.crossed_in - before.crossed_in) / passes
         median, p99 = statistics.median(times), nearest_rank(times, 0.99)
         link = statistics.median(rates)
-        limit = self.limits(budget, plain, link)
+        limit = self.limits(budget, plain, link, packed=packed, unpack=unpack)
         excess = self.weights - plain.leaves(budget)
         return {
             "kind": kind,
@@ -216,11 +240,14 @@ class Cycle:
             "p99_over_median": p99 / median,
             "t_fluid": limit.fluid,
             "t_plan": limit.plan,
+            "t_packed": limit.packed,
             "over_fluid": median / limit.fluid,
             "over_plan": median / limit.plan,
+            "over_packed": median / limit.packed,
             "over_lru": median / limit.lru,
             "moved_over_excess": moved / excess if excess > 0 else None,
             "moved_in": moved,
+            "crossed_in": crossed,
             "written_back": after.moved_out - before.moved_out,
             "peak_resident": after.peak_resident,
             "same_bits": same,

@@ -21,16 +21,28 @@ class Limits:
         Nothing that moves uncompressed bytes is faster.
     plan : float
         What an interleaved plan reaches with `IN_FLIGHT` blocks in flight.
+    packed : float
+        What such a plan reaches with packed copies of the weights; `plan` where there are none.
     lru : float
         What LRU reaches on a cycle.
     """
 
     fluid: float
     plan: float
+    packed: float
     lru: float
 
 
-def limits(weights: int, budget: int, link: float, compute: float, block: int = BLOCK) -> Limits:
+def limits(
+    weights: int,
+    budget: int,
+    link: float,
+    compute: float,
+    block: int = BLOCK,
+    *,
+    packed: int = 0,
+    unpack: float = 0.0,
+) -> Limits:
     """Compute the limits of a pass that uses all weights once.
 
     Parameters
@@ -43,6 +55,10 @@ def limits(weights: int, budget: int, link: float, compute: float, block: int = 
         Seconds of a pass with everything resident.
     block : int
         Bytes of a block.
+    packed : int
+        Bytes of the weights packed; 0 where they are not.
+    unpack : float
+        Raw bytes a second that the card unpacks.
 
     Returns
     -------
@@ -50,9 +66,17 @@ def limits(weights: int, budget: int, link: float, compute: float, block: int = 
         The limits.
     """
     native = _core.PassLimits(
-        used=weights, budget=budget, link=link, compute=compute, in_flight=IN_FLIGHT * block
+        used=weights,
+        budget=budget,
+        link=link,
+        compute=compute,
+        in_flight=IN_FLIGHT * block,
+        packed=packed,
+        unpack=unpack,
     )
-    return Limits(fluid=native.fluid(), plan=native.plan(), lru=native.lru())
+    return Limits(
+        fluid=native.fluid(), plan=native.plan(), packed=native.with_packed(), lru=native.lru()
+    )
 
 
 def budget_of(weights: int, ratio: float, block: int = BLOCK) -> int:

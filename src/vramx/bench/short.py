@@ -38,11 +38,11 @@ class Row:
         The most on the card at once.
     seconds, first : float
         The median pass in the steady state, and the first one.
-    t_fluid, t_plan : float
-        What nothing that moves uncompressed bytes can beat, and what an even plan reaches, in
-        what the budget leaves for weights.
-    moved : float
-        Bytes brought to the card in each pass.
+    t_fluid, t_plan, t_packed : float
+        What nothing that moves uncompressed bytes can beat, what an even plan of them reaches, and
+        what one with packed copies does, in what the budget leaves for weights.
+    moved, crossed : float
+        Bytes brought to the card in each pass, and bytes that the link carried for them.
     peak_resident : int
         The most that was on the card at once.
     same_bits : bool
@@ -56,7 +56,9 @@ class Row:
     first: float
     t_fluid: float
     t_plan: float
+    t_packed: float
     moved: float
+    crossed: float
     peak_resident: int
     same_bits: bool
 
@@ -111,12 +113,14 @@ class Bench:
             f"model         {format_size(self.weights)} of linear layers, "
             f"{self.all_resident * 1e3:.1f} ms a pass with all resident",
             "",
-            "backend    W/B   budget      pass ms   first ms  over T_fluid  over T_plan  same bits",
+            "backend    W/B   budget      pass ms   first ms  over T_fluid  over T_plan  "
+            "over T_packed  same bits",
         ]
         lines += [
             f"{row.backend:<11}{row.ratio:<6g}{format_size(row.budget):<12}"
             f"{row.seconds * 1e3:<10.1f}{row.first * 1e3:<10.1f}{row.seconds / row.t_fluid:<14.3f}"
-            f"{row.seconds / row.t_plan:<13.3f}{'yes' if row.same_bits else 'NO'}"
+            f"{row.seconds / row.t_plan:<13.3f}{row.seconds / row.t_packed:<15.3f}"
+            f"{'yes' if row.same_bits else 'NO'}"
             for row in self.rows
         ]
         lines += [f"{name} is not supported here: {why}" for name, why in self.unsupported.items()]
@@ -254,7 +258,9 @@ def _measure(
                 first=found["first_s"],
                 t_fluid=found["t_fluid"],
                 t_plan=found["t_plan"],
+                t_packed=found["t_packed"],
                 moved=found["moved_in"],
+                crossed=found["crossed_in"],
                 peak_resident=found["peak_resident"],
                 same_bits=found["same_bits"],
             )

@@ -43,10 +43,10 @@ def command(
 ) -> None:
     """Measure the link, and a model that needs more than its budget.
 
-    Times are given relative to T_fluid, which nothing that moves uncompressed bytes can beat, and
-    T_plan, which leaves room for four blocks in flight. On the simulated card they are virtual. The
-    exit code is 1 if an output differs from that of the model without vramx, or if a budget was
-    exceeded.
+    Times are given relative to T_fluid, which nothing that moves uncompressed bytes can beat, to
+    T_plan, which leaves room for four blocks in flight, and to T_packed, which is the same with
+    packed copies of the weights. On the simulated card they are virtual. The exit code is 1 if an
+    output differs from that of the model without vramx, or if a budget was exceeded.
     """
     found = bench(backends, weights=weights, ratios=ratios, tokens=tokens, on_row=_tell)
     if as_json:

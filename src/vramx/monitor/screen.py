@@ -93,7 +93,7 @@ def _cards(snapshot: Snapshot) -> Table:
 def _sessions(process: ProcessView) -> Table:
     table = _table(
         f"{process.pid}  {process.command}",
-        "session", "budget", "resident", "managed", "in/s", "out/s", "stalled", "hits",
+        "session", "budget", "resident", "managed", "in/s", "link/s", "out/s", "stalled", "hits",
     )  # fmt: skip
     for session in process.sessions:
         table.add_row(
@@ -108,9 +108,10 @@ def _sessions(process: ProcessView) -> Table:
 
 def _rates(session: SessionView) -> list[str]:
     if (rates := session.rates) is None:
-        return ["-"] * 4
+        return ["-"] * 5
     return [
         format_size(rates.moved_in),
+        format_size(rates.crossed_in),
         format_size(rates.moved_out),
         f"{rates.stalled:.0%}",
         "-" if rates.hits is None else f"{rates.hits:.0%}",

@@ -17,8 +17,8 @@ class Rates:
 
     Attributes
     ----------
-    moved_in, moved_out : float
-        Bytes.
+    moved_in, crossed_in, moved_out : float
+        Bytes, as in `vramx.Stats`.
     passes : float
         Finished calls of managed modules.
     stalled : float
@@ -28,6 +28,7 @@ class Rates:
     """
 
     moved_in: float
+    crossed_in: float
     moved_out: float
     passes: float
     stalled: float
@@ -193,6 +194,7 @@ def rates_between(before: Stats, after: Stats, seconds: float) -> Rates | None:
     hits, misses = after.hits - before.hits, after.misses - before.misses
     return Rates(
         moved_in=(after.moved_in - before.moved_in) / seconds,
+        crossed_in=(after.crossed_in - before.crossed_in) / seconds,
         moved_out=(after.moved_out - before.moved_out) / seconds,
         passes=(after.passes - before.passes) / seconds,
         stalled=(after.stall_seconds - before.stall_seconds) / seconds,

@@ -22,7 +22,7 @@ from vramx.seeing.timeline import (
     requests,
 )
 
-_SESSION, _MOVER, _LANES, _COMPUTE = 1, 2, 10, 1000
+_SESSION, _MOVER, _UNPACKING, _LANES, _COMPUTE = 1, 2, 5, 10, 1000
 _PROCESS = 1
 
 
@@ -109,10 +109,13 @@ class _Writer:
 def _moves(writer: _Writer, log: _core.Log, names: dict[int, list[str]]) -> None:
     lanes: dict[int, list[_Span]] = defaultdict(list)
     issued: list[_Span] = []
+    unpacked: list[_Span] = []
     for request in requests(log):
         span = _move(writer, request, names)
-        if request.crosses:
+        if request.crossed > 0:
             lanes[request.lane].append(span)
+        elif request.unpacks:
+            unpacked.append(span)
         elif log.virtual_clock:
             writer.instant(_MOVER, request.ended, span.name, "move", **span.args)
         else:
@@ -120,6 +123,8 @@ def _moves(writer: _Writer, log: _core.Log, names: dict[int, list[str]]) -> None
     writer.track(_MOVER, "moves without bytes")
     if issued:
         writer.spans(_MOVER, "moves without bytes", issued)
+    if unpacked:
+        writer.spans(_UNPACKING, "unpacking", unpacked)
     for lane, spans in sorted(lanes.items()):
         for before, after in zip(spans, spans[1:]):
             after.began = max(after.began, min(before.ended, after.ended))
@@ -128,12 +133,18 @@ def _moves(writer: _Writer, log: _core.Log, names: dict[int, list[str]]) -> None
 
 def _move(writer: _Writer, request: Request, names: dict[int, list[str]]) -> _Span:
     modules = [*dict.fromkeys(name for block in request.blocks for name in names.get(block, ()))]
-    what = {"fetched": "fetch", "evicted": request.how.replace("_", " ")}[request.kind]
+    what = {
+        "fetched": "unpack" if request.unpacks and request.crossed == 0 else "fetch",
+        "evicted": request.how.replace("_", " "),
+        "held": "fetch packed",
+        "let_go": "drop packed",
+    }[request.kind]
     name = f"{what} {modules[0]}" if modules else what
     args = {
         "modules": modules,
         "blocks": list(request.blocks),
         "bytes": request.bytes,
+        "link_bytes": request.crossed,
         "cause": request.cause,
         "how": request.how,
         "submitted": writer.at(request.submitted) / 1e3,

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 #: What pictures can be saved as.
 PICTURES = (".html", ".png")
 
-#: By state; on the host is the ground. Apart in lightness too, for those who see few colours.
+#: By state; on the host is the ground, and packed is on the card in a packed copy alone. Apart in
+#: lightness too, for those who see few colours.
 COLOURS = {
     "on host": "#eceff1",
+    "packed": "#a5d6a7",
     "resident": "#90caf9",
     "arriving": "#fb8c00",
     "leaving": "#8e24aa",
@@ -42,6 +44,12 @@ class Picture:
     budget: list[tuple[float, int]]
     began: float
     ended: float
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """By state; of packed copies where there are any."""
+        packs = any(span.state == "packed" for row in self.rows for span in row.spans)
+        return {name: colour for name, colour in COLOURS.items() if packs or name != "packed"}
 
 
 def picture_of(log: _core.Log, card: str) -> Picture:
@@ -104,7 +112,7 @@ def _page(picture: Picture) -> str:
         "title": picture.title,
         "began": picture.began * micro,
         "ended": picture.ended * micro,
-        "colours": COLOURS,
+        "colours": picture.colours,
         "states": STATES,
         "rows": [
             {
@@ -159,8 +167,8 @@ def _draw_rows(axes: Axes, picture: Picture) -> None:
     axes.set_yticks(range(len(picture.rows)), [row.name for row in picture.rows], fontsize=7)
     axes.set_title(picture.title, fontsize=10, loc="left", pad=22)
     axes.legend(
-        handles=[Patch(color=colour, label=state) for state, colour in COLOURS.items()],
-        ncols=len(COLOURS),
+        handles=[Patch(color=colour, label=state) for state, colour in picture.colours.items()],
+        ncols=len(picture.colours),
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
         frameon=False,

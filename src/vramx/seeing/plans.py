@@ -24,6 +24,9 @@ class Plan:
         Bytes that the plan divides: the session's budget less what the program allocates.
     kept : int
         Bytes in blocks that are always kept; the rest of `used` is evicted and fetched again.
+    kept_packed, packed_copies : int
+        Bytes in blocks whose packed copies are always kept on the card, from which they are
+        unpacked for each use, and bytes of those copies.
     ahead : int
         Bytes left free for what is fetched ahead.
     compute_seconds : float
@@ -31,9 +34,13 @@ class Plan:
     seconds : float
         What a pass takes, as predicted from the recorded work and the link's rate.
     moved_in, moved_out : int
-        Bytes that a pass fetches, and writes back, as predicted.
+        Bytes that a pass moves over the link to the card, and back, as predicted.
+    raw_in : int
+        Bytes of weights that `moved_in` stands for: more, where packed copies cross the link.
+    unpacked : int
+        Bytes of weights that the card unpacks in a pass, as predicted.
     bound_seconds : float
-        What no way of moving uncompressed bytes can beat for this work in this order:
+        What no way of moving the blocks can beat for this work in this order: without packed copies
         ``max(compute_seconds, (used - budget) / link)`` at least, and more where a part of the pass
         takes long but uses few bytes.
     """

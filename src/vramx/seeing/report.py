@@ -18,13 +18,20 @@ def _by_cause(counts: dict[str, int]) -> str:
     return f"{sum(counts.values())}: {', '.join(causes)}" if causes else "0"
 
 
+def _came(module: ModuleStats) -> str:
+    raw = format_size(module.moved_in)
+    if module.crossed_in == module.moved_in:
+        return raw
+    return f"{format_size(module.crossed_in)} for {raw}"
+
+
 def _cells(module: ModuleStats) -> tuple[str, ...]:
     return (
         module.name,
         format_size(module.nbytes),
         str(module.uses),
         format_seconds(module.stall_seconds),
-        format_size(module.moved_in),
+        _came(module),
         format_size(module.moved_out),
         _by_cause(module.fetched),
         _by_cause(module.evicted),

@@ -17,11 +17,17 @@ class Stats:
     ----------
     budget, managed, resident, leased : int
         Bytes: allowed on the card, managed, on the card now, held there by running modules and
-        pins.
+        pins. Packed copies on the card and the memory that packed bytes arrive in are on it too.
     peak_resident : int
         The most bytes on the card at once, including those in flight. Never above the budget.
+    packed_on_host, packed_on_card : int
+        Bytes of packed copies of weights in host memory now, and of those that are on the card too,
+        which are part of `resident`.
     moved_in, moved_out : int
         Bytes fetched to the card, and written back from it.
+    crossed_in : int
+        Bytes that the link carried for `moved_in`: fewer where packed copies crossed it, or were on
+        the card.
     dropped, discarded : int
         Bytes evicted without a copy: with a valid host copy, or needed by nobody.
     over_link : int
@@ -46,7 +52,10 @@ class Stats:
     resident: int = 0
     leased: int = 0
     peak_resident: int = 0
+    packed_on_host: int = 0
+    packed_on_card: int = 0
     moved_in: int = 0
+    crossed_in: int = 0
     moved_out: int = 0
     dropped: int = 0
     discarded: int = 0

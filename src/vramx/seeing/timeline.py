@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from vramx import _core
 
 #: The states of a block in a picture, drawn in this order; where none is known it is on the host.
-STATES = ("resident", "arriving", "leaving", "leased")
+STATES = ("packed", "resident", "arriving", "leaving", "leased")
 
-#: The ways of moving in which bytes cross the link.
-_CROSSING = ("duplicate", "move", "write_back")
+#: Kinds of events in which something comes to the card, and in which it leaves.
+_COMES, _LEAVES = ("fetched", "held"), ("evicted", "let_go")
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,31 @@ class Lease:
 
 @dataclass(frozen=True)
 class Request:
-    """One request of the device, for one or more blocks: seconds, and what it was for."""
+    """One request of the device, for one or more blocks: seconds, and what it was for.
+
+    `bytes` of blocks or of packed copies moved, for which the link carried `crossed`.
+    """
 
     kind: str
     cause: str
     how: str
     lane: int
     bytes: int
+    crossed: int
     blocks: tuple[int, ...]
     submitted: float
     began: float
     ended: float
 
     @property
-    def crosses(self) -> bool:
-        """Whether bytes crossed the link."""
-        return self.how in _CROSSING
+    def comes(self) -> bool:
+        """Whether it was to the card."""
+        return self.kind in _COMES
+
+    @property
+    def unpacks(self) -> bool:
+        """Whether the card unpacked the blocks."""
+        return self.kind == "fetched" and self.how != "empty" and self.crossed < self.bytes
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,8 @@ def leases(log: _core.Log) -> list[Lease]:
 def requests(log: _core.Log) -> Iterator[Request]:
     """Put the moves of each request together, in the order of the log.
 
-    On a virtual clock a request is known by its end; bytes flow for as long as the link needs.
+    On a virtual clock a request is known by its end; bytes flow for as long as the link needs, and
+    are unpacked for as long as the card needs.
 
     Parameters
     ----------
@@ -114,28 +124,32 @@ def requests(log: _core.Log) -> Iterator[Request]:
     Request
         A request.
     """
-    moves = (event for event in log.events if event.kind in ("fetched", "evicted"))
+    moves = (event for event in log.events if event.kind in _COMES + _LEAVES)
     for _, same in groupby(moves, key=lambda event: event.request):
         parts = list(same)
         first = parts[0]
-        size = sum(event.bytes for event in parts)
         if first.ended is None:
             continue
-        began = first.began
-        if began is None:
-            rate = log.link_up if first.kind == "fetched" else log.link_down
-            began = first.ended - (size / rate if first.how in _CROSSING else 0.0)
-        yield Request(
+        request = Request(
             first.kind,
             first.cause,
             first.how,
             first.lane,
-            size,
+            sum(event.bytes for event in parts),
+            sum(event.crossed for event in parts),
             tuple(event.block for event in parts),
             first.submitted or 0.0,
-            min(began, first.ended),
+            first.ended,
             first.ended,
         )
+        began = first.ended - _taken(log, request) if first.began is None else first.began
+        yield replace(request, began=min(began, first.ended))
+
+
+def _taken(log: _core.Log, request: Request) -> float:
+    """Tell the virtual seconds that a request took."""
+    crossing = request.crossed / (log.link_up if request.comes else log.link_down)
+    return crossing + (request.bytes / log.unpack if request.unpacks else 0.0)
 
 
 def end_of(log: _core.Log) -> float:
@@ -148,7 +162,7 @@ def bytes_on_card(log: _core.Log) -> list[tuple[float, int]]:
     """Replay the bytes on the card: (seconds, bytes) at each change, in order of time.
 
     Room for what arrives is taken when its bytes begin to flow, and given up when what leaves has
-    left.
+    left. Packed copies take room, and so does the memory that packed bytes arrive in.
 
     Parameters
     ----------
@@ -161,14 +175,22 @@ def bytes_on_card(log: _core.Log) -> list[tuple[float, int]]:
         From the start on.
     """
     sizes = {block.serial: block.nbytes for block in log.blocks}
-    held = sum(sizes[serial] for serial in log.resident)
+    held = sum(sizes[serial] for serial in log.resident) + log.reserved
+    held += sum(copy.nbytes for copy in log.held)
     changes = [
-        (each.began, each.bytes) if each.kind == "fetched" else (each.ended, -each.bytes)
+        (each.began, each.bytes) if each.comes else (each.ended, -each.bytes)
         for each in requests(log)
     ]
-    changes += [(e.submitted or 0.0, -e.bytes) for e in log.events if e.kind == "forgotten"]
+    reserved = log.reserved
+    for event in log.events:
+        if event.kind == "forgotten":
+            changes.append((event.submitted or 0.0, -event.bytes))
+        elif event.kind == "reserved":
+            changes.append((event.submitted or 0.0, event.bytes - reserved))
+            reserved = event.bytes
     series = [(min([0.0, *(at for at, _ in changes)]), held)]
-    for at, size in sorted(changes):
+    # At one moment, which reckoning from ends blurs, what leaves makes room for what comes.
+    for at, size in sorted(changes, key=lambda change: (round(change[0], 12), change[1])):
         held += size
         series.append((at, held))
     return series
@@ -183,27 +205,29 @@ def budgets(log: _core.Log) -> list[tuple[float, int]]:
 def _states(log: _core.Log) -> dict[int, list[tuple[str, float, float]]]:
     """By block: when it was in a state other than on the host."""
     states: dict[int, list[tuple[str, float, float]]] = defaultdict(list)
-    since = dict.fromkeys(log.resident, 0.0)
+    since = {("resident", block): 0.0 for block in log.resident}
+    since |= {("packed", copy.serial): 0.0 for copy in log.held}
 
-    def was_resident(block: int, until: float) -> None:
-        began = since.pop(block, until)
+    def was(state: str, block: int, until: float) -> None:
+        began = since.pop((state, block), until)
         if began < until:
-            states[block].append(("resident", began, until))
+            states[block].append((state, began, until))
 
     for request in requests(log):
+        state = "packed" if request.kind in ("held", "let_go") else "resident"
         for block in request.blocks:
-            if request.kind == "fetched":
+            if request.comes:
                 states[block].append(("arriving", request.began, request.ended))
-                since[block] = request.ended
+                since[state, block] = request.ended
             else:
-                was_resident(block, request.began)
+                was(state, block, request.began)
                 states[block].append(("leaving", request.began, request.ended))
     for event in log.events:
         if event.kind == "forgotten":
-            was_resident(event.block, event.submitted or 0.0)
+            was("resident", event.block, event.submitted or 0.0)
     last = end_of(log)
-    for block in [*since]:
-        was_resident(block, last)
+    for state, block in [*since]:
+        was(state, block, last)
     return states
 
 

@@ -29,6 +29,8 @@ class ModuleStats:
         Its own bytes, and the blocks that they lie in.
     resident, kept : int
         Of its own bytes, those on the card now, and those that the plan in force always keeps.
+    packed_on_host, packed_on_card : int
+        Bytes of its packed copy, as in `Stats`.
     uses : int
         Times that it was leased, by itself or in a fused unit.
     hits, misses : int
@@ -42,7 +44,7 @@ class ModuleStats:
         ``"ahead"`` or for a ``"prefetch"``; because of the ``"plan"``; because the program called
         ``"evict"``, loaded the module or gave it up; because it shrank the ``"budget"``; or because
         it changed how the ``"host"`` copy is kept.
-    moved_in, moved_out, dropped, discarded, over_link : int
+    moved_in, crossed_in, moved_out, dropped, discarded, over_link : int
         Bytes, as in `Stats`.
     stall_seconds : float
         Time that its calls waited for moves, as in `Stats`.
@@ -53,12 +55,15 @@ class ModuleStats:
     blocks: int = 0
     resident: int = 0
     kept: int = 0
+    packed_on_host: int = 0
+    packed_on_card: int = 0
     uses: int = 0
     hits: int = 0
     misses: int = 0
     fetched: dict[str, int] = field(default_factory=dict)
     evicted: dict[str, int] = field(default_factory=dict)
     moved_in: int = 0
+    crossed_in: int = 0
     moved_out: int = 0
     dropped: int = 0
     discarded: int = 0
@@ -78,7 +83,7 @@ class ModuleStats:
         return ModuleStats(self.name, **{name: added(name) for name in counts})
 
 
-_BYTES = ("moved_in", "moved_out", "dropped", "discarded", "over_link")
+_BYTES = ("moved_in", "crossed_in", "moved_out", "dropped", "discarded", "over_link")
 
 
 def added(before: ModuleStats | None, after: ModuleStats) -> ModuleStats:
@@ -112,12 +117,15 @@ def module_stats(name: str, ranges: Sequence[Range], usage: _core.GroupUsage) ->
             max(0, min(end, start + size) - max(block.address, start)) for start, size in ranges
         )
         counts = block.counts
+        packed = block.packed * own // block.nbytes
         total += ModuleStats(
             name,
             nbytes=own,
             blocks=1,
             resident=own if block.on_card else 0,
             kept=own if block.kept else 0,
+            packed_on_host=packed,
+            packed_on_card=packed if block.packed_on_card else 0,
             hits=counts.hits,
             misses=counts.misses,
             fetched=counts.fetched,

@@ -26,7 +26,7 @@ def oversubscribe(
     host_limit: Size | None = None,
     on_missing: str = "error",
     on_unpinned: str = "warn",
-    compress: str = "auto",
+    compress: str | None = None,
 ) -> Session:
     """Open a session: work inside it may use more memory than the budget, which is never exceeded.
 
@@ -58,11 +58,12 @@ def oversubscribe(
     on_unpinned : str
         Where the system refuses to pin the host memory that ``"mapped"`` wants: ``"warn"``, which
         warns once with the size and the cost and uses memory that is not pinned, or ``"error"``.
-    compress : str
+    compress : str, optional
         Whether managed modules' weights get packed copies, which hold the same bits in less room
         (0.68 of it for bfloat16): ``"auto"`` packs them once the managed bytes exceed the budget,
-        ``"always"`` packs whatever can be, ``"never"`` does not. What is done with packed copies,
-        and whether anything, the plan decides.
+        ``"always"`` packs whatever can be, ``"never"`` does not. By default what the environment's
+        ``VRAMX_COMPRESS`` says, else ``"auto"``. What is done with packed copies, and whether
+        anything, the plan decides.
 
     Returns
     -------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vramx.cards.opening import BACKENDS, card_ordinal
+from vramx.config import COMPRESS
 from vramx.errors import ConfigError
 from vramx.session.policy import checked_policy
 from vramx.settings import Settings
@@ -12,7 +13,6 @@ from vramx.units import LARGEST, parse_size
 
 ON_MISSING = ("error", "cpu")
 ON_UNPINNED = ("warn", "error")
-COMPRESS = ("auto", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,10 @@ class SessionOptions(Settings):
         Sizes, as bytes or text such as ``"8GiB"``.
     device : int or str, optional
         The card.
-    backend, policy, on_missing, on_unpinned, compress : str
+    backend, policy, on_missing, on_unpinned : str
         By their names.
+    compress : str, optional
+        Likewise.
 
     Raises
     ------
@@ -43,14 +45,14 @@ class SessionOptions(Settings):
     host_limit: int | float | str | None = None
     on_missing: str = "error"
     on_unpinned: str = "warn"
-    compress: str = "auto"
+    compress: str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (
             ("backend", BACKENDS),
             ("on_missing", ON_MISSING),
             ("on_unpinned", ON_UNPINNED),
-            ("compress", COMPRESS),
+            *((("compress", COMPRESS),) if self.compress is not None else ()),
         ):
             if (given := getattr(self, name)) not in allowed:
                 raise ConfigError(f"unknown {name} {given!r}; give one of {', '.join(allowed)}")

@@ -79,6 +79,7 @@ class Session:
         self._told_unpinned = False
         self._last_plan: Plan | None = None
         self._check = settings.check
+        self._compress = options.compress or settings.compress
         self._torch_bridge: TorchBridge | None = None
         self._scopes = contextlib.ExitStack()
         self._depth = 0
@@ -205,7 +206,7 @@ class Session:
             from vramx.integrations.torch import TorchBridge
 
             self._torch_bridge = TorchBridge(
-                self._core, self.device, check=self._check, compress=self.options.compress
+                self._core, self.device, check=self._check, compress=self._compress
             )
         return self._torch_bridge
 
