@@ -6,20 +6,20 @@ sampler makes between two encoders: that is to take a second at most.
 """
 
 import argparse
-import functools
-import statistics
+import json
+import tempfile
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
-import torch
-from torch import nn
+import pytest
 
 import vramx
 from benchmarks import options as shared
+from benchmarks import single_calls
 from benchmarks.report import Report
 
 PLANNING = 1.0  # seconds at most
-MODULES = 100  # that are called one after the other
 
 COLUMNS = "backend what::text seconds:us~each:us missed:holds:holds"
 
@@ -42,41 +42,16 @@ def run(args: argparse.Namespace, report: Report) -> None:
 
 
 def single(backend: str) -> Iterator[tuple[str, float]]:
-    """Time single calls in a session in which all fits; the seconds of each."""
-    device = "cpu" if backend == "simulated" else "cuda"
-    with vramx.oversubscribe("1GiB", backend=backend, block="2MiB") as session:
-        x = torch.randn(1, device=device)
-        session.manage(called(1))(x)
-        core, stream, misses = session._core, session._stream(), session.stats().misses
-
-        def lease() -> None:
-            core.acquire(0, stream)
-            core.release(0, stream)
-
-        yield "lease and release", median_seconds(lease, 100)
-        if session.stats().misses != misses:
-            raise RuntimeError("a lease whose cost was measured has moved its module")
-        models = {"stock": called(MODULES).to(device), "vramx": session.manage(called(MODULES))}
-        for who, model in models.items():
-            yield f"call a module[{who}]", median_seconds(lambda: model(x), 5) / MODULES  # noqa: B023
-        empty = {"stock": functools.partial(torch.empty, device=device), "vramx": session.empty}
-        for who, make in empty.items():
-            work = functools.partial(make, (2**20,), dtype=torch.uint8)
-            yield f"allocate and free a mebibyte[{who}]", median_seconds(work, 50)
-
-
-def called(count: int) -> nn.Module:
-    """Make modules that have a weight and do nothing."""
-    model = nn.Sequential(*(nn.Identity() for _ in range(count)))
-    for module in model:
-        module.register_parameter("weight", nn.Parameter(torch.zeros(1), requires_grad=False))
-    return model
-
-
-def median_seconds(work: Callable[[], object], times: int) -> float:
-    """Return the median of a hundred rounds of so many calls, for one of them, after one."""
-    work()
-    return statistics.median(timeit.repeat(work, repeat=100, number=times)) / times
+    """Time single calls; the median seconds of one of the things that a call does."""
+    single_calls.BACKEND = backend
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder, "found.json")
+        ask = [single_calls.__file__, "-q", "-p", "no:cacheprovider", "-o", "addopts="]
+        if pytest.main([*ask, "--benchmark-disable-gc", f"--benchmark-json={found}"]) != 0:
+            raise RuntimeError("a call whose cost was to be measured failed; see above")
+        for each in json.loads(found.read_text())["benchmarks"]:
+            what = each["name"].removeprefix("test_").replace("_", " ")
+            yield what, each["stats"]["median"] / each["extra_info"].get("of", 1)
 
 
 def planning(blocks: int, again: int) -> float:

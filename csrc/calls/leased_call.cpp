@@ -53,7 +53,7 @@ void LeasedCall::note_writes() {
   storages_written(core(), *leased_.pointers);
   if (leased_.others.empty()) return;
   const nb::gil_scoped_release unlocked;
-  core().residency().written(blocks_of(core(), leased_.others));
+  core().residency().written(blocks_of(core(), leased_.others), Place::card);
 }
 
 void LeasedCall::fuse(nb::handle fused, nb::handle member) {

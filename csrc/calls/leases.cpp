@@ -99,7 +99,7 @@ namespace {
 void host_copies_differ(Core& core, const Pointers::Some& pointers) {
   const nb::gil_scoped_release unlocked;
   for (const auto& pointer : pointers) {
-    core.residency().host_copy_written(core.residency().blocks_of(pointer->card));
+    core.residency().written(core.residency().blocks_of(pointer->card), Place::host);
   }
 }
 
@@ -133,7 +133,7 @@ void written(Core& core, const Ranges& ranges) {
   const Parts parts = parts_of(core, ranges);
   storages_written(core, parts.pointers);
   const nb::gil_scoped_release unlocked;
-  core.residency().written(blocks_of(core, parts.others));
+  core.residency().written(blocks_of(core, parts.others), Place::card);
 }
 
 }  // namespace vramx::calls

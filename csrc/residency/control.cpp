@@ -66,17 +66,12 @@ void Residency::advise(const Blocks& all, Advice advice, const Poll& poll) {
   }
 }
 
-void Residency::written(const Blocks& blocks) {
+void Residency::written(const Blocks& blocks, Place where) {
   const Lock lock = locked();
-  check_open();
+  if (where == Place::card) check_open();
   for (const BlockId id : blocks) {
-    if (table_[id].committed()) moves_->written(table_[id], Place::card);
+    if (where != Place::card || table_[id].committed()) moves_->written(table_[id], where);
   }
-}
-
-void Residency::host_copy_written(const Blocks& blocks) {
-  const Lock lock = locked();
-  for (const BlockId id : blocks) moves_->written(table_[id], Place::host);
 }
 
 void Residency::let_die(const Blocks& blocks) {

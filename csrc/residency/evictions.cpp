@@ -122,7 +122,7 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
   for (const BlockId id : blocks) {
     if (!table_[id].confined) moves_->written(table_[id], Place::host);
   }
-  notify();
+  changed_.notify();
   if (error) std::rethrow_exception(error);
   for (const BlockId id : blocks) {
     // The work is done and its bytes are there: what fails now is the advice alone.

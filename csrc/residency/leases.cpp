@@ -1,7 +1,6 @@
 // Leases: what they wait for, what they fetch, and what they fetch ahead.
 #include <algorithm>
 #include <iterator>
-#include <thread>
 #include <utility>
 
 #include "base/error.hpp"
@@ -16,9 +15,6 @@ using State = Block::State;
 using Preference = Block::Preference;
 
 namespace {
-
-/// A thread that sleeps wakes later than most moves take to be issued.
-constexpr double awake_for = 50e-6;
 
 // A stream that has used a block waits for it no more.
 bool may_stall(const BlockTable& table, const Blocks& blocks, Stream stream) {
@@ -39,16 +35,11 @@ bool has_room(const Sums& sums, const PerPlace<Bytes>& need, const PerPlace<Byte
 
 void Residency::wait(Lock& lock, const Poll& poll, MaybeGroup group) {
   const double began = host_seconds();
-  const std::uint64_t changes = changes_;
-  lock.unlock();
-  while (changes_ == changes && host_seconds() < began + awake_for) std::this_thread::yield();
-  lock.lock();
-  auto status = std::cv_status::no_timeout;
-  if (changes_ == changes) status = changed_.wait_for(lock, std::chrono::milliseconds(50));
+  const bool changed = changed_.wait(lock);
   const double waited = host_seconds() - began;
   stall_seconds_ += waited;
   if (group && !device_->facts().virtual_clock) table_.group(*group).stall_seconds += waited;
-  if (status == std::cv_status::timeout && poll) {
+  if (!changed && poll) {
     lock.unlock();
     struct Relock {
       Lock& lock;
@@ -127,7 +118,7 @@ void Residency::place(const Blocks& blocks, Stream stream, const Poll& poll) {
     if (table_[id].committed()) table_[id].written(Place::card);
   }
   unlease(blocks, false);
-  notify();
+  changed_.notify();
 }
 
 void Residency::give(const Blocks& blocks, Stream stream, bool held_by_thread) {
@@ -150,7 +141,7 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
   }
   for (const BlockId id : blocks) table_[id].used(stream, fence);
   unlease(blocks, held_by_thread);
-  notify();
+  changed_.notify();
 }
 
 void Residency::lease(const Blocks& blocks, bool held_by_thread) {
@@ -213,7 +204,7 @@ bool Residency::start(Lock& lock, const Lease& asked, const Poll& poll) {
     } catch (...) {
       unlease(asked.blocks, asked.held_by_thread);
       pump(lock);
-      notify();
+      changed_.notify();
       throw;
     }
     // Another's failure took down what this one waited for: once more.

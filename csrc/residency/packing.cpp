@@ -140,7 +140,7 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   }
   reserved.give_back();
   follow_staging(lock, poll);
-  notify();
+  changed_.notify();
   if (error) std::rethrow_exception(error);
 }
 

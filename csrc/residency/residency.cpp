@@ -40,7 +40,7 @@ Residency::Residency(std::shared_ptr<Device> device, Settings settings,
                                    [this](std::uint64_t job, Outcome& outcome) {
                                      const Lock lock = locked();
                                      moves_->settle(job, outcome);
-                                     notify();
+                                     changed_.notify();
                                    });
 }
 

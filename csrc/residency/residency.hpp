@@ -8,7 +8,6 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -21,6 +20,7 @@
 
 #include "device/device.hpp"
 #include "forms/tables.hpp"
+#include "residency/changes.hpp"
 #include "residency/holders.hpp"
 #include "residency/lease.hpp"
 #include "residency/moves.hpp"
@@ -45,7 +45,6 @@ class Residency final {
   /// The blocks that hold any byte of `range`, in address order. Throws BadConfig on foreign bytes.
   Blocks blocks_of(Range range) const;
   bool owns(Range range) const;
-  /// Whether weights of this session lie at an address.
   bool holds_weights(Address address) const;
 
   /// `name` is what reports and timelines call it.
@@ -54,7 +53,6 @@ class Residency final {
   /// Gives a group other blocks; its place in the learned order stays. Throws InUse while it is
   /// leased.
   void redefine(GroupId group, Blocks blocks);
-  /// A first guess at the order of use.
   void guess(const std::vector<GroupId>& order);
 
   /// Leases the group's blocks for work on `stream`, fetches what is absent, and what comes next.
@@ -63,7 +61,6 @@ class Residency final {
   /// nothing is leased.
   bool acquire(GroupId group, Stream stream, const Poll& poll);
   void release(GroupId group, Stream stream);
-
   /// A lease outside the learned order, which returns as acquire does. Other threads may wait for
   /// one `held_by_thread` to end.
   bool take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll);
@@ -71,7 +68,6 @@ class Residency final {
   /// As take, but holds nothing: memory was handed out, whose bytes are needed from now on, and
   /// work on `stream` is about to use it.
   void place(const Blocks& blocks, Stream stream, const Poll& poll);
-
   void prefetch(const Blocks& blocks);
   /// Those that stay on the card stay.
   void evict(const Blocks& blocks, const Poll& poll);
@@ -80,14 +76,10 @@ class Residency final {
   void on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll);
   /// Throws BadConfig where the card cannot follow it. What stays on the card has no need of any.
   void advise(const Blocks& all, Advice advice, const Poll& poll);
-  /// The program wrote to the blocks in a way their host copies do not show.
-  void written(const Blocks& blocks);
-  /// The program wrote to their host copies, or what it wrote on the card is copied there.
-  void host_copy_written(const Blocks& blocks);
-  /// Makes packed copies of the blocks in which these weights lie, none of them leased; `offset` is
-  /// an address. What would not be smaller, and what there is no room for, has none.
+  /// The program wrote to the copies in a place: on the card, in a way the host's do not show.
+  void written(const Blocks& blocks, Place where);
+  /// Packs the blocks of weights that are not leased, where it makes them smaller; by address.
   void pack(std::vector<TypedRange> weights, const Poll& poll);
-  /// Nobody needs the bytes of the blocks any more.
   void let_die(const Blocks& blocks);
   /// Uses of the blocks without a lease end here: on each stream, at its fence.
   void end_uses(const Blocks& blocks, std::span<const std::pair<Stream, Fence>> ends);
@@ -107,7 +99,7 @@ class Residency final {
   /// Keeps a journal of the newest `most_events` events until end_trace. `stream` is one that is in
   /// use. Moves that are under way by then count as done. Throws InUse where one is kept already.
   void begin_trace(Stream stream, std::size_t most_events);
-  /// Waits for the moves that were asked for by now. Works after close too.
+  /// Waits for moves that were asked for. Works after close too.
   Log end_trace(const Poll& poll);
   /// How many live scratch blocks lie on the host: they are slow until used.
   std::size_t scratch_on_host() const;
@@ -119,14 +111,9 @@ class Residency final {
   using Lock = std::unique_lock<std::mutex>;
   Lock locked() const;
   void check_open() const;
-  void notify() {
-    ++changes_;
-    changed_.notify_all();
-  }
   void wait(Lock& lock, const Poll& poll, MaybeGroup group = {});
   void settle(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group = {});
   void finish_moves(Lock& lock, std::uint64_t last, const Poll& poll);
-
   bool start(Lock& lock, const Lease& asked, const Poll& poll);
   std::optional<bool> try_start(Lock& lock, const Lease& asked, const Poll& poll);
   void wait_for_room(Lock& lock, const Lease& asked, const Poll& poll);
@@ -147,8 +134,7 @@ class Residency final {
   std::atomic<Bytes> budget_;  ///< the present one
   std::uint64_t generation_;
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  std::atomic<std::uint64_t> changes_ = 0;  ///< how often that was told of
+  Changes changed_;
   BlockTable table_;
   Notes notes_;
   std::vector<GroupId> in_use_;  ///< the groups leased now, in order

@@ -178,7 +178,7 @@ class Program {
     card.launch(stream, at, [at, value = weight.value] { std::memset(at.data(), value, block); });
     const auto pointers = core_->pointers().of(weight.card());
     Pointers::written(pointers);
-    if (pointers.empty()) core_->residency().written(blocks(weight));
+    if (pointers.empty()) core_->residency().written(blocks(weight), Place::card);
   }
 
   std::shared_ptr<Forgetful> device_;

@@ -242,7 +242,7 @@ class Program {
         if (!writes) continue;
         piece.bytes[i] = contents(random_);
         std::memcpy(where.data(), piece.bytes[i].data(), block);
-        residency_->written(residency_->blocks_of(at(piece, i)));
+        residency_->written(residency_->blocks_of(at(piece, i)), Place::card);
       }
     } catch (...) {
       residency_->release(group, stream_);

@@ -78,7 +78,7 @@ class Model {
         device_->card().launch(stream, at(i), [this, i, value = values_[i]] {
           std::memset(at(i).data(), value, block);
         });
-        core_->residency().written(blocks(i));
+        core_->residency().written(blocks(i), Place::card);
       }
       core_->residency().release(groups_[i], stream);
     }

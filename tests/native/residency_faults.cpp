@@ -63,7 +63,7 @@ HOLDS("an eviction that fails leaves its block in place, and the next one works"
     World world(rig, {.budget = 1, .threaded = threaded});
     world.take({0});
     world.write(0);
-    world->written({0});
+    world->written({0}, Place::card);
     world.give({0});
     rig.faults(Operation::evict, Purpose::weights)[0].arm();
     REQUIRE_THROWS(DeviceFailure, world->evict({0}, nullptr));

@@ -109,7 +109,7 @@ TEST("a use of a block that is being evicted waits and fetches it again") {
   Held held({.budget = 3});
   held.world.take({0});
   held.world.write(0);
-  held.world->written({0});
+  held.world->written({0}, Place::card);
   held.world.give({0});
   held.card().hold();
   held.world->prefetch({1});  // the mover's thread now waits in this fetch
@@ -294,7 +294,7 @@ TEST("a write that is reported while its block arrives is kept") {
   Held held({.budget = 2});
   held.card().hold();
   held.world->prefetch({0});
-  held.world->written({0});
+  held.world->written({0}, Place::card);
   held.card().let_go();
   held.world->evict({0}, nullptr);
   REQUIRE(held.rig->moved_out() == held.world.block());

@@ -130,7 +130,7 @@ class Player {
       shared_.rig.use(stream_, world_.at(id), true);
       REQUIRE(world_.reads(id));
       world_.write(id);
-      world_->written({id});
+      world_->written({id}, Place::card);
     } else {
       const std::shared_lock together(contents);
       shared_.rig.use(stream_, world_.at(id), false);

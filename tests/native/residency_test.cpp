@@ -67,7 +67,7 @@ HOLDS("written blocks come back as they were written") {
       world.take({id});
       REQUIRE(world.reads(id));
       world.write(id);
-      world->written({id});
+      world->written({id}, Place::card);
       world.give({id});
     }
   }
@@ -82,7 +82,7 @@ TEST("a write is written back once") {
   World world(*rig, {.budget = 2});
   world.take({0});
   world.write(0);
-  world->written({0});
+  world->written({0}, Place::card);
   world.give({0});
   for (int turn = 0; turn < 3; ++turn) {
     world->evict({0}, nullptr);
@@ -121,7 +121,7 @@ HOLDS("blocks given up for another's arrival leave before it comes, whatever lan
   for (BlockId id = 0; id < 8; ++id) {
     world.take({id});
     world.write(id);
-    world->written({id});
+    world->written({id}, Place::card);
     world.give({id});
     world->evict({id}, nullptr);
     world->prefetch({(id + 1) % 8});
@@ -140,7 +140,7 @@ HOLDS("a use larger than the budget goes over the link") {
     REQUIRE(world.reads(id));
     world.write(id);
   }
-  world->written(blocks);
+  world->written(blocks, Place::card);
   world.give(blocks, stream);
   REQUIRE(world->stats().over_link == 3 * world.block());
   REQUIRE(rig.faulted() == 0);
@@ -238,7 +238,7 @@ HOLDS("after the end bytes stay readable and nothing more is done") {
   auto world = std::make_unique<World>(rig, WorldSpec{.budget = 2});
   world->take({0});
   world->write(0);
-  (*world)->written({0});
+  (*world)->written({0}, Place::card);
   REQUIRE_THROWS(InUse, (*world)->close(nullptr));
   world->give({0});
   (*world)->close(nullptr);
@@ -258,7 +258,7 @@ TEST("memory is given up only once its evictions are over") {
     World world(*rig, {.budget = 1});
     world.take({0});
     world.write(0);
-    world->written({0});
+    world->written({0}, Place::card);
     world.give({0});
     world->evict({0}, nullptr);
   }

@@ -254,7 +254,7 @@ HOLDS("activations larger than the budget keep their bytes, within the budget") 
     const Blocks blocks = pool.residency->blocks_of(range);
     pool.residency->take(blocks, 0, true, nullptr);
     act();
-    pool.residency->written(blocks);
+    pool.residency->written(blocks, Place::card);
     pool.residency->give(blocks, 0, true);
   };
   for (unsigned char i = 0; i < 12; ++i) {
