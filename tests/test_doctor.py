@@ -22,7 +22,6 @@ from vramx.cards.nvml import CardMemory
 from vramx.checkpoints import read_checkpoint
 from vramx.doctor import EXIT_CODES, Finding, Severity, ThisMachine, examine, exit_code
 from vramx.doctor.machine import Card, HostMemory, LinkRates, Torch, UnknownFactError
-from vramx.doctor.this_machine import group_limits
 from vramx.doctor.versions import (
     FAMILY_DRIVERS,
     TOOLKIT_DRIVERS,
@@ -33,6 +32,7 @@ from vramx.doctor.versions import (
     format_version,
     parse_version,
 )
+from vramx.hostram import group_limits
 
 pytest_plugins = ("loopback.fixture",)
 

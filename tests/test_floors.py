@@ -33,7 +33,7 @@ BINDS = re.compile(r"\b(class_|enum_|module_|NB_MODULE)\b")
 
 PYTHON = (
     {"_core", "errors", "units"},
-    {"arrays", "checkpoints", "config", "progress", "settings", "stopping", "uses"},
+    {"arrays", "checkpoints", "config", "hostram", "progress", "settings", "stopping", "uses"},
     {"processes"},
     {"cards", "writing"},
     {"seeing"},

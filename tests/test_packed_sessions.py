@@ -12,6 +12,7 @@ from torch import nn
 import vramx
 from vramx.bench import bench
 from vramx.config import COMPRESS
+from vramx.hostram import HostRam
 from vramx.seeing.picture import picture_of
 from vramx.seeing.timeline import bytes_on_card, requests
 
@@ -233,3 +234,28 @@ def test_a_benchmark_compares_with_what_packed_copies_reach() -> None:
     assert row.t_packed < row.t_fluid
     assert row.crossed < row.moved
     assert f"{row.seconds / row.t_packed:.3f}" in found.text()
+
+
+def test_auto_leaves_the_host_memory_that_others_need(
+    open_one: OpenOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scarce = HostRam(total=100 * BLOCK, available=LAYERS * BLOCK // 2, group_limit=None)
+    monkeypatch.setattr("vramx.integrations.torch.bridge.host_ram", lambda: scarce)
+    with open_one(LAYERS / 2) as session:
+        with pytest.warns(RuntimeWarning, match="no packed copies, which would take about"):
+            session.manage(layers())
+        assert session.stats().packed_on_host == 0
+    with open_one(LAYERS / 2, compress="always") as session:
+        session.manage(layers())
+        assert session.stats().packed_on_host > 0
+
+
+def test_a_module_that_runs_is_packed_when_the_next_one_is_managed(open_one: OpenOne) -> None:
+    with open_one(LAYERS + 4) as session:
+        running = session.manage(layers())
+        assert session.stats().packed_on_host == 0  # all fits
+        with session.pin(running):
+            session.manage(layers(8))
+            some = session.stats().packed_on_host
+        session.manage(layers(1))
+        assert 0 < some < session.stats().packed_on_host / 2

@@ -12,6 +12,7 @@
 #include "device/card_codec.hpp"
 #include "device/mapped.hpp"
 #include "device/packing.hpp"
+#include "device/piece.hpp"
 
 namespace vramx {
 
@@ -37,24 +38,6 @@ class MappedPacking final : public Packing {
   void release(Range range) noexcept;
 
  private:
-  /// Plain memory of the card's, from the store's stock.
-  class Piece {
-   public:
-    Piece(MappedStore& store, Bytes size);
-    ~Piece();
-    Piece(const Piece&) = delete;
-    Piece& operator=(const Piece&) = delete;
-    Range range() const { return addresses_.range(); }
-    /// Its bytes stay, out of reach until it is mapped again.
-    void unmap();
-    void map();
-
-   private:
-    MappedStore& store_;
-    Addresses addresses_;
-    Handle memory_;
-    bool mapped_ = false;
-  };
   /// Pinned memory that packed copies share.
   struct Chunk {
     HostCopy memory;

@@ -112,6 +112,10 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   std::vector<std::pair<Range, Bytes>> before;  // and what of them is packed
   for (const BlockId id : blocks) before.emplace_back(table_[id].range, table_[id].packed);
   set_state(Block::State::held);
+  for (const BlockId id : blocks) {
+    const auto change = table_.change(id);
+    table_[id].packed_stale = table_[id].packed > 0 && table_[id].packed_stale;
+  }
   ++works_on_host_;
   lock.unlock();
   std::vector<Bytes> sizes;
@@ -135,8 +139,14 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   --works_on_host_;
   set_state(Block::State::at_rest);
   for (std::size_t i = 0; i < sizes.size(); ++i) {
-    const auto change = table_.change(blocks[i]);
-    table_[blocks[i]].packed = sizes[i];
+    Block& block = table_[blocks[i]];
+    const bool written = block.packed_stale;  // by others meanwhile
+    {
+      const auto change = table_.change(blocks[i]);
+      block.packed = sizes[i];
+      block.packed_stale = false;
+    }
+    if (written) moves_->written(block, Place::host);
   }
   reserved.give_back();
   follow_staging(lock, poll);

@@ -69,7 +69,7 @@ struct Block {
   /// of the table's.
   void written(Place where) {
     current_to = std::min(current_to, where);
-    packed_stale = packed > 0;
+    packed_stale = packed > 0 || state == State::held;  // it may be being packed
   }
   /// The copy in a place holds the present bytes.
   void copied(Place to) { current_to = std::max(current_to, to); }

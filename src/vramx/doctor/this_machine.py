@@ -14,6 +14,7 @@ from vramx import _core
 from vramx.cards.nvml import CardMemory, card_memory, open_nvml
 from vramx.config import from_environment
 from vramx.doctor.machine import Card, HostMemory, LinkRates, Torch, UnknownFactError
+from vramx.hostram import host_ram
 
 _MAPPED_UNIT = 32 * 2**20
 _COPY = 256 * 2**20
@@ -41,36 +42,6 @@ def _or_zero(ask: Callable[[Any], int], handle: Any) -> int:
         return int(ask(handle))
     except pynvml.NVMLError:
         return 0
-
-
-def group_limits(root: Path, groups: str) -> Iterator[int]:
-    """Read the memory limits of a process's control group and those above it.
-
-    Parameters
-    ----------
-    root : Path
-        Where control groups are mounted.
-    groups : str
-        The process's groups, as ``/proc/self/cgroup`` has them, of version 1 or 2.
-
-    Yields
-    ------
-    int
-        Bytes.
-    """
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        top, name = (
-            (root, "memory.max") if not controllers else (root / "memory", "memory.limit_in_bytes")
-        )
-        here = top / path.strip("/")
-        for folder in (here, *here.parents):
-            with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-                yield int((folder / name).read_text(encoding="ascii"))
-            if folder == top:
-                break
 
 
 class ThisMachine:
@@ -166,26 +137,16 @@ class ThisMachine:
 
     def host_memory(self) -> HostMemory:
         """Describe the host's memory."""
-        try:
-            import resource
+        import resource
 
-            lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        except (ImportError, OSError) as error:
-            raise UnknownFactError(
-                f"this system does not tell its memory as Linux does: {error}"
-            ) from error
-        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        ram = host_ram()
+        if ram is None:
+            raise UnknownFactError("this system does not tell its memory as Linux does")
         lock, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-        groups = Path("/proc/self/cgroup").read_text(encoding="ascii")
-        limits = [
-            limit
-            for limit in group_limits(Path("/sys/fs/cgroup"), groups)
-            if limit < sizes["MemTotal"]
-        ]
         return HostMemory(
-            total=sizes["MemTotal"],
-            available=sizes["MemAvailable"],
-            group_limit=min(limits, default=None),
+            total=ram.total,
+            available=ram.available,
+            group_limit=ram.group_limit,
             lock_limit=None if lock == resource.RLIM_INFINITY else lock,
         )
 

@@ -1,0 +1,26 @@
+// Plain memory of the card's, of a mapped store's stock.
+#pragma once
+
+#include "device/mapped.hpp"
+
+namespace vramx {
+
+class Piece {
+ public:
+  Piece(MappedStore& store, Bytes size);
+  ~Piece();
+  Piece(const Piece&) = delete;
+  Piece& operator=(const Piece&) = delete;
+  Range range() const { return addresses_.range(); }
+  /// Its bytes stay, out of reach until it is mapped again.
+  void unmap();
+  void map();
+
+ private:
+  MappedStore& store_;
+  Addresses addresses_;
+  Handle memory_;
+  bool mapped_ = false;
+};
+
+}  // namespace vramx
