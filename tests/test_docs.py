@@ -256,11 +256,13 @@ def test_reports_in_the_pages_are_those_of_the_example(
 ) -> None:
     example = str(ROOT / "examples" / "residency.py")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", [example, "--picture", str(tmp_path / "residency.html")])
-    runpy.run_path(example, run_name="__main__")
+    for options in ([], ["--unpack-rate", "1TB/s"]):
+        picture = str(tmp_path / "residency.html")
+        monkeypatch.setattr(sys, "argv", [example, *options, "--picture", picture])
+        runpy.run_path(example, run_name="__main__")
     printed = capsys.readouterr().out
     reports = [block for block in BLOCKS if block.text.startswith("plan from")]
-    assert len(reports) >= 2
+    assert len(reports) >= 3
     for report in reports:
         assert report.text in printed, report.place
 
