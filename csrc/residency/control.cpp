@@ -121,12 +121,16 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
     finish_moves(lock, moves_->last_job(), poll);  // those of the previous budget
     follow_staging(lock, poll);
     while (table_.sums().held[Place::card] > budget_) {  // which another thread may have set again
+      const bool packing = table_.sums().reserved > table_.sums().staging;
       Falls victims;
       const auto evictable = [this](BlockId id) { return table_[id].evictable(); };
       if (moves_->make_room({}, evictable, true, victims)) {
         evict(lock, victims, EvictCause::budget, poll);
-      } else if (moving()) {
-        wait(lock, poll);  // other threads' moves: what is arriving may leave when it is there
+      } else if (moving() || packing) {
+        // Other threads' moves: what is arriving may leave when it is there, and what somebody
+        // packs in is given back.
+        wait(lock, poll);
+        follow_staging(lock, poll);
       } else {
         check_leases();
         throw Error("the policy names no block to leave, so the budget cannot become " +
