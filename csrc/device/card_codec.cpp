@@ -28,8 +28,6 @@ struct Verdict {
   std::uint64_t digest;
 };
 
-CUstream stream_of(Stream stream) { return reinterpret_cast<CUstream>(stream); }  // NOLINT
-
 std::size_t index_of(Words words) { return static_cast<std::size_t>(words); }
 
 void check_room(const char* what, Bytes needed, Bytes given) {

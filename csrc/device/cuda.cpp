@@ -113,8 +113,6 @@ const CudaEvent& event_of(const Fence& fence) { return static_cast<const CudaEve
 /// Whether it is known to be reached, without asking the driver.
 bool is_over(const Fence& fence) { return !fence || event_of(fence).over; }
 
-CUstream stream_of(Stream stream) { return reinterpret_cast<CUstream>(stream); }  // NOLINT
-
 std::shared_ptr<CudaContext> open(const std::string& driver_path, int ordinal) {
   auto context = std::make_shared<CudaContext>();
   context->driver = Driver::open(driver_path);
@@ -229,9 +227,7 @@ CudaStore::CudaStore(std::shared_ptr<CudaCard> card, Needs needs) : card_(std::m
   traits_.reads_over_link = true;
 }
 
-Fence CudaStore::lane_clock(Lane lane) {
-  return card_->clock(reinterpret_cast<Stream>(card_->lanes().at(lane)));  // NOLINT
-}
+Fence CudaStore::lane_clock(Lane lane) { return card_->clock(number_of(card_->lanes().at(lane))); }
 
 void CudaStore::record(const CudaEvent& event, CUstream lane) const {
   cuda().check(cuda().event_record(event.event, lane), "cuEventRecord");

@@ -55,6 +55,10 @@ struct CudaLanes {
   std::vector<CUstream> streams;
 };
 
+/// A stream by its handle, and back.
+inline CUstream stream_of(Stream stream) { return reinterpret_cast<CUstream>(stream); }  // NOLINT
+inline Stream number_of(CUstream stream) { return reinterpret_cast<Stream>(stream); }    // NOLINT
+
 class CudaCard final : public Streams {
  public:
   /// Throws NoDevice where the card does not exist. `deny_managed` has it say that it lacks
@@ -107,7 +111,6 @@ class CudaStore : public Store, public Route {
   /// Throws NoDevice where the card lacks what the memory needs.
   CudaStore(std::shared_ptr<CudaCard> card, Needs needs);
 
-  static CUstream stream_of(Stream stream) { return reinterpret_cast<CUstream>(stream); }  // NOLINT
   const Driver& cuda() const { return card_->cuda(); }
   const std::string& name() const { return card_->facts().name; }
   const std::shared_ptr<CudaContext>& context() const { return card_->context(); }

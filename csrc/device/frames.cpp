@@ -10,8 +10,7 @@ namespace vramx {
 struct Frames::Frame {
   Handle handle = 0;
   Bytes size = 0;
-  bool resting = false;           ///< nobody is in it
-  Tenant* taken = nullptr;        ///< by whom
+  Tenant* taken = nullptr;        ///< by whom; else it rests
   std::vector<Tenant*> mapped{};  ///< at whose addresses
   std::vector<Fence> after{};     ///< when the last one's uses are over
   std::uint64_t left = 0;         ///< when that one left, by count
@@ -19,10 +18,7 @@ struct Frames::Frame {
 
 Frames::Frames(std::shared_ptr<const Driver> driver, CUdevice card,
                std::function<void(const Fence&)> wait)
-    : driver_(std::move(driver)),
-      access_{.location = on_card(card).location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE},
-      wait_(std::move(wait)),
-      memory_(driver_, card) {
+    : driver_(std::move(driver)), card_(card), wait_(std::move(wait)), memory_(driver_, card) {
   memory_.set_reclaim([this] { return give_back_idle(); });
 }
 
@@ -31,13 +27,7 @@ Frames::~Frames() {
 }
 
 void Frames::map(Tenant& tenant, Frame& frame) {
-  const Range at = tenant.range;
-  driver_->check(driver_->map(at.start, at.size, 0, frame.handle, 0), "cuMemMap");
-  const CUresult result = driver_->set_access(at.start, at.size, &access_, 1);
-  if (result != CUDA_SUCCESS) {
-    driver_->unmap(at.start, at.size);
-    driver_->check(result, "cuMemSetAccess");
-  }
+  map_on_card(*driver_, card_, tenant.range, frame.handle);
   frame.mapped.push_back(&tenant);
   tenant.frame = &frame;
 }
@@ -70,7 +60,7 @@ void Frames::drop(std::list<Frame>::iterator frame) noexcept {
     // The context is gone, or the driver is past help: the memory goes with the context.
     for (Tenant* const tenant : frame->mapped) tenant->frame = nullptr;
   }
-  if (frame->resting) memory_.resume(frame->size);
+  if (frame->taken == nullptr) memory_.resume(frame->size);
   memory_.give(frame->size, frame->handle);
   frames_.erase(frame);
 }
@@ -88,10 +78,11 @@ bool Frames::give_back_idle() {
   return true;
 }
 
-Frames::Frame* Frames::create(Bytes size) {
+Frames::Frame* Frames::create(Tenant& tenant) {
+  const Bytes size = tenant.range.size;
   const Handle handle = memory_.take(size);
   try {
-    return &frames_.emplace_back(Frame{.handle = handle, .size = size});
+    return &frames_.emplace_back(Frame{.handle = handle, .size = size, .taken = &tenant});
   } catch (...) {
     memory_.give(size, handle);
     throw;
@@ -107,7 +98,7 @@ std::vector<Fence> Frames::enter(Tenant& tenant) {
     // A new one while there is room, since it may be that all of a cycle's ranges keep theirs then.
     const bool spare =
         frame != nullptr && !frame->mapped.empty() && memory_.has_room(tenant.range.size);
-    if (frame == nullptr || spare) frame = create(tenant.range.size);
+    if (frame == nullptr || spare) frame = create(tenant);
     try {
       if (tenant.frame != nullptr) unmap(tenant);
       map(tenant, *frame);
@@ -116,8 +107,7 @@ std::vector<Fence> Frames::enter(Tenant& tenant) {
       throw;
     }
   }
-  if (std::exchange(frame->resting, false)) memory_.resume(frame->size);
-  frame->taken = &tenant;
+  if (std::exchange(frame->taken, &tenant) == nullptr) memory_.resume(frame->size);
   tenant.there = true;
   return std::exchange(frame->after, {});
 }
@@ -135,7 +125,6 @@ void Frames::rest(Tenant& tenant, Frame& frame) noexcept {
   tenant.there = false;
   frame.taken = nullptr;
   frame.left = ++left_;
-  frame.resting = true;
   memory_.rest(frame.size);
 }
 

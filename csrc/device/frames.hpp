@@ -56,7 +56,7 @@ class Frames {
 
  private:
   Frame* idle_frame(Bytes size);
-  Frame* create(Bytes size);
+  Frame* create(Tenant& tenant);
   bool give_back_idle();
   std::list<Frame>::iterator place_of(const Frame& frame);
   void rest(Tenant& tenant, Frame& frame) noexcept;
@@ -66,7 +66,7 @@ class Frames {
   void drop(std::list<Frame>::iterator frame) noexcept;
 
   std::shared_ptr<const Driver> driver_;
-  CUmemAccessDesc access_;
+  CUdevice card_;
   std::function<void(const Fence&)> wait_;
   CardMemory memory_;
   std::recursive_mutex mutex_;  ///< creating a frame may give back another

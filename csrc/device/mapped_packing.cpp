@@ -1,7 +1,6 @@
 #include "device/mapped_packing.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/error.hpp"
@@ -131,21 +130,21 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   const std::lock_guard one_at_a_time(packing_);
   const auto& [raw, packed, verified] = *workplace_;
   CUstream stream = unpacks_->at(0);
-  const auto number = reinterpret_cast<Stream>(stream);  // NOLINT
+  const auto number = number_of(stream);
   const Finished finished{cuda(), stream};
   const Range block{raw.range().start, unit.size};
   cuda().check(cuda().copy_to_card(block.start, store_.host_copy(unit), unit.size, stream),
                "cuMemcpyHtoDAsync");
   auto form = std::make_shared<const PackedBlock>(
       codec.pack(block, types, packed.range(), verified.range(), number));
-  const bool pays = form->size * 20 <= unit.size * 19;
-  const std::shared_ptr<Chunk> chunk = pays ? chunk_for(round_up(form->size, 256)) : nullptr;
+  const bool smaller = pays(form->size, unit.size);
+  const std::shared_ptr<Chunk> chunk = smaller ? chunk_for(round_up(form->size, 256)) : nullptr;
   expected_ -= std::min(expected_, unit.size);
-  if (!pays) return 0;
+  if (!smaller) return 0;
   void* const to = Range{chunk->memory.start() + chunk->used, form->size}.data();
   cuda().check(cuda().copy_to_host(to, packed.range().start, form->size, stream),
                "cuMemcpyDtoHAsync");
-  measure(*form, packed.range().start, verified.range().start);
+  measure(*form, packed.range().start, {verified.range().start, unit.size});
   cuda().check(cuda().stream_wait(stream), "cuStreamSynchronize");
   const Bytes size = form->size;
   if (size > largest()) trim();
@@ -159,22 +158,20 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
 }
 
 /// The first time takes longer: the driver makes the kernels ready.
-void MappedPacking::measure(const PackedBlock& form, Address packed, Address block) {
+void MappedPacking::measure(const PackedBlock& form, Address packed, Range block) {
   {
     const std::lock_guard lock(mutex_);
     if (seconds_a_byte_.size() >= times_measured) return;
   }
   CUstream stream = unpacks_->at(0);
-  const auto number = reinterpret_cast<Stream>(stream);  // NOLINT
-  codec_->unpack(form.runs, packed, block, number);
+  const auto number = number_of(stream);
+  codec_->unpack(form.runs, packed, block.start, number);
   const Fence began = store_.card()->clock(number);
-  codec_->unpack(form.runs, packed, block, number);
+  codec_->unpack(form.runs, packed, block.start, number);
   const Fence ended = store_.card()->clock(number);
   store_.card()->wait(ended);
-  Bytes size = 0;
-  for (const Run& run : form.runs) size += run.size;
   const std::lock_guard lock(mutex_);
-  seconds_a_byte_.push_back(store_.card()->seconds(began, ended) / static_cast<double>(size));
+  seconds_a_byte_.push_back(store_.card()->seconds(began, ended) / static_cast<double>(block.size));
 }
 
 double MappedPacking::rate() const {
@@ -236,8 +233,6 @@ void MappedPacking::forget(Range range) noexcept {
   if (last) trim();
 }
 
-void MappedPacking::release(Range range) noexcept { forget(range); }
-
 std::vector<MappedPacking::Packed*> MappedPacking::packed_of(Range range) {
   store_.check_whole(range);
   const std::lock_guard lock(mutex_);
@@ -261,9 +256,9 @@ Fence MappedPacking::Way::evict(Range range, EvictMode how, Lane lane, Fences af
   return packing.store_.evict(range, how, lane, after);
 }
 
-Rates MappedPacking::Link::rates() const { return packing.store_.rates(); }
+Rates MappedPacking::Way::rates() const { return packing.store_.rates(); }
 
-Fence MappedPacking::Link::lane_clock(Lane lane) { return packing.store_.lane_clock(lane); }
+Fence MappedPacking::Way::lane_clock(Lane lane) { return packing.store_.lane_clock(lane); }
 
 Fence MappedPacking::Link::fetch(Range range, FetchMode /*how*/, Lane lane, Fences after) {
   const Current here = packing.context_->current();
@@ -277,14 +272,9 @@ Fence MappedPacking::Link::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
     const Range staging = packing.staging_of(lane);
     packing.cuda().check(packing.cuda().copy_to_card(staging.start, packed.host, size, stream),
                          "cuMemcpyHtoDAsync");
-    packing.codec_->unpack(packed.form->runs, staging.start, unit.start,
-                           reinterpret_cast<Stream>(stream));  // NOLINT
+    packing.codec_->unpack(packed.form->runs, staging.start, unit.start, number_of(stream));
   });
 }
-
-Rates MappedPacking::Hold::rates() const { return packing.store_.rates(); }
-
-Fence MappedPacking::Hold::lane_clock(Lane lane) { return packing.store_.lane_clock(lane); }
 
 Fence MappedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, Fences after) {
   const Current here = packing.context_->current();
@@ -345,7 +335,7 @@ Rates MappedPacking::Unpack::rates() const {
 }
 
 Fence MappedPacking::Unpack::lane_clock(Lane /*lane*/) {
-  return packing.store_.card()->clock(reinterpret_cast<Stream>(packing.unpacks_->at(0)));  // NOLINT
+  return packing.store_.card()->clock(number_of(packing.unpacks_->at(0)));
 }
 
 Fence MappedPacking::Unpack::fetch(Range range, FetchMode /*how*/, Lane /*lane*/, Fences after) {
@@ -360,7 +350,7 @@ Fence MappedPacking::Unpack::fetch(Range range, FetchMode /*how*/, Lane /*lane*/
   const Fence unpacked = packing.store_.arrive(range, stream, after, [&](Range unit) {
     const Packed& packed = **next++;
     packing.codec_->unpack(packed.form->runs, packed.on_card->range().start, unit.start,
-                           reinterpret_cast<Stream>(stream));  // NOLINT
+                           number_of(stream));
   });
   for (Packed* const packed : units) packed->unpacked = unpacked;
   return unpacked;

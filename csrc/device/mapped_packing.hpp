@@ -34,9 +34,6 @@ class MappedPacking final : public Packing {
   Route& hold() override { return hold_; }
   Route& unpack() override { return unpack_; }
 
-  /// A range of the store's is given back, none of whose moves is in flight.
-  void release(Range range) noexcept;
-
  private:
   /// Pinned memory that packed copies share.
   struct Chunk {
@@ -61,21 +58,19 @@ class MappedPacking final : public Packing {
   /// A way that is this one's business.
   struct Way : Route {
     explicit Way(MappedPacking& of) : packing(of) {}
+    Rates rates() const override;
     Fence evict(Range range, EvictMode how, Lane lane, Fences after) override;
+    Fence lane_clock(Lane lane) override;
     MappedPacking& packing;
   };
   struct Link final : Way {
     using Way::Way;
-    Rates rates() const override;
     Fence fetch(Range range, FetchMode how, Lane lane, Fences after) override;
-    Fence lane_clock(Lane lane) override;
   };
   struct Hold final : Way {
     using Way::Way;
-    Rates rates() const override;
     Fence fetch(Range range, FetchMode how, Lane lane, Fences after) override;
     Fence evict(Range range, EvictMode how, Lane lane, Fences after) override;
-    Fence lane_clock(Lane lane) override;
   };
   struct Unpack final : Way {
     using Way::Way;
@@ -92,7 +87,7 @@ class MappedPacking final : public Packing {
   std::vector<Packed*> packed_of(Range range);
   Bytes largest() const;
   Range staging_of(Lane lane);
-  void measure(const PackedBlock& form, Address packed, Address block);
+  void measure(const PackedBlock& form, Address packed, Range block);
 
   MappedStore& store_;
   const Bytes unit_;

@@ -16,6 +16,16 @@ CUmemAllocationProp on_card(CUdevice card) {
   return place;
 }
 
+void map_on_card(const Driver& driver, CUdevice card, Range at, Handle memory) {
+  driver.check(driver.map(at.start, at.size, 0, memory, 0), "cuMemMap");
+  const CUmemAccessDesc access{.location = on_card(card).location,
+                               .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  const CUresult result = driver.set_access(at.start, at.size, &access, 1);
+  if (result == CUDA_SUCCESS) return;
+  driver.unmap(at.start, at.size);
+  driver.check(result, "cuMemSetAccess");
+}
+
 Addresses::Addresses(std::shared_ptr<const Driver> driver, Bytes size, Bytes alignment)
     : driver_(std::move(driver)) {
   CUdeviceptr start = 0;

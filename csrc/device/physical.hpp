@@ -19,6 +19,10 @@ using Handle = CUmemGenericAllocationHandle;
 /// Where a card's physical memory lies.
 CUmemAllocationProp on_card(CUdevice card);
 
+/// Maps a piece of a card's memory at addresses, for the card to read and write. Throws, and
+/// nothing is mapped, where the driver refuses.
+void map_on_card(const Driver& driver, CUdevice card, Range at, Handle memory);
+
 /// Addresses with nothing behind them, given back with the object. What was mapped at them has to
 /// be unmapped before.
 class Addresses {

@@ -22,16 +22,8 @@ Piece::~Piece() {
 }
 
 void Piece::map() {
-  const Driver& cuda = store_.card()->cuda();
-  const Range at = range();
-  const CUmemAccessDesc access{.location = on_card(store_.card()->context()->device).location,
-                               .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-  cuda.check(cuda.map(at.start, at.size, 0, memory_, 0), "cuMemMap");
-  const CUresult result = cuda.set_access(at.start, at.size, &access, 1);
-  if (result != CUDA_SUCCESS) {
-    cuda.unmap(at.start, at.size);
-    cuda.check(result, "cuMemSetAccess");
-  }
+  const CudaCard& card = *store_.card();
+  map_on_card(card.cuda(), card.context()->device, range(), memory_);
   mapped_ = true;
 }
 

@@ -47,8 +47,8 @@ Bytes SimulatedPacking::pack(Range piece, const std::vector<TypedRange>& types) 
   Packed packed{.piece = piece, .form = {}, .bytes = std::make_shared<std::vector<std::byte>>()};
   packed.form = vramx::pack(c.on_host(piece.start), piece.size, types, *packed.bytes);
   const Bytes size = packed.form.size;
-  const bool pays = size <= piece.size - piece.size / 20;
-  if (pays) card_.check_host_room(size);
+  const bool smaller = pays(size, piece.size);
+  if (smaller) card_.check_host_room(size);
 
   const auto used = static_cast<std::int64_t>(scratch(piece.size));
   const double from = std::max(card_.host_now_, card_.link_[0]);
@@ -58,7 +58,7 @@ Bytes SimulatedPacking::pack(Range piece, const std::vector<TypedRange>& types) 
   card_.account(card_.host_now_, -used);
   card_.carry(used);
   card_.carry(-used);
-  if (!pays) return 0;
+  if (!smaller) return 0;
   card_.host_used_ += size;
   if (size > largest_) unstage();
   largest_ = std::max(largest_, size);

@@ -69,8 +69,7 @@ extern "C" __global__ void vramx_digest(const uint8_t* packed, uint64_t size, ui
   uint64_t mine = 0;
   for (uint64_t at = blockIdx.x * uint64_t{blockDim.x} + threadIdx.x; at < size / 4;
        at += gridDim.x * uint64_t{blockDim.x}) {
-    mine += uint64_t{reinterpret_cast<const uint32_t*>(packed)[at]} * (2 * at + 1) *
-            0x9e3779b97f4a7c15ULL;
+    mine += vramx::digest_term(at, reinterpret_cast<const uint32_t*>(packed)[at]);
   }
   vramx::add_up(mine, sum);
 }

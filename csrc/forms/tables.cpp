@@ -141,8 +141,6 @@ Run raw_run(Bytes at, Bytes size, Bytes packed_at) {
   return run;
 }
 
-bool pays(const Run& run) { return (run.end - run.first) <= run.size - run.size / 20; }
-
 void add_run(std::vector<Run>& runs, const Run& run) {
   if (run.words == Words::raw && !runs.empty() && runs.back().words == Words::raw) {
     runs.back() = raw_run(runs.back().at, runs.back().size + run.size, runs.back().first);

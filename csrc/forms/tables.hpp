@@ -54,8 +54,9 @@ Run begin_run(Type type, const Survey& survey, Bytes at, Bytes size, Bytes packe
 void end_run(Run& run, Escapes escapes);
 Run raw_run(Bytes at, Bytes size, Bytes packed_at);
 
-/// Whether a run is so much smaller that it is worth unpacking.
-bool pays(const Run& run);
+/// Whether what is packed is so much smaller that it is worth unpacking.
+constexpr bool pays(Bytes packed, Bytes raw) { return packed <= raw - raw / 20; }
+inline bool pays(const Run& run) { return pays(run.end - run.first, run.size); }
 
 /// Adds a run that begins where the last one ends, in the block and packed.
 void add_run(std::vector<Run>& runs, const Run& run);

@@ -14,13 +14,6 @@
 
 namespace vramx {
 
-namespace {
-
-/// A thread that sleeps wakes later than several requests take to be issued.
-constexpr double awake_for = 100e-6;
-
-}  // namespace
-
 struct Mover::State {
   std::mutex pumping;
   std::mutex mutex;
@@ -99,10 +92,7 @@ void Mover::loop() {
     const bool last = state_->jobs.empty();
     lock.unlock();
     carry_out(std::move(job));
-    const double end = host_seconds() + awake_for;
-    while (last && state_->submitted == submitted && host_seconds() < end) {
-      std::this_thread::yield();
-    }
+    if (last) stay_awake(100e-6, [&] { return state_->submitted != submitted; });
     lock.lock();
   }
 }

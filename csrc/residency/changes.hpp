@@ -6,7 +6,6 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
-#include <thread>
 
 #include "base/host_clock.hpp"
 
@@ -20,21 +19,17 @@ class Changes {
     changed_.notify_all();
   }
 
-  /// Lets go of the lock until something has changed, or for a while. Returns whether it has. A
-  /// thread that sleeps wakes later than most moves take to be issued, so it stays awake at first.
+  /// Lets go of the lock until something has changed, or for a while. Returns whether it has.
   bool wait(std::unique_lock<std::mutex>& lock) {
     const std::uint64_t before = changes_;
-    const double end = host_seconds() + awake_for;
     lock.unlock();
-    while (changes_ == before && host_seconds() < end) std::this_thread::yield();
+    stay_awake(50e-6, [&] { return changes_ != before; });
     lock.lock();
     if (changes_ == before) changed_.wait_for(lock, std::chrono::milliseconds(50));
     return changes_ != before;
   }
 
  private:
-  static constexpr double awake_for = 50e-6;
-
   std::condition_variable changed_;
   std::atomic<std::uint64_t> changes_ = 0;
 };

@@ -89,13 +89,32 @@ void Residency::evict(const Blocks& blocks, const Poll& poll) {
   }
 }
 
-void Residency::on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll) {
+/// Does `work` without the lock while nothing else reaches blocks that are on the host. Returns
+/// what it threw.
+std::exception_ptr Residency::hold_on_host(Lock& lock, const Blocks& blocks,
+                                           const std::function<void()>& work) {
   const auto set_state = [&](State state) {
     for (const BlockId id : blocks) {
       const auto change = table_.change(id);
       table_[id].state = state;
     }
   };
+  set_state(State::held);
+  ++works_on_host_;
+  lock.unlock();
+  std::exception_ptr error;
+  try {
+    work();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  lock.lock();
+  --works_on_host_;
+  set_state(State::at_rest);
+  return error;
+}
+
+void Residency::on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll) {
   Lock lock = locked();
   check_open();
   put_on_host(lock, blocks, "reach host copies", poll);
@@ -106,19 +125,10 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
     const auto mine = table_[id].fences(device_->streams());
     uses.insert(uses.end(), mine.begin(), mine.end());
   }
-  set_state(State::held);
-  ++works_on_host_;
-  lock.unlock();
-  std::exception_ptr error;
-  try {
+  const std::exception_ptr error = hold_on_host(lock, blocks, [&] {
     for (const Fence& use : uses) device_->streams().wait(use);
     work();
-  } catch (...) {
-    error = std::current_exception();
-  }
-  lock.lock();
-  --works_on_host_;
-  set_state(State::at_rest);
+  });
   for (const BlockId id : blocks) {
     if (!table_[id].confined) moves_->written(table_[id], Place::host);
   }

@@ -101,43 +101,31 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
     Residency& of;
     Bytes bytes;
   } reserved{*this, scratch};
-  const auto set_state = [&](Block::State state) {
-    for (const BlockId id : blocks) {
-      const auto change = table_.change(id);
-      table_[id].state = state;
-    }
-  };
   put_on_host(lock, blocks, "pack weights", poll);
   for (const BlockId id : blocks) moves_->unmap_idle(table_[id]);
   std::vector<std::pair<Range, Bytes>> before;  // and what of them is packed
   for (const BlockId id : blocks) before.emplace_back(table_[id].range, table_[id].packed);
-  set_state(Block::State::held);
   for (const BlockId id : blocks) {
     const auto change = table_.change(id);
     table_[id].packed_stale = table_[id].packed > 0 && table_[id].packed_stale;
   }
-  ++works_on_host_;
-  lock.unlock();
   std::vector<Bytes> sizes;
-  std::exception_ptr error;
-  bool begun = false;
-  try {
+  const std::exception_ptr error = hold_on_host(lock, blocks, [&] {
     Bytes raw = 0;
     for (const auto& [block, size] : before) raw += size > 0 ? 0 : block.size;
-    packing->begin(raw);
-    begun = true;
-    for (const auto& [block, size] : before) {
-      sizes.push_back(size > 0 ? size : packing->pack(block, within(weights, block)));
+    try {
+      packing->begin(raw);
+      struct End {
+        ~End() { packing.end(); }
+        Packing& packing;
+      } const end{*packing};
+      for (const auto& [block, size] : before) {
+        sizes.push_back(size > 0 ? size : packing->pack(block, within(weights, block)));
+      }
+    } catch (const OutOfMemory&) {
+      // The others stay raw.
     }
-  } catch (const OutOfMemory&) {
-    // The others stay raw.
-  } catch (...) {
-    error = std::current_exception();
-  }
-  if (begun) packing->end();
-  lock.lock();
-  --works_on_host_;
-  set_state(Block::State::at_rest);
+  });
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     Block& block = table_[blocks[i]];
     const bool written = block.packed_stale;  // by others meanwhile

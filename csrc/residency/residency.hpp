@@ -36,8 +36,7 @@ class Residency final {
   Residency(std::shared_ptr<Device> device, Settings settings, const MakeStrategy& make_strategy);
   ~Residency();
 
-  /// Takes charge of a reserved range that is in its lowest place; `dead` says its bytes mean
-  /// nothing yet.
+  /// Takes charge of a reserved range in its lowest place, whose bytes mean nothing yet if `dead`.
   void adopt(Range range, Purpose purpose, bool dead);
   /// Gives up an adopted range. With `keep` its bytes end on the host; else they may be anywhere.
   /// Throws InUse, and changes nothing, while a lease holds one of its blocks.
@@ -50,7 +49,7 @@ class Residency final {
   /// `name` is what reports and timelines call it.
   GroupId define(Blocks blocks, std::string name = {});
   void undefine(GroupId group);
-  /// Gives a group other blocks; its place in the learned order stays. Throws InUse while it is
+  /// Gives a group other blocks, in its place of the learned order. Throws InUse while it is
   /// leased.
   void redefine(GroupId group, Blocks blocks);
   void guess(const std::vector<GroupId>& order);
@@ -125,6 +124,8 @@ class Residency final {
   void evict(Lock& lock, const Falls& falls, EvictCause why, const Poll& poll);
   void put_on_host(Lock& lock, const Blocks& blocks, const char* action, const Poll& poll);
   void raise(Lock& lock, const Blocks& blocks, const Poll& poll);
+  std::exception_ptr hold_on_host(Lock& lock, const Blocks& blocks,
+                                  const std::function<void()>& work);
   bool reserve(Lock& lock, Bytes bytes, const Poll& poll);
   void unreserve(Bytes bytes);
   void follow_staging(Lock& lock, const Poll& poll);

@@ -22,7 +22,7 @@ class HostRam:
 
     total: int
     available: int
-    group_limit: int | None
+    group_limit: int | None = None
 
     @property
     def usable(self) -> int:

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vramx.doctor.findings import Finding, Severity
-from vramx.doctor.machine import HostMemory, Machine, UnknownFactError
+from vramx.doctor.machine import Machine, UnknownFactError
 from vramx.units import format_size
 
 #: Host bytes a byte of managed weights: measured on managed memory, torch and CUDA included.
 HOST_A_BYTE = 1.14
-
-
-def usable(memory: HostMemory) -> int:
-    """Tell how much of the host's memory the process may still take."""
-    return min(memory.available, memory.group_limit or memory.available)
 
 
 def check_host_memory(machine: Machine) -> Iterator[Finding]:
@@ -27,7 +22,7 @@ def check_host_memory(machine: Machine) -> Iterator[Finding]:
         card = max((each.total for each in machine.cards()), default=0)
     except UnknownFactError:
         card = 0
-    if usable(memory) >= card:
+    if memory.usable >= card:
         yield Finding("host memory", Severity.OK, said)
     else:
         yield Finding(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vramx.cards.nvml import CardMemory
+from vramx.hostram import HostRam
 
 
 class UnknownFactError(Exception):
@@ -67,22 +68,15 @@ class Torch:
 
 
 @dataclass(frozen=True)
-class HostMemory:
+class HostMemory(HostRam):
     """Host memory in bytes.
 
     Attributes
     ----------
-    total, available : int
-        Of the machine.
-    group_limit : int or None
-        What the process's control group allows in all.
     lock_limit : int or None
         What ``ulimit -l`` allows to lock.
     """
 
-    total: int
-    available: int
-    group_limit: int | None = None
     lock_limit: int | None = None
 
 

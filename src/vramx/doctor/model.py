@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vramx.checkpoints import checkpoints_of, is_torch_checkpoint, read_model
 from vramx.doctor.findings import Finding, Severity
-from vramx.doctor.hostmemory import HOST_A_BYTE, usable
+from vramx.doctor.hostmemory import HOST_A_BYTE
 from vramx.doctor.machine import Machine
 from vramx.errors import ConfigError
 from vramx.units import format_size
@@ -75,7 +75,7 @@ def check_model(machine: Machine, path: Path, sha256: str | None) -> Iterator[Fi
                 "The file is not the one that was meant.",
                 "Download it again from a source that you trust.",
             )
-    room = usable(machine.host_memory())
+    room = machine.host_memory().usable
     if nbytes * HOST_A_BYTE > room:
         yield Finding(
             "model",

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,7 @@ class ThisMachine:
             raise UnknownFactError("this system does not tell its memory as Linux does")
         lock, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
         return HostMemory(
-            total=ram.total,
-            available=ram.available,
-            group_limit=ram.group_limit,
-            lock_limit=None if lock == resource.RLIM_INFINITY else lock,
+            **asdict(ram), lock_limit=None if lock == resource.RLIM_INFINITY else lock
         )
 
     def link(self, ordinal: int) -> LinkRates:

@@ -53,7 +53,7 @@ class TorchBridge:
     """A session's torch side, over what `TorchCore` is made of."""
 
     def __init__(
-        self, core: _core.Core, device: _core.Device, *, check: bool, compress: str = "never"
+        self, core: _core.Core, device: _core.Device, *, check: bool, compress: str
     ) -> None:
         self.core = core
         self._compress = compress
