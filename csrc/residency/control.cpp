@@ -99,9 +99,9 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
   }
   if (budget > budget_) device_->memory(Purpose::weights).check_budget(budget);
   const Bytes previous = budget_;
-  const auto check_leases = [&] {
+  const auto check_leases = [&](Bytes reserved) {
     const Bytes confined = table_.sums().confined;
-    const Bytes bound = table_.sums().leased + confined;
+    const Bytes bound = table_.sums().leased + confined + reserved;
     if (bound <= budget) return;
     throw OutOfMemory(
         "the budget cannot become " + text(budget) + " now: " + text(table_.sums().leased) +
@@ -109,13 +109,14 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
             (confined > 0 ? " and " + text(confined) +
                                 " are activations and buffers, which stay on this card"
                           : "") +
+            (reserved > 0 ? " and " + text(reserved) + " are where packed weights arrive" : "") +
             "; try again when they end",
         {.asked = budget,
          .budget = previous,
          .resident = table_.sums().held[Place::card],
          .leased = bound});
   };
-  check_leases();
+  check_leases(0);
   budget_ = budget;
   try {
     finish_moves(lock, moves_->last_job(), poll);  // those of the previous budget
@@ -132,7 +133,7 @@ Bytes Residency::set_budget(Bytes budget, const Poll& poll) {
         wait(lock, poll);
         follow_staging(lock, poll);
       } else {
-        check_leases();
+        check_leases(table_.sums().reserved);
         throw Error("the policy names no block to leave, so the budget cannot become " +
                     text(budget) + "; " + text(table_.sums().idle[Place::card]) + " could leave");
       }
