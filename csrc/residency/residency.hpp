@@ -64,8 +64,7 @@ class Residency final {
   /// one `held_by_thread` to end.
   bool take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll);
   void give(const Blocks& blocks, Stream stream, bool held_by_thread);
-  /// As take, but holds nothing: memory was handed out, whose bytes are needed from now on, and
-  /// work on `stream` is about to use it.
+  /// As take, but holds nothing: work on `stream` is about to use memory that was handed out.
   void place(const Blocks& blocks, Stream stream, const Poll& poll);
   void prefetch(const Blocks& blocks);
   /// Those that stay on the card stay.
