@@ -49,7 +49,7 @@ def test_a_steady_pass_over_packed_weights_maps_nothing(
     raw = normal_weights(sum(sizes) // 2)
     memories = core.reserve(sizes, _core.Purpose.WEIGHTS)
     core.store([(m.address, raw.ctypes.data + i * size, m.nbytes) for i, m in enumerate(memories)])
-    core.pack([(m.address, m.nbytes, "bf16") for m in memories])
+    core.pack([(m.address, m.nbytes, "bf16", "") for m in memories])
     groups = [core.define([(m.address, m.nbytes)]) for m in memories]
 
     def run_pass() -> int:

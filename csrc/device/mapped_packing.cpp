@@ -1,6 +1,7 @@
 #include "device/mapped_packing.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "base/error.hpp"
@@ -17,6 +18,11 @@ constexpr Bytes guessed(Bytes raw) { return raw - raw * 3 / 10; }
 /// A copy lies in one chunk, so that larger ones waste less, and smaller ones are given back
 /// sooner.
 constexpr Bytes most_of_a_chunk = 512 * MiB;
+
+/// A word that the card may set at any moment.
+std::atomic_ref<std::uint32_t> word_at(Address address) {
+  return std::atomic_ref(*reinterpret_cast<std::uint32_t*>(address));  // NOLINT
+}
 
 /// What a stream was given is done with by the end of a scope, thrown or not.
 struct Finished {
@@ -40,6 +46,7 @@ MappedPacking::~MappedPacking() {
     staging_.clear();
     packed_.clear();
     codec_.reset();
+    any_damaged_.reset();
   } catch (const Error&) {
     // The context is gone, and what was mapped with it.
   }
@@ -47,6 +54,9 @@ MappedPacking::~MappedPacking() {
 
 CardCodec& MappedPacking::codec() {
   const std::lock_guard lock(mutex_);
+  if (!any_damaged_) {
+    any_damaged_ = std::make_unique<HostCopy>(context_->driver, sizeof(std::uint32_t), true);
+  }
   if (!codec_) codec_ = std::make_unique<CardCodec>(context_);
   return *codec_;
 }
@@ -138,7 +148,8 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   auto form = std::make_shared<const PackedBlock>(
       codec.pack(block, types, packed.range(), verified.range(), number));
   const bool smaller = pays(form->size, unit.size);
-  const std::shared_ptr<Chunk> chunk = smaller ? chunk_for(round_up(form->size, 256)) : nullptr;
+  const Bytes room = round_up(form->size + sizeof(std::uint32_t), 256);
+  const std::shared_ptr<Chunk> chunk = smaller ? chunk_for(room) : nullptr;
   expected_ -= std::min(expected_, unit.size);
   if (!smaller) return 0;
   void* const to = Range{chunk->memory.start() + chunk->used, form->size}.data();
@@ -152,7 +163,7 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   largest_ = std::max(largest_, size);
   store_.keep_mapped();
   store_.frames().memory().set_spare(unit_);
-  chunk->used += round_up(size, 256);
+  chunk->used += room;
   packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
   return size;
 }
@@ -186,7 +197,8 @@ Bytes MappedPacking::staging() const {
   const std::lock_guard lock(mutex_);
   if (packed_.empty()) return 0;
   // And a frame more than are in use, see Frames.
-  return staging_.size() * round_up(largest_, store_.traits().granule) + unit_;
+  return staging_.size() * round_up(CardCodec::verified_bytes(largest_), store_.traits().granule) +
+         unit_;
 }
 
 Bytes MappedPacking::largest() const {
@@ -226,11 +238,35 @@ void MappedPacking::forget(Range range) noexcept {
     const Current here = context_->current();
     for (CUstream lane : store_.card()->lanes().streams) cuda().stream_wait(lane);
     cuda().stream_wait(unpacks_->at(0));
+    const std::lock_guard lock(mutex_);
+    for (const auto& [start, packed] : gone) {
+      if (word_at(packed.word()).load() != 0) gone_damaged_.push_back(packed.unit);
+    }
+    if (!gone_damaged_.empty()) word_at(any_damaged_->start()) = 1;
     gone.clear();
   } catch (const Error&) {
     // The context is gone.
   }
   if (last) trim();
+}
+
+void MappedPacking::release(Range range) noexcept {
+  forget(range);
+  const std::lock_guard lock(mutex_);
+  std::erase_if(gone_damaged_, [&](Range unit) { return range.contains(unit); });
+}
+
+std::vector<Range> MappedPacking::damaged() {
+  const std::lock_guard lock(mutex_);
+  if (!any_damaged_) return {};
+  const auto any = word_at(any_damaged_->start());
+  if (any.load() == 0) return {};
+  any = 0;  // before the others: one that is set from now on sets it again
+  std::vector<Range> found = std::exchange(gone_damaged_, {});
+  for (const auto& [start, packed] : packed_) {
+    if (word_at(packed.word()).exchange(0) != 0) found.push_back(packed.unit);
+  }
+  return found;
 }
 
 std::vector<MappedPacking::Packed*> MappedPacking::packed_of(Range range) {
@@ -248,8 +284,15 @@ std::vector<MappedPacking::Packed*> MappedPacking::packed_of(Range range) {
 /// One a lane: what arrives in it next waits for what was unpacked from it, by the lane's order.
 Range MappedPacking::staging_of(Lane lane) {
   auto& piece = staging_.at(lane);
-  if (!piece) piece = std::make_unique<Piece>(store_, largest());
+  if (!piece) piece = std::make_unique<Piece>(store_, CardCodec::verified_bytes(largest()));
   return piece->range();
+}
+
+void MappedPacking::cross(const Packed& packed, Address to, CUstream stream) const {
+  cuda().check(cuda().copy_to_card(to, packed.host, packed.form->size, stream),
+               "cuMemcpyHtoDAsync");
+  codec_->verify(*packed.form, to, {.damaged = packed.word(), .any = any_damaged_->start()},
+                 number_of(stream));
 }
 
 Fence MappedPacking::Way::evict(Range range, EvictMode how, Lane lane, Fences after) {
@@ -267,11 +310,9 @@ Fence MappedPacking::Link::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
   auto next = units.begin();
   return packing.store_.arrive(range, stream, after, [&](Range unit) {
     const Packed& packed = **next++;
-    const Bytes size = packed.form->size;
     const std::lock_guard lock(packing.staging_mutex_);
     const Range staging = packing.staging_of(lane);
-    packing.cuda().check(packing.cuda().copy_to_card(staging.start, packed.host, size, stream),
-                         "cuMemcpyHtoDAsync");
+    packing.cross(packed, staging.start, stream);
     packing.codec_->unpack(packed.form->runs, staging.start, unit.start, number_of(stream));
   });
 }
@@ -280,24 +321,21 @@ Fence MappedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
   const Current here = packing.context_->current();
   const auto units = packing.packed_of(range);
   CUstream stream = packing.store_.card()->lanes().at(lane);
+  for (const Packed* const packed : units) {
+    if (packed->on_card) throw BadConfig("fetch of a packed copy that is on the card");
+  }
   auto arrived = std::make_shared<CudaEvent>(packing.context_);
   packing.store_.card()->order_lane(stream, after);
-  auto next = units.begin();
   try {
-    for (; next != units.end(); ++next) {
-      Packed& packed = **next;
-      if (packed.on_card) throw BadConfig("fetch of a packed copy that is on the card");
-      const Bytes size = packed.form->size;
-      auto piece = std::make_unique<Piece>(packing.store_, size);
-      packing.cuda().check(
-          packing.cuda().copy_to_card(piece->range().start, packed.host, size, stream),
-          "cuMemcpyHtoDAsync");
-      packed.on_card = std::move(piece);
+    for (Packed* const packed : units) {
+      const Bytes size = CardCodec::verified_bytes(packed->form->size);
+      packed->on_card = std::make_unique<Piece>(packing.store_, size);
+      packing.cross(*packed, packed->on_card->range().start, stream);
     }
     packing.cuda().check(packing.cuda().event_record(arrived->event, stream), "cuEventRecord");
   } catch (...) {
     packing.cuda().stream_wait(stream);
-    for (auto taken = units.begin(); taken != next; ++taken) (*taken)->on_card.reset();
+    for (Packed* const packed : units) packed->on_card.reset();
     throw;
   }
   for (Packed* const packed : units) packed->arrived = arrived;
