@@ -15,14 +15,15 @@ namespace {
 
 std::string name_of(Bytes unit) { return "net." + std::to_string(unit) + ".weight"; }
 
-/// A session of some blocks, of which half fit beside what packed bytes arrive in.
+/// A session of some blocks with packed copies, each a group.
 class Session {
  public:
   Session(Rig& rig, Bytes count, const std::string& policy, bool threaded)
       : rig_(rig),
         weights(rig, count),
         stream_(rig.stream()),
-        residency_(rig.device(), settings(policy, threaded),
+        residency_(rig.device(),
+                   {.budget = 64 * weights.size, .block = weights.size, .threaded = threaded},
                    [&](const View& view) { return make_strategy(policy, view); }) {
     residency_.adopt(weights.range, Purpose::weights, false);
     for (Bytes i = 0; i < count; ++i) {
