@@ -148,8 +148,8 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   auto form = std::make_shared<const PackedBlock>(
       codec.pack(block, types, packed.range(), verified.range(), number));
   const bool smaller = pays(form->size, unit.size);
-  const Bytes room = round_up(form->size + sizeof(std::uint32_t), 256);
-  const std::shared_ptr<Chunk> chunk = smaller ? chunk_for(room) : nullptr;
+  const Bytes on_host = round_up(form->size + sizeof(std::uint32_t), 256);
+  const std::shared_ptr<Chunk> chunk = smaller ? chunk_for(on_host) : nullptr;
   expected_ -= std::min(expected_, unit.size);
   if (!smaller) return 0;
   void* const to = Range{chunk->memory.start() + chunk->used, form->size}.data();
@@ -158,12 +158,11 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   measure(*form, packed.range().start, {verified.range().start, unit.size});
   cuda().check(cuda().stream_wait(stream), "cuStreamSynchronize");
   const Bytes size = form->size;
-  if (size > largest()) trim();
+  if (size > largest()) drop_slots();
   const std::lock_guard lock(mutex_);
   largest_ = std::max(largest_, size);
   store_.keep_mapped();
-  store_.frames().memory().set_spare(unit_);
-  chunk->used += room;
+  chunk->used += on_host;
   packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
   return size;
 }
@@ -197,8 +196,7 @@ Bytes MappedPacking::staging() const {
   const std::lock_guard lock(mutex_);
   if (packed_.empty()) return 0;
   // And a frame more than are in use, see Frames.
-  return staging_.size() * round_up(CardCodec::verified_bytes(largest_), store_.traits().granule) +
-         unit_;
+  return staging_.size() * room(largest_) + unit_;
 }
 
 Bytes MappedPacking::largest() const {
@@ -206,7 +204,14 @@ Bytes MappedPacking::largest() const {
   return largest_;
 }
 
+void MappedPacking::grant() noexcept { store_.frames().set_spare(unit_); }
+
 void MappedPacking::trim() noexcept {
+  drop_slots();
+  store_.frames().set_spare(0);
+}
+
+void MappedPacking::drop_slots() noexcept {
   const std::lock_guard lock(staging_mutex_);
   try {
     const Current here = context_->current();

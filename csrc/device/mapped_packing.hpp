@@ -27,10 +27,14 @@ class MappedPacking final : public Packing {
   void end() noexcept override;
   Bytes pack(Range unit, const std::vector<TypedRange>& types) override;
   Bytes scratch(Bytes piece) const override;
+  Bytes room(Bytes packed) const override {
+    return round_up(CardCodec::verified_bytes(packed), store_.traits().granule);
+  }
   void forget(Range range) noexcept override;
   std::vector<Range> damaged() override;
   Bytes staging() const override;
   double rate() const override;
+  void grant() noexcept override;
   void trim() noexcept override;
   Route& link() override { return link_; }
   Route& hold() override { return hold_; }
@@ -94,6 +98,7 @@ class MappedPacking final : public Packing {
   std::vector<Packed*> packed_of(Range range);
   void cross(const Packed& packed, Address to, CUstream stream) const;
   Bytes largest() const;
+  void drop_slots() noexcept;
   Range staging_of(Lane lane);
   void measure(const PackedBlock& form, Address packed, Range block);
 
