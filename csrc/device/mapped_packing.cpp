@@ -1,7 +1,6 @@
 #include "device/mapped_packing.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
 #include "base/error.hpp"
@@ -18,11 +17,6 @@ constexpr Bytes guessed(Bytes raw) { return raw - raw * 3 / 10; }
 /// A copy lies in one chunk, so that larger ones waste less, and smaller ones are given back
 /// sooner.
 constexpr Bytes most_of_a_chunk = 512 * MiB;
-
-/// A word that the card may set at any moment.
-std::atomic_ref<std::uint32_t> word_at(Address address) {
-  return std::atomic_ref(*reinterpret_cast<std::uint32_t*>(address));  // NOLINT
-}
 
 /// What a stream was given is done with by the end of a scope, thrown or not.
 struct Finished {
@@ -243,35 +237,12 @@ void MappedPacking::forget(Range range) noexcept {
     const Current here = context_->current();
     for (CUstream lane : store_.card()->lanes().streams) cuda().stream_wait(lane);
     cuda().stream_wait(unpacks_->at(0));
-    const std::lock_guard lock(mutex_);
-    for (const auto& [start, packed] : gone) {
-      if (word_at(packed.word()).load() != 0) gone_damaged_.push_back(packed.unit);
-    }
-    if (!gone_damaged_.empty()) word_at(any_damaged_->start()) = 1;
+    note_damage(gone);
     gone.clear();
   } catch (const Error&) {
     // The context is gone.
   }
   if (last) trim();
-}
-
-void MappedPacking::release(Range range) noexcept {
-  forget(range);
-  const std::lock_guard lock(mutex_);
-  std::erase_if(gone_damaged_, [&](Range unit) { return range.contains(unit); });
-}
-
-std::vector<Range> MappedPacking::damaged() {
-  const std::lock_guard lock(mutex_);
-  if (!any_damaged_) return {};
-  const auto any = word_at(any_damaged_->start());
-  if (any.load() == 0) return {};
-  any = 0;  // before the others: one that is set from now on sets it again
-  std::vector<Range> found = std::exchange(gone_damaged_, {});
-  for (const auto& [start, packed] : packed_) {
-    if (word_at(packed.word()).exchange(0) != 0) found.push_back(packed.unit);
-  }
-  return found;
 }
 
 std::vector<MappedPacking::Packed*> MappedPacking::packed_of(Range range) {
@@ -291,13 +262,6 @@ Range MappedPacking::staging_of(Lane lane) {
   auto& piece = staging_.at(lane);
   if (!piece) piece = std::make_unique<Piece>(store_, CardCodec::verified_bytes(largest()));
   return piece->range();
-}
-
-void MappedPacking::cross(const Packed& packed, Address to, CUstream stream) const {
-  cuda().check(cuda().copy_to_card(to, packed.host, packed.form->size, stream),
-               "cuMemcpyHtoDAsync");
-  codec_->verify(*packed.form, to, {.damaged = packed.word(), .any = any_damaged_->start()},
-                 number_of(stream));
 }
 
 Fence MappedPacking::Way::evict(Range range, EvictMode how, Lane lane, Fences after) {

@@ -97,6 +97,7 @@ class MappedPacking final : public Packing {
   const Driver& cuda() const { return *context_->driver; }
   std::vector<Packed*> packed_of(Range range);
   void cross(const Packed& packed, Address to, CUstream stream) const;
+  void note_damage(const std::map<Address, Packed>& gone);
   Bytes largest() const;
   void drop_slots() noexcept;
   Range staging_of(Lane lane);
