@@ -238,8 +238,7 @@ void core(nb::module_& module) {
             core.residency().pack(std::move(typed), python_signals());
           },
           "weights"_a, Unlocked(),
-          "Makes packed copies of weights: addresses, bytes, bf16, fp16, fp32 or nothing, and what "
-          "errors call them.")
+          "Makes packed copies of weights: addresses, bytes, bf16, fp16, fp32 or nothing, names.")
       .def(
           "point",
           [](Core& core, Address storage, Address address, Bytes size) {

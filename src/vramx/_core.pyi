@@ -522,7 +522,7 @@ class Core:
     def written(self, ranges: Sequence[tuple[int, int]]) -> None: ...
     def pack(self, weights: Sequence[tuple[int, int, str, str]]) -> None:
         """
-        Makes packed copies of weights: addresses, bytes, bf16, fp16, fp32 or nothing, and what errors call them.
+        Makes packed copies of weights: addresses, bytes, bf16, fp16, fp32 or nothing, names.
         """
 
     def point(self, storage: int, address: int, size: int) -> bool:
