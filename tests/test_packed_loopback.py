@@ -47,7 +47,7 @@ class Cycle:
         self.raw = normal_weights(sum(sizes) // 2)
         self.memories = self.core.reserve(sizes, _core.Purpose.WEIGHTS)
         self.core.store(self._copies(self.raw))
-        self.core.pack([(m.address, m.nbytes, "bf16") for m in self.memories])
+        self.core.pack([(m.address, m.nbytes, "bf16", "") for m in self.memories])
         self.groups = [self.core.define([(m.address, m.nbytes)]) for m in self.memories]
 
     def _copies(self, array: np.ndarray) -> list[tuple[int, int, int]]:

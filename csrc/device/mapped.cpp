@@ -114,7 +114,7 @@ void MappedStore::release(Range range) noexcept {
     reserved_.erase(it);
   }
   const auto give_back = [&] {
-    if (packing_) packing_->forget(range);
+    if (packing_) packing_->release(range);
     for (Unit& unit : gone->units) frames_->release(unit);
     gone.reset();
   };

@@ -40,6 +40,7 @@ MappedPacking::~MappedPacking() {
     staging_.clear();
     packed_.clear();
     codec_.reset();
+    any_damaged_.reset();
   } catch (const Error&) {
     // The context is gone, and what was mapped with it.
   }
@@ -47,6 +48,9 @@ MappedPacking::~MappedPacking() {
 
 CardCodec& MappedPacking::codec() {
   const std::lock_guard lock(mutex_);
+  if (!any_damaged_) {
+    any_damaged_ = std::make_unique<HostCopy>(context_->driver, sizeof(std::uint32_t), true);
+  }
   if (!codec_) codec_ = std::make_unique<CardCodec>(context_);
   return *codec_;
 }
@@ -138,7 +142,8 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   auto form = std::make_shared<const PackedBlock>(
       codec.pack(block, types, packed.range(), verified.range(), number));
   const bool smaller = pays(form->size, unit.size);
-  const std::shared_ptr<Chunk> chunk = smaller ? chunk_for(round_up(form->size, 256)) : nullptr;
+  const Bytes on_host = round_up(form->size + sizeof(std::uint32_t), 256);
+  const std::shared_ptr<Chunk> chunk = smaller ? chunk_for(on_host) : nullptr;
   expected_ -= std::min(expected_, unit.size);
   if (!smaller) return 0;
   void* const to = Range{chunk->memory.start() + chunk->used, form->size}.data();
@@ -151,7 +156,7 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   const std::lock_guard lock(mutex_);
   largest_ = std::max(largest_, size);
   store_.keep_mapped();
-  chunk->used += round_up(size, 256);
+  chunk->used += on_host;
   packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
   return size;
 }
@@ -232,6 +237,7 @@ void MappedPacking::forget(Range range) noexcept {
     const Current here = context_->current();
     for (CUstream lane : store_.card()->lanes().streams) cuda().stream_wait(lane);
     cuda().stream_wait(unpacks_->at(0));
+    note_damage(gone);
     gone.clear();
   } catch (const Error&) {
     // The context is gone.
@@ -254,7 +260,7 @@ std::vector<MappedPacking::Packed*> MappedPacking::packed_of(Range range) {
 /// One a lane: what arrives in it next waits for what was unpacked from it, by the lane's order.
 Range MappedPacking::staging_of(Lane lane) {
   auto& piece = staging_.at(lane);
-  if (!piece) piece = std::make_unique<Piece>(store_, largest());
+  if (!piece) piece = std::make_unique<Piece>(store_, CardCodec::verified_bytes(largest()));
   return piece->range();
 }
 
@@ -273,11 +279,9 @@ Fence MappedPacking::Link::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
   auto next = units.begin();
   return packing.store_.arrive(range, stream, after, [&](Range unit) {
     const Packed& packed = **next++;
-    const Bytes size = packed.form->size;
     const std::lock_guard lock(packing.staging_mutex_);
     const Range staging = packing.staging_of(lane);
-    packing.cuda().check(packing.cuda().copy_to_card(staging.start, packed.host, size, stream),
-                         "cuMemcpyHtoDAsync");
+    packing.cross(packed, staging.start, stream);
     packing.codec_->unpack(packed.form->runs, staging.start, unit.start, number_of(stream));
   });
 }
@@ -286,24 +290,21 @@ Fence MappedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
   const Current here = packing.context_->current();
   const auto units = packing.packed_of(range);
   CUstream stream = packing.store_.card()->lanes().at(lane);
+  for (const Packed* const packed : units) {
+    if (packed->on_card) throw BadConfig("fetch of a packed copy that is on the card");
+  }
   auto arrived = std::make_shared<CudaEvent>(packing.context_);
   packing.store_.card()->order_lane(stream, after);
-  auto next = units.begin();
   try {
-    for (; next != units.end(); ++next) {
-      Packed& packed = **next;
-      if (packed.on_card) throw BadConfig("fetch of a packed copy that is on the card");
-      const Bytes size = packed.form->size;
-      auto piece = std::make_unique<Piece>(packing.store_, size);
-      packing.cuda().check(
-          packing.cuda().copy_to_card(piece->range().start, packed.host, size, stream),
-          "cuMemcpyHtoDAsync");
-      packed.on_card = std::move(piece);
+    for (Packed* const packed : units) {
+      const Bytes size = CardCodec::verified_bytes(packed->form->size);
+      packed->on_card = std::make_unique<Piece>(packing.store_, size);
+      packing.cross(*packed, packed->on_card->range().start, stream);
     }
     packing.cuda().check(packing.cuda().event_record(arrived->event, stream), "cuEventRecord");
   } catch (...) {
     packing.cuda().stream_wait(stream);
-    for (auto taken = units.begin(); taken != next; ++taken) (*taken)->on_card.reset();
+    for (Packed* const packed : units) packed->on_card.reset();
     throw;
   }
   for (Packed* const packed : units) packed->arrived = arrived;

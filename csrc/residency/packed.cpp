@@ -56,6 +56,13 @@ void Moves::written(Block& block, Place where) {
   forget_stale(block);
 }
 
+void Moves::damaged(Block& block) {
+  const BlockTable::Change change(table_, block);
+  block.packed_stale = block.packed > 0;
+  block.damaged = block.committed();
+  forget_stale(block);
+}
+
 // In a Change of the table's. What is on its way may be read still.
 void Moves::forget_stale(Block& block) noexcept {
   if (!block.packed_stale || block.packed_on_card || !block.settled()) return;

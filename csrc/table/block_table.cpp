@@ -36,6 +36,7 @@ void BlockTable::tally(const Block& block, int sign) {
     if (block.evictable()) {
       if (block.unneeded()) add(sums_.unneeded, size);
       if (block.released) list(released_, id_of(block), sign > 0);
+      if (block.damaged) list(damaged_, id_of(block), sign > 0);
     }
     if (block.unplanned_scratch()) {
       add(sums_.unplanned_scratch, size);
@@ -69,6 +70,7 @@ BlockId BlockTable::unused() {
   groups_of_.emplace_back();
   released_.reserve(blocks_.capacity());
   packed_unwanted_.reserve(blocks_.capacity());
+  damaged_.reserve(blocks_.capacity());
   return static_cast<BlockId>(blocks_.size() - 1);
 }
 

@@ -153,6 +153,9 @@ class SimulatedDevice(Device):
         """Whether bytes are at the card's addresses."""
 
     def fail(self, operation: Operation, nth: int) -> None: ...
+    def damage(self, address: int, bit: int) -> None:
+        """A bit flips in the packed copy of what is at an address."""
+
     def hold(self) -> None: ...
     def let_go(self) -> None: ...
     @property
@@ -517,9 +520,9 @@ class Core:
     def evict(self, ranges: Sequence[tuple[int, int]]) -> None: ...
     def advise(self, ranges: Sequence[tuple[int, int]], advice: Advice) -> None: ...
     def written(self, ranges: Sequence[tuple[int, int]]) -> None: ...
-    def pack(self, weights: Sequence[tuple[int, int, str]]) -> None:
+    def pack(self, weights: Sequence[tuple[int, int, str, str]]) -> None:
         """
-        Makes packed copies of weights: addresses, bytes, and bf16, fp16, fp32 or nothing.
+        Makes packed copies of weights: addresses, bytes, bf16, fp16, fp32 or nothing, names.
         """
 
     def point(self, storage: int, address: int, size: int) -> bool:

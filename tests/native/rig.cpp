@@ -42,6 +42,9 @@ class Simulated final : public Rig {
     return {{"injected", [this, operation] { card_->fail(operation, 1); },
              [this, operation] { card_->fail(operation, 0); }}};
   }
+  void damage(vramx::Range unit, std::uint64_t bit) const override {
+    card_->damage(unit.start, bit);
+  }
   bool poisons() const override { return true; }
   std::string close() override {
     const Bytes held = card_->on_card();
@@ -112,6 +115,7 @@ class Loopback : public Rig {
     }
   }
   Bytes faulted() const override { return counts().faulted - start_.faulted; }
+  void damage(vramx::Range /*unit*/, std::uint64_t bit) const override { loopback_damage(1, bit); }
   bool poisons() const override { return false; }
   std::string close() override {
     device_ = Flat(nullptr);

@@ -50,6 +50,8 @@ class Rig {
   /// Bytes that work used without their being on the card or mapped for it.
   virtual vramx::Bytes faulted() const = 0;
   virtual std::vector<Fault> faults(vramx::Operation operation, vramx::Purpose purpose) const = 0;
+  /// A bit of the packed copy of a unit flips on the host before that next crosses the link.
+  virtual void damage(vramx::Range unit, std::uint64_t bit) const = 0;
   /// Whether bytes that left the card read as `poison` at their device addresses.
   virtual bool poisons() const = 0;
   /// Whether it makes packed copies of weights.
