@@ -24,6 +24,14 @@ World::World(rig::Rig& rig, const WorldSpec& spec)
   residency_->pack({{.offset = range_.start, .size = range_.size, .type = Type::bf16}}, nullptr);
 }
 
+void World::pack(const Blocks& blocks) {
+  std::vector<TypedRange> weights;
+  for (const BlockId id : blocks) {
+    weights.push_back({.offset = at(id).start, .size = block_, .type = Type::bf16});
+  }
+  residency_->pack(std::move(weights), nullptr);
+}
+
 World::~World() {
   try {
     residency_->forget(range_, false);
@@ -36,13 +44,18 @@ World::~World() {
 
 Range World::at(BlockId id) const { return {range_.start + id * block_, block_}; }
 
+Range World::seen(BlockId id) const {
+  const Address host = rig_.device()->host_address(at(id).start);
+  return host == 0 || residency_->on_card({id}) ? at(id) : Range{host, block_};
+}
+
 void World::write(BlockId id) {
   values_[id] = static_cast<unsigned char>(values_[id] % 200 + 1);
-  std::memset(rig::seen(rig_.device(), at(id)).data(), values_[id], block_);
+  std::memset(seen(id).data(), values_[id], block_);
 }
 
 bool World::reads(BlockId id) const {
-  const auto* bytes = static_cast<const unsigned char*>(rig::seen(rig_.device(), at(id)).data());
+  const auto* bytes = static_cast<const unsigned char*>(seen(id).data());
   if (!rig_.poisons()) {
     // The bytes lie at one address wherever they are: a look is enough, and large blocks are slow.
     return bytes[0] == values_[id] && bytes[block_ / 2] == values_[id] &&
