@@ -293,6 +293,8 @@ void core(nb::module_& module) {
       .def(
           "end_trace", [](Core& core) { return core.residency().end_trace(python_signals()); },
           Unlocked())
+      .def_prop_ro(
+          "block", [](const Core& core) { return core.block(); }, "Bytes of a block.")
       .def_prop_ro("scratch_on_host", [](Core& core) { return core.residency().scratch_on_host(); })
       .def_prop_ro(
           "scratch_bytes", [](Core& core) { return core.scratch().live_bytes(); },

@@ -147,11 +147,10 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   measure(*form, packed.range().start, {verified.range().start, unit.size});
   cuda().check(cuda().stream_wait(stream), "cuStreamSynchronize");
   const Bytes size = form->size;
-  if (size > largest()) trim();
+  if (size > largest()) drop_slots();
   const std::lock_guard lock(mutex_);
   largest_ = std::max(largest_, size);
   store_.keep_mapped();
-  store_.frames().memory().set_spare(unit_);
   chunk->used += round_up(size, 256);
   packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
   return size;
@@ -186,7 +185,7 @@ Bytes MappedPacking::staging() const {
   const std::lock_guard lock(mutex_);
   if (packed_.empty()) return 0;
   // And a frame more than are in use, see Frames.
-  return staging_.size() * round_up(largest_, store_.traits().granule) + unit_;
+  return staging_.size() * room(largest_) + unit_;
 }
 
 Bytes MappedPacking::largest() const {
@@ -194,7 +193,14 @@ Bytes MappedPacking::largest() const {
   return largest_;
 }
 
+void MappedPacking::grant() noexcept { store_.frames().set_spare(unit_); }
+
 void MappedPacking::trim() noexcept {
+  drop_slots();
+  store_.frames().set_spare(0);
+}
+
+void MappedPacking::drop_slots() noexcept {
   const std::lock_guard lock(staging_mutex_);
   try {
     const Current here = context_->current();

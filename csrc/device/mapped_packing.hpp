@@ -26,9 +26,11 @@ class MappedPacking final : public Packing {
   void end() noexcept override;
   Bytes pack(Range unit, const std::vector<TypedRange>& types) override;
   Bytes scratch(Bytes piece) const override;
+  Bytes room(Bytes packed) const override { return round_up(packed, store_.traits().granule); }
   void forget(Range range) noexcept override;
   Bytes staging() const override;
   double rate() const override;
+  void grant() noexcept override;
   void trim() noexcept override;
   Route& link() override { return link_; }
   Route& hold() override { return hold_; }
@@ -86,6 +88,7 @@ class MappedPacking final : public Packing {
   const Driver& cuda() const { return *context_->driver; }
   std::vector<Packed*> packed_of(Range range);
   Bytes largest() const;
+  void drop_slots() noexcept;
   Range staging_of(Lane lane);
   void measure(const PackedBlock& form, Address packed, Range block);
 

@@ -43,7 +43,7 @@ std::size_t Moves::fetch(const Blocks& wanted, FetchCause why, const Evictable& 
       Rise rise{.id = table_.id_of(block), .holds = to == Place::card && takes_packed(block)};
       if (rise.holds) {
         PerPlace<Bytes> with_packed = together;
-        with_packed[Place::card] += block.packed;
+        with_packed[Place::card] += block.packed_room;
         rise.holds = make_room(with_packed, evictable, false, falls);
         if (rise.holds) together = with_packed;
       }

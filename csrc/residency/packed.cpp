@@ -60,7 +60,7 @@ void Moves::written(Block& block, Place where) {
 void Moves::forget_stale(Block& block) noexcept {
   if (!block.packed_stale || block.packed_on_card || !block.settled()) return;
   memory_of(block).packing()->forget(block.range);
-  block.packed = 0;
+  block.packed = block.packed_room = 0;
   block.packed_stale = false;
 }
 

@@ -77,7 +77,10 @@ void Residency::follow_staging(Lock& lock, const Poll& poll) {
     unreserve(had);
   }
   const Bytes more = wanted - std::min(wanted, table_.sums().staging);
-  if (more > 0 && reserve(lock, more, poll)) table_.stage(table_.sums().staging + more);
+  if (more > 0 && reserve(lock, more, poll)) {
+    table_.stage(table_.sums().staging + more);
+    packing->grant();
+  }
 }
 
 void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
@@ -132,6 +135,7 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
     {
       const auto change = table_.change(blocks[i]);
       block.packed = sizes[i];
+      block.packed_room = packing->room(sizes[i]);
       block.packed_stale = false;
     }
     if (written) moves_->written(block, Place::host);

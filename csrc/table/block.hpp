@@ -36,6 +36,7 @@ struct Block {
   bool grouped = false;         ///< is or was part of a group
   bool confined = false;        ///< while somebody needs its bytes it has no place but the card
   Bytes packed = 0;             ///< of its packed copy on the host; 0 where it has none
+  Bytes packed_room = 0;        ///< that it takes on the card
   bool packed_stale = false;    ///< that one does not hold the present bytes
   bool packed_on_card = false;  ///< the packed copy is on the card too, or on its way there
   bool keeps_packed = false;    ///< the plan wants it there

@@ -52,8 +52,8 @@ void recount(const BlockTable& table) {
     }
     if (each.packed_on_card) {
       REQUIRE(each.packed > 0);
-      sums.held[Place::card] += each.packed;
-      if (each.settled()) sums.idle[Place::card] += each.packed;
+      sums.held[Place::card] += each.packed_room;
+      if (each.settled()) sums.idle[Place::card] += each.packed_room;
       const bool wanted = each.keeps_packed && !each.packed_stale && !each.dead && each.read_mostly;
       if (each.settled() && !wanted) unwanted.push_back(id);
     }

@@ -63,7 +63,7 @@ struct Told {
         adaptive({table, device, budget, block, [this](const Prediction&) { ++plans; }}),
         range(device.reserve(blocks * block, Purpose::weights)) {
     for (const BlockId id : table.add(range, Purpose::weights, Place::host, false, false)) {
-      table[id].packed = packed_block;
+      table[id].packed = table[id].packed_room = packed_block;
       groups.push_back(table.define({id}, ""));
     }
     adaptive.guess(groups);
