@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 using namespace vramx;
 
@@ -11,8 +12,9 @@ World::World(rig::Rig& rig, const WorldSpec& spec)
   settings.budget = spec.budget * block_;
   settings.block = block_;
   settings.threaded = spec.threaded;
-  residency_ = std::make_shared<Residency>(
-      rig.device(), settings, [&](const View& view) { return make_strategy(spec.policy, view); });
+  residency_ = std::make_shared<Residency>(rig.device(), settings, [&](const View& view) {
+    return spec.strategy ? spec.strategy(view) : make_strategy(spec.policy, view);
+  });
   range_ = rig.device()->reserve(spec.blocks * block_, spec.purpose);
   residency_->adopt(range_, spec.purpose, false);
   for (BlockId id = 0; id < spec.blocks; ++id) {
@@ -21,13 +23,16 @@ World::World(rig::Rig& rig, const WorldSpec& spec)
     rig.device()->store(at(id).start, bytes.data(), bytes.size());
   }
   if (!spec.packed) return;
-  residency_->pack({{.offset = range_.start, .size = range_.size, .type = Type::bf16}}, nullptr);
+  Blocks all(spec.blocks);
+  std::iota(all.begin(), all.end(), 0);
+  pack(all);
 }
 
 void World::pack(const Blocks& blocks) {
+  const Bytes size = std::min(block_, std::max(block_ / 4, 64 * KiB));
   std::vector<TypedRange> weights;
   for (const BlockId id : blocks) {
-    weights.push_back({.offset = at(id).start, .size = block_, .type = Type::bf16});
+    weights.push_back({.offset = at(id).start, .size = size, .type = Type::bf16});
   }
   residency_->pack(std::move(weights), nullptr);
 }

@@ -17,7 +17,8 @@ struct WorldSpec {
   vramx::Purpose purpose = vramx::Purpose::weights;
   std::string policy = "lru";
   bool threaded = true;
-  bool packed = false;  ///< with packed copies
+  bool packed = false;                     ///< with packed copies
+  vramx::MakeStrategy strategy = nullptr;  ///< in place of the policy
 };
 
 class World {
@@ -43,7 +44,8 @@ class World {
   /// With every block evicted: host copies hold the blocks' bytes, device addresses only poison.
   bool kept_on_host() const;
 
-  /// Those of them that have no packed copy, or an old one.
+  /// Those of them that have no packed copy, or an old one. A quarter of a large block is of a
+  /// type.
   void pack(const vramx::Blocks& blocks);
 
   /// A group of these blocks.
