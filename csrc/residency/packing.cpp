@@ -117,7 +117,10 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
     Bytes bytes;
   } reserved{*this, scratch};
   put_on_host(lock, blocks, "pack weights", poll);
-  for (const BlockId id : blocks) moves_->unmap_idle(table_[id]);
+  for (const BlockId id : blocks) {
+    moves_->unmap_idle(table_[id]);
+    device_->streams().wait(table_[id].departure);  // its bytes may be on their way back
+  }
   std::vector<std::pair<Range, Bytes>> before;  // and what of them is packed
   for (const BlockId id : blocks) before.emplace_back(table_[id].range, table_[id].packed);
   for (const BlockId id : blocks) {
