@@ -551,6 +551,10 @@ class Core:
     def begin_trace(self, stream: int, most_events: int) -> None: ...
     def end_trace(self) -> Log: ...
     @property
+    def block(self) -> int:
+        """Bytes of a block."""
+
+    @property
     def scratch_on_host(self) -> int: ...
     @property
     def scratch_bytes(self) -> int:
