@@ -14,6 +14,8 @@ std::vector<Test>& tests() {
   return all;
 }
 
+Register::Register(const char* title, void (*run)()) { tests().push_back({title, run}); }
+
 unsigned trials(unsigned usual) {
   const char* told = std::getenv("VRAMX_TEST_PROGRAMS");
   if (told == nullptr) return usual;

@@ -24,7 +24,7 @@ unsigned trials(unsigned usual);
 [[noreturn]] void fail(const char* file, int line, const std::string& what);
 
 struct Register {
-  Register(const char* title, void (*run)()) { tests().push_back({title, run}); }
+  Register(const char* title, void (*run)());
 };
 
 }  // namespace check

@@ -254,7 +254,7 @@ HOLDS("threads that only read find the right bytes, within the budget") {
   if (!rig.reads_over_link()) return;
   for (const bool adaptive : {false, true}) {
     Shared shared(rig, spec_of(true, adaptive));
-    run(shared, check::trials(100), false, Faults::none);
+    run(shared, check::trials(80), false, Faults::none);
     check_end(shared, Faults::none);
     REQUIRE(shared.world->stats().moved_out == 0);
   }
@@ -265,7 +265,7 @@ HOLDS("threads that also write lose no write, with a mover's thread and without"
   for (const bool threaded : {true, false}) {
     for (const bool adaptive : {false, true}) {
       Shared shared(rig, spec_of(threaded, adaptive));
-      run(shared, check::trials(150), true, Faults::none);
+      run(shared, check::trials(100), true, Faults::none);
       check_end(shared, Faults::none);
     }
   }
@@ -286,7 +286,7 @@ HOLDS("threads that use weights with packed copies find the right bytes, within 
         spec.blocks = sizes.blocks;
         spec.budget = sizes.budget;
         Shared shared(rig, spec);
-        run(shared, check::trials(60), writes, Faults::none);
+        run(shared, check::trials(40), writes, Faults::none);
         check_end(shared, Faults::none);
         const Stats stats = shared.world->stats();
         REQUIRE((stats.crossed_in < stats.moved_in) == sizes.stages);
@@ -324,7 +324,7 @@ HOLDS("moves that fail now and then lose no byte, and every count stays exact") 
       }
     });
     try {
-      run(shared, check::trials(150), true, Faults::some);
+      run(shared, check::trials(100), true, Faults::some);
     } catch (...) {
       over = true;
       throw;
