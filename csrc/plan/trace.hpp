@@ -19,7 +19,7 @@ struct Step {
 
 struct TracedBlock {
   Bytes size = 0;
-  bool written = false;  ///< it leaves by write-back
+  bool written = false;   ///< it leaves by write-back
   Bytes packed = 0;       ///< of its packed copy; 0 where it has none
   Bytes packed_room = 0;  ///< that it takes on the card
 };

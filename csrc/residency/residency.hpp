@@ -133,6 +133,7 @@ class Residency final {
   std::exception_ptr hold_on_host(Lock& lock, const Blocks& blocks,
                                   const std::function<void()>& work);
   bool reserve(Lock& lock, Bytes bytes, const Poll& poll);
+  bool claim(Lock& lock, Bytes bytes, const Poll& poll);
   void unreserve(Bytes bytes);
   void follow_staging(Lock& lock, const Poll& poll);
 

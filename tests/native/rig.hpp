@@ -43,7 +43,7 @@ class Rig {
   virtual vramx::Bytes peak_on_card() const = 0;
   virtual vramx::Bytes moved_in() const = 0;
   virtual vramx::Bytes moved_out() const = 0;
-  /// Work on `stream` reads, or writes, the range.
+  /// Work on `stream` reads, or writes, a range where it lies.
   virtual void use(vramx::Stream stream, vramx::Range range, bool writes) = 0;
   /// Whether what is not on the card can be used over the link.
   virtual bool reads_over_link() const { return device()->traits().reads_over_link; }
