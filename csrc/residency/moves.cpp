@@ -193,8 +193,8 @@ void Moves::settle(std::uint64_t job, Outcome& outcome) {
   ++failed_;
   notes_.failure(error);
   // They counted on room that this one did not make.
-  for (const auto number : mover_.take_back()) {
-    settle(under_way_.at(number), {}, nullptr);
+  for (const auto& [number, outcome_before] : mover_.take_back()) {
+    settle(under_way_.at(number), outcome_before, nullptr);
     under_way_.erase(number);
   }
 }
