@@ -27,6 +27,11 @@ class MappedPacking final : public Packing {
   Bytes pack(Range unit, const std::vector<TypedRange>& types) override;
   Bytes scratch(Bytes piece) const override;
   void forget(Range range) noexcept override;
+  /// As forget, of what nobody needs any more.
+  void drop(Range range) noexcept;
+  /// The raw bytes of a unit that has a packed copy. Throws Corrupted where that is not what it
+  /// was.
+  void unpack_on_host(Range unit, void* to) const;
   Bytes staging() const override;
   double rate() const override;
   void trim() noexcept override;
@@ -85,6 +90,7 @@ class MappedPacking final : public Packing {
   std::shared_ptr<Chunk> chunk_for(Bytes size);
   const Driver& cuda() const { return *context_->driver; }
   std::vector<Packed*> packed_of(Range range);
+  std::vector<Range> units_within(Range range) const;
   Bytes largest() const;
   Range staging_of(Lane lane);
   void measure(const PackedBlock& form, Address packed, Range block);
