@@ -22,7 +22,7 @@ from vramx.seeing.trace import MOST_EVENTS, Trace
 from vramx.seeing.usage import ModuleStats
 from vramx.session.absent import NoCard, NoCore, NothingFree, NoTorch
 from vramx.session.advice import Advice, native_advice
-from vramx.session.cores import open_core, open_device
+from vramx.session.cores import compress_of, open_core, open_device
 from vramx.session.options import SessionOptions
 from vramx.session.policy import Policy
 from vramx.session.reporting import counted, reported
@@ -68,6 +68,7 @@ class Session:
         device: _core.Device | NoCard | None = None,
     ) -> None:
         settings = config.from_environment()
+        self._compress = compress_of(options, settings)
         if device is None:
             device = open_device(options, settings)
         self.options = options
@@ -79,7 +80,6 @@ class Session:
         self._told_unpinned = False
         self._last_plan: Plan | None = None
         self._check = settings.check
-        self._compress = options.compress or settings.compress
         self._torch_bridge: TorchBridge | None = None
         self._scopes = contextlib.ExitStack()
         self._depth = 0
@@ -471,6 +471,8 @@ class Session:
         try:
             yield x
         finally:
+            if self._torch_bridge is not None:
+                self._torch_bridge.passes.note_writes()  # before something else may evict it
             self._core.give(ranges, self._stream(), False)
 
     def advise(self, x: Any, advice: Advice) -> None:
