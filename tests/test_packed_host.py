@@ -7,6 +7,7 @@ without a lease, with poison: a read of either shows in the bits.
 from __future__ import annotations
 
 import gc
+import threading
 from typing import Any
 
 import pytest
@@ -83,11 +84,21 @@ def test_the_environment_chooses_where_the_program_does_not(
         open_one(4)
 
 
+def test_weights_are_not_managed_where_nobody_sees_their_uses() -> None:
+    session, model = open_one(12), layers()
+    with pytest.raises(vramx.ConfigError, match="inside the session's scope"):
+        session.manage(model)
+    assert session.stats().managed == 0
+    assert torch.equal(model(X), layers()(X))
+    with session:
+        session.manage(model)
+
+
 # What the host holds
 
 
 @pytest.mark.parametrize("compress", ["auto", "always"])
-@pytest.mark.parametrize("budget", [12, LAYERS + 4])
+@pytest.mark.parametrize("budget", [6, 12, LAYERS + 4])
 def test_the_host_holds_packed_bytes_alone(
     monkeypatch: pytest.MonkeyPatch, compress: str, budget: float
 ) -> None:
@@ -144,10 +155,16 @@ def test_what_does_not_shrink_stays_raw() -> None:
 # Uses outside leases
 
 
-def test_a_use_outside_a_lease_is_leased_and_right() -> None:
-    with open_one(12) as session:
+@pytest.mark.parametrize("is_card", [False, True], ids=["simulated", "as on a card"])
+def test_a_use_outside_a_lease_is_leased_and_right(
+    is_card: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_one(12) as session, monkeypatch.context() as patch:
         model = session.manage(layers())
         plain = layers()
+        if is_card:  # whose memory of one address the hardware looks after
+            torch_core = session._torch_bridge._torch_core  # type: ignore[union-attr]
+            patch.setattr(torch_core, "computes_on_host", False)
         for _ in range(3):
             model(X)
         for mine, its in zip(model, plain):
@@ -236,6 +253,22 @@ def test_a_written_weight_becomes_raw_and_the_others_stay_packed() -> None:
         for _ in range(4):
             assert torch.equal(model(X), plain(X))
         assert session.device.given_back_bytes == (LAYERS - 1) * BLOCK
+
+
+def test_a_write_under_a_pin_that_no_mode_sees_is_not_lost() -> None:
+    with open_one(6) as session:
+        model, plain = session.manage(layers()), layers()
+
+        def write() -> None:
+            with torch.no_grad(), session.pin(model[0]):
+                model[0].weight.add_(1)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+        for each in model[1:]:
+            each.weight.clone()  # which has the first one leave
+        assert torch.equal(model[0].weight, plain[0].weight + 1)
 
 
 # Any program

@@ -186,6 +186,14 @@ class Session:
         if self._torch_bridge is not None:
             self._torch_bridge.follow()
 
+    def _check_scope(self) -> None:
+        """Raise where uses of weights outside leases would be neither right nor seen."""
+        if self.active and not self.device.keeps_raw and self._depth == 0:
+            raise ConfigError(
+                'with host="packed" weights are managed inside the session\'s scope, where uses '
+                "outside their modules' calls are seen: put `with session:` around it"
+            )
+
     def _tell_unpinned(self) -> None:
         """Warn, once, of host memory that the system refused to pin."""
         if self._told_unpinned or not (told := unpinned(self.device)):
@@ -236,11 +244,13 @@ class Session:
         ------
         ConfigError
             If it is not a module, is managed already, or has tensors that cannot be managed (meta,
-            sparse, quantised, subclassed, on another device); each is named. Nothing has changed.
+            sparse, quantised, subclassed, on another device); each is named. With
+            ``host="packed"`` also outside the session's scope. Nothing has changed.
         OutOfMemoryError
             If the host, ``host_limit`` or ``VRAMX_MANAGED_LIMIT`` cannot hold it.
         """
         self._usable()
+        self._check_scope()
         self._torch.manage(module, name)
         self._tell_unpinned()
         return module
@@ -301,6 +311,7 @@ class Session:
         >>> session.load(model, "network.safetensors")
         """
         self._usable()
+        self._check_scope()
         self._torch.load(module, path, name, strict=strict, dtype=dtype)
         self._tell_unpinned()
         return module
