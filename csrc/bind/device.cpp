@@ -194,6 +194,8 @@ void device(nb::module_& module) {
           },
           "address"_a, "size"_a, "Whether bytes are at the card's addresses.")
       .def("fail", &SimulatedDevice::fail, "operation"_a, "nth"_a)
+      .def("damage", &SimulatedDevice::damage, "address"_a, "bit"_a,
+           "A bit flips in the packed copy of what is at an address.")
       .def("hold", &SimulatedDevice::hold)
       .def("let_go", &SimulatedDevice::let_go)
       .def_prop_ro("now", &SimulatedDevice::now)

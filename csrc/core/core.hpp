@@ -65,6 +65,7 @@ class Core : public std::enable_shared_from_this<Core> {
 
   const std::shared_ptr<Device>& device() const { return device_; }
   Residency& residency() { return *residency_; }
+  Bytes block() const { return block_; }
   Scratch& scratch() { return *scratch_; }
   Pointers& pointers() { return pointers_; }
 

@@ -140,7 +140,7 @@ void MappedStore::release(Range range) noexcept {
     reserved_.erase(it);
   }
   const auto give_back = [&] {
-    if (packing_) packing_->drop(range);
+    if (packing_) packing_->release(range);
     for (Unit& unit : gone->units) {
       frames_->release(unit);
       if (unit.given_back) given_back_ -= unit.range.size;

@@ -405,6 +405,12 @@ void SimulatedDevice::fail(Operation operation, std::uint64_t nth) {
   failing_[static_cast<std::size_t>(operation)] = nth;
 }
 
+void SimulatedDevice::damage(Address address, std::uint64_t bit) {
+  const std::lock_guard lock(mutex_);
+  if (!packing_) throw BadConfig("this simulated card packs nothing: give it a rate of unpacking");
+  packing_->damage(address, bit);
+}
+
 void SimulatedDevice::hold() {
   const std::lock_guard lock(mutex_);
   held_ = true;

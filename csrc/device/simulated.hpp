@@ -121,6 +121,8 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   Bytes saved() const;
   /// The `nth` call (1 is the next) of an operation throws; 0 takes that back.
   void fail(Operation operation, std::uint64_t nth);
+  /// A bit flips on the host, in the packed copy of what is at an address.
+  void damage(Address address, std::uint64_t bit);
   /// Fetches wait, holding their thread, until let_go. For forcing races in tests.
   void hold();
   void let_go();

@@ -166,7 +166,23 @@ void SimulatedPacking::drop(Range range) noexcept {
   unstage_if_empty();
 }
 
+void SimulatedPacking::damage(Address address, std::uint64_t bit) {
+  const auto next = packed_.upper_bound(address);
+  if (next == packed_.begin() || !std::prev(next)->second.piece.contains(address)) {
+    throw BadConfig("the simulated host has no packed copy of what is at " +
+                    std::to_string(address));
+  }
+  auto& bytes = *std::prev(next)->second.bytes;
+  bytes[bit / 8 % bytes.size()] ^= std::byte{1} << bit % 8;
+}
+
+std::vector<Range> SimulatedPacking::damaged() {
+  const std::lock_guard lock(card_.mutex_);
+  return std::exchange(damaged_, {});
+}
+
 void SimulatedPacking::release(Range range) noexcept {
+  std::erase_if(damaged_, [&](Range piece) { return range.contains(piece); });
   const auto [from, to] = within(on_card_, range);
   for (auto it = from; it != to; ++it) {
     const auto size = static_cast<std::int64_t>(it->second.bytes->size());
@@ -201,6 +217,12 @@ const SimulatedPacking::OnCard& SimulatedPacking::on_card(Range piece) const {
 
 double SimulatedPacking::start(double at, Fences after) const {
   return std::max({at, card_.host_now_, SimulatedDevice::latest(after)});
+}
+
+/// The card looks at packed bytes where they arrived.
+void SimulatedPacking::arrived(Range piece, const PackedBlock& form,
+                               const std::vector<std::byte>& bytes) {
+  if (digest(bytes.data(), form.size) != form.digest) damaged_.push_back(piece);
 }
 
 void SimulatedPacking::decode(Range piece, bool moved, const Memory& from, double at,
@@ -245,12 +267,13 @@ Fence SimulatedPacking::Link::arrive(Range range, bool moved, Lane lane, Fences 
   const double start = all.start(queue.at, after);
   card.account(start, static_cast<std::int64_t>(range.size));
   for (const Range& piece : pieces) {
-    const Memory& from = all.packed_.at(piece.start).bytes;
+    const auto& [of, form, from] = all.packed_.at(piece.start);
     queue.at = card.cross(std::max(start + card.spec_.latency, stage.free), from->size());
     Tickets first = SimulatedDevice::tickets(after);
     first.insert(first.end(), {queue.last, stage.last});
-    queue.last = card.work_.add(first, piece, [from, to = stage.bytes] {
+    queue.last = card.work_.add(first, piece, [&all, piece, form, from, to = stage.bytes] {
       std::memcpy(to->data(), from->data(), from->size());
+      all.arrived(piece, form, *to);
     });
     all.decode(piece, moved, stage.bytes, queue.at, {queue.last});
     stage.free = all.queue_.at;
@@ -297,12 +320,13 @@ Fence SimulatedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, F
   card.account(start, static_cast<std::int64_t>(size));
   Tickets first = SimulatedDevice::tickets(after);
   for (const Range& piece : pieces) {
-    const Memory& from = all.packed_.at(piece.start).bytes;
+    const auto& [of, form, from] = all.packed_.at(piece.start);
     const auto to = std::make_shared<std::vector<std::byte>>(from->size(), std::byte{poison});
     first.push_back(queue.last);
-    queue.last = card.work_.add(first, piece, [&card, from, to] {
-      card.carry(static_cast<std::int64_t>(to->size()));
+    queue.last = card.work_.add(first, piece, [&all, piece, form, from, to] {
+      all.card_.carry(static_cast<std::int64_t>(to->size()));
       std::copy(from->begin(), from->end(), to->begin());
+      all.arrived(piece, form, *to);
     });
     all.on_card_[piece.start] = {.bytes = to, .arrives = queue.at, .arrival = queue.last};
   }

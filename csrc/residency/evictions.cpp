@@ -30,6 +30,7 @@ void Residency::pump(Lock& lock) {
 
 void Residency::evict(Lock& lock, const Falls& falls, EvictCause why, const Poll& poll) {
   if (falls.empty()) return;
+  find_damage();  // which is not written back
   for (const Fall& fall : falls) {
     const auto change = table_.change(fall.id);
     table_[fall.id].released = false;  // it leaves for good, whatever was planned

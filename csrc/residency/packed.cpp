@@ -57,13 +57,20 @@ void Moves::written(Block& block, Place where) {
   forget_stale(block);
 }
 
+void Moves::damaged(Block& block) {
+  const BlockTable::Change change(table_, block);
+  block.packed_stale = block.packed > 0;
+  block.damaged = block.committed();
+  forget_stale(block);
+}
+
 // In a Change of the table's. What is on its way may be read still. Where the host has no raw bytes
 // beside it, those that the card has go back first: else the old ones would be made anew.
 void Moves::forget_stale(Block& block) noexcept {
   if (!block.packed_stale || block.packed_on_card || !block.settled()) return;
   if (block.committed() && !memory_of(block).traits().keeps_raw) return;
   memory_of(block).packing()->forget(block.range);
-  block.packed = 0;
+  block.packed = block.packed_room = 0;
   block.packed_stale = false;
 }
 

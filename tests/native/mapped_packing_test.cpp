@@ -121,6 +121,32 @@ TEST("what is refused while weights are packed is told, and they still come raw"
   }
 }
 
+TEST("what is refused while packed weights arrive is told, and they arrive when asked again") {
+  const auto rig = mapped();
+  {
+    const Weights weights(*rig, 1);
+    weights.pack();
+    const auto refused = [&](Route& way, const char* entry, std::uint64_t nth) {
+      loopback_fail(entry, nth, CUDA_ERROR_UNKNOWN);
+      REQUIRE_THROWS(DeviceFailure, weights.fetched(way));
+      loopback_fail(entry, 0, CUDA_SUCCESS);
+    };
+    Packing& packing = weights.packing;
+    for (std::uint64_t nth = 1; nth <= 3; ++nth) refused(packing.link(), "cuLaunchKernel", nth);
+    for (std::uint64_t nth = 1; nth <= 2; ++nth) refused(packing.hold(), "cuLaunchKernel", nth);
+    refused(packing.link(), "cuMemsetD32Async", 1);
+    refused(packing.hold(), "cuMemsetD32Async", 1);
+    weights.fetched(packing.hold());
+    refused(packing.unpack(), "cuLaunchKernel", 1);
+    weights.fetched(packing.unpack());
+    REQUIRE(reads(weights, weights.bytes));
+    weights.evicted(packing.unpack());
+    weights.fetched(packing.link());
+    REQUIRE(reads(weights, weights.bytes) && packing.damaged().empty());
+  }
+  REQUIRE(rig->close().empty());
+}
+
 TEST("where nothing can be pinned there are no packed copies, and weights come raw") {
   const auto rig = mapped(2 * MiB, HostMemory::pageable);
   {

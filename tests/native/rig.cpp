@@ -42,6 +42,9 @@ class Simulated final : public Rig {
     return {{"injected", [this, operation] { card_->fail(operation, 1); },
              [this, operation] { card_->fail(operation, 0); }}};
   }
+  void damage(vramx::Range unit, std::uint64_t bit) const override {
+    card_->damage(unit.start, bit);
+  }
   bool poisons() const override { return true; }
   std::string close() override {
     const Bytes held = card_->on_card();
@@ -104,14 +107,10 @@ class Loopback : public Rig {
   Bytes moved_in() const override { return counts().to_card - start_.to_card; }
   Bytes moved_out() const override { return counts().to_host - start_.to_host; }
   void use(Stream stream, vramx::Range range, bool writes) override {
-    constexpr Bytes page = 2 * vramx::MiB;
-    for (Bytes from = 0; from < range.size; from += page) {
-      const vramx::Range at =
-          seen(device_, {range.start + from, std::min(page, range.size - from)});
-      loopback_touch(stream, at.start, at.size, writes ? 1 : 0);
-    }
+    loopback_touch(stream, range.start, range.size, writes ? 1 : 0);
   }
   Bytes faulted() const override { return counts().faulted - start_.faulted; }
+  void damage(vramx::Range /*unit*/, std::uint64_t bit) const override { loopback_damage(1, bit); }
   bool poisons() const override { return false; }
   std::string close() override {
     device_ = Flat(nullptr);

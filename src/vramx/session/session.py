@@ -15,7 +15,7 @@ from vramx import _core, config
 from vramx.cards.nvml import NvmlCard
 from vramx.cards.opening import unpinned
 from vramx.cards.watcher import BudgetWatcher, FreeMemory, checked_rule
-from vramx.errors import ConfigError, Error, SessionClosedError
+from vramx.errors import ConfigError, CorruptedError, Error, SessionClosedError
 from vramx.seeing.plans import Plan, plan_of
 from vramx.seeing.stats import Stats
 from vramx.seeing.trace import MOST_EVENTS, Trace
@@ -126,7 +126,7 @@ class Session:
             if error is None:
                 raise
             # The program's own error leaves the scope, whatever else that was the cause of.
-            told = f"vramx: the session stays open: {failure}"
+            told = f"vramx: {'' if self._closed else 'the session stays open: '}{failure}"
             if sys.version_info >= (3, 11):
                 error.add_note(told)
             else:
@@ -145,6 +145,8 @@ class Session:
         ------
         InUseError
             If a managed module is running in another thread; the session stays open.
+        CorruptedError
+            If packed weights arrived damaged and no call has told it yet; the session is closed.
         """
         if self._closed:
             return
@@ -152,7 +154,11 @@ class Session:
         plan = self.plan()
         if self._torch_bridge is not None:
             self._torch_bridge.close()
-        self._core.close()
+        damage = None
+        try:
+            self._core.close()
+        except CorruptedError as error:  # it is closed all the same
+            damage = error
         self._last_plan = plan
         self._closed = True
         if self._watcher is not None:
@@ -160,6 +166,8 @@ class Session:
             self._watcher = None
         if self in open_sessions:
             open_sessions.remove(self)
+        if damage is not None:
+            raise damage
 
     @property
     def closed(self) -> bool:

@@ -71,6 +71,7 @@ class _Place:
     start: int  # where in that they were
     has_parameter: bool
     type: str
+    name: str  # for errors
 
     @property
     def range(self) -> tuple[int, int]:
@@ -94,10 +95,13 @@ class Places:
     ----------
     torch_core : TorchCore
         What the session's torch side stands on.
+    name : str
+        How reports call the module.
     """
 
-    def __init__(self, torch_core: TorchCore) -> None:
+    def __init__(self, torch_core: TorchCore, name: str) -> None:
         self._torch_core = torch_core
+        self._name = name
         self._core = torch_core.core
         self._device = torch_core.device
         self._two_copies = torch_core.two_copies
@@ -136,13 +140,13 @@ class Places:
     def pack(self) -> None:
         """Give weights packed copies, each once."""
         new = [
-            (*place.range, place.type)
+            (*place.range, place.type, place.name)
             for place in self._places.values()
             if place.purpose is _core.Purpose.WEIGHTS and place.address not in self._packed
         ]
         if new:
             self._core.pack(new)
-            self._packed |= {address for address, _, _ in new}
+            self._packed |= {address for address, *_ in new}
 
     def is_buffer(self, address: int) -> bool:
         """Tell whether no parameter lies in the place at an address."""
@@ -231,11 +235,12 @@ class Places:
             If there are weights that only unified memory can hold, and the card has none.
         """
         by_purpose = self._storages(module, tensors, incoming)
+        names = {id(tensor): name for name, tensor in tensors.items()}
         if not self._torch_core.managed_access:
             self._refuse_weights(by_purpose[_core.Purpose.SCRATCH], tensors)
         for purpose, storages in by_purpose.items():
             for batch in moved_in(self._core, storages, purpose):
-                self._put(batch, purpose, placement)
+                self._put(batch, purpose, placement, names)
                 if not self._torch_core.keeps_raw:
                     self.pack()  # so that the host never holds all of them raw
         device = self._device
@@ -249,6 +254,7 @@ class Places:
         moved: list[tuple[Storage, _core.Memory]],
         purpose: _core.Purpose,
         placement: Placement,
+        names: dict[int, str],
     ) -> None:
         """Have tensors lie where their storages were moved."""
         for storage, memory in moved:
@@ -263,6 +269,7 @@ class Places:
                 start=storage.start,
                 has_parameter=storage.is_weight,
                 type=_type_of(storage.tensors),
+                name=".".join(filter(None, (self._name, names[id(storage.tensors[0])]))),
             )
             if purpose is _core.Purpose.WEIGHTS:
                 self._core.point(raw.untyped_storage()._cdata, memory.address, memory.nbytes)
