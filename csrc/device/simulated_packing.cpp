@@ -267,7 +267,7 @@ Fence SimulatedPacking::Link::arrive(Range range, bool moved, Lane lane, Fences 
   const double start = all.start(queue.at, after);
   card.account(start, static_cast<std::int64_t>(range.size));
   for (const Range& piece : pieces) {
-    const auto& [of, form, from] = all.packed_.at(piece.start);
+    const auto& [of, form, from, alone] = all.packed_.at(piece.start);
     queue.at = card.cross(std::max(start + card.spec_.latency, stage.free), from->size());
     Tickets first = SimulatedDevice::tickets(after);
     first.insert(first.end(), {queue.last, stage.last});
@@ -320,7 +320,7 @@ Fence SimulatedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, F
   card.account(start, static_cast<std::int64_t>(size));
   Tickets first = SimulatedDevice::tickets(after);
   for (const Range& piece : pieces) {
-    const auto& [of, form, from] = all.packed_.at(piece.start);
+    const auto& [of, form, from, alone] = all.packed_.at(piece.start);
     const auto to = std::make_shared<std::vector<std::byte>>(from->size(), std::byte{poison});
     first.push_back(queue.last);
     queue.last = card.work_.add(first, piece, [&all, piece, form, from, to] {

@@ -39,6 +39,7 @@ class Simulated final : public Rig {
   void use(Stream /*stream*/, vramx::Range /*range*/, bool /*writes*/) override {}
   Bytes faulted() const override { return 0; }
   std::vector<Fault> faults(Operation operation, Purpose /*purpose*/) const override {
+    if (operation == Operation::map_host && !reads_over_link()) return {};
     return {{"injected", [this, operation] { card_->fail(operation, 1); },
              [this, operation] { card_->fail(operation, 0); }}};
   }
