@@ -317,7 +317,13 @@ void core(nb::module_& module) {
           "enter", [](Core& core) { vramx::enter(core.shared_from_this()); },
           "This thread's framework allocations are served by this core.")
       .def("leave", [](Core& core) { vramx::leave(core); })
-      .def("close", [](Core& core) { core.close(python_signals()); }, Unlocked());
+      .def("close", [](Core& core) {
+        {
+          const nb::gil_scoped_release unlocked;
+          core.close(python_signals());
+        }
+        core.pointers().settle();
+      });
 
   module.def(
       "set_process_core", [](std::shared_ptr<Core> core) { set_process_core(std::move(core)); },

@@ -32,7 +32,7 @@ void MappedPacking::note_damage(const std::map<Address, Packed>& gone) {
 }
 
 void MappedPacking::release(Range range) noexcept {
-  forget(range);
+  drop(range);
   const std::lock_guard lock(mutex_);
   std::erase_if(gone_damaged_, [&](Range unit) { return range.contains(unit); });
 }

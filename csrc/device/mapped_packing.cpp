@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "forms/host_codec.hpp"
 
 namespace vramx {
 
@@ -137,7 +138,7 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   const auto number = number_of(stream);
   const Finished finished{cuda(), stream};
   const Range block{raw.range().start, unit.size};
-  cuda().check(cuda().copy_to_card(block.start, store_.host_copy(unit), unit.size, stream),
+  cuda().check(cuda().copy_to_card(block.start, store_.raw_bytes(unit), unit.size, stream),
                "cuMemcpyHtoDAsync");
   auto form = std::make_shared<const PackedBlock>(
       codec.pack(block, types, packed.range(), verified.range(), number));
@@ -153,11 +154,14 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   cuda().check(cuda().stream_wait(stream), "cuStreamSynchronize");
   const Bytes size = form->size;
   if (size > largest()) drop_slots();
-  const std::lock_guard lock(mutex_);
-  largest_ = std::max(largest_, size);
-  store_.keep_mapped();
-  chunk->used += on_host;
-  packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
+  {
+    const std::lock_guard lock(mutex_);
+    largest_ = std::max(largest_, size);
+    store_.keep_mapped();
+    chunk->used += on_host;
+    packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
+  }
+  store_.packed(unit);
   return size;
 }
 
@@ -219,7 +223,39 @@ void MappedPacking::drop_slots() noexcept {
   }
 }
 
+void MappedPacking::unpack_on_host(Range unit, void* to) const {
+  std::shared_ptr<const PackedBlock> form;
+  std::shared_ptr<const Chunk> chunk;  // while it is read
+  const void* from = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    const Packed& packed = packed_.at(unit.start);
+    form = packed.form;
+    chunk = packed.chunk;
+    from = packed.host;
+  }
+  vramx::unpack(*form, from, form->size, to, unit.size);
+}
+
 void MappedPacking::forget(Range range) noexcept {
+  try {
+    for (const Range& unit : units_within(range)) store_.raw_bytes(unit);
+  } catch (const Error&) {
+    return;  // else there were no copy of these bytes
+  }
+  drop(range);
+}
+
+std::vector<Range> MappedPacking::units_within(Range range) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Range> units;
+  for (const auto& [start, packed] : packed_) {
+    if (packed.unit.overlaps(range)) units.push_back(packed.unit);
+  }
+  return units;
+}
+
+void MappedPacking::drop(Range range) noexcept {
   std::map<Address, Packed> gone;
   bool last = false;
   {

@@ -31,6 +31,9 @@ class MappedPacking final : public Packing {
     return round_up(CardCodec::verified_bytes(packed), store_.traits().granule);
   }
   void forget(Range range) noexcept override;
+  /// The raw bytes of a unit that has a packed copy. Throws Corrupted where that is not what it
+  /// was.
+  void unpack_on_host(Range unit, void* to) const;
   std::vector<Range> damaged() override;
   Bytes staging() const override;
   double rate() const override;
@@ -96,6 +99,8 @@ class MappedPacking final : public Packing {
   std::shared_ptr<Chunk> chunk_for(Bytes size);
   const Driver& cuda() const { return *context_->driver; }
   std::vector<Packed*> packed_of(Range range);
+  std::vector<Range> units_within(Range range) const;
+  void drop(Range range) noexcept;
   void cross(const Packed& packed, Address to, CUstream stream) const;
   void note_damage(const std::map<Address, Packed>& gone);
   Bytes largest() const;

@@ -31,7 +31,9 @@ class Packing {
   virtual void end() noexcept {}
   /// Makes the packed copy of a piece that has none and whose bytes are on the host, where the
   /// types of some of them are known, by offset in it. Returns its size; 0 where it would not be
-  /// smaller by 5 %, and there is none then. It blocks the host, and takes `scratch` bytes of the
+  /// smaller by 5 %, and there is none then. A store that does not keep raw bytes gives those of a
+  /// packed piece back to the system, and makes them again of the packed copy for whoever needs
+  /// them. It blocks the host, and takes `scratch` bytes of the
   /// card's memory meanwhile. Throws OutOfMemory where the host or the card has no room for it;
   /// then there is none.
   virtual Bytes pack(Range piece, const std::vector<TypedRange>& types) = 0;

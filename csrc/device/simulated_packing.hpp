@@ -32,6 +32,11 @@ class SimulatedPacking final : public Packing {
   Route& unpack() override { return unpack_; }
 
   // For the card, whose mutex is held.
+  /// The raw host bytes of what is packed in the range are there from now on.
+  void make_raw(Range range);
+  /// What of a range has packed copies alone, into a copy of the range.
+  void unpack_alone(Range range, void* to) const;
+  Bytes given_back() const { return given_back_; }
   void damage(Address address, std::uint64_t bit);
   void release(Range range) noexcept;
   /// When all that it was given is unpacked.
@@ -45,6 +50,7 @@ class SimulatedPacking final : public Packing {
     Range piece;
     PackedBlock form;
     Memory bytes;
+    bool alone = false;  ///< the raw bytes were given back
   };
   struct OnCard {
     Memory bytes;
@@ -99,6 +105,7 @@ class SimulatedPacking final : public Packing {
 
   Rates link_rates() const;
   std::vector<Range> pieces(Range range) const;
+  void drop(Range range) noexcept;
   const OnCard& on_card(Range piece) const;
   double start(double at, Fences after) const;
   void arrived(Range piece, const PackedBlock& form, const std::vector<std::byte>& bytes);
@@ -114,6 +121,7 @@ class SimulatedPacking final : public Packing {
   std::vector<Stage> stages_;          ///< by lane
   Bytes largest_ = 0;                  ///< packed copy, by which staging memory is made
   Bytes staged_ = 0;                   ///< a lane
+  Bytes given_back_ = 0;
   SimulatedDevice::Queue queue_;
   Link link_{*this};
   Hold hold_{*this};

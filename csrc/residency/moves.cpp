@@ -279,6 +279,7 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
     }
     if (hop.from == Place::card) block.departure = outcome.freed[i];
     fell(block, hop);
+    forget_stale(block);
     if (noted && notes_) {
       notes_.move(block, hop, moves.submitted, outcome.issues.at(i), outcome.freed[i]);
     }

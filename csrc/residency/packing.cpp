@@ -11,8 +11,9 @@ namespace vramx {
 
 namespace {
 
-/// Packed bytes arrive in at most this part of the budget; else they are not used.
-constexpr Bytes staging_part = 8;
+/// Packed bytes arrive in at most this part of the budget; else they are not used. Where the host
+/// has no raw bytes beside them, it would have them again then.
+Bytes staging_part(const Traits& traits) { return traits.keeps_raw ? 8 : 4; }
 
 /// What of the weights, in order, lies in a block.
 std::vector<TypedRange> within(const std::vector<TypedRange>& weights, Range block) {
@@ -75,7 +76,8 @@ void Residency::follow_staging(Lock& lock, const Poll& poll) {
   Packing* const packing = device_->memory(Purpose::weights).packing();
   if (packing == nullptr) return;
   const Bytes staging = table_.sums().packed > 0 ? packing->staging() : 0;
-  const Bytes wanted = staging * staging_part <= budget_ ? staging : 0;
+  const Bytes part = staging_part(device_->memory(Purpose::weights).traits());
+  const Bytes wanted = staging * part <= budget_ ? staging : 0;
   const Bytes had = table_.sums().staging;
   if (wanted < had) {
     table_.stage(0);

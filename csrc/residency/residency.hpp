@@ -70,9 +70,12 @@ class Residency final {
   void prefetch(const Blocks& blocks);
   /// Those that stay on the card stay.
   void evict(const Blocks& blocks, const Poll& poll);
+  /// What work does to host copies.
+  enum class HostWork : std::uint8_t { reads, writes };
   /// Does `work` on the host copies, which hold the truth meanwhile; other uses wait for its end.
   /// Of what stays on the card that is where `work` finds it.
-  void on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll);
+  void on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll,
+               HostWork kind = HostWork::writes);
   /// Throws BadConfig where the card cannot follow it. What stays on the card has no need of any.
   void advise(const Blocks& all, Advice advice, const Poll& poll);
   /// The program wrote to the copies in a place: on the card, in a way the host's do not show.

@@ -48,6 +48,18 @@ class Device:
     @property
     def reads_over_link(self) -> bool: ...
     @property
+    def packs(self) -> bool:
+        """Whether it makes packed copies of weights."""
+
+    @property
+    def keeps_raw(self) -> bool:
+        """Whether raw host copies of weights stay beside packed ones."""
+
+    @property
+    def given_back_bytes(self) -> int:
+        """Raw bytes of weights that the host has in packed copies alone."""
+
+    @property
     def host_addresses(self) -> bool: ...
     @property
     def managed_access(self) -> bool:
@@ -100,6 +112,7 @@ def open_mapped(
     accept_unpinned: bool = False,
     deny_managed: bool = False,
     checked: bool = False,
+    keeps_raw: bool = True,
 ) -> CudaDevice:
     """
     Weights in mapped memory, moved a unit at once; scratch in managed memory, or on the card.
@@ -135,6 +148,7 @@ class SimulatedDevice(Device):
         host_addresses: bool = True,
         managed_access: bool = True,
         unpack_rate: float = 0.0,
+        keeps_raw: bool = True,
     ) -> None: ...
     def compute(self, seconds: float, stream: int = 0) -> None: ...
     def launch_fill(self, to: int, content: bytes, stream: int = 0) -> None:

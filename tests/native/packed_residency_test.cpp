@@ -97,6 +97,8 @@ class Program {
         REQUIRE(choice_.faults == Faults::some);
       } catch (const OutOfMemory&) {
         // The budget is small just now, and all of it leased.
+      } catch (const BadConfig&) {
+        REQUIRE(!device_.traits().reads_over_link);  // which some advice needs
       }
       disarm();
       look();
@@ -326,12 +328,14 @@ void run(std::unique_ptr<Rig> rig, unsigned seed, const Choice& choice, unsigned
 }
 
 void runs(const Choice& choice) {
-  for (const bool addresses : {true, false}) {
+  constexpr auto when = Moment::latest;
+  const std::array<SimulatedSpec, 3> cards{
+      SimulatedSpec{.unpack_rate = 1e12, .moments = {.when = when}},
+      {.host_addresses = false, .unpack_rate = 1e12, .moments = {.when = when}},
+      {.unpack_rate = 1e12, .keeps_raw = false, .moments = {.when = when}}};
+  for (const SimulatedSpec& card : cards) {
     for (unsigned seed = 1; seed <= check::trials(2); ++seed) {
-      run(simulated({.host_addresses = addresses,
-                     .unpack_rate = 1e12,
-                     .moments = {.when = Moment::latest}}),
-          seed, choice, 100);
+      run(simulated(card), seed, choice, 100);
     }
   }
 }

@@ -103,6 +103,12 @@ HOLDS("a packed copy with any bit flipped is told once it arrives, once, and har
     }
     weights.evicted(packing.link());
     if (holds) weights.device.wait(packing.hold().evict(unit, EvictMode::drop, 0, {}));
+    if (!weights.device.traits().keeps_raw) {  // there are no other bytes, and none are made up
+      REQUIRE_THROWS(Corrupted, loaded(weights));
+      packing.forget(unit);
+      REQUIRE_THROWS(Corrupted, fetched(weights, FetchMode::duplicate));
+      return;
+    }
     REQUIRE(loaded(weights) == weights.bytes);
     packing.forget(weights.range);
     REQUIRE(packing.damaged().empty());

@@ -39,6 +39,7 @@ class Simulated final : public Rig {
   void use(Stream /*stream*/, vramx::Range /*range*/, bool /*writes*/) override {}
   Bytes faulted() const override { return 0; }
   std::vector<Fault> faults(Operation operation, Purpose /*purpose*/) const override {
+    if (operation == Operation::map_host && !reads_over_link()) return {};
     return {{"injected", [this, operation] { card_->fail(operation, 1); },
              [this, operation] { card_->fail(operation, 0); }}};
   }
@@ -184,16 +185,18 @@ class Managed final : public Loopback {
 enum class Scratch : std::uint8_t { mapped, managed };
 
 std::shared_ptr<vramx::Device> open_mapped(Bytes unit, HostMemory host, Scratch scratch) {
-  auto unpinned = vramx::Unpinned::refuse;
+  vramx::MappedOptions options{.keeps_raw = host != HostMemory::packed_alone};
   if (host == HostMemory::pageable) {
     loopback_set_pinnable(0);
+    options.unpinned = vramx::Unpinned::accept;
+  }
+  if (host == HostMemory::pageable || host == HostMemory::packed_alone) {
     loopback_set_copies_pageable(1);
-    unpinned = vramx::Unpinned::accept;
   }
   // What the driver says is asked once, when the device is made.
   loopback_set_uses_registered(host == HostMemory::only_copied ? 0 : 1);
   const auto card = std::make_shared<vramx::CudaCard>(LOOPBACK_PATH, 0);
-  const auto memory = std::make_shared<vramx::MappedStore>(card, unit, unpinned);
+  const auto memory = std::make_shared<vramx::MappedStore>(card, unit, options);
   loopback_set_uses_registered(1);
   if (scratch == Scratch::mapped) {
     return std::make_shared<vramx::CudaDevice>(card, memory, memory, "mapped");
@@ -218,6 +221,7 @@ class Mapped : public Loopback {
     switch (operation) {
       case Operation::reserve:
         if (host_ == HostMemory::pageable) return {failing_call("cuMemAddressReserve")};
+        if (host_ == HostMemory::packed_alone) return {failing_call("cuMemAddressReserve")};
         return {failing_call("cuMemAddressReserve"), failing_call("cuMemHostRegister_v2")};
       case Operation::fetch:
         return {failing_call("cuMemMap"), failing_call("cuMemSetAccess"),
@@ -251,10 +255,8 @@ class Mapped : public Loopback {
 class Confined final : public Mapped {
  public:
   Confined()
-      : Mapped(HostMemory::read_in_place, [] {
-          return vramx::open_mapped(LOOPBACK_PATH, 0, 2 * vramx::MiB, vramx::Unpinned::refuse,
-                                    true);
-        }) {}
+      : Mapped(HostMemory::read_in_place,
+               [] { return vramx::open_mapped(LOOPBACK_PATH, 0, 2 * vramx::MiB, {}, true); }) {}
 };
 
 class Divided final : public Mapped {
@@ -310,10 +312,14 @@ void on_each(void (*test)(Rig&)) {
       simulated({.host_addresses = false,
                  .unpack_rate = 1e12,
                  .moments = {.when = vramx::Moment::latest}}));
+  run("simulated that keeps packed bytes alone, at the latest moments",
+      simulated(
+          {.unpack_rate = 1e12, .keeps_raw = false, .moments = {.when = vramx::Moment::latest}}));
   run("managed", managed());
   run("mapped", mapped());
   run("divided", divided());
   run("mapped and only copied", mapped(2 * vramx::MiB, HostMemory::only_copied));
+  run("mapped that keeps packed bytes alone", mapped(2 * vramx::MiB, HostMemory::packed_alone));
   run("mapped without pinned memory", mapped(2 * vramx::MiB, HostMemory::pageable));
   if (!failed.empty()) throw check::Failed(failed);
 }

@@ -70,8 +70,8 @@ std::unique_ptr<Rig> simulated(vramx::SimulatedSpec spec = {});
 /// The managed device over the stand-in driver, whose counts start from zero. One at a time.
 std::unique_ptr<Rig> managed();
 /// The mapped device likewise, on a card that uses pinned memory in place, on one that only copies
-/// it, or where the system pins none.
-enum class HostMemory : std::uint8_t { read_in_place, only_copied, pageable };
+/// it, where the system pins none, or with no raw host copies beside packed ones.
+enum class HostMemory : std::uint8_t { read_in_place, only_copied, pageable, packed_alone };
 std::unique_ptr<Rig> mapped(vramx::Bytes unit = 2 * vramx::MiB,
                             HostMemory host = HostMemory::read_in_place);
 /// The mapped device for weights and the managed one for scratch, likewise.

@@ -22,7 +22,7 @@ from vramx.seeing.trace import MOST_EVENTS, Trace
 from vramx.seeing.usage import ModuleStats
 from vramx.session.absent import NoCard, NoCore, NothingFree, NoTorch
 from vramx.session.advice import Advice, native_advice
-from vramx.session.cores import open_core, open_device
+from vramx.session.cores import compress_of, open_core, open_device
 from vramx.session.options import SessionOptions
 from vramx.session.policy import Policy
 from vramx.session.reporting import counted, reported
@@ -68,6 +68,7 @@ class Session:
         device: _core.Device | NoCard | None = None,
     ) -> None:
         settings = config.from_environment()
+        self._compress = compress_of(options, settings)
         if device is None:
             device = open_device(options, settings)
         self.options = options
@@ -79,7 +80,6 @@ class Session:
         self._told_unpinned = False
         self._last_plan: Plan | None = None
         self._check = settings.check
-        self._compress = options.compress or settings.compress
         self._torch_bridge: TorchBridge | None = None
         self._scopes = contextlib.ExitStack()
         self._depth = 0
@@ -194,6 +194,14 @@ class Session:
         if self._torch_bridge is not None:
             self._torch_bridge.follow()
 
+    def _check_scope(self) -> None:
+        """Raise where uses of weights outside leases would be neither right nor seen."""
+        if self.active and not self.device.keeps_raw and self._depth == 0:
+            raise ConfigError(
+                'with host="packed" weights are managed inside the session\'s scope, where uses '
+                "outside their modules' calls are seen: put `with session:` around it"
+            )
+
     def _tell_unpinned(self) -> None:
         """Warn, once, of host memory that the system refused to pin."""
         if self._told_unpinned or not (told := unpinned(self.device)):
@@ -244,11 +252,13 @@ class Session:
         ------
         ConfigError
             If it is not a module, is managed already, or has tensors that cannot be managed (meta,
-            sparse, quantised, subclassed, on another device); each is named. Nothing has changed.
+            sparse, quantised, subclassed, on another device); each is named. With
+            ``host="packed"`` also outside the session's scope. Nothing has changed.
         OutOfMemoryError
             If the host, ``host_limit`` or ``VRAMX_MANAGED_LIMIT`` cannot hold it.
         """
         self._usable()
+        self._check_scope()
         self._torch.manage(module, name)
         self._tell_unpinned()
         return module
@@ -309,6 +319,7 @@ class Session:
         >>> session.load(model, "network.safetensors")
         """
         self._usable()
+        self._check_scope()
         self._torch.load(module, path, name, strict=strict, dtype=dtype)
         self._tell_unpinned()
         return module
@@ -479,6 +490,8 @@ class Session:
         try:
             yield x
         finally:
+            if self._torch_bridge is not None:
+                self._torch_bridge.passes.note_writes()  # before something else may evict it
             self._core.give(ranges, self._stream(), False)
 
     def advise(self, x: Any, advice: Advice) -> None:

@@ -51,7 +51,7 @@ def take_batch(storages: list[Storage], block: int, most: int) -> list[Storage]:
 
 def moved_in(
     core: _core.Core, storages: list[Storage], purpose: _core.Purpose
-) -> Iterator[tuple[Storage, _core.Memory]]:
+) -> Iterator[list[tuple[Storage, _core.Memory]]]:
     """Copy storages to memory of a core's, batch by batch, so that the host holds little twice.
 
     Memory for the next batch is had while this one is copied: pinning takes the system longer than
@@ -68,8 +68,8 @@ def moved_in(
 
     Yields
     ------
-    (Storage, _core.Memory)
-        A storage and where its bytes are now.
+    list of (Storage, _core.Memory)
+        Storages and where their bytes are now.
 
     Raises
     ------
@@ -98,4 +98,4 @@ def moved_in(
                     for memory, source in zip(mine, sources)
                 ]
             )
-            yield from zip(present, mine)
+            yield list(zip(present, mine))
