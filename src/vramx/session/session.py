@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -81,6 +81,8 @@ class Session:
         self._check = settings.check
         self._compress = options.compress or settings.compress
         self._torch_bridge: TorchBridge | None = None
+        #: Return the counts of what other libraries have in this session.
+        self._counters: list[Callable[[], list[ModuleStats]]] = []
         self._scopes = contextlib.ExitStack()
         self._depth = 0
         self._keep = False
@@ -626,9 +628,10 @@ class Session:
         -------
         list of ModuleStats
             The managed modules' parts in the order of registration, then those of modules that are
-            no longer managed.
+            no longer managed, then ONNX Runtime's models.
         """
-        return self._torch_bridge.usage() if self._torch_bridge is not None else []
+        found = self._torch_bridge.usage() if self._torch_bridge is not None else []
+        return [*found, *(row for count in self._counters for row in count())]
 
     def plan(self) -> Plan | None:
         """Return the plan in force, with the time and the bytes that it predicts for a pass.
@@ -685,7 +688,14 @@ class Session:
             return "vramx is inactive: there is no usable card, and on_missing is 'cpu'"
         if self._torch_bridge is not None and not self._closed:
             self._torch_bridge.follow()
-        return reported(self._core, self.device, self._torch_bridge, self._watcher, self.plan())
+        return reported(
+            self._core,
+            self.device,
+            self._torch_bridge,
+            self._watcher,
+            self.plan(),
+            self.modules(),
+        )
 
     def _stream(self) -> int:
         return self._torch_bridge.stream() if self._torch_bridge is not None else 0
