@@ -6,8 +6,10 @@ ends.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,6 +29,7 @@ SMALLEST = 1024
 #: Whole numbers of more bits are shapes and places.
 TYPES = {1: (2, 32), 2: (1, 8), 3: (0, 8), 10: (2, 16), 11: (2, 64), 16: (4, 16)}
 
+_ERRORS = 3  # and worse, as onnxruntime counts
 _EXTERNAL = 1  # TensorProto.DataLocation
 _NOWHERE = "weights-in-the-session"
 #: A model of one Identity: onnxruntime copies options when it makes a session with them.
@@ -97,6 +100,8 @@ class OptimisedModel:
     ----------
     weights : list of Initializer
         What of its initializers the first provider uses, and nobody else.
+    content : mmap
+        The file.
 
     Raises
     ------
@@ -114,27 +119,24 @@ class OptimisedModel:
         _check(model, options)
         self._options = options
         self._providers = providers
-        with tempfile.TemporaryFile() as graph:
-            self._file: IO[bytes] = tempfile.TemporaryFile()
-            try:
-                self._optimise(model, graph, disabled)
-                self.proto = onnx.load_model_from_string(graph.read())
-                size = self._file.seek(0, 2)
-                self.content: Any = (
-                    mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-                )
-                _name_nodes(self.proto.graph)
-                self._find_weights()
-            except BaseException:
-                self._file.close()
-                raise
+        with contextlib.ExitStack() as opened:
+            graph, self._file = (opened.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+            self._optimise(model, graph, disabled)
+            self._proto = onnx.load_model_from_string(graph.read())
+            self.content: Any = b""
+            if self._file.seek(0, os.SEEK_END):
+                self.content = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+                opened.push(self.content)
+            _name_nodes(self._proto.graph)
+            self._find_weights()
+            graph.close()
+            opened.pop_all()
 
     def _optimise(self, model: str | bytes, graph: IO[bytes], disabled: Any) -> None:
         options = copied_options(self._options)
         options.enable_profiling = False
         options.optimized_model_filepath = f"/proc/self/fd/{graph.fileno()}"
-        if options.log_severity_level in (-1, 2):
-            options.log_severity_level = 3  # it warns that what it writes fits this machine alone
+        options.log_severity_level = _ERRORS  # what it warns of is told once, by the last session
         for name, value in (
             ("file_name", str(self._file.fileno())),
             ("min_size_in_bytes", str(SMALLEST)),
@@ -167,26 +169,28 @@ class OptimisedModel:
         options.add_external_initializers([each.name for each in self.weights], self._zeros)
         return options
 
-    def bytes(self) -> bytes:
+    def graph(self) -> bytes:
         """Return the graph, in which weights have a name, a type and sides, and no bytes."""
-        return bytes(self.proto.SerializeToString())
+        return bytes(self._proto.SerializeToString())
 
     def digest(self) -> bytes:
         """Return what tells its weights from others, by all of their bytes."""
-        told = hashlib.blake2b(self.bytes())
+        told = hashlib.blake2b(self.graph())
         told.update(self.content)
         return told.digest()
 
     def _find_weights(self) -> None:
         """Take the weights out of the graph, and put what else is in the file into it."""
-        graphs = [*_graphs(self.proto.graph)]
+        graphs = [*_graphs(self._proto.graph)]
         tensors = [each for graph in graphs for each in graph.initializer]
         names = Counter(each.name for each in tensors)
         outputs = {out.name for graph in graphs for out in graph.output}
         outside = [(each, _found(each)) for each in tensors if each.data_location == _EXTERNAL]
+        # In graphs inside, onnxruntime looks for the file.
+        can = {each.name for each in graphs[0].initializer} - outputs
         self.weights = []
         for tensor, found in outside:
-            if found.type in TYPES and names[found.name] == 1 and found.name not in outputs:
+            if found.type in TYPES and found.name in can and names[found.name] == 1:
                 _point(tensor, found)
                 self.weights.append(found)
             else:
@@ -206,10 +210,11 @@ class OptimisedModel:
         """Tell which of the weights another provider uses, as on the CPU beside the card."""
         options = self.options()
         options.enable_profiling = False
+        options.log_severity_level = _ERRORS
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         for each, zero in zip(self.weights, self._zeros):  # used in place, not on the card
             options.add_initializer(each.name, zero)
-        made = make_native(self.bytes(), options, self._providers, ())
+        made = make_native(self.graph(), options, self._providers, ())
         here = {
             node.name
             for part in made.get_provider_graph_assignment_info()
@@ -218,7 +223,7 @@ class OptimisedModel:
         }
         return {
             name
-            for graph in _graphs(self.proto.graph)
+            for graph in _graphs(self._proto.graph)
             for node in graph.node
             if node.name not in here
             for name in node.input

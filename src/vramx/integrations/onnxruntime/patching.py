@@ -15,11 +15,10 @@ from typing import Any
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from vramx import _core
-from vramx.errors import ConfigError, DeviceError, OutOfMemoryError
+from vramx.errors import ConfigError
 from vramx.integrations.onnxruntime.choosing import Provider, asked_providers, served_providers
 from vramx.integrations.onnxruntime.optimising import OptimisedModel
-from vramx.integrations.onnxruntime.provider import allocate_and_free, route
+from vramx.integrations.onnxruntime.provider import told_by_the_provider
 from vramx.integrations.onnxruntime.weights import ModelWeights, models_of
 from vramx.session import Session
 
@@ -108,7 +107,8 @@ def _create(original: Callable[..., Any]) -> Callable[..., Any]:
             return
         # What makes the provider fail is an error: never does it go on on the CPU.
         self._enable_fallback = False
-        with _told_by_the_provider(session, chosen):
+        on_card = not session.device.computes_on_host
+        with told_by_the_provider(session, chosen[0][1]) if on_card else contextlib.nullcontext():
             _make(self, original, session, chosen, disabled_optimizers)
 
     return create
@@ -130,36 +130,13 @@ def _make(
         model._sess_options = optimised.options()
         for name, value in weights.values:
             model._sess_options.add_initializer(name, value)
-        model._model_path, model._model_bytes = None, optimised.bytes()
+        model._model_path, model._model_bytes = None, optimised.graph()
         try:
             with weights.held():
                 original(model, providers, None)
         finally:
             model._model_path, model._model_bytes = given
     model.__dict__[_WEIGHTS] = weights
-
-
-@contextlib.contextmanager
-def _told_by_the_provider(session: Session, providers: list[Provider]) -> Iterator[None]:
-    """Say what a provider of a card failed of."""
-    if session.device.computes_on_host:
-        yield
-        return
-    with route(session):
-        # A failure is kept until an allocation succeeds: one from before this is not this one's.
-        allocate_and_free(providers[0][1])
-        try:
-            yield
-        except Exception as error:
-            if failure := _core.last_failure():
-                raise OutOfMemoryError(
-                    f"the session cannot give ONNX Runtime's CUDA provider its memory: {failure}"
-                ) from error
-            if isinstance(error, (ValueError, RuntimeError)):  # what onnxruntime falls back for
-                raise DeviceError(
-                    f"ONNX Runtime's CUDA provider cannot be made: {error}"
-                ) from error
-            raise
 
 
 def _leased(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vramx import _core
-from vramx.errors import ConfigError, DeviceError
+from vramx.errors import ConfigError, DeviceError, Error, OutOfMemoryError
 from vramx.integrations.cards import require_card
 from vramx.session import Session
 
@@ -127,13 +127,6 @@ def require_provider(version: str, available: Sequence[str]) -> None:
         )
 
 
-def allocate_and_free(options: dict[str, str]) -> None:
-    """Have an allocation succeed, so that a failure told of afterwards is none of before."""
-    alloc = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(int(options["gpu_external_alloc"]))
-    free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(options["gpu_external_free"]))
-    free(alloc(1))
-
-
 def require_cuda(model: Any) -> None:
     """Check that an inference session was made for the CUDA provider.
 
@@ -200,3 +193,46 @@ def route(session: Session) -> Iterator[None]:
         raise
     finally:
         core.leave()
+
+
+@contextlib.contextmanager
+def told_by_the_provider(session: Session, options: dict[str, str]) -> Iterator[None]:
+    """Serve a scope that makes an inference session, and say of what the provider failed.
+
+    Parameters
+    ----------
+    session : Session
+        An open session on a card.
+    options : dict of str to str
+        Of `provider_options`.
+
+    Raises
+    ------
+    DeviceError
+        If the provider cannot be made, with what it says.
+    OutOfMemoryError
+        If the session could not give it its memory.
+    """
+    with route(session):
+        # A failure is kept until an allocation succeeds: one from before this is not this one's.
+        _allocate_and_free(options)
+        try:
+            yield
+        except Error:
+            raise
+        except Exception as error:
+            if failure := _core.last_failure():
+                raise OutOfMemoryError(
+                    f"the session cannot give ONNX Runtime's CUDA provider its memory: {failure}"
+                ) from error
+            if isinstance(error, (ValueError, RuntimeError)):  # what onnxruntime falls back for
+                raise DeviceError(
+                    f"ONNX Runtime's CUDA provider cannot be made: {error}"
+                ) from error
+            raise
+
+
+def _allocate_and_free(options: dict[str, str]) -> None:
+    alloc = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(int(options["gpu_external_alloc"]))
+    free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(options["gpu_external_free"]))
+    free(alloc(1))
