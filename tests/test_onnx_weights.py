@@ -82,7 +82,7 @@ def test_any_models_that_take_turns_in_too_small_a_budget_give_the_same_bits(
         models = [inference_session(session, path) for path in paths]
         weights = [row.nbytes for row in session.modules()]
         blocks = [4 * KIB * row.blocks for row in session.modules()]
-        session.set_budget(max(max(blocks), 4 * KIB))
+        session.set_budget(max(*blocks, 4 * KIB))
         for turn in range(3):
             for model, outs in zip(models, expected):
                 assert same(model.run(None, feed(turn)), outs[turn])

@@ -25,7 +25,8 @@ import vramx
 from benchmarks import options as shared
 from benchmarks.report import Report, failure
 from vramx.bench.limits import limits
-from vramx.integrations.onnxruntime import inference_session, require_cuda, route
+from vramx.integrations.onnxruntime import inference_session
+from vramx.integrations.onnxruntime.provider import require_cuda
 from vramx.integrations.torch.timing import PinnedCopies
 
 NEEDS_CARD = True
@@ -111,7 +112,7 @@ def all_orders(who: str, paths: list[Path], x: Any, args: argparse.Namespace) ->
         for each in opened:
             require_cuda(each)
         return {order: measure(order, opened, x, args.runs) for order in ORDERS}
-    with vramx.oversubscribe(args.budget, backend=who) as session, route(session):
+    with vramx.oversubscribe(args.budget, backend=who) as session:
         opened = [inference_session(session, path) for path in paths]
         return {order: measure(order, opened, x, args.runs, session) for order in ORDERS}
 

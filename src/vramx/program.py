@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import runpy
 import sys
-from collections.abc import Sequence
-from types import TracebackType
+import zipfile
+from collections.abc import Callable, Sequence
+from importlib.machinery import SourceFileLoader
+from types import ModuleType, TracebackType
+
+#: Modules between what runs a program and the program.
+_RUNS = (__name__, "runpy", "importlib._bootstrap", "importlib._bootstrap_external")
 
 
 def run_program(program: str, arguments: Sequence[str], *, is_module: bool) -> None:
@@ -30,26 +36,37 @@ def run_program(program: str, arguments: Sequence[str], *, is_module: bool) -> N
         sys.path[0] = os.getcwd() if is_module else os.path.dirname(os.path.realpath(program))
     if is_module:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
-    else:
+    elif os.path.isdir(program) or zipfile.is_zipfile(program) or program.endswith(".pyc"):
         runpy.run_path(program, run_name="__main__")
+    else:
+        _run_script(program)
+
+
+def _run_script(path: str) -> None:
+    """Run a script as `__main__`, which it stays: runpy would put another in its place after it."""
+    loader = SourceFileLoader("__main__", os.path.abspath(path))
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    main.__file__ = loader.path
+    main.__loader__ = loader
+    main.__dict__["__builtins__"] = builtins
+    exec(loader.source_to_code(loader.get_data(loader.path), loader.path), main.__dict__)
 
 
 class _Hook:
     """Shows a traceback without what ran the program."""
 
-    def __init__(self, show: object) -> None:
+    def __init__(self, show: Callable[..., object]) -> None:
         self._show = show
 
     def __call__(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        begins, each = trace, trace
-        while each is not None:
-            if os.path.basename(each.tb_frame.f_code.co_filename) in ("runpy.py", "<frozen runpy>"):
-                begins = each.tb_next
-            elif begins is not trace:
-                break
+        each = trace
+        while each is not None and each.tb_frame.f_code is not run_program.__code__:
             each = each.tb_next
-        if begins is not None:
-            error.__traceback__ = trace = begins
-        self._show(kind, error, trace)  # type: ignore[operator]
+        if each is not None:
+            each = each.tb_next
+            while each is not None and each.tb_frame.f_globals.get("__name__") in _RUNS:
+                each = each.tb_next
+            error.__traceback__ = trace = each
+        self._show(kind, error, trace)

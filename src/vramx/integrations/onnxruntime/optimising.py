@@ -68,6 +68,15 @@ def make_native(model: Any, options: Any, providers: Sequence[Provider], disable
     return made
 
 
+def _set(options: Any, name: str, value: str) -> None:
+    try:
+        present = options.get_session_config_entry(name)
+    except RuntimeError:  # there is none
+        present = None
+    if present != value:  # it warns of what is given twice
+        options.add_session_config_entry(name, value)
+
+
 def _check(model: str | bytes, options: Any) -> None:
     is_ort = model[4:8] == b"ORTM" if isinstance(model, bytes) else model.endswith(".ort")
     if is_ort:
@@ -141,9 +150,7 @@ class OptimisedModel:
             ("file_name", str(self._file.fileno())),
             ("min_size_in_bytes", str(SMALLEST)),
         ):
-            options.add_session_config_entry(
-                f"session.optimized_model_external_initializers_{name}", value
-            )
+            _set(options, f"session.optimized_model_external_initializers_{name}", value)
         make_native(model, options, self._providers, disabled)
 
     def close(self) -> None:
@@ -158,7 +165,7 @@ class OptimisedModel:
 
         options = copied_options(self._options)
         options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        _set(options, "session.disable_prepacking", "1")
         # Zeros in the place of all weights, which take no memory while nobody reads them.
         self._zeros = [
             OrtValue.ortvalue_from_numpy_with_onnx_type(
@@ -211,7 +218,7 @@ class OptimisedModel:
         options = self.options()
         options.enable_profiling = False
         options.log_severity_level = _ERRORS
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        _set(options, "session.record_ep_graph_assignment_info", "1")
         for each, zero in zip(self.weights, self._zeros):  # used in place, not on the card
             options.add_initializer(each.name, zero)
         made = make_native(self.graph(), options, self._providers, ())

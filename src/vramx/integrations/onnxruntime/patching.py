@@ -97,16 +97,18 @@ def _create(original: Callable[..., Any]) -> Callable[..., Any]:
     ) -> None:
         self.__dict__.pop(_WEIGHTS, None)
         session = _serving()
-        found = onnxruntime.get_available_providers()
-        chosen = None
-        if session is not None:
-            asked = asked_providers(providers, provider_options, found)
-            chosen = served_providers(session, asked, found, onnxruntime.__version__)
-        if session is None or chosen is None:
+        if session is None:
             original(self, providers, provider_options, disabled_optimizers)
             return
         # What makes the provider fail is an error: never does it go on on the CPU.
-        self._enable_fallback = False
+        falls_back, self._enable_fallback = self._enable_fallback, False
+        found = onnxruntime.get_available_providers()
+        asked = asked_providers(providers, provider_options, found)
+        chosen = served_providers(session, asked, found, onnxruntime.__version__)
+        if chosen is None:
+            self._enable_fallback = falls_back
+            original(self, providers, provider_options, disabled_optimizers)
+            return
         on_card = not session.device.computes_on_host
         with told_by_the_provider(session, chosen[0][1]) if on_card else contextlib.nullcontext():
             _make(self, original, session, chosen, disabled_optimizers)
