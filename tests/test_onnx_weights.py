@@ -10,6 +10,7 @@ import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vramx
-from vramx.integrations.onnxruntime import inference_session, serve
+from vramx.integrations.onnxruntime import inference_session, optimising, serve
 
 pytest.importorskip("onnx", reason="vramx reads models with onnx: pip install 'vramx[onnx]'")
 from onnx_models import LAYERS, WIDTH, feed, write_model
@@ -225,7 +226,7 @@ def test_a_dropped_sessions_memory_is_given_back_and_its_counts_stay(
         del model
         gc.collect()
         assert session.stats().managed == 0
-        assert [row.uses for row in session.modules()] == [1] * number
+        assert [(row.uses, row.moved_in) for row in session.modules()] == [(1, WEIGHT)] * number
 
 
 def test_a_model_larger_than_the_budget_is_refused_with_both_sizes(
@@ -280,9 +281,10 @@ def test_subclasses_and_all_that_is_made_while_a_session_serves_are_served(
 
     session = small(32 * KIB)
     path = write_model(tmp_path / "a.onnx", ["matmul"])
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"):  # of onnxruntime, unserved
+        unserved = Own(path)
     with serve(session):
         model = Own(path)
-    unserved = Own(path)
     assert same(model.run(None, feed()), stock(path).run(None, feed()))
     unserved.run(None, feed())
     assert [row.uses for row in session.modules()] == [1]
@@ -308,7 +310,10 @@ def test_the_programs_options_hold_and_stay_its_own(
         assert same(model.run(None, feed()), stock(path, alike).run(None, feed()))
         own = model.get_session_options()
         assert own.intra_op_num_threads == 1
+        assert own.graph_optimization_level == options.graph_optimization_level
         assert own.get_session_config_entry("session.use_env_allocators") == "0"
+    optimised = inference_session(session, paths[0]).get_session_options()
+    assert optimised.graph_optimization_level == options.graph_optimization_level  # not once more
     assert options.optimized_model_filepath == ""
     with pytest.raises(RuntimeError):
         options.get_session_config_entry("session.disable_prepacking")
@@ -326,6 +331,37 @@ def test_an_initializer_that_is_an_input_can_still_be_given_another_value(
     assert rows(session)["a.onnx"].nbytes == WEIGHT
 
 
+def test_weights_that_another_provider_uses_stay_in_the_graph(
+    small: Callable[[int], vramx.Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = small(64 * KIB)
+    path = write_model(tmp_path / "a.onnx", ["gemm", "matmul", "branches"])
+    made = optimising.make_native
+
+    class Elsewhere:
+        """Says that one kind of operation is another provider's."""
+
+        def __init__(self, of: Any) -> None:
+            self.of = of
+
+        def get_provider_graph_assignment_info(self) -> list[Any]:
+            return [
+                SimpleNamespace(
+                    ep_name=part.ep_name,
+                    get_nodes=lambda part=part: [
+                        node for node in part.get_nodes() if node.op_type != "MatMul"
+                    ],
+                )
+                for part in self.of.get_provider_graph_assignment_info()
+            ]
+
+    monkeypatch.setattr(optimising, "make_native", lambda *given: Elsewhere(made(*given)))
+    model = inference_session(session, path)
+    assert rows(session)["a.onnx"].nbytes == WEIGHT  # of the Gemm
+    for turn in range(2):
+        assert same(model.run(None, feed(turn)), stock(path).run(None, feed(turn)))
+
+
 @pytest.mark.parametrize("of", ["bytes", "path"])
 def test_what_cannot_be_taken_apart_is_refused_by_name(
     of: str, small: Callable[[int], vramx.Session], tmp_path: Path
@@ -337,6 +373,10 @@ def test_what_cannot_be_taken_apart_is_refused_by_name(
     stock(model, options)
     with pytest.raises(vramx.ConfigError, match="optimized_model_filepath"):
         inference_session(session, model, options)
+    own = onnxruntime.SessionOptions()
+    own.add_provider(CPU, {})
+    with pytest.raises(vramx.ConfigError, match="providers of their own"), serve(session):
+        onnxruntime.InferenceSession(model, own)
     ort = tmp_path / "made.ort"
     with pytest.raises(vramx.ConfigError, match="the ORT format"):
         inference_session(session, ort.read_bytes() if of == "bytes" else ort)

@@ -70,7 +70,7 @@ def program(folder: Path, code: str, name: str = "program.py") -> Path:
 
 
 #: A program like those that people have: a subclass, a name imported before, two models by turns.
-MODELS = """
+MODELS = r"""
     import sys, threading
     from onnxruntime import InferenceSession, SessionOptions
     import numpy as np
@@ -91,7 +91,7 @@ MODELS = """
         y = x
         for _ in range(3):
             y = second.run(None, feed(first.run(None, feed(y))[0]))[0]
-        print(y.tobytes().hex()[:64], y.sum(), flush=True)
+        sys.stdout.write(f"{y.tobytes().hex()[:64]} {y.sum()}\n")
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for each in threads: each.start()

@@ -29,7 +29,6 @@ class Handover(BaseException):
 def _report(session: Session) -> None:
     if sys.stderr is not None:
         print(session.report(), file=sys.stderr)
-    session.close()
 
 
 @click.command(context_settings={"allow_interspersed_args": False})

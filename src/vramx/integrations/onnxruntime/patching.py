@@ -103,6 +103,11 @@ def _create(original: Callable[..., Any]) -> Callable[..., Any]:
         # What makes the provider fail is an error: never does it go on on the CPU.
         falls_back, self._enable_fallback = self._enable_fallback, False
         found = onnxruntime.get_available_providers()
+        if not providers and self._sess_options is not None and self._sess_options.has_providers():
+            raise ConfigError(
+                "session options with providers of their own cannot be had with a session's "
+                "memory: give providers to the inference session instead"
+            )
         asked = asked_providers(providers, provider_options, found)
         chosen = served_providers(session, asked, found, onnxruntime.__version__)
         if chosen is None:
@@ -128,6 +133,7 @@ def _make(
     source = model._model_path or model._model_bytes
     options = model._sess_options or native.get_default_session_options()
     with contextlib.closing(OptimisedModel(source, options, providers, disabled)) as optimised:
+        session._core.trim()  # of what it took to optimise the model
         weights = models_of(session).weights_of(source, optimised)
         model._sess_options = optimised.options()
         for name, value in weights.values:
