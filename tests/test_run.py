@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from loopback.control import Loopback
+
 pytest.importorskip("onnx", reason="vramx reads models with onnx: pip install 'vramx[onnx]'")
 from onnx_models import write_model
+
+pytest_plugins = ("loopback.fixture",)
 
 CARD = ("--backend", "simulated", "--block", "64KiB")
 #: What of a program's models fits at once, of two.
@@ -34,12 +38,12 @@ def start(
     )
 
 
-def run(*command: Any, folder: Path, **how: Any) -> tuple[int, str, str, str]:
+def run(*command: Any, folder: Path, mark: str = REPORT, **how: Any) -> tuple[int, str, str, str]:
     """Exit code, output, errors before the report, and the report."""
     process = start(*command, folder=folder, **how)
     out, error = process.communicate(timeout=120)
-    said, mark, report = error.partition(REPORT)
-    return process.returncode, out, said, mark + report
+    said, begins, report = error.partition(mark)
+    return process.returncode, out, said, begins + report
 
 
 def plain(*command: Any, folder: Path) -> tuple[int, str, str]:
@@ -211,6 +215,20 @@ def test_interrupted_and_killed_programs_leave_no_process_and_no_file(
     assert [*temporary.iterdir()] == its_own
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_sessions_for_the_cpu_are_left_alone_beside_a_card(
+    folder: Path, loopback: Loopback
+) -> None:
+    path = program(folder, "import torch" + textwrap.dedent(MODELS))
+    environment = {**os.environ, "VRAMX_CUDA_DRIVER": str(loopback.path)}
+    budget = ("--backend", "auto", "--budget", "64MiB", "--block", "2MiB")
+    code, out, said, report = run(
+        path, folder=folder, budget=budget, env=environment, mark="vramx on "
+    )
+    assert (code, out, said) == plain(path, folder=folder)
+    assert "simulated" not in report
+    assert ".onnx" not in report
 
 
 def test_a_program_without_onnxruntime_loads_neither_it_nor_torch(folder: Path) -> None:
