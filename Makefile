@@ -78,30 +78,34 @@ demo: $(DEMO_READY)
 
 # Two processes share the tests, each of which computes on one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+CTEST := $(BIN)/ctest -j 2 --output-on-failure --no-tests=error
 
 test: native
 	$(PYTEST) $(ARGS)
 
+thorough: export VRAMX_TEST_PROGRAMS := 500
 thorough: native
-	VRAMX_TEST_PROGRAMS=500 VRAMX_TEST_KILLS=10 VRAMX_TEST_INPUTS=400 $(PYTEST) $(ARGS)
+	VRAMX_TEST_KILLS=10 VRAMX_TEST_INPUTS=400 $(PYTEST) $(ARGS)
 
 # Seeds are printed, and chosen with SEED=.
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 PROGRAMS ?= 10000
-RANDOM_PROGRAMS = VRAMX_TEST_PROGRAMS=$(1) $(PYTEST) --hypothesis-seed=$$VRAMX_TEST_SEED
+RANDOM_PROGRAMS := $(PYTEST) --hypothesis-seed=$$VRAMX_TEST_SEED
 
 moments: export VRAMX_TEST_SEED := $(SEED)
+moments: export VRAMX_TEST_PROGRAMS := 100
 moments: $(READY)
 	$(BIN)/cmake -S tests/native -B build/native -G Ninja
 	$(BIN)/cmake --build build/native
-	$(BIN)/ctest --test-dir build/native --output-on-failure --no-tests=error \
-	  -R 'conformance|omissions|residency|mapped|managed|scratch'
-	$(call RANDOM_PROGRAMS,100) tests/test_state_machine.py tests/test_pointers.py \
+	$(CTEST) --test-dir build/native \
+	  -R 'conformance|omissions|residency|mapped|managed|scratch|faults|orders'
+	$(RANDOM_PROGRAMS) tests/test_state_machine.py tests/test_pointers.py \
 	  tests/test_same_bits.py tests/test_writes.py tests/test_threads.py tests/test_cuda_loopback.py
 
 state-machine: export VRAMX_TEST_SEED := $(SEED)
+state-machine: export VRAMX_TEST_PROGRAMS := $(PROGRAMS)
 state-machine: $(READY)
-	$(call RANDOM_PROGRAMS,$(PROGRAMS)) tests/test_state_machine.py
+	$(RANDOM_PROGRAMS) tests/test_state_machine.py
 
 kills: $(READY)
 	VRAMX_TEST_KILLS=$(or $(KILLS),50) $(BIN)/python -m pytest -q tests/pipelines/test_kills.py
@@ -134,7 +138,7 @@ sanitize: sanitize-address sanitize-thread
 native sanitize-address sanitize-thread: $(READY)
 	$(BIN)/cmake -S tests/native -B build/$@ -G Ninja -DVRAMX_SANITIZE=$(subst sanitize-,,$(filter-out native,$@))
 	$(BIN)/cmake --build build/$@
-	$(BIN)/ctest --test-dir build/$@ --output-on-failure --no-tests=error
+	$(CTEST) --test-dir build/$@
 
 bench: $(READY)
 	@mkdir -p build/bench

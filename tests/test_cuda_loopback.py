@@ -505,7 +505,7 @@ def test_plans_count_with_the_link_of_the_cards_slot(
 
     def rates(backend: str) -> tuple[float, float]:
         pinned_rate.cache_clear()
-        device = open_card(backend, 0, BLOCK, config, accept_unpinned=False)
+        device = open_card(backend, 0, BLOCK, config, accept_unpinned=False, keeps_raw=True)
         return device.link_up, device.link_down
 
     uuid = Card(loopback, "managed").device().uuid

@@ -82,7 +82,7 @@ def small_world(
     monkeypatch.chdir(tmp_path)
     for package, module in docs_names.packages().items():
         monkeypatch.setitem(sys.modules, package, module)
-    with vramx.simulate(granule="4KiB"), docs_names.CudaIsTheCpu():
+    with vramx.simulate(granule="4KiB", unpack_rate="1TB/s"), docs_names.CudaIsTheCpu():
         yield
 
 

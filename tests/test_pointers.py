@@ -7,6 +7,8 @@ the CPU: a use of what is away would fault.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -251,3 +253,46 @@ def take_step(core: Any, weight: Weight, step: str, value: int) -> int:
     elif step == "prefetch":
         core.prefetch([weight.range])
     return value + 1 if "write" in step else value
+
+
+# Where the host has packed copies alone
+
+
+def readable(address: int) -> bool:
+    """Tell whether the process may read a byte, by having the system read it."""
+    here, there = os.pipe()
+    try:
+        return ctypes.CDLL(None).write(there, ctypes.c_void_p(address), 1) == 1
+    finally:
+        os.close(here)
+        os.close(there)
+
+
+needs_kernels = pytest.mark.skipif(
+    not _core.packing_kernels()[0], reason="this build has no kernels that pack"
+)
+
+
+@needs_kernels
+def test_without_a_host_copy_storages_point_at_nothing_but_under_a_lease(driver: Loopback) -> None:
+    driver.set_copies_pageable(1)
+    with core_of(2, host="packed") as core:
+        weights = [Weight(core), Weight(core), Weight(core)]
+        for value, weight in enumerate([*weights, *weights]):
+            assert weight.points
+            assert weight.calls[0].loses_writes  # the card's copy alone has them
+            assert core.host_address(weight.memory.address) == 0
+            assert not readable(weight.tensor.data_ptr())
+            assert storage_range(weight.tensor) == weight.range
+            weight.call(lambda w=weight, v=value: w.tensor.fill_(v))
+            assert not readable(weight.tensor.data_ptr())
+        for value, weight in enumerate(weights):
+            with weight.pinned():
+                assert weight.at_card
+                assert weight.value == value + len(weights)
+        idle = [weight.tensor.data_ptr() for weight in weights]
+        assert len({*idle}) == len(weights)
+    for value, weight in enumerate(weights):
+        assert weight.at_card  # they came there for good, as closing has them
+        assert weight.value == value + len(weights)
+    assert driver.counts.faulted == 0

@@ -248,15 +248,17 @@ void core(nb::module_& module) {
       .def("written", &written, "ranges"_a)
       .def(
           "pack",
-          [](Core& core, const std::vector<std::tuple<Address, Bytes, std::string>>& weights) {
+          [](Core& core,
+             const std::vector<std::tuple<Address, Bytes, std::string, std::string>>& weights) {
             std::vector<TypedRange> typed;
-            for (const auto& [address, size, type] : weights) {
+            for (const auto& [address, size, type, name] : weights) {
               typed.push_back({.offset = address, .size = size, .type = type_named(type)});
+              core.residency().call({address, size}, name);
             }
             core.residency().pack(std::move(typed), python_signals());
           },
           "weights"_a, Unlocked(),
-          "Makes packed copies of weights: addresses, bytes, and bf16, fp16, fp32 or nothing.")
+          "Makes packed copies of weights: addresses, bytes, bf16, fp16, fp32 or nothing, names.")
       .def(
           "point",
           [](Core& core, Address storage, Address address, Bytes size) {
@@ -313,6 +315,8 @@ void core(nb::module_& module) {
       .def(
           "end_trace", [](Core& core) { return core.residency().end_trace(python_signals()); },
           Unlocked())
+      .def_prop_ro(
+          "block", [](const Core& core) { return core.block(); }, "Bytes of a block.")
       .def_prop_ro("scratch_on_host", [](Core& core) { return core.residency().scratch_on_host(); })
       .def_prop_ro(
           "scratch_bytes", [](Core& core) { return core.scratch().live_bytes(); },
@@ -333,7 +337,13 @@ void core(nb::module_& module) {
           "enter", [](Core& core) { vramx::enter(core.shared_from_this()); },
           "This thread's framework allocations are served by this core.")
       .def("leave", [](Core& core) { vramx::leave(core); })
-      .def("close", [](Core& core) { core.close(python_signals()); }, Unlocked());
+      .def("close", [](Core& core) {
+        {
+          const nb::gil_scoped_release unlocked;
+          core.close(python_signals());
+        }
+        core.pointers().settle();
+      });
 
   module.def(
       "set_process_core", [](std::shared_ptr<Core> core) { set_process_core(std::move(core)); },

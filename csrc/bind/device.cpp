@@ -58,6 +58,15 @@ void device(nb::module_& module) {
           },
           "Raw bytes a second that packed copies are unpacked to; 0 where it makes none.")
       .def_prop_ro("reads_over_link", [](Device& d) { return weights(d).traits().reads_over_link; })
+      .def_prop_ro(
+          "packs", [](Device& d) { return weights(d).packing() != nullptr; },
+          "Whether it makes packed copies of weights.")
+      .def_prop_ro(
+          "keeps_raw", [](Device& d) { return weights(d).traits().keeps_raw; },
+          "Whether raw host copies of weights stay beside packed ones.")
+      .def_prop_ro(
+          "given_back_bytes", [](Device& d) { return weights(d).given_back_bytes(); },
+          "Raw bytes of weights that the host has in packed copies alone.")
       .def_prop_ro("host_addresses", [](Device& d) { return weights(d).traits().host_addresses; })
       .def_prop_ro(
           "managed_access",
@@ -105,13 +114,15 @@ void device(nb::module_& module) {
   module.def(
       "open_mapped",
       [](const std::string& driver, int ordinal, Bytes unit, bool accept_unpinned,
-         bool deny_managed, bool checked) {
+         bool deny_managed, bool checked, bool keeps_raw) {
         return open_mapped(driver, ordinal, unit,
-                           accept_unpinned ? Unpinned::accept : Unpinned::refuse, deny_managed,
-                           checked);
+                           {.unpinned = accept_unpinned ? Unpinned::accept : Unpinned::refuse,
+                            .checked = checked,
+                            .keeps_raw = keeps_raw},
+                           deny_managed);
       },
       "driver"_a, "ordinal"_a, "unit"_a, "accept_unpinned"_a = false, "deny_managed"_a = false,
-      "checked"_a = false, nb::call_guard<nb::gil_scoped_release>(),
+      "checked"_a = false, "keeps_raw"_a = true, nb::call_guard<nb::gil_scoped_release>(),
       "Weights in mapped memory, moved a unit at once; scratch in managed memory, or on the card.");
   module.def("set_managed_limit", &set_managed_limit, "limit"_a,
              "Caps the managed bytes of this process; returns the previous cap.");
@@ -126,7 +137,8 @@ void device(nb::module_& module) {
           "__init__",
           [](SimulatedDevice* self, Bytes capacity, double link_up, double link_down,
              double latency, unsigned lanes, Bytes granule, Bytes host_memory, bool reads_over_link,
-             bool check_drops, bool host_addresses, bool managed_access, double unpack_rate) {
+             bool check_drops, bool host_addresses, bool managed_access, double unpack_rate,
+             bool keeps_raw) {
             new (self) SimulatedDevice({.capacity = capacity,
                                         .link = {.up = link_up, .down = link_down},
                                         .latency = latency,
@@ -137,11 +149,12 @@ void device(nb::module_& module) {
                                         .host_addresses = host_addresses,
                                         .managed_access = managed_access,
                                         .check_drops = check_drops,
-                                        .unpack_rate = unpack_rate});
+                                        .unpack_rate = unpack_rate,
+                                        .keeps_raw = keeps_raw});
           },
           "capacity"_a, "link_up"_a, "link_down"_a, "latency"_a, "lanes"_a, "granule"_a,
           "host_memory"_a, "reads_over_link"_a, "check_drops"_a, "host_addresses"_a = true,
-          "managed_access"_a = true, "unpack_rate"_a = 0.0)
+          "managed_access"_a = true, "unpack_rate"_a = 0.0, "keeps_raw"_a = true)
       .def(
           "compute",
           [](SimulatedDevice& d, double seconds, Stream stream) { d.compute(stream, seconds); },
@@ -181,6 +194,8 @@ void device(nb::module_& module) {
           },
           "address"_a, "size"_a, "Whether bytes are at the card's addresses.")
       .def("fail", &SimulatedDevice::fail, "operation"_a, "nth"_a)
+      .def("damage", &SimulatedDevice::damage, "address"_a, "bit"_a,
+           "A bit flips in the packed copy of what is at an address.")
       .def("hold", &SimulatedDevice::hold)
       .def("let_go", &SimulatedDevice::let_go)
       .def_prop_ro("now", &SimulatedDevice::now)

@@ -42,6 +42,8 @@ void raise_own(const std::exception_ptr& thrown) {
     raise("CaptureError", error);
   } catch (const UnreportedWrite& error) {
     raise("UnreportedWriteError", error);
+  } catch (const Corrupted& error) {
+    raise("CorruptedError", error);
   } catch (const Error& error) {
     raise("Error", error);
   }

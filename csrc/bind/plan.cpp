@@ -22,7 +22,7 @@ using Blocks = std::vector<std::pair<Bytes, Bytes>>;
 Trace trace_of(const Blocks& blocks, const Steps& steps) {
   Trace trace;
   for (const auto& [size, packed] : blocks) {
-    trace.blocks.push_back({.size = size, .packed = packed});
+    trace.blocks.push_back({.size = size, .packed = packed, .packed_room = packed});
   }
   for (const auto& [used, seconds] : steps) {
     trace.steps.push_back({.blocks = used, .seconds = seconds});

@@ -30,7 +30,8 @@ Parts parts_of(Core& core, const Ranges& ranges) {
   auto& all = parts.pointers;
   for (const auto& [start, size] : ranges) {
     const Pointers::Some found = core.pointers().of({start, size});
-    if (found.empty()) parts.others.emplace_back(start, size);
+    const auto in_place = [](const auto& pointer) { return pointer->in_place; };
+    if (std::ranges::none_of(found, in_place)) parts.others.emplace_back(start, size);
     for (const auto& pointer : found) {
       if (std::find(all.begin(), all.end(), pointer) == all.end()) all.push_back(pointer);
     }
@@ -99,6 +100,7 @@ namespace {
 void host_copies_differ(Core& core, const Pointers::Some& pointers) {
   const nb::gil_scoped_release unlocked;
   for (const auto& pointer : pointers) {
+    if (!pointer->in_place) continue;
     core.residency().written(core.residency().blocks_of(pointer->card), Place::host);
   }
 }

@@ -18,7 +18,8 @@ Poll python_signals();
 /// The blocks that hold any byte of the ranges, each once.
 Blocks blocks_of(Core& core, const Ranges& ranges);
 
-/// Ranges by what is written to: the storages that point at one of two copies, and the others.
+/// The storages in ranges, and the ranges of which the program does not write the host copies:
+/// those without storages, or whose storages are idle without a lease.
 struct Parts {
   Pointers::Some pointers{};
   Ranges others{};

@@ -19,12 +19,12 @@ constexpr Bytes blocks_rounded = 8;
 constexpr Bytes copied_at_once = 4 * MiB;
 
 /// Carries out copies in pieces, on several threads.
-void copy_all(const std::vector<Copy>& copies, const std::function<void(const Copy&)>& one) {
+void copy_all(const std::vector<Copy>& copies, Bytes at_once,
+              const std::function<void(const Copy&)>& one) {
   std::vector<Copy> pieces;
   for (const Copy& copy : copies) {
-    for (Bytes at = 0; at < copy.size; at += copied_at_once) {
-      pieces.push_back(
-          {copy.device + at, copy.program + at, std::min(copied_at_once, copy.size - at)});
+    for (Bytes at = 0; at < copy.size; at += at_once) {
+      pieces.push_back({copy.device + at, copy.program + at, std::min(at_once, copy.size - at)});
     }
   }
   in_team(pieces.size(), [&](std::size_t i) { one(pieces[i]); });
@@ -107,23 +107,26 @@ Store& Core::memory_at(Address address) const {
 }
 
 template <class One>
-void Core::copy_on_host(const std::vector<Copy>& copies, const One& one) {
+void Core::copy_on_host(const std::vector<Copy>& copies, Residency::HostWork kind, const One& one) {
+  const Traits& traits = device_->memory(Purpose::weights).traits();
+  // A part of what is packed alone takes as long as the whole.
+  const Bytes at_once = traits.keeps_raw ? copied_at_once : traits.unit;
   const auto copy = [&](const std::vector<Copy>& some) {
-    residency_->on_host(blocks_of(some), [&] { copy_all(some, one); }, nullptr);
+    residency_->on_host(blocks_of(some), [&] { copy_all(some, at_once, one); }, nullptr, kind);
   };
   if (device_->memory(Purpose::weights).lowest() == Place::host) return copy(copies);
   for (const Copy& each : copies) copy({each});  // the host may not have room for all at once
 }
 
 void Core::store(const std::vector<Copy>& copies) {
-  copy_on_host(copies, [&](const Copy& copy) {
+  copy_on_host(copies, Residency::HostWork::writes, [&](const Copy& copy) {
     memory_at(copy.device)
         .store(copy.device, reinterpret_cast<const void*>(copy.program), copy.size);  // NOLINT
   });
 }
 
 void Core::load(const std::vector<Copy>& copies) {
-  copy_on_host(copies, [&](const Copy& copy) {
+  copy_on_host(copies, Residency::HostWork::reads, [&](const Copy& copy) {
     memory_at(copy.device)
         .load(reinterpret_cast<void*>(copy.program), copy.device, copy.size);  // NOLINT
   });

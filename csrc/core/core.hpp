@@ -65,6 +65,7 @@ class Core : public std::enable_shared_from_this<Core> {
 
   const std::shared_ptr<Device>& device() const { return device_; }
   Residency& residency() { return *residency_; }
+  Bytes block() const { return block_; }
   Scratch& scratch() { return *scratch_; }
   Pointers& pointers() { return pointers_; }
 
@@ -72,7 +73,7 @@ class Core : public std::enable_shared_from_this<Core> {
   Blocks blocks_of(const std::vector<Copy>& copies) const;
   Store& memory_at(Address address) const;
   template <class One>
-  void copy_on_host(const std::vector<Copy>& copies, const One& one);
+  void copy_on_host(const std::vector<Copy>& copies, Residency::HostWork kind, const One& one);
 
   std::shared_ptr<Device> device_;
   std::shared_ptr<Residency> residency_;

@@ -43,25 +43,27 @@ Address card_address(Address address) {
 // The storages may be gone by now.
 Pointers::~Pointers() {
   const std::unique_lock lock(mutex);
-  for (const auto& [start, pointer] : pointers_) card_ranges.erase(pointer->host);
+  for (const auto& [start, pointer] : pointers_) card_ranges.erase(pointer->away);
 }
 
 bool Pointers::add(Address object, Range card) {
   const Address host = weights().host_address(card.start);
-  if (host == 0) return false;
+  const Address away = host != 0 ? host : weights().idle_address(card);
+  if (away == 0) return false;
   Address* const word = word_that_holds(object, card.start);
   if (word == nullptr) {
     throw BadConfig(
         "this release of the framework does not keep a storage's address where vramx looks for "
         "it, so its weights cannot lie in mapped memory; use backend=\"managed\"");
   }
-  auto made = std::make_shared<Pointer>(Pointer{.word = word, .card = card, .host = host});
+  auto made = std::make_shared<Pointer>(
+      Pointer{.word = word, .card = card, .away = away, .in_place = host != 0});
   {
     const std::unique_lock lock(mutex);
-    card_ranges[host] = card;
+    card_ranges[away] = card;
   }
   pointers_[card.start] = std::move(made);
-  *word = host;
+  *word = away;
   return true;
 }
 
@@ -69,7 +71,7 @@ void Pointers::forget(Range card) {
   for (const auto& pointer : of(card)) {
     {
       const std::unique_lock lock(mutex);
-      card_ranges.erase(pointer->host);
+      card_ranges.erase(pointer->away);
     }
     pointers_.erase(pointer->card.start);
     pointer->word = nullptr;
@@ -92,7 +94,7 @@ void Pointers::hold(const Some& pointers, const Some& away, Stream stream) {
     for (; next != pointers.end(); ++next) {
       Pointer& pointer = **next;
       if (pointer.holders == 0 && std::find(away.begin(), away.end(), *next) == away.end()) {
-        if (pointer.stale || pointer.exposed) {
+        if (pointer.in_place && (pointer.stale || pointer.exposed)) {
           weights().refresh(stream, pointer.card);
           pointer.refreshed = device_->streams().mark(stream);
           pointer.refreshed_on = stream;
@@ -125,7 +127,8 @@ void Pointers::let_go(const Some& pointers, Stream stream) {
       std::erase(others, stream);
       for (const Stream other : others)
         device_->streams().order(stream, mark_or_nothing(device_->streams(), other));
-      if (pointer->written && pointer->word != nullptr) weights().save(stream, pointer->card);
+      const bool saves = pointer->in_place && pointer->written && pointer->word != nullptr;
+      if (saves) weights().save(stream, pointer->card);
       for (const Stream other : others)
         device_->streams().order(other, device_->streams().mark(stream));
     } catch (...) {
@@ -133,7 +136,7 @@ void Pointers::let_go(const Some& pointers, Stream stream) {
     }
     others.clear();
     pointer->written = false;
-    pointer->point(pointer->host);
+    pointer->point(pointer->away);
   }
   if (failure) std::rethrow_exception(failure);
 }
@@ -146,6 +149,14 @@ void Pointers::written(const Some& pointers) {
 
 void Pointers::expose(const Some& pointers, bool exposed) {
   for (const auto& pointer : pointers) pointer->exposed = exposed;
+}
+
+void Pointers::settle() {
+  for (const auto& [start, pointer] : pointers_) {
+    if (!pointer->in_place && weights().idle_address(pointer->card) == 0) {
+      pointer->point(pointer->card.start);
+    }
+  }
 }
 
 }  // namespace vramx

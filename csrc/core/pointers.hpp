@@ -5,6 +5,10 @@
 // lease holds it. Under the lease it points at the card's copy. So a use that no lease covers is
 // slow, and right wherever the bytes are.
 //
+// Where host copies have no such address, but the card's own would show another block's bytes while
+// these are not there, a storage points at an idle address meanwhile, at which every use is a
+// fault. Then the card's copy is the one that the program writes, under leases.
+//
 // Each copy is brought up to date, in the order of the program's stream, when the other one was
 // written: the card's as a lease begins, the host's as the last one ends. So the host copy is never
 // older. Streams that wrote, or use what another one brought up to date, wait for each other.
@@ -18,15 +22,16 @@
 
 namespace vramx {
 
-/// The range on the card whose host copy holds this address, for an address of such weights; any
-/// other as it is.
+/// The range on the card whose host copy holds this address, or whose idle address it is, for an
+/// address of such weights; any other as it is.
 Address card_address(Address address);
 
 /// One storage.
 struct Pointer {
   Address* word;  ///< where the framework keeps the storage's address; null once that is gone
   Range card;
-  Address host;
+  Address away;                    ///< where it points without a lease
+  bool in_place = true;            ///< the host copy is there; else nothing is
   unsigned holders = 0;            ///< leases
   bool stale = false;              ///< the host copy was written after the card's
   bool exposed = false;            ///< the host copy may be written at any time, by its address
@@ -53,8 +58,8 @@ class Pointers {
   Pointers& operator=(const Pointers&) = delete;
 
   /// Takes charge of a storage whose object lies at `object` and which points at the card's copy.
-  /// Returns false, and does nothing, where the host copy has no address. Throws BadConfig where
-  /// the object does not show its address.
+  /// Returns false, and does nothing, where it may go on pointing there. Throws BadConfig where the
+  /// object does not show its address.
   bool add(Address object, Range card);
   /// Lets go of the storages in a range, which may be gone. Without a lease they point at the host
   /// copy, and do so from now on.
@@ -71,6 +76,9 @@ class Pointers {
   static void written(const Some& pointers);
   /// The program has the addresses of their host copies, or reports again what it writes there.
   static void expose(const Some& pointers, bool exposed);
+  /// No lease will come any more: what is at idle addresses points at the card, if its bytes were
+  /// brought there for good.
+  void settle();
 
  private:
   Store& weights() const { return device_->memory(Purpose::weights); }

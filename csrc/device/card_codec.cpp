@@ -95,6 +95,8 @@ CardCodec::CardCodec(std::shared_ptr<CudaContext> context) : loaded_(std::move(c
   place_.threads = 1024;
   compare_ = loaded_.kernel("vramx_compare");
   digest_ = loaded_.kernel("vramx_digest");
+  verify_ = loaded_.kernel("vramx_verify");
+  verify_.threads = warp_lanes;
 }
 
 CardCodec::~CardCodec() = default;
@@ -256,6 +258,15 @@ PackedBlock CardCodec::pack(Range block, const std::vector<TypedRange>& ranges, 
   }
   made.digest = found->digest;
   return made;
+}
+
+void CardCodec::verify(const PackedBlock& form, Address packed, Told told, Stream on) const {
+  const Current here = loaded_.context->current();
+  const CUstream stream = stream_of(on);
+  const Address sum = packed + form.size;
+  zero(sum, sizeof(form.digest), stream);
+  launch(digest_, form.size, stream, packed, std::uint64_t{form.size}, sum);
+  launch(verify_, 0, stream, sum, form.digest, told.damaged, told.any);
 }
 
 void CardCodec::unpack(std::span<const Run> runs, Address packed, Address block, Stream on) const {

@@ -35,6 +35,17 @@ class CardCodec {
   PackedBlock pack(Range block, const std::vector<TypedRange>& ranges, Range packed, Range scratch,
                    Stream stream);
 
+  /// Words of pinned host memory that the card sets where it finds packed bytes damaged: one of
+  /// their own, and one that says that there is any.
+  struct Told {
+    Address damaged, any;
+  };
+  /// What packed bytes take where they are verified.
+  static constexpr Bytes verified_bytes(Bytes packed) { return packed + 16; }
+  /// Asks, in the stream's order, whether packed bytes have the digest of their form. Behind them
+  /// is room as `verified_bytes` says.
+  void verify(const PackedBlock& form, Address packed, Told told, Stream stream) const;
+
   /// Asks for a block's bytes out of its packed form, in the stream's order.
   void unpack(std::span<const Run> runs, Address packed, Address block, Stream stream) const;
 
@@ -74,7 +85,7 @@ class CardCodec {
   std::array<Kernel, 7> count_;   ///< by words; none of raw
   std::array<Kernel, 7> pack_;
   std::array<Kernel, 7> unpack_;
-  Kernel place_, compare_, digest_;
+  Kernel place_, compare_, digest_, verify_;
   std::mutex mutex_;  ///< of packing
   std::unique_ptr<HostCopy> seen_;
   Bytes room_ = 0;

@@ -204,9 +204,14 @@ double CudaCard::seconds(const Fence& from, const Fence& to) const {
 
 bool CudaCard::reached(const Fence& fence) const noexcept {
   if (is_over(fence)) return true;
-  if (cuda().event_query(event_of(fence).event) != CUDA_SUCCESS) return false;
-  event_of(fence).over = true;
-  return true;
+  try {
+    const Current here = event_of(fence).context->current();
+    const CUresult result = cuda().event_query(event_of(fence).event);
+    if (result == CUDA_SUCCESS) event_of(fence).over = true;
+    return result != CUDA_ERROR_NOT_READY;
+  } catch (const Error&) {
+    return true;
+  }
 }
 
 void CudaCard::wait(const Fence& fence) {

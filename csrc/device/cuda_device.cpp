@@ -23,10 +23,11 @@ std::shared_ptr<CudaDevice> open_managed(const std::string& driver_path, int ord
 }
 
 std::shared_ptr<CudaDevice> open_mapped(const std::string& driver_path, int ordinal, Bytes unit,
-                                        Unpinned unpinned, bool deny_managed, bool checked) {
+                                        MappedOptions options, bool deny_managed) {
   auto card = std::make_shared<CudaCard>(driver_path, ordinal, deny_managed);
   const bool managed = card->attribute(CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS) != 0;
-  auto weights = std::make_shared<MappedStore>(card, unit, unpinned, !managed, checked);
+  options.confines_scratch = !managed;
+  auto weights = std::make_shared<MappedStore>(card, unit, options);
   std::shared_ptr<CudaStore> scratch = weights;
   if (managed) scratch = std::make_shared<ManagedStore>(card);
   return std::make_shared<CudaDevice>(card, weights, scratch, "mapped");

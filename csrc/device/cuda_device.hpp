@@ -41,7 +41,6 @@ std::shared_ptr<CudaDevice> open_managed(const std::string& driver_path, int ord
 /// Weights in mapped memory, moved `unit` bytes at once, and scratch in managed memory where the
 /// card has that. Throws NoDevice where there is no such card, and as MappedStore.
 std::shared_ptr<CudaDevice> open_mapped(const std::string& driver_path, int ordinal, Bytes unit,
-                                        Unpinned unpinned = Unpinned::refuse,
-                                        bool deny_managed = false, bool checked = false);
+                                        MappedOptions options = {}, bool deny_managed = false);
 
 }  // namespace vramx

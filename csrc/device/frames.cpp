@@ -169,6 +169,11 @@ void Frames::release(Tenant& tenant) noexcept {
   vacate(tenant, frame);
 }
 
+void Frames::set_spare(Bytes spare) noexcept {
+  const std::lock_guard lock(mutex_);
+  trim(memory_.set_spare(spare));
+}
+
 void Frames::trim(Bytes most) noexcept {
   const std::lock_guard lock(mutex_);
   while (memory_.held() > most && give_back_idle()) {

@@ -51,6 +51,8 @@ class Frames {
 
   /// Memory for something else, of the same stock.
   CardMemory& memory() { return memory_; }
+  /// From now on a frame more than are in use may be kept, of so many bytes.
+  void set_spare(Bytes spare) noexcept;
   /// Lets go of what nobody is in, down to `most` bytes in all.
   void trim(Bytes most) noexcept;
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/pages.hpp"
 #include "device/mapped_packing.hpp"
 #include "forms/packing_kernels.hpp"
 
@@ -12,26 +13,33 @@ namespace vramx {
 
 /// What is mapped and moved at once.
 struct MappedStore::Unit : Frames::Tenant {
-  void* host = nullptr;  ///< its host copy
+  void* host = nullptr;        ///< its host copy
+  bool given_back = false;     ///< of which the system has the memory
+  std::unique_ptr<Pin> pin{};  ///< of it alone
+  bool unpinnable = false;     ///< the system refused that
+
+  Range host_range() const { return {reinterpret_cast<Address>(host), range.size}; }  // NOLINT
 };
 
 struct MappedStore::Reserved {
   Addresses addresses;
   std::unique_ptr<HostCopy> host;  ///< none of what stays on the card
   std::vector<Unit> units{};
+  std::optional<Range> idle{};  ///< addresses at which there is nothing
+  bool settled = false;
 
+  ~Reserved() {
+    if (idle) unmap_pages(*idle);
+  }
   bool pinned() const { return host && host->pinned(); }
 };
 
-MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned unpinned,
-                         bool confines_scratch, bool checked)
+MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, MappedOptions options)
     : CudaStore(std::move(card),
                 {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
                  "has no virtual memory management here, which backend=\"mapped\" needs",
                  CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS, "use backend=\"managed\""}),
-      unpinned_(unpinned),
-      confines_scratch_(confines_scratch),
-      checked_(checked),
+      options_(options),
       frames_(std::make_unique<Frames>(
           context()->driver, context()->device,
           [card = card_.get()](const Fence& fence) { card->wait(fence); })) {
@@ -46,9 +54,16 @@ MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, Unpinned un
                     name() + ", not " + std::to_string(unit) + " bytes");
   }
   traits_.unit = unit;
+  traits_.keeps_raw = options_.keeps_raw;
   traits_.reads_over_link = traits_.host_addresses =
+      options_.keeps_raw &&
       card_->attribute(CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM) != 0;
   if (!packing_kernels().ptx.empty()) packing_ = std::make_unique<MappedPacking>(*this, unit);
+  if (!packing_ && !options_.keeps_raw) {
+    throw BadConfig("this build of vramx cannot pack weights (" +
+                    std::string(packing_kernels().origin) +
+                    "), so the host keeps raw ones: use host=\"raw+packed\"");
+  }
 }
 
 MappedStore::~MappedStore() {
@@ -70,6 +85,7 @@ void MappedStore::check_budget(Bytes budget) const {
 }
 
 Bytes MappedStore::pageable_bytes() const {
+  if (!options_.keeps_raw) return unpinnable_;
   const std::lock_guard lock(mutex_);
   Bytes all = 0;
   for (const auto& [start, reserved] : reserved_) {
@@ -78,11 +94,14 @@ Bytes MappedStore::pageable_bytes() const {
   return all;
 }
 
+Bytes MappedStore::given_back_bytes() const { return given_back_; }
+
 std::unique_ptr<HostCopy> MappedStore::host_copy_for(Bytes size) const {
+  if (!options_.keeps_raw) return std::make_unique<HostCopy>(context()->driver, size, false);
   try {
     return std::make_unique<HostCopy>(context()->driver, size, true);
   } catch (const PinRefused&) {
-    if (unpinned_ == Unpinned::refuse) throw;
+    if (options_.unpinned == Unpinned::refuse) throw;
   }
   return std::make_unique<HostCopy>(context()->driver, size, false);
 }
@@ -94,6 +113,13 @@ Range MappedStore::reserve(Bytes size, Purpose purpose) {
       new Reserved{.addresses = {context()->driver, size, traits_.granule}, .host = nullptr});
   const Range range = made->addresses.range();
   if (!confines(purpose)) made->host = host_copy_for(size);
+  if (!options_.keeps_raw && made->host) {
+    made->idle = map_no_pages(size);
+    if (!made->idle) {
+      throw OutOfMemory("the system refused " + text(size) + " of addresses", {.asked = size});
+    }
+  }
+  made->units.reserve((size - 1) / traits_.unit + 1);
   for (Bytes from = 0; from < size; from += traits_.unit) {
     Unit& unit = made->units.emplace_back();
     unit.range = {range.start + from, std::min(traits_.unit, size - from)};
@@ -114,8 +140,12 @@ void MappedStore::release(Range range) noexcept {
     reserved_.erase(it);
   }
   const auto give_back = [&] {
-    if (packing_) packing_->forget(range);
-    for (Unit& unit : gone->units) frames_->release(unit);
+    if (packing_) packing_->release(range);
+    for (Unit& unit : gone->units) {
+      frames_->release(unit);
+      if (unit.given_back) given_back_ -= unit.range.size;
+      if (unit.unpinnable) unpinnable_ -= unit.range.size;
+    }
     gone.reset();
   };
   try {
@@ -157,9 +187,53 @@ MappedStore::Units MappedStore::whole_units(Range range) {
   return units_of(home, range);
 }
 
-void* MappedStore::host_copy(Range range) const {
-  const Reserved& home = find(range);
-  return Range{home.host->start() + (range.start - home.addresses.range().start), 0}.data();
+std::mutex& MappedStore::mutex_of(const Unit& unit) const {
+  return unit_mutexes_[unit.range.start / traits_.unit % unit_mutexes_.size()];
+}
+
+void* MappedStore::raw_bytes(Unit& unit, Before before) {
+  if (options_.keeps_raw) return unit.host;
+  const std::lock_guard lock(mutex_of(unit));
+  if (!unit.given_back) return unit.host;
+  take_pages_again(unit.host_range());
+  try {
+    if (before == Before::needed) packing_->unpack_on_host(unit.range, unit.host);
+  } catch (...) {
+    give_back_pages(unit.host_range());
+    throw;
+  }
+  unit.given_back = false;
+  given_back_ -= unit.range.size;
+  return unit.host;
+}
+
+void* MappedStore::pinned_bytes(Unit& unit, Before before) {
+  raw_bytes(unit, before);
+  if (options_.keeps_raw || unit.pin || unit.unpinnable) return unit.host;
+  try {
+    unit.pin = std::make_unique<Pin>(context()->driver, unit.host_range());
+  } catch (const PinRefused&) {
+    if (options_.unpinned == Unpinned::refuse) throw;
+    unit.unpinnable = true;
+    unpinnable_ += unit.range.size;
+  }
+  return unit.host;
+}
+
+void* MappedStore::raw_bytes(Range range) {
+  Unit& unit = units_of(find(range), range).front();
+  return static_cast<char*>(raw_bytes(unit)) + (range.start - unit.range.start);
+}
+
+void MappedStore::packed(Range range) {
+  if (options_.keeps_raw) return;
+  Unit& unit = whole_units(range).front();
+  const std::lock_guard lock(mutex_of(unit));
+  unit.pin.reset();
+  if (std::exchange(unit.unpinnable, false)) unpinnable_ -= unit.range.size;
+  give_back_pages(unit.host_range());
+  unit.given_back = true;
+  given_back_ += unit.range.size;
 }
 
 template <class Copy>
@@ -176,7 +250,11 @@ void MappedStore::reach_on_card(Reserved& home, Range range, const Copy& copy) {
 void MappedStore::store(Address to, const void* from, Bytes size) {
   Reserved& home = find({to, size});
   if (home.host) {
-    std::memcpy(host_copy({to, size}), from, size);
+    for (Unit& unit : units_of(home, {to, size})) {
+      const Range part = unit.range.common({to, size});
+      auto* const at = static_cast<char*>(raw_bytes(unit)) + (part.start - unit.range.start);
+      std::memcpy(at, static_cast<const char*>(from) + (part.start - to), part.size);
+    }
     return;
   }
   reach_on_card(home, {to, size}, [&](Range part, Bytes offset, CUstream lane) {
@@ -185,10 +263,30 @@ void MappedStore::store(Address to, const void* from, Bytes size) {
   });
 }
 
+/// What is packed alone stays so.
+void MappedStore::load_part(void* to, Unit& unit, Range part) {
+  const Bytes offset = part.start - unit.range.start;
+  const std::unique_lock lock(mutex_of(unit));
+  if (!unit.given_back) {
+    std::memcpy(to, static_cast<char*>(unit.host) + offset, part.size);
+    return;
+  }
+  if (part.size == unit.range.size) {
+    packing_->unpack_on_host(unit.range, to);
+    return;
+  }
+  const auto whole = std::make_unique_for_overwrite<char[]>(unit.range.size);
+  packing_->unpack_on_host(unit.range, whole.get());
+  std::memcpy(to, whole.get() + offset, part.size);
+}
+
 void MappedStore::load(void* to, Address from, Bytes size) {
   Reserved& home = find({from, size});
   if (home.host) {
-    std::memcpy(to, host_copy({from, size}), size);
+    for (Unit& unit : units_of(home, {from, size})) {
+      const Range part = unit.range.common({from, size});
+      load_part(static_cast<char*>(to) + (part.start - from), unit, part);
+    }
     return;
   }
   reach_on_card(home, {from, size}, [&](Range part, Bytes offset, CUstream lane) {
@@ -203,22 +301,21 @@ void MappedStore::clear(Units units) {
   frames_->clear(tenants);
 }
 
-void MappedStore::copy_to_card(const Unit& unit, Range part, CUstream stream) const {
-  const auto* from = static_cast<const char*>(unit.host) + (part.start - unit.range.start);
+void MappedStore::copy_to_card(Unit& unit, Range part, CUstream stream) {
+  const auto* from = static_cast<char*>(pinned_bytes(unit)) + (part.start - unit.range.start);
   cuda().check(cuda().copy_to_card(part.start, from, part.size, stream), "cuMemcpyHtoDAsync");
 }
 
-void MappedStore::copy_to_host(const Unit& unit, Range part, CUstream stream) const {
-  auto* to = static_cast<char*>(unit.host) + (part.start - unit.range.start);
+void MappedStore::copy_to_host(Unit& unit, Range part, CUstream stream) {
+  const auto before = part.size == unit.range.size ? Before::overwritten : Before::needed;
+  auto* to = static_cast<char*>(pinned_bytes(unit, before)) + (part.start - unit.range.start);
   cuda().check(cuda().copy_to_host(to, part.start, part.size, stream), "cuMemcpyDtoHAsync");
 }
 
 Fence MappedStore::fetch(Range range, FetchMode how, Lane lane, Fences after) {
   CUstream stream = card_->lanes().at(lane);
   return arrive(range, stream, after, [&](Range unit) {
-    if (how == FetchMode::empty) return;
-    cuda().check(cuda().copy_to_card(unit.start, host_copy(unit), unit.size, stream),
-                 "cuMemcpyHtoDAsync");
+    if (how != FetchMode::empty) copy_to_card(units_of(find(unit), unit).front(), unit, stream);
   });
 }
 
@@ -245,9 +342,9 @@ Fence MappedStore::arrive(Range range, CUstream stream, Fences after, const Fill
   return arrival;
 }
 
-void MappedStore::copy_back(Units units, CUstream lane) const {
+void MappedStore::copy_back(Units units, CUstream lane) {
   try {
-    for (const Unit& unit : units) copy_to_host(unit, unit.range, lane);
+    for (Unit& unit : units) copy_to_host(unit, unit.range, lane);
   } catch (...) {
     cuda().stream_wait(lane);
     throw;
@@ -293,23 +390,32 @@ Address MappedStore::host_address(Address address) const {
   return home.host->start() + (address - home.addresses.range().start);
 }
 
+Address MappedStore::idle_address(Range range) const {
+  Reserved& home = find(range);
+  if (!home.idle) return 0;
+  if (home.settled && std::ranges::all_of(units_of(home, range), &Unit::there)) return 0;
+  return home.idle->start + (range.start - home.addresses.range().start);
+}
+
 void MappedStore::refresh(Stream stream, Range range) {
   const Current here = current();
-  for (const Unit& unit : units_of(find(range), range)) {
+  for (Unit& unit : units_of(find(range), range)) {
     copy_to_card(unit, unit.range.common(range), stream_of(stream));
   }
 }
 
 void MappedStore::save(Stream stream, Range range) {
   const Current here = current();
-  for (const Unit& unit : units_of(find(range), range)) {
+  for (Unit& unit : units_of(find(range), range)) {
     copy_to_host(unit, unit.range.common(range), stream_of(stream));
   }
 }
 
 void MappedStore::settle(Range range) noexcept {
   try {
-    if (reads_in_place(range) || !find(range).host) return;
+    Reserved& home = find(range);
+    if (reads_in_place(range) || !home.host) return;
+    home.settled = true;
     for (const Unit& unit : whole_units(range)) {
       if (!unit.there) card_->wait(fetch(unit.range, FetchMode::duplicate, 0, {}));
     }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "forms/host_codec.hpp"
 
 namespace vramx {
 
@@ -40,6 +41,7 @@ MappedPacking::~MappedPacking() {
     staging_.clear();
     packed_.clear();
     codec_.reset();
+    any_damaged_.reset();
   } catch (const Error&) {
     // The context is gone, and what was mapped with it.
   }
@@ -47,6 +49,9 @@ MappedPacking::~MappedPacking() {
 
 CardCodec& MappedPacking::codec() {
   const std::lock_guard lock(mutex_);
+  if (!any_damaged_) {
+    any_damaged_ = std::make_unique<HostCopy>(context_->driver, sizeof(std::uint32_t), true);
+  }
   if (!codec_) codec_ = std::make_unique<CardCodec>(context_);
   return *codec_;
 }
@@ -133,12 +138,13 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   const auto number = number_of(stream);
   const Finished finished{cuda(), stream};
   const Range block{raw.range().start, unit.size};
-  cuda().check(cuda().copy_to_card(block.start, store_.host_copy(unit), unit.size, stream),
+  cuda().check(cuda().copy_to_card(block.start, store_.raw_bytes(unit), unit.size, stream),
                "cuMemcpyHtoDAsync");
   auto form = std::make_shared<const PackedBlock>(
       codec.pack(block, types, packed.range(), verified.range(), number));
   const bool smaller = pays(form->size, unit.size);
-  const std::shared_ptr<Chunk> chunk = smaller ? chunk_for(round_up(form->size, 256)) : nullptr;
+  const Bytes on_host = round_up(form->size + sizeof(std::uint32_t), 256);
+  const std::shared_ptr<Chunk> chunk = smaller ? chunk_for(on_host) : nullptr;
   expected_ -= std::min(expected_, unit.size);
   if (!smaller) return 0;
   void* const to = Range{chunk->memory.start() + chunk->used, form->size}.data();
@@ -147,13 +153,15 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   measure(*form, packed.range().start, {verified.range().start, unit.size});
   cuda().check(cuda().stream_wait(stream), "cuStreamSynchronize");
   const Bytes size = form->size;
-  if (size > largest()) trim();
-  const std::lock_guard lock(mutex_);
-  largest_ = std::max(largest_, size);
-  store_.keep_mapped();
-  store_.frames().memory().set_spare(unit_);
-  chunk->used += round_up(size, 256);
-  packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
+  if (size > largest()) drop_slots();
+  {
+    const std::lock_guard lock(mutex_);
+    largest_ = std::max(largest_, size);
+    store_.keep_mapped();
+    chunk->used += on_host;
+    packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
+  }
+  store_.packed(unit);
   return size;
 }
 
@@ -186,7 +194,7 @@ Bytes MappedPacking::staging() const {
   const std::lock_guard lock(mutex_);
   if (packed_.empty()) return 0;
   // And a frame more than are in use, see Frames.
-  return staging_.size() * round_up(largest_, store_.traits().granule) + unit_;
+  return staging_.size() * room(largest_) + unit_;
 }
 
 Bytes MappedPacking::largest() const {
@@ -194,7 +202,14 @@ Bytes MappedPacking::largest() const {
   return largest_;
 }
 
+void MappedPacking::grant() noexcept { store_.frames().set_spare(unit_); }
+
 void MappedPacking::trim() noexcept {
+  drop_slots();
+  store_.frames().set_spare(0);
+}
+
+void MappedPacking::drop_slots() noexcept {
   const std::lock_guard lock(staging_mutex_);
   try {
     const Current here = context_->current();
@@ -208,7 +223,39 @@ void MappedPacking::trim() noexcept {
   }
 }
 
+void MappedPacking::unpack_on_host(Range unit, void* to) const {
+  std::shared_ptr<const PackedBlock> form;
+  std::shared_ptr<const Chunk> chunk;  // while it is read
+  const void* from = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    const Packed& packed = packed_.at(unit.start);
+    form = packed.form;
+    chunk = packed.chunk;
+    from = packed.host;
+  }
+  vramx::unpack(*form, from, form->size, to, unit.size);
+}
+
 void MappedPacking::forget(Range range) noexcept {
+  try {
+    for (const Range& unit : units_within(range)) store_.raw_bytes(unit);
+  } catch (const Error&) {
+    return;  // else there were no copy of these bytes
+  }
+  drop(range);
+}
+
+std::vector<Range> MappedPacking::units_within(Range range) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Range> units;
+  for (const auto& [start, packed] : packed_) {
+    if (packed.unit.overlaps(range)) units.push_back(packed.unit);
+  }
+  return units;
+}
+
+void MappedPacking::drop(Range range) noexcept {
   std::map<Address, Packed> gone;
   bool last = false;
   {
@@ -226,6 +273,7 @@ void MappedPacking::forget(Range range) noexcept {
     const Current here = context_->current();
     for (CUstream lane : store_.card()->lanes().streams) cuda().stream_wait(lane);
     cuda().stream_wait(unpacks_->at(0));
+    note_damage(gone);
     gone.clear();
   } catch (const Error&) {
     // The context is gone.
@@ -248,7 +296,7 @@ std::vector<MappedPacking::Packed*> MappedPacking::packed_of(Range range) {
 /// One a lane: what arrives in it next waits for what was unpacked from it, by the lane's order.
 Range MappedPacking::staging_of(Lane lane) {
   auto& piece = staging_.at(lane);
-  if (!piece) piece = std::make_unique<Piece>(store_, largest());
+  if (!piece) piece = std::make_unique<Piece>(store_, CardCodec::verified_bytes(largest()));
   return piece->range();
 }
 
@@ -267,11 +315,9 @@ Fence MappedPacking::Link::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
   auto next = units.begin();
   return packing.store_.arrive(range, stream, after, [&](Range unit) {
     const Packed& packed = **next++;
-    const Bytes size = packed.form->size;
     const std::lock_guard lock(packing.staging_mutex_);
     const Range staging = packing.staging_of(lane);
-    packing.cuda().check(packing.cuda().copy_to_card(staging.start, packed.host, size, stream),
-                         "cuMemcpyHtoDAsync");
+    packing.cross(packed, staging.start, stream);
     packing.codec_->unpack(packed.form->runs, staging.start, unit.start, number_of(stream));
   });
 }
@@ -280,24 +326,21 @@ Fence MappedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
   const Current here = packing.context_->current();
   const auto units = packing.packed_of(range);
   CUstream stream = packing.store_.card()->lanes().at(lane);
+  for (const Packed* const packed : units) {
+    if (packed->on_card) throw BadConfig("fetch of a packed copy that is on the card");
+  }
   auto arrived = std::make_shared<CudaEvent>(packing.context_);
   packing.store_.card()->order_lane(stream, after);
-  auto next = units.begin();
   try {
-    for (; next != units.end(); ++next) {
-      Packed& packed = **next;
-      if (packed.on_card) throw BadConfig("fetch of a packed copy that is on the card");
-      const Bytes size = packed.form->size;
-      auto piece = std::make_unique<Piece>(packing.store_, size);
-      packing.cuda().check(
-          packing.cuda().copy_to_card(piece->range().start, packed.host, size, stream),
-          "cuMemcpyHtoDAsync");
-      packed.on_card = std::move(piece);
+    for (Packed* const packed : units) {
+      const Bytes size = CardCodec::verified_bytes(packed->form->size);
+      packed->on_card = std::make_unique<Piece>(packing.store_, size);
+      packing.cross(*packed, packed->on_card->range().start, stream);
     }
     packing.cuda().check(packing.cuda().event_record(arrived->event, stream), "cuEventRecord");
   } catch (...) {
     packing.cuda().stream_wait(stream);
-    for (auto taken = units.begin(); taken != next; ++taken) (*taken)->on_card.reset();
+    for (Packed* const packed : units) packed->on_card.reset();
     throw;
   }
   for (Packed* const packed : units) packed->arrived = arrived;

@@ -1,5 +1,6 @@
 // Packed copies of mapped memory: in pinned memory of the host, and on the card beside the frames,
-// of the same stock; unpacked by the card into the frames.
+// of the same stock; unpacked by the card into the frames. Behind each copy on the host there is a
+// word that the card sets where it finds that copy damaged on arrival.
 #pragma once
 
 #include <future>
@@ -26,13 +27,24 @@ class MappedPacking final : public Packing {
   void end() noexcept override;
   Bytes pack(Range unit, const std::vector<TypedRange>& types) override;
   Bytes scratch(Bytes piece) const override;
+  Bytes room(Bytes packed) const override {
+    return round_up(CardCodec::verified_bytes(packed), store_.traits().granule);
+  }
   void forget(Range range) noexcept override;
+  /// The raw bytes of a unit that has a packed copy. Throws Corrupted where that is not what it
+  /// was.
+  void unpack_on_host(Range unit, void* to) const;
+  std::vector<Range> damaged() override;
   Bytes staging() const override;
   double rate() const override;
+  void grant() noexcept override;
   void trim() noexcept override;
   Route& link() override { return link_; }
   Route& hold() override { return hold_; }
   Route& unpack() override { return unpack_; }
+
+  /// The range is given back, and nobody asks about it any more.
+  void release(Range range) noexcept;
 
  private:
   /// Pinned memory that packed copies share.
@@ -54,6 +66,8 @@ class MappedPacking final : public Packing {
     std::unique_ptr<Piece> on_card{};
     Fence arrived{};   ///< there
     Fence unpacked{};  ///< when it was last read there
+
+    Address word() const { return reinterpret_cast<Address>(host) + form->size; }  // NOLINT
   };
   /// A way that is this one's business.
   struct Way : Route {
@@ -85,17 +99,24 @@ class MappedPacking final : public Packing {
   std::shared_ptr<Chunk> chunk_for(Bytes size);
   const Driver& cuda() const { return *context_->driver; }
   std::vector<Packed*> packed_of(Range range);
+  std::vector<Range> units_within(Range range) const;
+  void drop(Range range) noexcept;
+  void cross(const Packed& packed, Address to, CUstream stream) const;
+  void note_damage(const std::map<Address, Packed>& gone);
   Bytes largest() const;
+  void drop_slots() noexcept;
   Range staging_of(Lane lane);
   void measure(const PackedBlock& form, Address packed, Range block);
 
   MappedStore& store_;
   const Bytes unit_;
   std::shared_ptr<CudaContext> context_;
-  std::unique_ptr<CudaLanes> unpacks_;  ///< one queue
+  std::unique_ptr<CudaLanes> unpacks_;     ///< one queue
+  std::unique_ptr<HostCopy> any_damaged_;  ///< a word
   std::unique_ptr<CardCodec> codec_;
   mutable std::mutex mutex_;
   std::map<Address, Packed> packed_;  ///< by unit
+  std::vector<Range> gone_damaged_;   ///< units that have no packed copy any more
   Bytes largest_ = 0;                 ///< there was
   Bytes expected_ = 0;                ///< raw bytes that are still to be packed
   std::mutex packing_;                ///< one unit at a time

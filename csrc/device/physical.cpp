@@ -54,7 +54,7 @@ void CardMemory::shrink(Bytes most) noexcept {
 void CardMemory::trim(Bytes most) noexcept {
   const std::lock_guard lock(mutex_);
   shrink(most);
-  peak_ = std::max(in_use_, std::min(peak_, most));
+  peak_ = std::max(in_use_, std::min(peak_, most - std::min(most, spare_)));
 }
 
 Bytes CardMemory::held() const {
@@ -112,9 +112,11 @@ Handle CardMemory::take(Bytes size) {
   return handle;
 }
 
-void CardMemory::set_spare(Bytes spare) {
+Bytes CardMemory::set_spare(Bytes spare) noexcept {
   const std::lock_guard lock(mutex_);
   spare_ = spare;
+  peak_ = in_use_;
+  return peak_ + spare_;
 }
 
 void CardMemory::rest(Bytes size) noexcept {

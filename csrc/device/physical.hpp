@@ -58,11 +58,13 @@ class CardMemory {
   void resume(Bytes size) noexcept;
   /// Is asked to give back memory that rests, which returns false where it has none.
   void set_reclaim(std::function<bool()> reclaim) { reclaim_ = std::move(reclaim); }
-  /// May hold so much more than was in use at one time.
-  void set_spare(Bytes spare);
+  /// May hold so much more than will be in use at one time, from now on. Returns what it may hold
+  /// now.
+  Bytes set_spare(Bytes spare) noexcept;
   /// Whether so much more can be had beside all that is held.
   bool has_room(Bytes size) const;
-  /// Lets go of what is not in use, down to `most` held in all.
+  /// Lets go of what is not in use, down to `most` held in all, which is the most from now on too,
+  /// unless more is in use.
   void trim(Bytes most) noexcept;
   Bytes held() const;
 

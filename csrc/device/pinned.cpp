@@ -63,29 +63,37 @@ Range take_pages(Bytes size) {
 
 Bytes pinned_bytes() { return pinned_in_all.load(); }
 
+Pin::Pin(std::shared_ptr<const Driver> driver, Range pages)
+    : driver_(std::move(driver)), pages_(pages) {
+  check_pinned(*driver_, driver_->pin(pages.data(), pages.size, 0), "cuMemHostRegister",
+               pages.size);
+  // The card goes on using these pages, so a forked child must not make them copied on write.
+  madvise(pages.data(), pages.size, MADV_DONTFORK);
+  pinned_in_all += pages.size;
+}
+
+Pin::~Pin() {
+  driver_->unpin(pages_.data());
+  madvise(pages_.data(), pages_.size, MADV_DOFORK);
+  pinned_in_all -= pages_.size;
+}
+
 HostCopy::HostCopy(std::shared_ptr<const Driver> driver, Bytes size, bool pinned)
-    : driver_(std::move(driver)),
-      mapped_(take_pages(size)),
-      start_(round_up(mapped_.start, alignment)) {
+    : mapped_(take_pages(size)), start_(round_up(mapped_.start, alignment)) {
   const Range range{start_, size};
   madvise(range.data(), size, MADV_HUGEPAGE);
   if (!pinned) return;
   try {
     populate(range);
-    check_pinned(*driver_, driver_->pin(range.data(), size, 0), "cuMemHostRegister", size);
-    // The card goes on using these pages, so a forked child must not make them copied on write.
-    madvise(range.data(), size, MADV_DONTFORK);
+    pin_.emplace(std::move(driver), range);
   } catch (...) {
     unmap_pages(mapped_);
     throw;
   }
-  pinned_ = size;
-  pinned_in_all += size;
 }
 
 HostCopy::~HostCopy() {
-  if (pinned_ > 0) driver_->unpin(Range{start_, pinned_}.data());
-  pinned_in_all -= pinned_;
+  pin_.reset();
   unmap_pages(mapped_);
 }
 

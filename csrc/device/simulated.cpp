@@ -39,16 +39,19 @@ SimulatedDevice::SimulatedDevice(SimulatedSpec spec) : spec_(spec), work_(spec.m
             .slow_moves = false};
   traits_ = {.granule = spec.granule,
              .unit = spec.granule,
-             .reads_over_link = spec.reads_over_link,
-             .host_addresses = spec.host_addresses && spec.reads_over_link};
+             .reads_over_link = spec.reads_over_link && spec.keeps_raw,
+             .host_addresses = spec.host_addresses && spec.reads_over_link && spec.keeps_raw,
+             .keeps_raw = spec.keeps_raw};
   if (spec.unpack_rate > 0) packing_ = std::make_unique<SimulatedPacking>(*this);
+  if (!packing_ && !spec.keeps_raw) {
+    throw BadConfig(
+        "a simulated card packs weights where it has an unpack_rate, and else the host keeps raw "
+        "ones: give it one, or use host=\"raw+packed\"");
+  }
 }
 
 SimulatedDevice::~SimulatedDevice() {
-  for (auto& [start, chunk] : chunks_) {
-    unmap_pages(chunk.range);
-    unmap_pages(chunk.host);
-  }
+  for (auto& [start, chunk] : chunks_) chunk.unmap();
 }
 
 Bytes SimulatedDevice::free_bytes() const {
@@ -103,9 +106,12 @@ Range SimulatedDevice::reserve(Bytes size, Purpose purpose) {
   const Bytes mapped = size + spec_.granule;
   const auto raw = map_pages(mapped);
   const auto host = map_pages(size);
-  if (!raw || !host) {
-    if (raw) unmap_pages(*raw);
-    if (host) unmap_pages(*host);
+  const bool is_idle_elsewhere = !spec_.keeps_raw && purpose == Purpose::weights;
+  const auto idle = is_idle_elsewhere ? map_pages(size) : std::nullopt;
+  if (!raw || !host || (is_idle_elsewhere && !idle)) {
+    for (const auto& each : {raw, host, idle}) {
+      if (each) unmap_pages(*each);
+    }
     throw OutOfMemory("the host refused " + text(2 * size) + " for the simulated card",
                       {.asked = size});
   }
@@ -113,11 +119,13 @@ Range SimulatedDevice::reserve(Bytes size, Purpose purpose) {
   if (range.start > raw->start) unmap_pages({raw->start, range.start - raw->start});
   if (raw->end() > range.end()) unmap_pages({range.end(), raw->end() - range.end()});
   std::memset(range.data(), poison, size);
+  if (idle) std::memset(idle->data(), poison, size);
   chunks_[range.start] =
       Chunk{.range = range,
             .host = *host,
             .host_addresses = traits_.host_addresses && purpose == Purpose::weights,
-            .confined = confines(purpose)};
+            .confined = confines(purpose),
+            .idle = idle};
   host_used_ += size;
   return range;
 }
@@ -135,17 +143,32 @@ void SimulatedDevice::release(Range range) noexcept {
     carry(-static_cast<std::int64_t>(size));
   }
   if (packing_) packing_->release(it->second.range);
-  unmap_pages(it->second.range);
-  unmap_pages(it->second.host);
+  it->second.unmap();
   host_used_ -= it->second.range.size;
   chunks_.erase(it);
 }
 
 unsigned char* SimulatedDevice::copy_in_use(Range range) {
   const Chunk& c = chunk(range);
-  if (!c.confined) return c.on_host(range.start);
+  if (!c.confined) return raw_bytes(c, range);
   if (!c.holds_all(range)) throw BadConfig("store and load of a range that is not on the card");
   return static_cast<unsigned char*>(range.data());
+}
+
+/// Where the host bytes of a range lie, which are there from now on.
+unsigned char* SimulatedDevice::raw_bytes(const Chunk& chunk, Range range) {
+  if (packing_) packing_->make_raw(range);
+  return chunk.on_host(range.start);
+}
+
+/// Whether the card's bytes of a range are what the host has of them.
+bool SimulatedDevice::holds_on_host(const Chunk& chunk, Range range) const {
+  if (!packing_ || packing_->given_back() == 0) {
+    return std::memcmp(chunk.on_host(range.start), range.data(), range.size) == 0;
+  }
+  std::vector<unsigned char> raw(chunk.on_host(range.start), chunk.on_host(range.end()));
+  packing_->unpack_alone(range, raw.data());
+  return std::memcmp(raw.data(), range.data(), range.size) == 0;
 }
 
 void SimulatedDevice::store(Address to, const void* from, Bytes size) {
@@ -163,6 +186,12 @@ void SimulatedDevice::load(void* to, Address from, Bytes size) {
   {
     const std::lock_guard lock(mutex_);
     work_.finish(Range{from, size});
+    const Chunk& c = chunk({from, size});
+    if (packing_ && packing_->given_back() > 0 && !c.confined) {
+      std::memcpy(to, c.on_host(from), size);
+      packing_->unpack_alone({from, size}, to);
+      return;
+    }
     at = copy_in_use({from, size});
   }
   std::memcpy(to, at, size);
@@ -222,7 +251,7 @@ Fence SimulatedDevice::fetch(Range range, FetchMode how, Lane lane, Fences after
   account(start, static_cast<std::int64_t>(range.size));
   SimulatedWork::Tickets first = tickets(after);
   first.push_back(queue.last);
-  unsigned char* host = c.on_host(range.start);
+  unsigned char* host = how == FetchMode::empty ? c.on_host(range.start) : raw_bytes(c, range);
   const bool host_is_gone = how != FetchMode::duplicate && !c.host_addresses;
   queue.last = work_.add(first, range, [this, range, how, host, host_is_gone] {
     carry(static_cast<std::int64_t>(range.size));
@@ -242,10 +271,10 @@ Fence SimulatedDevice::evict(Range range, EvictMode how, Lane lane, Fences after
   Queue& queue = lanes_.at(lane);
   SimulatedWork::Tickets first = tickets(after);
   first.push_back(queue.last);
-  unsigned char* host = c.on_host(range.start);
+  unsigned char* host = how == EvictMode::write_back ? raw_bytes(c, range) : c.on_host(range.start);
   if (how == EvictMode::drop && spec_.check_drops && !c.host_addresses) {
     for (const auto& each : first) work_.finish(each);
-    if (std::memcmp(host, range.data(), range.size) != 0) {
+    if (!holds_on_host(c, range)) {
       throw UnreportedWrite("bytes changed on the card in " + text(range.size) + " at " +
                             std::to_string(range.start) +
                             " that nobody reported; call session.written(x) after writing x");
@@ -276,7 +305,7 @@ Fence SimulatedDevice::evict(Range range, EvictMode how, Lane lane, Fences after
 void SimulatedDevice::map_host(Range range) {
   const std::lock_guard lock(mutex_);
   injected(Operation::map_host);
-  if (!spec_.reads_over_link) {
+  if (!traits_.reads_over_link) {
     throw DeviceFailure("this simulated card does not read host memory over the link");
   }
   const Chunk& c = placed(range);
@@ -299,6 +328,17 @@ Address SimulatedDevice::host_address(Address address) const {
   return c.host_addresses ? c.host.start + (address - c.range.start) : 0;
 }
 
+Address SimulatedDevice::idle_address(Range range) const {
+  const std::lock_guard lock(mutex_);
+  const Chunk& c = chunk(range);
+  return c.idle && !c.settled ? c.idle->start + (range.start - c.range.start) : 0;
+}
+
+Bytes SimulatedDevice::given_back_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return packing_ ? packing_->given_back() : 0;
+}
+
 bool SimulatedDevice::holds(Range range) const {
   const std::lock_guard lock(mutex_);
   return chunk(range).holds_all(range);
@@ -308,13 +348,14 @@ void SimulatedDevice::settle(Range range) noexcept {
   const std::lock_guard lock(mutex_);
   const auto it = chunks_.upper_bound(range.start);
   if (it == chunks_.begin() || !std::prev(it)->second.range.contains(range)) return;
-  const Chunk& c = std::prev(it)->second;
+  Chunk& c = std::prev(it)->second;
   work_.finish(range);
   if (c.host_addresses) return;
+  c.settled = true;
   // What is on the card is newer there.
   Address at = range.start;
   const auto settle_until = [&](Address end) {
-    if (at < end) std::memcpy(Range{at, end - at}.data(), c.on_host(at), end - at);
+    if (at < end) std::memcpy(Range{at, end - at}.data(), raw_bytes(c, {at, end - at}), end - at);
   };
   for (const Range& each : c.held(range)) {
     settle_until(each.start);
@@ -362,6 +403,12 @@ Bytes SimulatedDevice::saved() const {
 void SimulatedDevice::fail(Operation operation, std::uint64_t nth) {
   const std::lock_guard lock(mutex_);
   failing_[static_cast<std::size_t>(operation)] = nth;
+}
+
+void SimulatedDevice::damage(Address address, std::uint64_t bit) {
+  const std::lock_guard lock(mutex_);
+  if (!packing_) throw BadConfig("this simulated card packs nothing: give it a rate of unpacking");
+  packing_->damage(address, bit);
 }
 
 void SimulatedDevice::hold() {

@@ -46,6 +46,7 @@ struct SimulatedSpec {
   bool check_drops = false;    ///< a drop of bytes with one address compares the copies and throws
                                ///< UnreportedWrite
   double unpack_rate = 0;      ///< raw bytes a second; 0: it has no packed copies
+  bool keeps_raw = true;  ///< else the raw host bytes of packed weights are poison until needed
   Moments moments = default_moments();
 };
 
@@ -82,6 +83,8 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   void unmap_host(Range range) override;
   void use_over_link(Stream stream, Range range) override;
   Address host_address(Address address) const override;
+  Address idle_address(Range range) const override;
+  Bytes given_back_bytes() const override;
   void refresh(Stream stream, Range range) override;
   void save(Stream stream, Range range) override;
   void order(Stream stream, const Fence& fence) override;
@@ -118,6 +121,8 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   Bytes saved() const;
   /// The `nth` call (1 is the next) of an operation throws; 0 takes that back.
   void fail(Operation operation, std::uint64_t nth);
+  /// A bit flips on the host, in the packed copy of what is at an address.
+  void damage(Address address, std::uint64_t bit);
   /// Fetches wait, holding their thread, until let_go. For forcing races in tests.
   void hold();
   void let_go();
@@ -136,6 +141,8 @@ class SimulatedDevice final : public Device, public Streams, public Store, publi
   const Chunk& chunk(Range range) const;
   Chunk& placed(Range range);
   unsigned char* copy_in_use(Range range);
+  unsigned char* raw_bytes(const Chunk& chunk, Range range);
+  bool holds_on_host(const Chunk& chunk, Range range) const;
   void injected(Operation operation);
   std::unique_lock<std::mutex> begin_fetch();
   Chunk& absent(Range range);

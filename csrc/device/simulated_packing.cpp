@@ -22,6 +22,14 @@ auto within(Map& map, Range range) {
   return std::pair(map.lower_bound(range.start), map.lower_bound(range.end()));
 }
 
+/// The first of the pieces that overlap a range.
+template <typename Map>
+auto first_of(Map& map, Range range) {
+  auto it = map.upper_bound(range.start);
+  if (it != map.begin() && std::prev(it)->second.piece.end() > range.start) --it;
+  return it;
+}
+
 }  // namespace
 
 Bytes SimulatedPacking::staging() const {
@@ -38,14 +46,15 @@ Rates SimulatedPacking::link_rates() const {
 Bytes SimulatedPacking::pack(Range piece, const std::vector<TypedRange>& types) {
   const std::lock_guard lock(card_.mutex_);
   card_.injected(Operation::pack);
-  const auto& c = card_.placed(piece);
+  card_.work_.finish(piece);  // some of which may still come from the card
+  unsigned char* const raw = card_.raw_bytes(card_.placed(piece), piece);
   const auto [first, last] = within(packed_, piece);
   if (first != last) {
     throw BadConfig("what is at " + std::to_string(first->first) + " has a packed copy already");
   }
   card_.check_room(scratch(piece.size));
   Packed packed{.piece = piece, .form = {}, .bytes = std::make_shared<std::vector<std::byte>>()};
-  packed.form = vramx::pack(c.on_host(piece.start), piece.size, types, *packed.bytes);
+  packed.form = vramx::pack(raw, piece.size, types, *packed.bytes);
   const Bytes size = packed.form.size;
   const bool smaller = pays(size, piece.size);
   if (smaller) card_.check_host_room(size);
@@ -62,6 +71,12 @@ Bytes SimulatedPacking::pack(Range piece, const std::vector<TypedRange>& types) 
   card_.host_used_ += size;
   if (size > largest_) unstage();
   largest_ = std::max(largest_, size);
+  packed.alone = !card_.spec_.keeps_raw;
+  if (packed.alone) {
+    std::memset(raw, poison, piece.size);
+    given_back_ += piece.size;
+    card_.host_used_ -= piece.size;
+  }
   packed_[piece.start] = std::move(packed);
   return size;
 }
@@ -103,17 +118,71 @@ void SimulatedPacking::unstage_if_empty() noexcept {
   largest_ = 0;
 }
 
+void SimulatedPacking::unpack_alone(Range range, void* to) const {
+  for (auto it = first_of(packed_, range); it != packed_.lower_bound(range.end()); ++it) {
+    const Packed& packed = it->second;
+    if (!packed.alone) continue;
+    std::vector<unsigned char> raw(packed.piece.size);
+    vramx::unpack(packed.form, packed.bytes->data(), packed.form.size, raw.data(), raw.size());
+    const Range part = packed.piece.common(range);
+    std::memcpy(static_cast<unsigned char*>(to) + (part.start - range.start),
+                raw.data() + (part.start - packed.piece.start), part.size);
+  }
+}
+
+void SimulatedPacking::make_raw(Range range) {
+  for (auto it = first_of(packed_, range); it != packed_.lower_bound(range.end()); ++it) {
+    Packed& packed = it->second;
+    if (!packed.alone) continue;
+    vramx::unpack(packed.form, packed.bytes->data(), packed.form.size,
+                  card_.chunk(packed.piece).on_host(packed.piece.start), packed.piece.size);
+    packed.alone = false;
+    given_back_ -= packed.piece.size;
+    card_.host_used_ += packed.piece.size;
+  }
+}
+
 void SimulatedPacking::forget(Range range) noexcept {
   const std::lock_guard lock(card_.mutex_);
-  auto from = packed_.upper_bound(range.start);
-  if (from != packed_.begin() && std::prev(from)->second.piece.end() > range.start) --from;
+  try {
+    make_raw(range);
+  } catch (const Corrupted&) {
+    return;  // else there were no copy of these bytes
+  }
+  drop(range);
+}
+
+void SimulatedPacking::drop(Range range) noexcept {
+  const auto from = first_of(packed_, range);
   const auto to = packed_.lower_bound(range.end());
-  for (auto it = from; it != to; ++it) card_.host_used_ -= it->second.form.size;
+  for (auto it = from; it != to; ++it) {
+    const auto& [piece, form, bytes, alone] = it->second;
+    card_.host_used_ -= form.size;
+    if (!alone) continue;
+    given_back_ -= piece.size;
+    card_.host_used_ += piece.size;
+  }
   packed_.erase(from, to);
   unstage_if_empty();
 }
 
+void SimulatedPacking::damage(Address address, std::uint64_t bit) {
+  const auto next = packed_.upper_bound(address);
+  if (next == packed_.begin() || !std::prev(next)->second.piece.contains(address)) {
+    throw BadConfig("the simulated host has no packed copy of what is at " +
+                    std::to_string(address));
+  }
+  auto& bytes = *std::prev(next)->second.bytes;
+  bytes[bit / 8 % bytes.size()] ^= std::byte{1} << bit % 8;
+}
+
+std::vector<Range> SimulatedPacking::damaged() {
+  const std::lock_guard lock(card_.mutex_);
+  return std::exchange(damaged_, {});
+}
+
 void SimulatedPacking::release(Range range) noexcept {
+  std::erase_if(damaged_, [&](Range piece) { return range.contains(piece); });
   const auto [from, to] = within(on_card_, range);
   for (auto it = from; it != to; ++it) {
     const auto size = static_cast<std::int64_t>(it->second.bytes->size());
@@ -121,10 +190,7 @@ void SimulatedPacking::release(Range range) noexcept {
     card_.carry(-size);
   }
   on_card_.erase(from, to);
-  const auto [first, last] = within(packed_, range);
-  for (auto it = first; it != last; ++it) card_.host_used_ -= it->second.form.size;
-  packed_.erase(first, last);
-  unstage_if_empty();
+  drop(range);
 }
 
 std::vector<Range> SimulatedPacking::pieces(Range range) const {
@@ -151,6 +217,12 @@ const SimulatedPacking::OnCard& SimulatedPacking::on_card(Range piece) const {
 
 double SimulatedPacking::start(double at, Fences after) const {
   return std::max({at, card_.host_now_, SimulatedDevice::latest(after)});
+}
+
+/// The card looks at packed bytes where they arrived.
+void SimulatedPacking::arrived(Range piece, const PackedBlock& form,
+                               const std::vector<std::byte>& bytes) {
+  if (digest(bytes.data(), form.size) != form.digest) damaged_.push_back(piece);
 }
 
 void SimulatedPacking::decode(Range piece, bool moved, const Memory& from, double at,
@@ -195,12 +267,13 @@ Fence SimulatedPacking::Link::arrive(Range range, bool moved, Lane lane, Fences 
   const double start = all.start(queue.at, after);
   card.account(start, static_cast<std::int64_t>(range.size));
   for (const Range& piece : pieces) {
-    const Memory& from = all.packed_.at(piece.start).bytes;
+    const auto& [of, form, from, alone] = all.packed_.at(piece.start);
     queue.at = card.cross(std::max(start + card.spec_.latency, stage.free), from->size());
     Tickets first = SimulatedDevice::tickets(after);
     first.insert(first.end(), {queue.last, stage.last});
-    queue.last = card.work_.add(first, piece, [from, to = stage.bytes] {
+    queue.last = card.work_.add(first, piece, [&all, piece, form, from, to = stage.bytes] {
       std::memcpy(to->data(), from->data(), from->size());
+      all.arrived(piece, form, *to);
     });
     all.decode(piece, moved, stage.bytes, queue.at, {queue.last});
     stage.free = all.queue_.at;
@@ -247,12 +320,13 @@ Fence SimulatedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, F
   card.account(start, static_cast<std::int64_t>(size));
   Tickets first = SimulatedDevice::tickets(after);
   for (const Range& piece : pieces) {
-    const Memory& from = all.packed_.at(piece.start).bytes;
+    const auto& [of, form, from, alone] = all.packed_.at(piece.start);
     const auto to = std::make_shared<std::vector<std::byte>>(from->size(), std::byte{poison});
     first.push_back(queue.last);
-    queue.last = card.work_.add(first, piece, [&card, from, to] {
-      card.carry(static_cast<std::int64_t>(to->size()));
+    queue.last = card.work_.add(first, piece, [&all, piece, form, from, to] {
+      all.card_.carry(static_cast<std::int64_t>(to->size()));
       std::copy(from->begin(), from->end(), to->begin());
+      all.arrived(piece, form, *to);
     });
     all.on_card_[piece.start] = {.bytes = to, .arrives = queue.at, .arrival = queue.last};
   }

@@ -23,6 +23,7 @@ class SimulatedPacking final : public Packing {
   Bytes pack(Range piece, const std::vector<TypedRange>& types) override;
   Bytes scratch(Bytes piece) const override { return piece * 5 / 2; }
   void forget(Range range) noexcept override;
+  std::vector<Range> damaged() override;
   Bytes staging() const override;
   void trim() noexcept override;
   double rate() const override { return card_.spec_.unpack_rate; }
@@ -31,6 +32,12 @@ class SimulatedPacking final : public Packing {
   Route& unpack() override { return unpack_; }
 
   // For the card, whose mutex is held.
+  /// The raw host bytes of what is packed in the range are there from now on.
+  void make_raw(Range range);
+  /// What of a range has packed copies alone, into a copy of the range.
+  void unpack_alone(Range range, void* to) const;
+  Bytes given_back() const { return given_back_; }
+  void damage(Address address, std::uint64_t bit);
   void release(Range range) noexcept;
   /// When all that it was given is unpacked.
   double done_at() const { return queue_.at; }
@@ -43,6 +50,7 @@ class SimulatedPacking final : public Packing {
     Range piece;
     PackedBlock form;
     Memory bytes;
+    bool alone = false;  ///< the raw bytes were given back
   };
   struct OnCard {
     Memory bytes;
@@ -97,8 +105,10 @@ class SimulatedPacking final : public Packing {
 
   Rates link_rates() const;
   std::vector<Range> pieces(Range range) const;
+  void drop(Range range) noexcept;
   const OnCard& on_card(Range piece) const;
   double start(double at, Fences after) const;
+  void arrived(Range piece, const PackedBlock& form, const std::vector<std::byte>& bytes);
   void decode(Range piece, bool moved, const Memory& from, double at, Tickets after);
   void stage();
   void unstage() noexcept;
@@ -107,9 +117,11 @@ class SimulatedPacking final : public Packing {
   SimulatedDevice& card_;
   std::map<Address, Packed> packed_;   ///< by the piece's start
   std::map<Address, OnCard> on_card_;  ///< likewise
+  std::vector<Range> damaged_;         ///< pieces
   std::vector<Stage> stages_;          ///< by lane
   Bytes largest_ = 0;                  ///< packed copy, by which staging memory is made
   Bytes staged_ = 0;                   ///< a lane
+  Bytes given_back_ = 0;
   SimulatedDevice::Queue queue_;
   Link link_{*this};
   Hold hold_{*this};

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "base/pages.hpp"
 #include "device/simulated.hpp"
 
 namespace vramx {
@@ -23,7 +25,16 @@ struct SimulatedDevice::Chunk {
   bool host_addresses = false;  ///< the program may use the host copy
   bool confined = false;        ///< it means nothing
   std::map<Address, Bytes> on_card{};
+  std::optional<Range> idle{};  ///< poison, at which nothing lies
+  bool settled = false;
 
+  void unmap() const {
+    unmap_pages(range);
+    unmap_pages(host);
+    if (idle) unmap_pages(*idle);
+  }
+
+  /// For what is there; see SimulatedDevice::raw_bytes.
   unsigned char* on_host(Address address) const {
     return static_cast<unsigned char*>(host.data()) + (address - range.start);
   }

@@ -28,6 +28,8 @@ struct Traits {
   Bytes unit = 2 * MiB;          ///< the unit of movement: a multiple of the granule
   bool reads_over_link = false;  ///< map_host works, unless reads_in_place says otherwise
   bool host_addresses = false;   ///< weights may have a host_address
+  /// Else the host has the raw bytes of packed weights as long as something needs them.
+  bool keeps_raw = true;
   /// The card's memory of a range that left stays with that range until the driver needs it for
   /// another: bytes in use, as the system counts them, say nothing of residency.
   bool keeps_what_leaves = false;
@@ -75,6 +77,9 @@ class Store {
   /// Where the card reads the host copy of weights at an address of their own; 0 where there is no
   /// such address. It stays readable, on the card or not, until the range is released.
   virtual Address host_address(Address /*address*/) const { return 0; }
+  /// Where a framework's storage of weights without a host_address points while no lease holds it:
+  /// at that address every use is a fault. 0 where it points at the card's copy, which is there.
+  virtual Address idle_address(Range /*range*/) const { return 0; }
   /// In the stream's order: the host copy's bytes to the card's copy of a range with host addresses
   /// that is on the card, or back. They need not be whole units.
   virtual void refresh(Stream stream, Range range);
@@ -94,6 +99,8 @@ class Store {
 
   /// Host memory that could not be pinned, so that the card does not read it in place.
   virtual Bytes pageable_bytes() const { return 0; }
+  /// Raw bytes that the host does not have, but for their packed copies.
+  virtual Bytes given_back_bytes() const { return 0; }
   /// Why launches wait for moves that need not; empty where they do not.
   virtual std::string holds_up_launches() const { return {}; }
 };

@@ -30,6 +30,7 @@ class Streams {
   /// As mark, and a point in time too: `seconds` tells how far two that were reached lie apart.
   virtual Fence clock(Stream stream) = 0;
   virtual double seconds(const Fence& from, const Fence& to) const = 0;
+  /// Where the device has failed nothing is to be waited for: that says wait.
   virtual bool reached(const Fence& fence) const noexcept = 0;
   virtual void wait(const Fence& fence) = 0;
   /// On a virtual clock: the seconds that streams have waited.

@@ -64,12 +64,26 @@ extern "C" __global__ void vramx_compare(const uint8_t* a, const uint8_t* b, uin
   vramx::add_up(bad, differing);
 }
 
-/// Adds each word of 32 bits times an odd number of its own: any one that changes is seen.
+/// Adds each word of 32 bits times an odd number of its own: any one that changes is seen. `size`
+/// bytes at multiples of 16.
 extern "C" __global__ void vramx_digest(const uint8_t* packed, uint64_t size, uint64_t* sum) {
   uint64_t mine = 0;
-  for (uint64_t at = blockIdx.x * uint64_t{blockDim.x} + threadIdx.x; at < size / 4;
+  for (uint64_t at = blockIdx.x * uint64_t{blockDim.x} + threadIdx.x; at < size / 16;
        at += gridDim.x * uint64_t{blockDim.x}) {
-    mine += vramx::digest_term(at, reinterpret_cast<const uint32_t*>(packed)[at]);
+    const uint4 four = __ldg(reinterpret_cast<const uint4*>(packed) + at);
+    mine += vramx::digest_term(4 * at, four.x) + vramx::digest_term(4 * at + 1, four.y) +
+            vramx::digest_term(4 * at + 2, four.z) + vramx::digest_term(4 * at + 3, four.w);
   }
   vramx::add_up(mine, sum);
+}
+
+/// Sets both words, which lie in the host's memory, where a digest is not as it was made. By one
+/// thread; `any` last, so that who finds it set finds the other set too.
+extern "C" __global__ void vramx_verify(const uint64_t* sum, uint64_t made, uint32_t* damaged,
+                                        uint32_t* any) {
+  if (blockIdx.x != 0 || threadIdx.x != 0 || *sum == made) return;
+  *static_cast<volatile uint32_t*>(damaged) = 1;
+  __threadfence_system();
+  *static_cast<volatile uint32_t*>(any) = 1;
+  __threadfence_system();
 }

@@ -1,4 +1,5 @@
-// Unpacking: a warp puts the words of a tile together again.
+// Unpacking: a warp puts the words of a tile together again. Whatever the packed bytes are, it
+// reads only those of the run and writes only its own, as the processor's twin does.
 #pragma once
 
 #include "forms/warps.cuh"
@@ -67,11 +68,13 @@ __device__ void unpack_tile(const uint8_t* packed, uint8_t* block, const Run& ru
   const uint32_t escapes1 = __popc(codes.y & codes.y >> 1 & 0x55555555);
   const uint32_t from = here.second + scan(escapes0 + escapes1, lane) - (escapes0 + escapes1);
   const auto* second = reinterpret_cast<const uint32_t*>(packed + run.second);
+  // Of three that are read together: the part is 16 bytes longer than its codes.
+  const auto last = static_cast<uint32_t>((run.exceptions - run.second) / 4) - 3;
   uint32_t queue[2][2];
 #pragma unroll
   for (uint32_t half = 0; half < 2; ++half) {
     const uint32_t bit = 3 * (half == 0 ? from : from + escapes0);
-    const uint32_t* at = second + bit / 32;
+    const uint32_t* at = second + min(bit / 32, last);
     const uint32_t a = __ldg(at);
     const uint32_t b = __ldg(at + 1);
     const uint32_t c = __ldg(at + 2);
@@ -131,9 +134,11 @@ __device__ void unpack_tile(const uint8_t* packed, uint8_t* block, const Run& ru
   if (here.exceptions == after.exceptions) return;
   __syncwarp();
   const auto* exceptions = reinterpret_cast<const uint32_t*>(packed + run.exceptions);
-  for (uint32_t i = here.exceptions + lane; i < after.exceptions; i += warp_lanes) {
+  const uint64_t end = min(uint64_t{after.exceptions}, (run.end - run.exceptions) / 4);
+  for (uint64_t i = uint64_t{here.exceptions} + lane; i < end; i += warp_lanes) {
     const uint32_t exception = exceptions[i];
     const uint32_t number = exception & 0xffff;
+    if (number >= tile_words || number * shape.bytes >= room) continue;
     const uint32_t mask = ((1U << shape.exponent_bits) - 1) << shape.exponent_at;
     const uint32_t bits = exception >> 16 << shape.exponent_at;
     if (shape.bytes == 2) {

@@ -1,8 +1,11 @@
 #include "mover/mover.hpp"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <iterator>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -18,11 +21,26 @@ struct Mover::State {
   std::mutex pumping;
   std::mutex mutex;
   std::condition_variable wake;
-  std::deque<Job> jobs;
+  std::deque<Queued> jobs;
   std::atomic<std::uint64_t> submitted = 0;
+  std::atomic<bool> some_overtake = false;
   bool stopping = false;
   std::thread thread;
 };
+
+namespace {
+
+/// How long a wait for a lane looks at nothing else, unless something is submitted.
+constexpr std::chrono::microseconds looks_every{20};
+
+/// Whether all that a job brings is on the card in another form.
+bool overtakes(const Job& job) {
+  return !job.fetches.empty() && std::ranges::none_of(job.fetches, [](const Fetch& each) {
+    return each.route->crosses_link();
+  });
+}
+
+}  // namespace
 
 Mover::Mover(std::shared_ptr<Device> device, bool threaded, bool profiled)
     : device_(std::move(device)),
@@ -51,21 +69,22 @@ Mover::~Mover() {
 void Mover::submit(Job job) {
   {
     const std::lock_guard lock(state_->mutex);
-    state_->jobs.push_back(std::move(job));
+    if (overtakes(job)) state_->some_overtake = true;
+    state_->jobs.push_back({.job = std::move(job)});
     ++state_->submitted;
   }
   state_->wake.notify_one();
 }
 
-std::vector<std::uint64_t> Mover::take_back() {
-  std::vector<std::uint64_t> numbers;
+std::vector<std::pair<std::uint64_t, Outcome>> Mover::take_back() {
+  std::vector<std::pair<std::uint64_t, Outcome>> taken;
   const std::lock_guard lock(state_->mutex);
-  std::erase_if(state_->jobs, [&](const Job& job) {
-    if (job.fetches.empty()) return false;
-    numbers.push_back(job.number);
+  std::erase_if(state_->jobs, [&](Queued& queued) {
+    if (queued.job.fetches.empty()) return false;
+    taken.emplace_back(queued.job.number, std::move(queued.outcome));
     return true;
   });
-  return numbers;
+  return taken;
 }
 
 void Mover::pump() {
@@ -73,10 +92,10 @@ void Mover::pump() {
   const std::lock_guard one_at_a_time(state_->pumping);
   std::unique_lock lock(state_->mutex);
   while (!state_->jobs.empty()) {
-    Job job = std::move(state_->jobs.front());
+    Queued next = std::move(state_->jobs.front());
     state_->jobs.pop_front();
     lock.unlock();
-    carry_out(std::move(job));
+    carry_out(std::move(next));
     lock.lock();
   }
 }
@@ -86,12 +105,12 @@ void Mover::loop() {
   for (;;) {
     state_->wake.wait(lock, [this] { return state_->stopping || !state_->jobs.empty(); });
     if (state_->jobs.empty()) return;
-    Job job = std::move(state_->jobs.front());
+    Queued next = std::move(state_->jobs.front());
     state_->jobs.pop_front();
     const std::uint64_t submitted = state_->submitted;
     const bool last = state_->jobs.empty();
     lock.unlock();
-    carry_out(std::move(job));
+    carry_out(std::move(next));
     if (last) stay_awake(100e-6, [&] { return state_->submitted != submitted; });
     lock.lock();
   }
@@ -173,18 +192,20 @@ void Mover::fetch(const Job& job, Outcome& outcome) {
     }
     const Fetch& first = job.fetches[i];
     const bool takes_lane = first.route->crosses_link();
-    auto& after = takes_lane ? not_ordered_[next_lane_] : not_ordered_.back();
+    auto& not_ordered = takes_lane ? not_ordered_[next_lane_] : not_ordered_.back();
+    std::size_t before = not_ordered.size();  // more may leave while it waits for a lane
     // An eviction waits for what the driver has queued before it, so the queue is kept at one
     // request a lane: it keeps the link busy, and longer ones were measured a fifth slower.
     if (takes_lane && state_->thread.joinable()) {
-      device_->streams().wait(under_way_[next_lane_]);
+      wait_for_lane(under_way_[next_lane_]);
     } else if (takes_lane && under_way_[next_lane_]) {
-      after.push_back(under_way_[next_lane_]);
+      not_ordered.push_back(under_way_[next_lane_]);
+      ++before;
     }
     const Fence arrived = issue(job, *first.route, first.name, next - i, outcome, [&] {
-      return first.route->fetch(range, first.how, next_lane_, after);
+      return first.route->fetch(range, first.how, next_lane_, {not_ordered.data(), before});
     });
-    after.clear();
+    not_ordered.erase(not_ordered.begin(), not_ordered.begin() + before);
     if (takes_lane) {
       under_way_[next_lane_] = arrived;
       next_lane_ = (next_lane_ + 1) % device_->facts().lanes;
@@ -194,15 +215,59 @@ void Mover::fetch(const Job& job, Outcome& outcome) {
   }
 }
 
-void Mover::carry_out(Job job) {
-  Outcome outcome;
+void Mover::evict_all(Queued& queued) {
+  if (std::exchange(queued.has_evicted, true)) return;
   try {
-    evict(job, outcome);
-    fetch(job, outcome);
+    evict(queued.job, queued.outcome);
   } catch (...) {
-    outcome.error = std::current_exception();
+    queued.outcome.error = std::current_exception();
   }
-  job.done(outcome);
+}
+
+void Mover::carry_out(Queued queued) {
+  evict_all(queued);
+  if (!queued.outcome.error) {
+    try {
+      fetch(queued.job, queued.outcome);
+    } catch (...) {
+      queued.outcome.error = std::current_exception();
+    }
+  }
+  queued.job.done(queued.outcome);
+}
+
+void Mover::wait_for_lane(const Fence& free) {
+  while (state_->some_overtake && !device_->streams().reached(free)) {
+    const std::uint64_t seen = state_->submitted;
+    if (let_one_overtake()) continue;
+    std::unique_lock lock(state_->mutex);
+    state_->wake.wait_for(lock, looks_every, [&] { return state_->submitted != seen; });
+  }
+  device_->streams().wait(free);
+}
+
+/// Returns false where there is no such job, or one before it has failed.
+bool Mover::let_one_overtake() {
+  std::unique_lock lock(state_->mutex);
+  auto& jobs = state_->jobs;
+  const auto found =
+      std::ranges::find_if(jobs, [](const Queued& queued) { return overtakes(queued.job); });
+  if (found == jobs.end()) return false;
+  std::deque<Queued> before(std::move_iterator(jobs.begin()), std::move_iterator(found));
+  Queued overtaking = std::move(*found);
+  jobs.erase(jobs.begin(), std::next(found));
+  lock.unlock();
+  bool has_room = true;
+  for (Queued& queued : before) {
+    evict_all(queued);
+    has_room = has_room && !queued.outcome.error;
+    if (!has_room) break;
+  }
+  if (has_room) carry_out(std::move(overtaking));
+  lock.lock();
+  if (!has_room) jobs.push_front(std::move(overtaking));
+  jobs.insert(jobs.begin(), std::move_iterator(before.begin()), std::move_iterator(before.end()));
+  return has_room;
 }
 
 }  // namespace vramx

@@ -3,9 +3,11 @@
 // A job takes ranges down from their places, then fetches others up, hop by hop. An eviction may
 // hold the thread until the last use of its range is over: that is why it is not the caller's
 // thread. Neighbours in a job move in one request, and arrivals take the lanes by turns. Jobs run
-// first in, first out, and what arrives waits for all that left before it. A job that fails says
-// how far it got; who submitted it takes back the jobs behind it that counted on the room it did
-// not make.
+// first in, first out, and what arrives waits for all that left before it. But while the thread
+// waits for a lane of the link, jobs overtake whose arrivals take none: what they bring is on the
+// card already, in another form, and needed soon. The evictions of the jobs before them come first,
+// since they may count on that room. A job that fails says how far it got; who submitted it takes
+// back the jobs behind it that counted on the room it did not make.
 #pragma once
 
 #include <cstdint>
@@ -75,17 +77,27 @@ class Mover {
 
   /// Queues a job. Takes no lock that `done` may want.
   void submit(Job job);
-  /// Removes the queued jobs that fetch something, and returns their numbers: they never begin, and
-  /// their `done` is not called.
-  std::vector<std::uint64_t> take_back();
+  /// Removes the queued jobs that fetch something: nothing of theirs arrives, and their `done` is
+  /// not called. Returns their numbers, and what they came to: evictions, where another job has
+  /// overtaken them.
+  std::vector<std::pair<std::uint64_t, Outcome>> take_back();
   /// Returns with every queued job done where there is no thread to do them; else at once.
   void pump();
 
  private:
   struct State;
 
+  struct Queued {
+    Job job;
+    Outcome outcome{};
+    bool has_evicted = false;
+  };
+
   void loop();
-  void carry_out(Job job);
+  void carry_out(Queued queued);
+  void evict_all(Queued& queued);
+  void wait_for_lane(const Fence& free);
+  bool let_one_overtake();
   Fence time_of(Route& route) noexcept;
   template <class Ask>
   Fence issue(const Job& job, Route& route, const std::string& name, std::size_t moves,

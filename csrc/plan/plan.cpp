@@ -29,6 +29,8 @@ constexpr double good_enough = 1.005;
 constexpr double worth_moving = 0.2;
 /// So many shares of what could be kept packed are tried.
 constexpr int shares_tried = 8;
+/// And so often between the best of them and its neighbours.
+constexpr int halvings_tried = 4;
 
 void check(const Trace& trace, Bytes budget) {
   if (trace.steps.empty()) throw BadConfig("there is nothing to plan: the trace has no steps");
@@ -122,15 +124,24 @@ class Search {
     PackedUse best{.kept = 1, .streams = true};
     if (trace_.steps.size() > most_steps_packed) return best;
     double least = std::numeric_limits<double>::infinity();
+    const auto consider = [&](PackedUse use) {
+      const Plan plan = planner_.plan(first(use), first(use), use);
+      const double costs = cost(plan.predicted, rates_);
+      if (costs >= least) return;
+      least = costs;
+      best = use;
+    };
     for (int share = 0; share <= shares_tried; ++share) {
       for (const bool streams : {false, true}) {
-        const PackedUse use{.kept = static_cast<double>(share) / shares_tried, .streams = streams};
-        const Plan plan = planner_.plan(first(use), first(use), use);
-        const double costs = cost(plan.predicted, rates_);
-        if (costs < least) {
-          least = costs;
-          best = use;
-        }
+        consider({.kept = static_cast<double>(share) / shares_tried, .streams = streams});
+      }
+    }
+    double apart = 1.0 / shares_tried;
+    for (int halving = 0; halving < halvings_tried; ++halving) {
+      apart /= 2;
+      const PackedUse middle = best;
+      for (const double kept : {middle.kept - apart, middle.kept + apart}) {
+        if (kept > 0 && kept < 1) consider({.kept = kept, .streams = middle.streams});
       }
     }
     return best;

@@ -173,7 +173,7 @@ void Planner::improve_on(const Plan& raw) {
   for (Candidate each : by_block) {
     if (each.longest == none) continue;
     const TracedBlock& block = trace_.blocks[spans_[each.longest].block];
-    each.gain *= static_cast<double>(block.size) / static_cast<double>(block.packed);
+    each.gain *= static_cast<double>(block.size) / static_cast<double>(block.packed_room);
     if (each.gain > 0) found.push_back(each);
   }
   std::stable_sort(found.begin(), found.end(),
@@ -198,7 +198,7 @@ Bytes Planner::keep_packed(double share, std::int64_t room, Bytes burst, const L
   for (const auto& group : candidates_) {
     for (const Candidate& each : group) {
       raw += static_cast<double>(size(spans_[each.longest].block));
-      packed += static_cast<double>(trace_.blocks[spans_[each.longest].block].packed);
+      packed += static_cast<double>(trace_.blocks[spans_[each.longest].block].packed_room);
     }
   }
   if (packed == 0) return 0;
@@ -224,14 +224,14 @@ Bytes Planner::choose_packed(double most, Bytes burst, std::vector<Level>& away)
     std::vector<Taken> all;
     double bytes = 0;
     for (const Candidate& each : group) {
-      all.push_back(taken(each.longest, trace_.blocks[spans_[each.longest].block].packed));
+      all.push_back(taken(each.longest, trace_.blocks[spans_[each.longest].block].packed_room));
       bytes += all.back().bytes;
     }
     const double left = most - static_cast<double>(total);
     for (const Taken& each : thinned(std::move(all), bytes - left, static_cast<double>(burst))) {
       const std::uint32_t block = spans_[each.at].block;
       away[block] = Level::kept_packed;
-      total += trace_.blocks[block].packed;
+      total += trace_.blocks[block].packed_room;
     }
     if (bytes > left) break;
   }

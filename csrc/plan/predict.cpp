@@ -60,7 +60,7 @@ Prediction predict(const Trace& trace, const Plan& plan, Bytes budget, Rates rat
     }
     if (level == Level::kept_packed && !packed[span.block]) {
       packed[span.block] = true;
-      present += block.packed;
+      present += block.packed_room;
     }
   }
   std::vector<Return> by_need = by_departure;

@@ -19,8 +19,9 @@ struct Step {
 
 struct TracedBlock {
   Bytes size = 0;
-  bool written = false;  ///< it leaves by write-back
-  Bytes packed = 0;      ///< of its packed copy; 0 where it has none
+  bool written = false;   ///< it leaves by write-back
+  Bytes packed = 0;       ///< of its packed copy; 0 where it has none
+  Bytes packed_room = 0;  ///< that it takes on the card
 };
 
 /// Whether there is a packed copy that a plan may make use of: what is written has none for long.

@@ -154,6 +154,7 @@ void Residency::close(const Poll& poll) {
   if (generation_ != process_generation()) return;  // the parent's, and its to close
   Lock lock = locked();
   if (closed_) return;
+  drop_damaged(lock, poll);
   while (moving()) wait(lock, poll);
   if (holders_.leases() > 0) {
     throw InUse("cannot close the session: " + std::to_string(holders_.leases()) +
@@ -165,6 +166,8 @@ void Residency::close(const Poll& poll) {
     for (const BlockId id : blocks) moves_->unmap_idle(table_[id]);
     device_->memory(table_[blocks.front()].purpose).settle(range);
   }
+  find_damage();
+  tell_damage({});
 }
 
 }  // namespace vramx

@@ -30,6 +30,7 @@ void Residency::pump(Lock& lock) {
 
 void Residency::evict(Lock& lock, const Falls& falls, EvictCause why, const Poll& poll) {
   if (falls.empty()) return;
+  find_damage();  // which is not written back
   for (const Fall& fall : falls) {
     const auto change = table_.change(fall.id);
     table_[fall.id].released = false;  // it leaves for good, whatever was planned
@@ -114,7 +115,8 @@ std::exception_ptr Residency::hold_on_host(Lock& lock, const Blocks& blocks,
   return error;
 }
 
-void Residency::on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll) {
+void Residency::on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll,
+                        HostWork kind) {
   Lock lock = locked();
   check_open();
   put_on_host(lock, blocks, "reach host copies", poll);
@@ -130,7 +132,7 @@ void Residency::on_host(const Blocks& blocks, const std::function<void()>& work,
     work();
   });
   for (const BlockId id : blocks) {
-    if (!table_[id].confined) moves_->written(table_[id], Place::host);
+    if (kind == HostWork::writes && !table_[id].confined) moves_->written(table_[id], Place::host);
   }
   changed_.notify();
   if (error) std::rethrow_exception(error);

@@ -71,6 +71,7 @@ bool Residency::acquire(GroupId group, Stream stream, const Poll& poll) {
   if (settings_.profiled) begin_profiler_range(table_.group(group).name);
   bool on_card = false;
   try {
+    check_arrivals(lock, blocks, poll);
     on_card = start(lock, {.blocks = blocks, .stream = stream, .group = group}, poll);
   } catch (...) {
     if (settings_.profiled) end_profiler_range();
@@ -105,6 +106,7 @@ void Residency::release(GroupId group, Stream stream) {
 bool Residency::take(const Blocks& blocks, Stream stream, bool held_by_thread, const Poll& poll) {
   Lock lock = locked();
   check_open();
+  check_arrivals(lock, blocks, poll);
   return start(lock, {.blocks = blocks, .stream = stream, .held_by_thread = held_by_thread}, poll);
 }
 
@@ -142,6 +144,8 @@ void Residency::end(const Blocks& blocks, Stream stream, bool held_by_thread) {
   for (const BlockId id : blocks) table_[id].used(stream, fence);
   unlease(blocks, held_by_thread);
   changed_.notify();
+  find_damage();
+  tell_damage(blocks);
 }
 
 void Residency::lease(const Blocks& blocks, bool held_by_thread) {

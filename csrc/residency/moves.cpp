@@ -43,7 +43,7 @@ std::size_t Moves::fetch(const Blocks& wanted, FetchCause why, const Evictable& 
       Rise rise{.id = table_.id_of(block), .holds = to == Place::card && takes_packed(block)};
       if (rise.holds) {
         PerPlace<Bytes> with_packed = together;
-        with_packed[Place::card] += block.packed;
+        with_packed[Place::card] += block.packed_room;
         rise.holds = make_room(with_packed, evictable, false, falls);
         if (rise.holds) together = with_packed;
       }
@@ -193,8 +193,8 @@ void Moves::settle(std::uint64_t job, Outcome& outcome) {
   ++failed_;
   notes_.failure(error);
   // They counted on room that this one did not make.
-  for (const auto number : mover_.take_back()) {
-    settle(under_way_.at(number), {}, nullptr);
+  for (const auto& [number, outcome_before] : mover_.take_back()) {
+    settle(under_way_.at(number), outcome_before, nullptr);
     under_way_.erase(number);
   }
 }
@@ -205,6 +205,7 @@ void Moves::fell(Block& block, const Down& hop) {
   if (hop.to() == block.at) block.state = State::at_rest;
   block.arrival = nullptr;
   block.uses.clear();
+  if (hop.from == Place::card) block.damaged = false;
   table_.count(block, [&](Counts& counts) {
     if (hop.from == Place::card) {
       counts.went(hop.why, hop.how, block.range.size);
@@ -244,7 +245,10 @@ void Moves::stayed(Block& block, Place from, const std::exception_ptr& error, bo
   const bool meant_for_card = block.at == Place::card;
   block.state = State::at_rest;
   block.at = from;
-  if (!on_card) block.copied(from);
+  if (!on_card) {
+    block.copied(from);
+    block.damaged = false;
+  }
   if (!on_card && !meant_for_card) return;
   retell_strategy(table_.id_of(block), on_card);
   if (!noted) notes_.correct_start(block, on_card);
@@ -275,6 +279,7 @@ void Moves::settle(const Asked& moves, const Outcome& outcome, const std::except
     }
     if (hop.from == Place::card) block.departure = outcome.freed[i];
     fell(block, hop);
+    forget_stale(block);
     if (noted && notes_) {
       notes_.move(block, hop, moves.submitted, outcome.issues.at(i), outcome.freed[i]);
     }

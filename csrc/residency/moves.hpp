@@ -62,6 +62,8 @@ class Moves {
   void drop_unwanted();
   /// The copy of a block in a place was written.
   void written(Block& block, Place where);
+  /// The packed copy of a block arrived damaged: it is used no more, nor is what came of it.
+  void damaged(Block& block);
   /// Issues what was put under way, where no thread of the mover's does.
   void pump() { mover_.pump(); }
   /// Takes note of how a job ended.

@@ -51,7 +51,7 @@ void Notes::begin(Device& device, Stream stream, std::size_t most_events, Bytes 
     if (block.state == Block::State::unused) continue;
     start.blocks.push_back({block.serial, block.range, block.purpose});
     if (block.committed()) start.resident.push_back(block.serial);
-    if (block.packed_on_card) start.held.push_back({block.serial, block.packed});
+    if (block.packed_on_card) start.held.push_back({block.serial, block.packed_room});
   }
   for (GroupId group = 0; group < table_.group_count(); ++group) {
     if (!table_.group(group).blocks.empty()) start.groups.push_back(traced(group));
@@ -84,7 +84,7 @@ void Notes::let_go(const Block& block) {
                  .cause = evict_causes[static_cast<std::size_t>(EvictCause::evict)],
                  .how = vramx::name_of(EvictMode::drop),
                  .block = block.serial,
-                 .bytes = block.packed,
+                 .bytes = block.packed_room,
                  .submitted = now,
                  .began = now,
                  .ended = now});
@@ -100,7 +100,7 @@ void Notes::correct_start(const Block& block, bool resident) {
 
 void Notes::correct_start_packed(const Block& block) {
   if (journal_)
-    journal_->correct_start(HeldPacked{block.serial, block.packed}, block.packed_on_card);
+    journal_->correct_start(HeldPacked{block.serial, block.packed_room}, block.packed_on_card);
 }
 
 TracedGroup Notes::traced(GroupId group) const {
@@ -121,7 +121,7 @@ void Notes::move(const Block& block, const Down& hop, double submitted, const Is
        .cause = evict_causes[static_cast<std::size_t>(hop.why)],
        .how = vramx::name_of(hop.how),
        .block = block.serial,
-       .bytes = hop.packed ? block.packed : block.range.size,
+       .bytes = hop.packed ? block.packed_room : block.range.size,
        .crossed = copied ? block.range.size : 0,
        .submitted = submitted},
       copied, issue, over);
@@ -138,7 +138,7 @@ void Notes::move(const Block& block, const Up& hop, double submitted, const Issu
        .cause = fetch_causes[static_cast<std::size_t>(hop.why)],
        .how = vramx::name_of(hop.how),
        .block = block.serial,
-       .bytes = hop.packed ? block.packed : block.range.size,
+       .bytes = hop.packed ? block.packed_room : block.range.size,
        .crossed = copied ? hop.crossing : 0,
        .submitted = submitted},
       copied, issue, over);

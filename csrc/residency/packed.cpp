@@ -19,7 +19,8 @@ Moves::Way Moves::way_up(const Block& block, Place from, bool holds) {
   const Way raw{&memory.route(from), block.range.size};
   if (from != Place::host || !unpacks(block)) return raw;
   if (holds || block.packed_on_card) return {&memory.packing()->unpack(), 0};
-  return block.crosses_packed ? Way{&memory.packing()->link(), block.packed} : raw;
+  const bool packed = block.crosses_packed || !memory.traits().keeps_raw;
+  return packed ? Way{&memory.packing()->link(), block.packed} : raw;
 }
 
 void Moves::hold_packed(const Block& block, FetchCause why, Job& job, std::vector<Up>& hops) {
@@ -56,11 +57,20 @@ void Moves::written(Block& block, Place where) {
   forget_stale(block);
 }
 
-// In a Change of the table's. What is on its way may be read still.
+void Moves::damaged(Block& block) {
+  const BlockTable::Change change(table_, block);
+  block.packed_stale = block.packed > 0;
+  block.damaged = block.committed();
+  forget_stale(block);
+}
+
+// In a Change of the table's. What is on its way may be read still. Where the host has no raw bytes
+// beside it, those that the card has go back first: else the old ones would be made anew.
 void Moves::forget_stale(Block& block) noexcept {
   if (!block.packed_stale || block.packed_on_card || !block.settled()) return;
+  if (block.committed() && !memory_of(block).traits().keeps_raw) return;
   memory_of(block).packing()->forget(block.range);
-  block.packed = 0;
+  block.packed = block.packed_room = 0;
   block.packed_stale = false;
 }
 

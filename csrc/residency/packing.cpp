@@ -11,8 +11,9 @@ namespace vramx {
 
 namespace {
 
-/// Packed bytes arrive in at most this part of the budget; else they are not used.
-constexpr Bytes staging_part = 8;
+/// Packed bytes arrive in at most this part of the budget; else they are not used. Where the host
+/// has no raw bytes beside them, it would have them again then.
+Bytes staging_part(const Traits& traits) { return traits.keeps_raw ? 8 : 4; }
 
 /// What of the weights, in order, lies in a block.
 std::vector<TypedRange> within(const std::vector<TypedRange>& weights, Range block) {
@@ -35,7 +36,7 @@ bool Residency::reserve(Lock& lock, Bytes bytes, const Poll& poll) {
     need[Place::card] = bytes;
     const auto evictable = [this](BlockId id) { return table_[id].evictable(); };
     if (moves_->make_room(need, evictable, true, falls)) {
-      if (falls.empty()) break;
+      if (falls.empty() && claim(lock, bytes, poll)) return true;
       evict(lock, falls, EvictCause::budget, poll);
     } else if (moving()) {
       wait(lock, poll);
@@ -43,14 +44,26 @@ bool Residency::reserve(Lock& lock, Bytes bytes, const Poll& poll) {
       return false;
     }
   }
+}
+
+/// Returns false, and has nothing, where what was leaving for it has stayed. What it is for does
+/// not wait for what leaves and has left, as arrivals do.
+bool Residency::claim(Lock& lock, Bytes bytes, const Poll& poll) {
   table_.reserve(bytes);
   notes_.reserved(table_.sums().reserved);
-  // What it is for does not wait for what has left, as arrivals do.
-  for (BlockId id = 0; id < table_.size(); ++id) {
-    device_->streams().wait(table_[id].departure);
-    device_->streams().wait(table_[id].packed_departure);
+  try {
+    finish_moves(lock, moves_->last_job(), poll);
+    for (BlockId id = 0; id < table_.size(); ++id) {
+      device_->streams().wait(table_[id].departure);
+      device_->streams().wait(table_[id].packed_departure);
+    }
+  } catch (...) {
+    unreserve(bytes);
+    throw;
   }
-  return true;
+  if (table_.sums().held[Place::card] <= budget_) return true;
+  unreserve(bytes);
+  return false;
 }
 
 void Residency::unreserve(Bytes bytes) {
@@ -63,7 +76,8 @@ void Residency::follow_staging(Lock& lock, const Poll& poll) {
   Packing* const packing = device_->memory(Purpose::weights).packing();
   if (packing == nullptr) return;
   const Bytes staging = table_.sums().packed > 0 ? packing->staging() : 0;
-  const Bytes wanted = staging * staging_part <= budget_ ? staging : 0;
+  const Bytes part = staging_part(device_->memory(Purpose::weights).traits());
+  const Bytes wanted = staging * part <= budget_ ? staging : 0;
   const Bytes had = table_.sums().staging;
   if (wanted < had) {
     table_.stage(0);
@@ -77,7 +91,10 @@ void Residency::follow_staging(Lock& lock, const Poll& poll) {
     unreserve(had);
   }
   const Bytes more = wanted - std::min(wanted, table_.sums().staging);
-  if (more > 0 && reserve(lock, more, poll)) table_.stage(table_.sums().staging + more);
+  if (more > 0 && reserve(lock, more, poll)) {
+    table_.stage(table_.sums().staging + more);
+    packing->grant();
+  }
 }
 
 void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
@@ -102,7 +119,10 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
     Bytes bytes;
   } reserved{*this, scratch};
   put_on_host(lock, blocks, "pack weights", poll);
-  for (const BlockId id : blocks) moves_->unmap_idle(table_[id]);
+  for (const BlockId id : blocks) {
+    moves_->unmap_idle(table_[id]);
+    device_->streams().wait(table_[id].departure);  // its bytes may be on their way back
+  }
   std::vector<std::pair<Range, Bytes>> before;  // and what of them is packed
   for (const BlockId id : blocks) before.emplace_back(table_[id].range, table_[id].packed);
   for (const BlockId id : blocks) {
@@ -132,6 +152,7 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
     {
       const auto change = table_.change(blocks[i]);
       block.packed = sizes[i];
+      block.packed_room = packing->room(sizes[i]);
       block.packed_stale = false;
     }
     if (written) moves_->written(block, Place::host);

@@ -56,7 +56,9 @@ void out_of_memory(const Blocks& blocks, const BlockTable& table, Device& device
                           text(host_limit) + "; raise it, or manage smaller modules",
                       {.asked = asked, .budget = host_limit});
   }
-  const char* where = device.memory(Purpose::weights).traits().reads_over_link
+  const Traits& traits = device.memory(Purpose::weights).traits();
+  const char* where = !traits.keeps_raw ? "weights over the link with host=\"packed\""
+                      : traits.reads_over_link
                           ? "all of it over the link, since the system refused to pin it so"
                           : "host memory over the link";
   const Sums& sums = table.sums();

@@ -95,6 +95,7 @@ void Residency::forget(Range range, bool keep) {
     device_->streams().wait(table_[id].departure);
     for (const auto& fence : table_[id].fences(device_->streams())) device_->streams().wait(fence);
   }
+  find_damage();
   for (const BlockId id : ids) {
     Block& block = table_[id];
     strategy_->forgets(id);
@@ -108,6 +109,7 @@ void Residency::forget(Range range, bool keep) {
     notes_.forgotten(block);
   }
   table_.remove(range);
+  names_.forget(range);
   if (table_.sums().packed == 0 && table_.sums().staging > 0) follow_staging(lock, nullptr);
 }
 

@@ -26,6 +26,7 @@
 #include "residency/moves.hpp"
 #include "residency/notes.hpp"
 #include "residency/settings.hpp"
+#include "residency/weight_names.hpp"
 #include "strategy/strategy.hpp"
 #include "table/block_table.hpp"
 
@@ -69,15 +70,20 @@ class Residency final {
   void prefetch(const Blocks& blocks);
   /// Those that stay on the card stay.
   void evict(const Blocks& blocks, const Poll& poll);
+  /// What work does to host copies.
+  enum class HostWork : std::uint8_t { reads, writes };
   /// Does `work` on the host copies, which hold the truth meanwhile; other uses wait for its end.
   /// Of what stays on the card that is where `work` finds it.
-  void on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll);
+  void on_host(const Blocks& blocks, const std::function<void()>& work, const Poll& poll,
+               HostWork kind = HostWork::writes);
   /// Throws BadConfig where the card cannot follow it. What stays on the card has no need of any.
   void advise(const Blocks& all, Advice advice, const Poll& poll);
   /// The program wrote to the copies in a place: on the card, in a way the host's do not show.
   void written(const Blocks& blocks, Place where);
   /// Packs the blocks of weights that are not leased, where it makes them smaller; by address.
   void pack(std::vector<TypedRange> weights, const Poll& poll);
+  /// What errors call the weights in a range.
+  void call(Range weights, std::string name);
   void let_die(const Blocks& blocks);
   /// Uses of the blocks without a lease end here: on each stream, at its fence.
   void end_uses(const Blocks& blocks, std::span<const std::pair<Stream, Fence>> ends);
@@ -112,6 +118,10 @@ class Residency final {
   void wait(Lock& lock, const Poll& poll, MaybeGroup group = {});
   void settle(Lock& lock, const Blocks& blocks, const Poll& poll, MaybeGroup group = {});
   void finish_moves(Lock& lock, std::uint64_t last, const Poll& poll);
+  void find_damage();
+  void drop_damaged(Lock& lock, const Poll& poll);
+  void tell_damage(const Blocks& used);
+  void check_arrivals(Lock& lock, const Blocks& asked, const Poll& poll);
   bool start(Lock& lock, const Lease& asked, const Poll& poll);
   std::optional<bool> try_start(Lock& lock, const Lease& asked, const Poll& poll);
   void wait_for_room(Lock& lock, const Lease& asked, const Poll& poll);
@@ -126,6 +136,7 @@ class Residency final {
   std::exception_ptr hold_on_host(Lock& lock, const Blocks& blocks,
                                   const std::function<void()>& work);
   bool reserve(Lock& lock, Bytes bytes, const Poll& poll);
+  bool claim(Lock& lock, Bytes bytes, const Poll& poll);
   void unreserve(Bytes bytes);
   void follow_staging(Lock& lock, const Poll& poll);
 
@@ -142,6 +153,8 @@ class Residency final {
   Holders holders_;
   std::uint64_t works_on_host_ = 0;
   double stall_seconds_ = 0;
+  WeightNames names_;
+  std::vector<std::string> damage_;  ///< what arrived damaged and was not told yet
   bool closed_ = false;
   std::unique_ptr<Moves> moves_;  ///< last: its thread ends before what it calls back is gone
 };

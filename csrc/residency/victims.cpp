@@ -14,7 +14,7 @@ bool Moves::make_room(const PerPlace<Bytes>& need, const Evictable& evictable, b
                       Falls& falls) const {
   const std::size_t before = falls.size();
   const auto size = [&](const Fall& fall) {
-    return fall.packed ? table_[fall.id].packed : table_[fall.id].range.size;
+    return fall.packed ? table_[fall.id].packed_room : table_[fall.id].range.size;
   };
   for (Place place = Place::card; place == Place::card || need[place] > 0; place = below(place)) {
     Bytes held = table_.sums().held[place];

@@ -148,7 +148,8 @@ bool Adaptive::plan_pass(std::size_t length) {
           const Block& block = table_[id];
           trace.blocks.push_back({.size = block.range.size,
                                   .written = block.evict_mode(Place::card) == EvictMode::write_back,
-                                  .packed = packs && block.unpacks() ? block.packed : 0});
+                                  .packed = packs && block.unpacks() ? block.packed : 0,
+                                  .packed_room = block.packed_room});
         }
         use.blocks.push_back(id);
         step.blocks.push_back(it->second);
@@ -338,7 +339,7 @@ std::optional<PlanUsage> Adaptive::plan() const {
     if (always_keeps(id)) usage.kept += table_[id].range.size;
     if (!table_[id].planned || !schedule_->keeps_packed(id)) continue;
     usage.kept_packed += table_[id].range.size;
-    usage.packed_copies += table_[id].packed;
+    usage.packed_copies += table_[id].packed_room;
   }
   usage.bound_seconds = least_seconds(trace, budget(), link_rates());
   return usage;

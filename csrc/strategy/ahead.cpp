@@ -24,7 +24,7 @@ bool is_unpacked(const Block& block) { return block.keeps_packed && block.packed
 /// The room that a block takes as it comes: a packed copy that is to stay comes with it.
 Bytes taken_by(const Block& block) {
   const bool with_copy = block.keeps_packed && !block.packed_on_card;
-  return block.range.size + (with_copy ? block.packed : 0);
+  return block.range.size + (with_copy ? block.packed_room : 0);
 }
 
 }  // namespace

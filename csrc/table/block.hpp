@@ -36,10 +36,12 @@ struct Block {
   bool grouped = false;         ///< is or was part of a group
   bool confined = false;        ///< while somebody needs its bytes it has no place but the card
   Bytes packed = 0;             ///< of its packed copy on the host; 0 where it has none
+  Bytes packed_room = 0;        ///< that it takes on the card
   bool packed_stale = false;    ///< that one does not hold the present bytes
   bool packed_on_card = false;  ///< the packed copy is on the card too, or on its way there
   bool keeps_packed = false;    ///< the plan wants it there
   bool crosses_packed = true;   ///< the link takes it packed, where it has that copy
+  bool damaged = false;         ///< the copy on the card is wrong: the packed one arrived damaged
   std::uint32_t leases = 0;
   std::uint64_t window = 0;                    ///< the last look ahead that wants it
   Fence departure;                             ///< when it had left the card
@@ -86,6 +88,7 @@ struct Block {
 
   EvictMode evict_mode(Place from) const {
     if (dead) return EvictMode::discard;
+    if (damaged) return EvictMode::drop;
     const bool moved = !read_mostly && from == Place::card;
     return moved || current_to <= from ? EvictMode::write_back : EvictMode::drop;
   }

@@ -22,9 +22,9 @@ void BlockTable::tally(const Block& block, int sign) {
   if (block.may_fall(block.at)) add(sums_.idle[block.at], size);
   add(sums_.packed, block.packed);
   if (block.packed_on_card) {
-    add(sums_.packed_on_card, block.packed);
-    add(sums_.held[Place::card], block.packed);
-    if (block.settled()) add(sums_.idle[Place::card], block.packed);
+    add(sums_.packed_on_card, block.packed_room);
+    add(sums_.held[Place::card], block.packed_room);
+    if (block.settled()) add(sums_.idle[Place::card], block.packed_room);
     if (block.packed_unwanted()) list(packed_unwanted_, id_of(block), sign > 0);
   }
   if (block.committed()) {
@@ -36,6 +36,7 @@ void BlockTable::tally(const Block& block, int sign) {
     if (block.evictable()) {
       if (block.unneeded()) add(sums_.unneeded, size);
       if (block.released) list(released_, id_of(block), sign > 0);
+      if (block.damaged) list(damaged_, id_of(block), sign > 0);
     }
     if (block.unplanned_scratch()) {
       add(sums_.unplanned_scratch, size);
@@ -69,6 +70,7 @@ BlockId BlockTable::unused() {
   groups_of_.emplace_back();
   released_.reserve(blocks_.capacity());
   packed_unwanted_.reserve(blocks_.capacity());
+  damaged_.reserve(blocks_.capacity());
   return static_cast<BlockId>(blocks_.size() - 1);
 }
 

@@ -104,6 +104,8 @@ class BlockTable {
   const Blocks& released() const { return released_; }
   /// Whose packed copies on the card nobody wants.
   const Blocks& packed_unwanted() const { return packed_unwanted_; }
+  /// Resident and not leased, and wrong there.
+  const Blocks& damaged() const { return damaged_; }
   /// Has so much more of the card held, or less.
   void reserve(Bytes bytes) {
     sums_.reserved += bytes;
@@ -145,6 +147,7 @@ class BlockTable {
   std::atomic<std::size_t> scratch_on_host_ = 0;
   Blocks released_;
   Blocks packed_unwanted_;
+  Blocks damaged_;
   Bytes most_scratch_ = 0;
   std::uint64_t host_version_ = 0;
   Counts totals_;

@@ -5,6 +5,7 @@ from vramx.cards.simulation import simulate
 from vramx.errors import (
     CaptureError,
     ConfigError,
+    CorruptedError,
     DeviceError,
     Error,
     InUseError,
@@ -47,6 +48,7 @@ __all__ = [
     "Advice",
     "CaptureError",
     "ConfigError",
+    "CorruptedError",
     "Device",
     "DeviceError",
     "Error",

@@ -48,6 +48,18 @@ class Device:
     @property
     def reads_over_link(self) -> bool: ...
     @property
+    def packs(self) -> bool:
+        """Whether it makes packed copies of weights."""
+
+    @property
+    def keeps_raw(self) -> bool:
+        """Whether raw host copies of weights stay beside packed ones."""
+
+    @property
+    def given_back_bytes(self) -> int:
+        """Raw bytes of weights that the host has in packed copies alone."""
+
+    @property
     def host_addresses(self) -> bool: ...
     @property
     def managed_access(self) -> bool:
@@ -100,6 +112,7 @@ def open_mapped(
     accept_unpinned: bool = False,
     deny_managed: bool = False,
     checked: bool = False,
+    keeps_raw: bool = True,
 ) -> CudaDevice:
     """
     Weights in mapped memory, moved a unit at once; scratch in managed memory, or on the card.
@@ -135,6 +148,7 @@ class SimulatedDevice(Device):
         host_addresses: bool = True,
         managed_access: bool = True,
         unpack_rate: float = 0.0,
+        keeps_raw: bool = True,
     ) -> None: ...
     def compute(self, seconds: float, stream: int = 0) -> None: ...
     def launch_fill(self, to: int, content: bytes, stream: int = 0) -> None:
@@ -153,6 +167,9 @@ class SimulatedDevice(Device):
         """Whether bytes are at the card's addresses."""
 
     def fail(self, operation: Operation, nth: int) -> None: ...
+    def damage(self, address: int, bit: int) -> None:
+        """A bit flips in the packed copy of what is at an address."""
+
     def hold(self) -> None: ...
     def let_go(self) -> None: ...
     @property
@@ -520,9 +537,9 @@ class Core:
     def evict(self, ranges: Sequence[tuple[int, int]]) -> None: ...
     def advise(self, ranges: Sequence[tuple[int, int]], advice: Advice) -> None: ...
     def written(self, ranges: Sequence[tuple[int, int]]) -> None: ...
-    def pack(self, weights: Sequence[tuple[int, int, str]]) -> None:
+    def pack(self, weights: Sequence[tuple[int, int, str, str]]) -> None:
         """
-        Makes packed copies of weights: addresses, bytes, and bf16, fp16, fp32 or nothing.
+        Makes packed copies of weights: addresses, bytes, bf16, fp16, fp32 or nothing, names.
         """
 
     def point(self, storage: int, address: int, size: int) -> bool:
@@ -553,6 +570,10 @@ class Core:
     def plan(self) -> PlanUsage | None: ...
     def begin_trace(self, stream: int, most_events: int) -> None: ...
     def end_trace(self) -> Log: ...
+    @property
+    def block(self) -> int:
+        """Bytes of a block."""
+
     @property
     def scratch_on_host(self) -> int: ...
     @property

@@ -11,6 +11,8 @@ from vramx.units import parse_size
 
 #: When managed weights get packed copies; see `vramx.oversubscribe`.
 COMPRESS = ("auto", "always", "never")
+#: What the host keeps of packed weights; likewise.
+HOST = ("raw+packed", "packed")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Config:
         ``VRAMX_CHECK``: find writes that were not reported, at the cost of speed.
     compress : str
         ``VRAMX_COMPRESS``: `compress` of sessions whose program gives none.
+    host : str
+        ``VRAMX_HOST``: `host` of sessions whose program gives none.
     profiled : bool
         ``NVTX_INJECTION64_PATH`` is set, as profilers do: leases and moves are NVTX ranges.
     runtime_dir : str or None
@@ -45,6 +49,7 @@ class Config:
     deny_managed: bool = False
     check: bool = False
     compress: str = "auto"
+    host: str = "raw+packed"
     profiled: bool = False
     runtime_dir: str | None = None
     monitored: bool = True
@@ -62,23 +67,29 @@ def from_environment() -> Config:
     Raises
     ------
     ConfigError
-        If ``VRAMX_MANAGED_LIMIT`` is not a size, or ``VRAMX_COMPRESS`` none of its names.
+        If ``VRAMX_MANAGED_LIMIT`` is not a size, or ``VRAMX_COMPRESS`` or ``VRAMX_HOST`` none of
+        its names.
     """
     limit = os.environ.get("VRAMX_MANAGED_LIMIT")
-    compress = os.environ.get("VRAMX_COMPRESS") or Config.compress
-    if compress not in COMPRESS:
-        raise ConfigError(f"VRAMX_COMPRESS is {compress!r}; set it to one of {', '.join(COMPRESS)}")
     return Config(
         managed_limit=None if not limit else parse_size(limit, "VRAMX_MANAGED_LIMIT"),
         cuda_driver=os.environ.get("VRAMX_CUDA_DRIVER") or Config.cuda_driver,
         deny_managed=os.environ.get("VRAMX_DENY_MANAGED", "") not in ("", "0"),
         check=os.environ.get("VRAMX_CHECK", "") not in ("", "0"),
-        compress=compress,
+        compress=_named("VRAMX_COMPRESS", COMPRESS, Config.compress),
+        host=_named("VRAMX_HOST", HOST, Config.host),
         profiled=bool(os.environ.get("NVTX_INJECTION64_PATH")),
         runtime_dir=os.environ.get("VRAMX_RUNTIME_DIR") or None,
         monitored=os.environ.get("VRAMX_MONITOR", "") != "0",
         cache_folder=_cache_home() / "vramx",
     )
+
+
+def _named(variable: str, allowed: tuple[str, ...], default: str) -> str:
+    given = os.environ.get(variable) or default
+    if given not in allowed:
+        raise ConfigError(f"{variable} is {given!r}; set it to one of {', '.join(allowed)}")
+    return given
 
 
 def _cache_home() -> Path:

@@ -76,5 +76,13 @@ class StoppedError(Error, CancelledError):
     kept: Path | None = None
 
 
+class CorruptedError(Error):
+    """Packed weights are not as they were packed: the memory of the host or the link failed.
+
+    The message names them. What was computed with them since is wrong; the next use is right, with
+    their raw copies.
+    """
+
+
 class UnreportedWriteError(Error):
     """Checking mode found bytes that changed without ``session.written`` being called."""

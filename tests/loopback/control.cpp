@@ -44,6 +44,8 @@ void loopback_fail(const char* entry, uint64_t nth, int result) {
   }
 }
 
+void loopback_damage(uint64_t nth, uint64_t bit) { set(&State::damaging, std::pair(nth, bit)); }
+
 void loopback_set_name(const char* name) { set(&State::name, std::string(name)); }
 
 void loopback_set_version(int version) { set(&State::version, version); }

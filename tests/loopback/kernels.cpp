@@ -1,6 +1,7 @@
 #include "kernels.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "base/error.hpp"
@@ -134,13 +135,28 @@ Launch digest(void** arguments) {
   return {[=] { *sum += vramx::digest(packed, size); }, {named(packed, size), named(sum, 8)}};
 }
 
+Launch verify(void** arguments) {
+  const auto* sum = at<const std::uint64_t*>(arguments, 0);
+  const auto made = at<std::uint64_t>(arguments, 1);
+  auto* damaged = at<std::uint32_t*>(arguments, 2);
+  auto* any = at<std::uint32_t*>(arguments, 3);
+  return {[=] {
+            if (*sum == made) return;
+            std::atomic_ref<std::uint32_t>{*damaged}.store(1);
+            std::atomic_ref<std::uint32_t>{*any}.store(1);
+          },
+          {named(sum, 8)},
+          {named(damaged, 4), named(any, 4)}};
+}
+
 std::vector<Kernel> all_kernels() {
   std::vector<Kernel> all{{"vramx_survey_bf16", 256, false, survey<Type::bf16>},
                           {"vramx_survey_fp16", 256, false, survey<Type::fp16>},
                           {"vramx_survey_fp32", 256, false, survey<Type::fp32>},
                           {"vramx_place", 1024, true, place},
                           {"vramx_compare", 256, false, compare},
-                          {"vramx_digest", 256, false, digest}};
+                          {"vramx_digest", 256, false, digest},
+                          {"vramx_verify", 32, true, verify}};
   for (const char* words : {"bf16", "fp16", "fp16_7", "fp32", "fp32_10", "fp32_7"}) {
     all.push_back({std::string("vramx_count_") + words, 256, false, count});
     all.push_back({std::string("vramx_pack_") + words, 256, false, pack});

@@ -14,10 +14,11 @@ struct Bytes {
   std::uint64_t size = 0;
 };
 
-/// A kernel with its arguments, and the memory that it reads and writes.
+/// A kernel with its arguments, and the memory that it reads and writes: the card's and the host's.
 struct Launch {
   std::function<void()> run;
   std::vector<Bytes> names;
+  std::vector<Bytes> names_on_host{};
 };
 
 struct Kernel {

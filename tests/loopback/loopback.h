@@ -51,6 +51,8 @@ uint64_t loopback_calls(const char* entry);
 
 /* The `nth` call from now (1 is the next) of an entry point returns `result` and does nothing. */
 void loopback_fail(const char* entry, uint64_t nth, int result);
+/* Before the `nth` copy from now from the host to a card, a bit of what it reads flips there. */
+void loopback_damage(uint64_t nth, uint64_t bit);
 /* What the driver says of itself. The defaults: 13000, one card, 1, 1, 1, 8 GiB. */
 void loopback_set_name(const char* name);
 void loopback_set_version(int version);

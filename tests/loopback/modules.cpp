@@ -61,9 +61,13 @@ CUresult cuLaunchKernel(CUfunction function, unsigned blocks_x, unsigned blocks_
         extra != nullptr) {
       return CUDA_ERROR_INVALID_VALUE;
     }
-    const loopback::Launch launch = kernel.with(arguments);
+    loopback::Launch launch = kernel.with(arguments);
     for (const loopback::Bytes& named : launch.names) {
       if (!s.copies_on_card(named.address, named.size)) return CUDA_ERROR_ILLEGAL_ADDRESS;
+    }
+    for (const loopback::Bytes& named : launch.names_on_host) {
+      if (!s.copies_on_host(named.address, named.size)) return CUDA_ERROR_ILLEGAL_ADDRESS;
+      launch.names.push_back(named);
     }
     s.launch(number(stream), {.after = nullptr, .run = launch.run, .names = launch.names});
     return CUDA_SUCCESS;

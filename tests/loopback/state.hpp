@@ -106,6 +106,7 @@ struct State {
 
   std::map<std::string, std::uint64_t> calls;
   std::map<std::string, std::pair<std::uint64_t, int>> failing;  // calls left, result
+  std::pair<std::uint64_t, std::uint64_t> damaging;              // copies left, bit
 
   std::uint64_t retained[most_cards] = {};
   std::set<std::uintptr_t> created_contexts;

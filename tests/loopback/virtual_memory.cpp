@@ -34,6 +34,10 @@ CUresult copy(const char* entry, std::uintptr_t to, std::uintptr_t from, std::ui
     if (!s.copies_on_card(to_card ? to : from, size)) return CUDA_ERROR_INVALID_VALUE;
     const bool pinned = s.copies_on_host(to_card ? from : to, size);
     if (!pinned && s.copies_pageable == 0) return CUDA_ERROR_INVALID_VALUE;
+    if (to_card && s.damaging.first > 0 && --s.damaging.first == 0) {
+      auto* damaged = reinterpret_cast<unsigned char*>(from) + s.damaging.second / 8 % size;
+      *damaged = static_cast<unsigned char>(*damaged ^ 1U << s.damaging.second % 8);
+    }
     std::vector<char> staged;
     if (!pinned && to_card) {
       const auto* source = reinterpret_cast<const char*>(from);

@@ -18,10 +18,13 @@ struct Test {
 };
 
 std::vector<Test>& tests();
+/// So many random trials as usual, or in the proportion that VRAMX_TEST_PROGRAMS is of its usual
+/// 200.
+unsigned trials(unsigned usual);
 [[noreturn]] void fail(const char* file, int line, const std::string& what);
 
 struct Register {
-  Register(const char* title, void (*run)()) { tests().push_back({title, run}); }
+  Register(const char* title, void (*run)());
 };
 
 }  // namespace check

@@ -1,6 +1,7 @@
 // A device that writes down what it is asked, and fails or waits where a test says so.
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -37,6 +38,18 @@ class FakeDevice final : public vramx::Device,
   /// Calls that begin so, by default all, wait and hold their thread, until others are chosen.
   void shut(const std::string& call = "") { choose(call); }
   void open() { choose(std::nullopt); }
+  /// What is fetched over the link arrives only once it is to.
+  void hold_arrivals() { arrive(false); }
+  void let_arrive() { arrive(true); }
+  /// Returns once a call of this name has been made.
+  void await(const std::string& call) {
+    std::unique_lock lock(mutex_);
+    gate_.wait(lock, [&] {
+      return std::ranges::any_of(log_, [&](const auto& each) { return each.starts_with(call); });
+    });
+  }
+  /// A way that does not take the link; fetches by it are written down as unpacked.
+  vramx::Route& unpack() { return unpack_; }
   /// Returns once a call waits at the gate.
   void await_arrival() {
     std::unique_lock lock(mutex_);
@@ -67,8 +80,14 @@ class FakeDevice final : public vramx::Device,
   Fence mark(vramx::Stream) override { return nullptr; }
   Fence clock(vramx::Stream) override { return std::make_shared<Named>("now"); }
   double seconds(const Fence&, const Fence&) const override { return 1e-3; }
-  bool reached(const Fence&) const noexcept override { return true; }
-  void wait(const Fence&) override {}
+  bool reached(const Fence& fence) const noexcept override {
+    const std::lock_guard lock(mutex_);
+    return arrives_ || !is_arrival(fence);
+  }
+  void wait(const Fence& fence) override {
+    std::unique_lock lock(mutex_);
+    gate_.wait(lock, [&] { return arrives_ || !is_arrival(fence); });
+  }
   void settle(Range) noexcept override {}
 
  private:
@@ -76,6 +95,31 @@ class FakeDevice final : public vramx::Device,
     explicit Named(std::string of) : name(std::move(of)) {}
     std::string name;
   };
+
+  struct Unpack final : vramx::Route {
+    explicit Unpack(FakeDevice& device) : of(device) {}
+    vramx::Rates rates() const override { return {}; }
+    bool crosses_link() const override { return false; }
+    Fence fetch(Range range, vramx::FetchMode, vramx::Lane, vramx::Fences after) override {
+      return of.asked("unpack", range, " after " + names(after));
+    }
+    Fence evict(Range range, vramx::EvictMode, vramx::Lane, vramx::Fences after) override {
+      return of.asked("evict", range, " after " + names(after));
+    }
+    FakeDevice& of;
+  };
+
+  static bool is_arrival(const Fence& fence) {
+    return fence && static_cast<const Named&>(*fence).name.starts_with("fetch");
+  }
+
+  void arrive(bool arrives) {
+    {
+      const std::lock_guard lock(mutex_);
+      arrives_ = arrives;
+    }
+    gate_.notify_all();
+  }
 
   void choose(const std::optional<std::string>& shut) {
     {
@@ -101,6 +145,7 @@ class FakeDevice final : public vramx::Device,
     gate_.wait(lock, [&] { return !shut_ || !name.starts_with(*shut_); });
     --waiting_;
     log_.push_back(name + "+" + std::to_string(range.size) + how);
+    gate_.notify_all();
     last_thread_ = std::this_thread::get_id();
     if (range.start == failing_) throw vramx::DeviceFailure(name + " fails");
     return std::make_shared<Named>(name);
@@ -115,4 +160,6 @@ class FakeDevice final : public vramx::Device,
   vramx::Address failing_ = 0;
   std::optional<std::string> shut_;
   int waiting_ = 0;
+  bool arrives_ = true;
+  Unpack unpack_{*this};
 };

@@ -96,7 +96,7 @@ HOLDS("a journal that is kept among threads follows every block") {
     }));
   }
   std::size_t events = 0;
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < 5; ++round) {
     world->begin_trace(0, plenty);
     REQUIRE_THROWS(InUse, world->begin_trace(0, plenty));
     const auto evictions = world->stats().evictions();
@@ -106,7 +106,7 @@ HOLDS("a journal that is kept among threads follows every block") {
     events += log.events.size();
     replay(log);
   }
-  REQUIRE(events > 100);
+  REQUIRE(events > 50);
   world->begin_trace(0, plenty);
   over = true;
   for (auto& player : players) player->join();
@@ -169,7 +169,7 @@ HOLDS("the blocks' counts add up to the session's") {
   for (unsigned number = 0; number < threads; ++number) {
     players.push_back(std::make_unique<Thread>([&, number, stream = rig.stream()] {
       Player player{world, groups, stream, std::mt19937(number)};
-      for (int turn = 0; turn < 300; ++turn) player.turn();
+      for (int turn = 0; turn < 100; ++turn) player.turn();
     }));
   }
   for (auto& player : players) player->join();

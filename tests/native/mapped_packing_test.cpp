@@ -1,9 +1,14 @@
 // Packed copies in mapped memory: frames that stay mapped, and what is refused meanwhile.
 #include <cuda.h>
 
+#include <fstream>
+#include <string>
+
 #include "base/error.hpp"
 #include "check.hpp"
+#include "device/cuda_device.hpp"
 #include "device/mapped.hpp"
+#include "device/pinned.hpp"
 #include "loopback.h"
 #include "packed.hpp"
 
@@ -11,6 +16,23 @@ using namespace vramx;
 using namespace rig;
 
 namespace {
+
+/// What the process has of the system's memory.
+Bytes memory_of_process() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("RssAnon:")) return std::stoull(line.substr(8)) * KiB;
+  }
+  throw check::Failed("the system does not tell what the process has of its memory");
+}
+
+/// Packs all in one go, so that packed copies share chunks.
+Bytes pack_all(const Weights& weights) {
+  weights.packing.begin(weights.range.size);
+  const Bytes size = weights.pack();
+  weights.packing.end();
+  return size;
+}
 
 std::uint64_t mappings() { return loopback_calls("cuMemMap") + loopback_calls("cuMemUnmap"); }
 
@@ -99,6 +121,32 @@ TEST("what is refused while weights are packed is told, and they still come raw"
   }
 }
 
+TEST("what is refused while packed weights arrive is told, and they arrive when asked again") {
+  const auto rig = mapped();
+  {
+    const Weights weights(*rig, 1);
+    weights.pack();
+    const auto refused = [&](Route& way, const char* entry, std::uint64_t nth) {
+      loopback_fail(entry, nth, CUDA_ERROR_UNKNOWN);
+      REQUIRE_THROWS(DeviceFailure, weights.fetched(way));
+      loopback_fail(entry, 0, CUDA_SUCCESS);
+    };
+    Packing& packing = weights.packing;
+    for (std::uint64_t nth = 1; nth <= 3; ++nth) refused(packing.link(), "cuLaunchKernel", nth);
+    for (std::uint64_t nth = 1; nth <= 2; ++nth) refused(packing.hold(), "cuLaunchKernel", nth);
+    refused(packing.link(), "cuMemsetD32Async", 1);
+    refused(packing.hold(), "cuMemsetD32Async", 1);
+    weights.fetched(packing.hold());
+    refused(packing.unpack(), "cuLaunchKernel", 1);
+    weights.fetched(packing.unpack());
+    REQUIRE(reads(weights, weights.bytes));
+    weights.evicted(packing.unpack());
+    weights.fetched(packing.link());
+    REQUIRE(reads(weights, weights.bytes) && packing.damaged().empty());
+  }
+  REQUIRE(rig->close().empty());
+}
+
 TEST("where nothing can be pinned there are no packed copies, and weights come raw") {
   const auto rig = mapped(2 * MiB, HostMemory::pageable);
   {
@@ -109,4 +157,99 @@ TEST("where nothing can be pinned there are no packed copies, and weights come r
     REQUIRE(reads(weights, weights.bytes));
   }
   REQUIRE(rig->close().empty());
+}
+
+TEST("raw bytes of what is packed alone are the system's, and packed bytes alone are pinned") {
+  const auto rig = mapped(2 * MiB, HostMemory::packed_alone);
+  {
+    const Weights weights(*rig, 48);
+    Store& store = (*rig->device()).memory(Purpose::weights);
+    const Bytes raw = weights.range.size;
+    const Bytes before = memory_of_process();
+    pack_all(weights);
+    const Bytes after = memory_of_process();
+    REQUIRE(store.given_back_bytes() == raw);
+    REQUIRE(before > after + raw / 5);
+    REQUIRE(pinned_bytes() <= raw * 3 / 4);
+    for (const bool in_parts : {false, true}) {
+      std::vector<unsigned char> back(raw);
+      const Bytes at_once = in_parts ? 3 * weights.size + 4096 : raw;
+      for (Bytes at = 0; at < raw; at += at_once) {
+        store.load(back.data() + at, weights.range.start + at, std::min(at_once, raw - at));
+      }
+      REQUIRE(back == weights.bytes);
+    }
+    REQUIRE(store.given_back_bytes() == raw);
+    pass(weights, 3, true);
+    REQUIRE(store.given_back_bytes() == raw);
+    REQUIRE(memory_of_process() < before);
+  }
+  REQUIRE(rig->close().empty());
+}
+
+TEST("raw bytes come back for whoever needs them, and are pinned for those that move them") {
+  for (const char* need : {"raw fetch", "part stored", "write back", "forget"}) {
+    const auto rig = mapped(2 * MiB, HostMemory::packed_alone);
+    {
+      Weights weights(*rig, 3);
+      const Flat& device = weights.device;
+      Store& store = (*device).memory(Purpose::weights);
+      pack_all(weights);
+      const Bytes pinned = pinned_bytes();
+      const Range one = weights.unit(1);
+      unsigned char* const bytes = weights.bytes.data() + weights.size;
+      const std::string what = need;
+      if (what == "raw fetch") {
+        device.wait(device.fetch(one, FetchMode::duplicate, 0, {}));
+        REQUIRE(reads(weights, one, bytes));
+        device.wait(device.evict(one, EvictMode::drop, 0, {}));
+      } else if (what == "part stored") {
+        std::fill_n(bytes + 77, 1000, 0x5a);
+        device.store(one.start + 77, bytes + 77, 1000);
+      } else if (what == "write back") {
+        device.wait(weights.packing.link().fetch(one, FetchMode::duplicate, 0, {}));
+        std::fill_n(bytes, one.size, 0x5a);
+        std::memset(one.data(), 0x5a, one.size);
+        device.wait(device.evict(one, EvictMode::write_back, 0, {}));
+      }
+      weights.packing.forget(one);
+      REQUIRE(store.given_back_bytes() == 2 * weights.size);
+      const bool moved = what == "raw fetch" || what == "write back";
+      REQUIRE(pinned_bytes() == pinned + (moved ? one.size : 0));
+      std::vector<unsigned char> back(weights.range.size);
+      store.load(back.data(), weights.range.start, back.size());
+      REQUIRE(back == weights.bytes);
+    }
+    if (const auto held = rig->close(); !held.empty()) throw check::Failed(need + (": " + held));
+  }
+}
+
+TEST("where raw bytes that move cannot be pinned they are pageable and told, or refused") {
+  for (const auto unpinned : {Unpinned::accept, Unpinned::refuse}) {
+    loopback_set_copies_pageable(1);
+    {
+      const auto device =
+          open_mapped(LOOPBACK_PATH, 0, 2 * MiB, {.unpinned = unpinned, .keeps_raw = false});
+      Store& store = device->memory(Purpose::weights);
+      const Range range = store.reserve(2 * MiB, Purpose::weights);
+      const auto bytes = normal(range.size, 1);
+      store.store(range.start, bytes.data(), bytes.size());
+      REQUIRE(!store.reads_in_place(range) && store.host_address(range.start) == 0);
+      loopback_set_pinnable(0);
+      const auto fetch = [&] {
+        device->streams().wait(store.link().fetch(range, FetchMode::duplicate, 0, {}));
+      };
+      if (unpinned == Unpinned::refuse) {
+        REQUIRE_THROWS(PinRefused, fetch());
+      } else {
+        fetch();
+        REQUIRE(std::memcmp(range.data(), bytes.data(), bytes.size()) == 0);
+      }
+      REQUIRE(store.pageable_bytes() == (unpinned == Unpinned::accept ? range.size : 0));
+      loopback_set_pinnable(~Bytes{0});
+      store.release(range);
+      REQUIRE(store.pageable_bytes() == 0);
+    }
+    loopback_set_copies_pageable(0);
+  }
 }

@@ -251,7 +251,7 @@ TEST("what the system refuses to pin is pageable, where that is accepted") {
   for (const CUresult refusal : refusals) {
     for (const bool refused : {false, true}) {
       {
-        const rig::Flat device(open_mapped(LOOPBACK_PATH, 0, unit, Unpinned::accept));
+        const rig::Flat device(open_mapped(LOOPBACK_PATH, 0, unit, {.unpinned = Unpinned::accept}));
         const LoopbackCounts open = counts();
         if (refused) loopback_fail("cuMemHostRegister_v2", 1, refusal);
         const Held held(device, 3 * unit);
@@ -282,7 +282,7 @@ TEST("what the system refuses to pin is pageable, where that is accepted") {
 
 TEST("what the card cannot use in place says so, and comes to the card when it is settled") {
   const PageableCopies allowed;
-  const rig::Flat device(open_mapped(LOOPBACK_PATH, 0, unit, Unpinned::accept));
+  const rig::Flat device(open_mapped(LOOPBACK_PATH, 0, unit, {.unpinned = Unpinned::accept}));
   const Held pinned(device, unit);
   loopback_fail("cuMemHostRegister_v2", 1, CUDA_ERROR_OUT_OF_MEMORY);
   const Held held(device, 2 * unit);

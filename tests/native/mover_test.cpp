@@ -1,6 +1,7 @@
 // The mover: order, outcomes, and whose thread does the work.
 #include "mover/mover.hpp"
 
+#include <algorithm>
 #include <atomic>
 
 #include "check.hpp"
@@ -232,7 +233,11 @@ TEST("queued jobs that fetch something can be taken back, others and begun ones 
       job.number = number;
       bench.submit(std::move(job));
     }
-    std::vector<std::uint64_t> taken = bench.mover->take_back();
+    std::vector<std::uint64_t> taken;
+    for (const auto& [number, outcome] : bench.mover->take_back()) {
+      REQUIRE(outcome.evicted == 0);
+      taken.push_back(number);
+    }
     if (!threaded) taken.erase(taken.begin());  // none had begun
     bench.device->open();
     bench.finish(threaded ? 2 : 1);
@@ -240,6 +245,65 @@ TEST("queued jobs that fetch something can be taken back, others and begun ones 
     const Log log = bench.device->log();
     REQUIRE(log.back().starts_with("evict 120") && log.size() == (threaded ? 3 : 1));
   }
+}
+
+/// A mover with both lanes taken and a job that waits for one of them; one more behind it, and one
+/// whose bytes are on the card packed.
+struct Waiting : Bench {
+  Waiting() : Bench(true) {
+    device->hold_arrivals();
+    submit({}, {200, 210});
+    submit({}, {220});
+    Job behind = job({120}, {230});
+    behind.number = 7;
+    submit(std::move(behind));
+    Job unpacks = job({}, {300});
+    unpacks.fetches[0].route = &device->unpack();
+    submit(std::move(unpacks));
+  }
+};
+
+TEST("what is on the card in another form does not wait for a lane, but for the room before it") {
+  Waiting bench;
+  bench.device->await("unpack 300");
+  bench.device->let_arrive();
+  const auto outcomes = bench.finish(4);
+  const Log log = bench.device->log();
+  REQUIRE(log.size() == 6);
+  REQUIRE(log[2].starts_with("evict 120") && log[3] == "unpack 300+1 after evict 120");
+  REQUIRE(log[4].starts_with("fetch 220") && log[5].starts_with("fetch 230"));
+  REQUIRE(outcomes.back().evicted == 1 && outcomes.back().freed.size() == 1);
+}
+
+TEST("a job does not overtake one whose eviction fails") {
+  Waiting bench;
+  bench.device->await("unpack 300");
+  bench.device->fail_at(130);
+  Job fails = bench.job({130}, {240});
+  bench.submit(std::move(fails));
+  Job unpacks = bench.job({}, {310});
+  unpacks.fetches[0].route = &bench.device->unpack();
+  bench.submit(std::move(unpacks));
+  bench.device->await("evict 130");
+  bench.device->let_arrive();
+  const auto outcomes = bench.finish(6);
+  const Log log = bench.device->log();
+  REQUIRE(log.back().starts_with("unpack 310") && log[log.size() - 2].starts_with("fetch 230"));
+  REQUIRE(failed_with(outcomes[4], "evict 130 fails") && outcomes[4].evicted == 0);
+  REQUIRE(!outcomes[5].error);
+  const auto again = [](const std::string& call) { return call.starts_with("evict 130"); };
+  REQUIRE(std::ranges::count_if(log, again) == 1);
+}
+
+TEST("of a job that was overtaken and is taken back its evictions are told") {
+  Waiting bench;
+  bench.device->await("unpack 300");
+  auto taken = bench.mover->take_back();
+  while (taken.empty()) taken = bench.mover->take_back();  // it is being put back
+  bench.device->let_arrive();
+  bench.finish(3);
+  REQUIRE(taken.size() == 1 && taken[0].first == 7 && taken[0].second.evicted == 1);
+  REQUIRE(bench.device->log().back().starts_with("fetch 220"));
 }
 
 TEST("without a thread nothing moves before pump, and then on its caller's thread") {

@@ -19,7 +19,7 @@ constexpr auto packed_block = static_cast<Bytes>(share * block);
 /// The trace with packed copies of all blocks, or of most, of sizes at random.
 Trace packed(Trace trace) {
   for (auto& each : trace.blocks) {
-    each.packed = static_cast<Bytes>(share * static_cast<double>(each.size));
+    each.packed = each.packed_room = static_cast<Bytes>(share * static_cast<double>(each.size));
   }
   return trace;
 }
@@ -30,6 +30,8 @@ Trace mostly_packed(Trace trace, std::mt19937& random) {
     each.written = part(random) < 0.1;
     if (part(random) > 0.8) continue;
     each.packed = static_cast<Bytes>((0.3 + 0.65 * part(random)) * static_cast<double>(each.size));
+    each.packed_room =
+        each.packed + static_cast<Bytes>(0.05 * part(random) * static_cast<double>(each.size));
   }
   return trace;
 }

@@ -31,6 +31,7 @@ class Unpacks final : public OverSimulated, private Packing {
   Bytes pack(Range /*piece*/, const std::vector<TypedRange>& /*types*/) override { return 0; }
   Bytes scratch(Bytes /*piece*/) const override { return 0; }
   void forget(Range /*range*/) noexcept override {}
+  std::vector<Range> damaged() override { return {}; }
   Bytes staging() const override { return 0; }
   void trim() noexcept override {}
   double rate() const override { return static_cast<double>(block) / unpacking_one; }
@@ -63,7 +64,7 @@ struct Told {
         adaptive({table, device, budget, block, [this](const Prediction&) { ++plans; }}),
         range(device.reserve(blocks * block, Purpose::weights)) {
     for (const BlockId id : table.add(range, Purpose::weights, Place::host, false, false)) {
-      table[id].packed = packed_block;
+      table[id].packed = table[id].packed_room = packed_block;
       groups.push_back(table.define({id}, ""));
     }
     adaptive.guess(groups);

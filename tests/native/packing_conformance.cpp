@@ -72,8 +72,63 @@ HOLDS("packed weights arrive with the same bits by each way, and cross packed or
     REQUIRE(weights.takes(staging));
   }
   REQUIRE(loaded(weights) == weights.bytes);
+  REQUIRE(packing.damaged().empty());
   packing.forget(weights.range);
   REQUIRE(packing.staging() == 0 && weights.takes(0));
+}
+
+HOLDS("a packed copy with any bit flipped is told once it arrives, once, and harms no other") {
+  if (!rig.packs()) return;
+  const Weights weights(rig, 3);
+  Packing& packing = weights.packing;
+  std::mt19937_64 random(3);
+  for (int round = 0; round < 8; ++round) {
+    weights.pack();
+    const Range unit = weights.unit(1);
+    for (const Bytes other : {0, 2}) {
+      weights.device.wait(packing.link().fetch(weights.unit(other), FetchMode::duplicate, 0, {}));
+    }
+    const bool holds = round % 2 == 0;
+    rig.damage(unit, random());
+    Route& way = holds ? packing.hold() : packing.link();
+    weights.device.wait(way.fetch(unit, FetchMode::duplicate, 0, {}));
+    if (holds) {
+      weights.device.wait(packing.unpack().fetch(unit, FetchMode::duplicate, 0, {}));
+    }
+    const auto found = packing.damaged();
+    REQUIRE(found.size() == 1 && found[0].start == unit.start && found[0].size == unit.size);
+    REQUIRE(packing.damaged().empty());
+    for (const Bytes other : {0, 2}) {
+      REQUIRE(reads(weights, weights.unit(other), weights.bytes.data() + other * weights.size));
+    }
+    weights.evicted(packing.link());
+    if (holds) weights.device.wait(packing.hold().evict(unit, EvictMode::drop, 0, {}));
+    if (!weights.device.traits().keeps_raw) {  // there are no other bytes, and none are made up
+      REQUIRE_THROWS(Corrupted, loaded(weights));
+      packing.forget(unit);
+      REQUIRE_THROWS(Corrupted, fetched(weights, FetchMode::duplicate));
+      return;
+    }
+    REQUIRE(loaded(weights) == weights.bytes);
+    packing.forget(weights.range);
+    REQUIRE(packing.damaged().empty());
+  }
+}
+
+HOLDS("what arrived damaged is told though it was forgotten, unless its range is released") {
+  if (!rig.packs()) return;
+  for (const bool released : {true, false}) {
+    const Weights other(rig, 1);
+    {
+      const Weights weights(rig, 1);
+      weights.pack();
+      rig.damage(weights.range, 12345);
+      weights.fetched(weights.packing.link());
+      if (!released) weights.packing.forget(weights.range);
+      REQUIRE(released || other.packing.damaged().size() == 1);
+    }
+    REQUIRE(other.packing.damaged().empty());
+  }
 }
 
 HOLDS("what arrived unpacked may be written and written back, once its packed copy is forgotten") {

@@ -42,7 +42,7 @@ HOLDS("a cycle of weights stays in its budget, moves each byte once a pass and w
     for (int pass = 0; pass < 4; ++pass) {
       for (BlockId id = 0; id < count; ++id) {
         world->acquire(groups[id], stream, nullptr);
-        rig.use(stream, world.at(id), false);
+        rig.use(stream, world.seen(id), false);
         REQUIRE(world.reads(id));
         world->release(groups[id], stream);
       }
@@ -136,7 +136,7 @@ HOLDS("a use larger than the budget goes over the link") {
   const Blocks blocks = {0, 1, 2, 3, 4};
   world.take(blocks, stream);
   for (const BlockId id : blocks) {
-    rig.use(stream, world.at(id), true);
+    rig.use(stream, world.seen(id), true);
     REQUIRE(world.reads(id));
     world.write(id);
   }

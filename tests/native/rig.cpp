@@ -39,8 +39,12 @@ class Simulated final : public Rig {
   void use(Stream /*stream*/, vramx::Range /*range*/, bool /*writes*/) override {}
   Bytes faulted() const override { return 0; }
   std::vector<Fault> faults(Operation operation, Purpose /*purpose*/) const override {
+    if (operation == Operation::map_host && !reads_over_link()) return {};
     return {{"injected", [this, operation] { card_->fail(operation, 1); },
              [this, operation] { card_->fail(operation, 0); }}};
+  }
+  void damage(vramx::Range unit, std::uint64_t bit) const override {
+    card_->damage(unit.start, bit);
   }
   bool poisons() const override { return true; }
   std::string close() override {
@@ -104,14 +108,10 @@ class Loopback : public Rig {
   Bytes moved_in() const override { return counts().to_card - start_.to_card; }
   Bytes moved_out() const override { return counts().to_host - start_.to_host; }
   void use(Stream stream, vramx::Range range, bool writes) override {
-    constexpr Bytes page = 2 * vramx::MiB;
-    for (Bytes from = 0; from < range.size; from += page) {
-      const vramx::Range at =
-          seen(device_, {range.start + from, std::min(page, range.size - from)});
-      loopback_touch(stream, at.start, at.size, writes ? 1 : 0);
-    }
+    loopback_touch(stream, range.start, range.size, writes ? 1 : 0);
   }
   Bytes faulted() const override { return counts().faulted - start_.faulted; }
+  void damage(vramx::Range /*unit*/, std::uint64_t bit) const override { loopback_damage(1, bit); }
   bool poisons() const override { return false; }
   std::string close() override {
     device_ = Flat(nullptr);
@@ -185,16 +185,18 @@ class Managed final : public Loopback {
 enum class Scratch : std::uint8_t { mapped, managed };
 
 std::shared_ptr<vramx::Device> open_mapped(Bytes unit, HostMemory host, Scratch scratch) {
-  auto unpinned = vramx::Unpinned::refuse;
+  vramx::MappedOptions options{.keeps_raw = host != HostMemory::packed_alone};
   if (host == HostMemory::pageable) {
     loopback_set_pinnable(0);
+    options.unpinned = vramx::Unpinned::accept;
+  }
+  if (host == HostMemory::pageable || host == HostMemory::packed_alone) {
     loopback_set_copies_pageable(1);
-    unpinned = vramx::Unpinned::accept;
   }
   // What the driver says is asked once, when the device is made.
   loopback_set_uses_registered(host == HostMemory::only_copied ? 0 : 1);
   const auto card = std::make_shared<vramx::CudaCard>(LOOPBACK_PATH, 0);
-  const auto memory = std::make_shared<vramx::MappedStore>(card, unit, unpinned);
+  const auto memory = std::make_shared<vramx::MappedStore>(card, unit, options);
   loopback_set_uses_registered(1);
   if (scratch == Scratch::mapped) {
     return std::make_shared<vramx::CudaDevice>(card, memory, memory, "mapped");
@@ -219,6 +221,7 @@ class Mapped : public Loopback {
     switch (operation) {
       case Operation::reserve:
         if (host_ == HostMemory::pageable) return {failing_call("cuMemAddressReserve")};
+        if (host_ == HostMemory::packed_alone) return {failing_call("cuMemAddressReserve")};
         return {failing_call("cuMemAddressReserve"), failing_call("cuMemHostRegister_v2")};
       case Operation::fetch:
         return {failing_call("cuMemMap"), failing_call("cuMemSetAccess"),
@@ -252,10 +255,8 @@ class Mapped : public Loopback {
 class Confined final : public Mapped {
  public:
   Confined()
-      : Mapped(HostMemory::read_in_place, [] {
-          return vramx::open_mapped(LOOPBACK_PATH, 0, 2 * vramx::MiB, vramx::Unpinned::refuse,
-                                    true);
-        }) {}
+      : Mapped(HostMemory::read_in_place,
+               [] { return vramx::open_mapped(LOOPBACK_PATH, 0, 2 * vramx::MiB, {}, true); }) {}
 };
 
 class Divided final : public Mapped {
@@ -311,10 +312,14 @@ void on_each(void (*test)(Rig&)) {
       simulated({.host_addresses = false,
                  .unpack_rate = 1e12,
                  .moments = {.when = vramx::Moment::latest}}));
+  run("simulated that keeps packed bytes alone, at the latest moments",
+      simulated(
+          {.unpack_rate = 1e12, .keeps_raw = false, .moments = {.when = vramx::Moment::latest}}));
   run("managed", managed());
   run("mapped", mapped());
   run("divided", divided());
   run("mapped and only copied", mapped(2 * vramx::MiB, HostMemory::only_copied));
+  run("mapped that keeps packed bytes alone", mapped(2 * vramx::MiB, HostMemory::packed_alone));
   run("mapped without pinned memory", mapped(2 * vramx::MiB, HostMemory::pageable));
   if (!failed.empty()) throw check::Failed(failed);
 }

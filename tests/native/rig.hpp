@@ -43,13 +43,15 @@ class Rig {
   virtual vramx::Bytes peak_on_card() const = 0;
   virtual vramx::Bytes moved_in() const = 0;
   virtual vramx::Bytes moved_out() const = 0;
-  /// Work on `stream` reads, or writes, the range.
+  /// Work on `stream` reads, or writes, a range where it lies.
   virtual void use(vramx::Stream stream, vramx::Range range, bool writes) = 0;
   /// Whether what is not on the card can be used over the link.
   virtual bool reads_over_link() const { return device()->traits().reads_over_link; }
   /// Bytes that work used without their being on the card or mapped for it.
   virtual vramx::Bytes faulted() const = 0;
   virtual std::vector<Fault> faults(vramx::Operation operation, vramx::Purpose purpose) const = 0;
+  /// A bit of the packed copy of a unit flips on the host before that next crosses the link.
+  virtual void damage(vramx::Range unit, std::uint64_t bit) const = 0;
   /// Whether bytes that left the card read as `poison` at their device addresses.
   virtual bool poisons() const = 0;
   /// Whether it makes packed copies of weights.
@@ -68,8 +70,8 @@ std::unique_ptr<Rig> simulated(vramx::SimulatedSpec spec = {});
 /// The managed device over the stand-in driver, whose counts start from zero. One at a time.
 std::unique_ptr<Rig> managed();
 /// The mapped device likewise, on a card that uses pinned memory in place, on one that only copies
-/// it, or where the system pins none.
-enum class HostMemory : std::uint8_t { read_in_place, only_copied, pageable };
+/// it, where the system pins none, or with no raw host copies beside packed ones.
+enum class HostMemory : std::uint8_t { read_in_place, only_copied, pageable, packed_alone };
 std::unique_ptr<Rig> mapped(vramx::Bytes unit = 2 * vramx::MiB,
                             HostMemory host = HostMemory::read_in_place);
 /// The mapped device for weights and the managed one for scratch, likewise.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 using namespace vramx;
 
@@ -11,8 +12,9 @@ World::World(rig::Rig& rig, const WorldSpec& spec)
   settings.budget = spec.budget * block_;
   settings.block = block_;
   settings.threaded = spec.threaded;
-  residency_ = std::make_shared<Residency>(
-      rig.device(), settings, [&](const View& view) { return make_strategy(spec.policy, view); });
+  residency_ = std::make_shared<Residency>(rig.device(), settings, [&](const View& view) {
+    return spec.strategy ? spec.strategy(view) : make_strategy(spec.policy, view);
+  });
   range_ = rig.device()->reserve(spec.blocks * block_, spec.purpose);
   residency_->adopt(range_, spec.purpose, false);
   for (BlockId id = 0; id < spec.blocks; ++id) {
@@ -21,7 +23,18 @@ World::World(rig::Rig& rig, const WorldSpec& spec)
     rig.device()->store(at(id).start, bytes.data(), bytes.size());
   }
   if (!spec.packed) return;
-  residency_->pack({{.offset = range_.start, .size = range_.size, .type = Type::bf16}}, nullptr);
+  Blocks all(spec.blocks);
+  std::iota(all.begin(), all.end(), 0);
+  pack(all);
+}
+
+void World::pack(const Blocks& blocks) {
+  const Bytes size = std::min(block_, std::max(block_ / 4, 64 * KiB));
+  std::vector<TypedRange> weights;
+  for (const BlockId id : blocks) {
+    weights.push_back({.offset = at(id).start, .size = size, .type = Type::bf16});
+  }
+  residency_->pack(std::move(weights), nullptr);
 }
 
 World::~World() {
@@ -36,13 +49,18 @@ World::~World() {
 
 Range World::at(BlockId id) const { return {range_.start + id * block_, block_}; }
 
+Range World::seen(BlockId id) const {
+  const Address host = rig_.device()->host_address(at(id).start);
+  return host == 0 || residency_->on_card({id}) ? at(id) : Range{host, block_};
+}
+
 void World::write(BlockId id) {
   values_[id] = static_cast<unsigned char>(values_[id] % 200 + 1);
-  std::memset(rig::seen(rig_.device(), at(id)).data(), values_[id], block_);
+  std::memset(seen(id).data(), values_[id], block_);
 }
 
 bool World::reads(BlockId id) const {
-  const auto* bytes = static_cast<const unsigned char*>(rig::seen(rig_.device(), at(id)).data());
+  const auto* bytes = static_cast<const unsigned char*>(seen(id).data());
   if (!rig_.poisons()) {
     // The bytes lie at one address wherever they are: a look is enough, and large blocks are slow.
     return bytes[0] == values_[id] && bytes[block_ / 2] == values_[id] &&

@@ -17,7 +17,8 @@ struct WorldSpec {
   vramx::Purpose purpose = vramx::Purpose::weights;
   std::string policy = "lru";
   bool threaded = true;
-  bool packed = false;  ///< with packed copies
+  bool packed = false;                     ///< with packed copies
+  vramx::MakeStrategy strategy = nullptr;  ///< in place of the policy
 };
 
 class World {
@@ -31,6 +32,9 @@ class World {
   vramx::Residency* operator->() { return residency_.get(); }
   vramx::Range at(vramx::BlockId id) const;
   vramx::Bytes block() const { return block_; }
+  /// Where a block that is leased lies for the program and the card, which is what the residency
+  /// says: at the addresses of what left the card there may be another's bytes.
+  vramx::Range seen(vramx::BlockId id) const;
 
   /// The byte that fills a block, and a write that makes it another one. The block is leased.
   unsigned char value(vramx::BlockId id) const { return values_[id]; }
@@ -39,6 +43,10 @@ class World {
   bool reads(vramx::BlockId id) const;
   /// With every block evicted: host copies hold the blocks' bytes, device addresses only poison.
   bool kept_on_host() const;
+
+  /// Those of them that have no packed copy, or an old one. A quarter of a large block is of a
+  /// type.
+  void pack(const vramx::Blocks& blocks);
 
   /// A group of these blocks.
   vramx::GroupId group(const vramx::Blocks& blocks) { return residency_->define(blocks); }

@@ -15,6 +15,11 @@ from vramx.units import format_size
 
 BACKENDS = ("auto", "managed", "mapped", "simulated")
 
+_NEEDS_MAPPED = (
+    'host="packed" takes backend="mapped": managed memory has no packed copies. Leave out backend, '
+    'or give host="raw+packed"'
+)
+
 
 def card_ordinal(device: Any) -> int:
     """Return a card's CUDA number.
@@ -45,7 +50,13 @@ def card_ordinal(device: Any) -> int:
 
 
 def open_card(
-    backend: str, ordinal: int, block: int, config: Config, *, accept_unpinned: bool
+    backend: str,
+    ordinal: int,
+    block: int,
+    config: Config,
+    *,
+    accept_unpinned: bool,
+    keeps_raw: bool,
 ) -> _core.Device:
     """Open the device behind a backend.
 
@@ -62,6 +73,8 @@ def open_card(
         The process's settings.
     accept_unpinned : bool
         Whether mapped memory may lie in host memory that the system refuses to pin.
+    keeps_raw : bool
+        Whether raw host copies of weights stay beside packed ones. Else the card is one that packs.
 
     Returns
     -------
@@ -71,7 +84,8 @@ def open_card(
     Raises
     ------
     ConfigError
-        If the backend is unknown, or the card cannot map blocks of that size.
+        If the backend is unknown, if the card cannot map blocks of that size, or if it cannot pack
+        and is to.
     NoDeviceError
         If there is no such card, or it cannot do what the backend needs.
     """
@@ -80,7 +94,9 @@ def open_card(
     if backend == "simulated":
         if ordinal != 0:
             raise ConfigError(f"the simulated card is device 0, not {ordinal}")
-        return current_simulation().device(check_drops=config.check)
+        return current_simulation().device(check_drops=config.check, keeps_raw=keeps_raw)
+    if backend == "managed" and not keeps_raw:
+        raise ConfigError(_NEEDS_MAPPED)
     if config.managed_limit is not None:
         _core.set_managed_limit(config.managed_limit)
     if backend != "managed":
@@ -92,13 +108,15 @@ def open_card(
                 accept_unpinned=accept_unpinned,
                 deny_managed=config.deny_managed,
                 checked=config.check,
+                keeps_raw=keeps_raw,
             )
         except NoDeviceError:
-            if backend == "mapped":
+            if backend == "mapped" or not keeps_raw:
                 raise
         else:
             # In managed memory, what is used outside its module's call does not fail.
-            if backend == "mapped" or mapped.reads_over_link or not mapped.managed_access:
+            takes_mapped = backend == "mapped" or not keeps_raw
+            if takes_mapped or mapped.reads_over_link or not mapped.managed_access:
                 return _told_link(mapped, weights="mapped")
     managed = _core.open_managed(
         driver=config.cuda_driver, ordinal=ordinal, deny_managed=config.deny_managed
@@ -163,7 +181,13 @@ def confined(device: _core.Device) -> list[str]:
             "this card has no concurrent managed access: activations stay on it, within the "
             "budget, and only the weights of managed modules may exceed it"
         )
-    if not device.reads_over_link:
+    if not device.keeps_raw:
+        told.append(
+            f"{format_size(device.given_back_bytes)} of weights have packed copies alone on the "
+            "host, which are not used in place: what is larger than the budget, or used outside "
+            "its module's call and the session's scope, fails"
+        )
+    elif not device.reads_over_link:
         told.append(f"this card {_NOT_IN_PLACE}")
     return told
 

@@ -34,20 +34,22 @@ class Simulation:
     managed_access: bool
     unpack_rate: float
 
-    def device(self, *, check_drops: bool = False) -> _core.SimulatedDevice:
+    def device(self, *, check_drops: bool = False, keeps_raw: bool = True) -> _core.SimulatedDevice:
         """Make a card.
 
         Parameters
         ----------
         check_drops : bool
             Whether a drop compares both copies and raises `UnreportedWriteError`.
+        keeps_raw : bool
+            Whether raw host copies of weights stay beside packed ones.
 
         Returns
         -------
         _core.SimulatedDevice
             A new card with nothing on it.
         """
-        return _core.SimulatedDevice(**vars(self), check_drops=check_drops)
+        return _core.SimulatedDevice(**vars(self), check_drops=check_drops, keeps_raw=keeps_raw)
 
     def __enter__(self) -> Simulation:
         return self

@@ -100,7 +100,12 @@ class Queue:
         asked = None if budget is None else parse_size(budget, "budget")
         self._ordinal = card_ordinal(device)
         found = open_card(
-            backend, self._ordinal, _BLOCK, config.from_environment(), accept_unpinned=True
+            backend,
+            self._ordinal,
+            _BLOCK,
+            config.from_environment(),
+            accept_unpinned=True,
+            keeps_raw=True,
         )
         self.budget = free_bytes(found) - reserved if asked is None else asked
         if not 0 < self.budget <= found.capacity:

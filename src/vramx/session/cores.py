@@ -11,6 +11,25 @@ from vramx.session.policy import Policy
 from vramx.units import format_size
 
 
+def compress_of(options: SessionOptions, config: Config) -> str:
+    """Tell when weights get packed copies: always, where the host is to have no raw ones.
+
+    Raises
+    ------
+    ConfigError
+        If they never do, though the host is to have no raw ones.
+    """
+    compress = options.compress or config.compress
+    if (options.host or config.host) != "packed":
+        return compress
+    if compress == "never":
+        raise ConfigError(
+            'host="packed" keeps packed copies of weights alone, and compress="never" makes none: '
+            'leave out one of them (or VRAMX_HOST and VRAMX_COMPRESS), or give host="raw+packed"'
+        )
+    return "always"
+
+
 def open_device(options: SessionOptions, config: Config) -> _core.Device:
     """Open the card that is asked for."""
     return open_card(
@@ -19,6 +38,7 @@ def open_device(options: SessionOptions, config: Config) -> _core.Device:
         options.block_bytes,
         config,
         accept_unpinned=options.on_unpinned == "warn",
+        keeps_raw=(options.host or config.host) != "packed",
     )
 
 

@@ -27,6 +27,7 @@ def oversubscribe(
     on_missing: str = "error",
     on_unpinned: str = "warn",
     compress: str | None = None,
+    host: str | None = None,
 ) -> Session:
     """Open a session: work inside it may use more memory than the budget, which is never exceeded.
 
@@ -64,6 +65,12 @@ def oversubscribe(
         ``"always"`` packs whatever can be, ``"never"`` does not. By default what the environment's
         ``VRAMX_COMPRESS`` says, else ``"auto"``. What is done with packed copies, and whether
         anything, the plan decides.
+    host : str, optional
+        What the host's memory holds of packed weights: ``"raw+packed"``, their raw bytes beside
+        the packed copies, or ``"packed"``, which packs all that can be and gives the raw bytes back
+        to the system. Then a use outside a module's call is leased by itself inside ``with
+        session:``, and fails elsewhere. By default what the environment's ``VRAMX_HOST`` says, else
+        ``"raw+packed"``.
 
     Returns
     -------
@@ -73,7 +80,7 @@ def oversubscribe(
     Raises
     ------
     ConfigError
-        If an argument is not allowed.
+        If an argument is not allowed, or ``host="packed"`` where nothing can be packed.
     NoDeviceError
         If there is no usable card.
     OutOfMemoryError
@@ -91,6 +98,7 @@ def oversubscribe(
         on_missing=on_missing,
         on_unpinned=on_unpinned,
         compress=compress,
+        host=host,
     )
     try:
         session = Session(options, policy=own)

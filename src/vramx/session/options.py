@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vramx.cards.opening import BACKENDS, card_ordinal
-from vramx.config import COMPRESS
+from vramx.config import COMPRESS, HOST
 from vramx.errors import ConfigError
 from vramx.session.policy import checked_policy
 from vramx.settings import Settings
@@ -27,7 +27,7 @@ class SessionOptions(Settings):
         The card.
     backend, policy, on_missing, on_unpinned : str
         By their names.
-    compress : str, optional
+    compress, host : str, optional
         Likewise.
 
     Raises
@@ -46,6 +46,7 @@ class SessionOptions(Settings):
     on_missing: str = "error"
     on_unpinned: str = "warn"
     compress: str | None = None
+    host: str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -53,6 +54,7 @@ class SessionOptions(Settings):
             ("on_missing", ON_MISSING),
             ("on_unpinned", ON_UNPINNED),
             *((("compress", COMPRESS),) if self.compress is not None else ()),
+            *((("host", HOST),) if self.host is not None else ()),
         ):
             if (given := getattr(self, name)) not in allowed:
                 raise ConfigError(f"unknown {name} {given!r}; give one of {', '.join(allowed)}")

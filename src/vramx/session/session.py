@@ -15,14 +15,14 @@ from vramx import _core, config
 from vramx.cards.nvml import NvmlCard
 from vramx.cards.opening import unpinned
 from vramx.cards.watcher import BudgetWatcher, FreeMemory, checked_rule
-from vramx.errors import ConfigError, Error, SessionClosedError
+from vramx.errors import ConfigError, CorruptedError, Error, SessionClosedError
 from vramx.seeing.plans import Plan, plan_of
 from vramx.seeing.stats import Stats
 from vramx.seeing.trace import MOST_EVENTS, Trace
 from vramx.seeing.usage import ModuleStats
 from vramx.session.absent import NoCard, NoCore, NothingFree, NoTorch
 from vramx.session.advice import Advice, native_advice
-from vramx.session.cores import open_core, open_device
+from vramx.session.cores import compress_of, open_core, open_device
 from vramx.session.options import SessionOptions
 from vramx.session.policy import Policy
 from vramx.session.reporting import counted, reported
@@ -68,6 +68,7 @@ class Session:
         device: _core.Device | NoCard | None = None,
     ) -> None:
         settings = config.from_environment()
+        self._compress = compress_of(options, settings)
         if device is None:
             device = open_device(options, settings)
         self.options = options
@@ -79,7 +80,6 @@ class Session:
         self._told_unpinned = False
         self._last_plan: Plan | None = None
         self._check = settings.check
-        self._compress = options.compress or settings.compress
         self._torch_bridge: TorchBridge | None = None
         #: Return the counts of what other libraries have in this session.
         self._counters: list[Callable[[], list[ModuleStats]]] = []
@@ -128,7 +128,7 @@ class Session:
             if error is None:
                 raise
             # The program's own error leaves the scope, whatever else that was the cause of.
-            told = f"vramx: the session stays open: {failure}"
+            told = f"vramx: {'' if self._closed else 'the session stays open: '}{failure}"
             if sys.version_info >= (3, 11):
                 error.add_note(told)
             else:
@@ -147,6 +147,8 @@ class Session:
         ------
         InUseError
             If a managed module is running in another thread; the session stays open.
+        CorruptedError
+            If packed weights arrived damaged and no call has told it yet; the session is closed.
         """
         if self._closed:
             return
@@ -154,7 +156,11 @@ class Session:
         plan = self.plan()
         if self._torch_bridge is not None:
             self._torch_bridge.close()
-        self._core.close()
+        damage = None
+        try:
+            self._core.close()
+        except CorruptedError as error:  # it is closed all the same
+            damage = error
         self._last_plan = plan
         self._closed = True
         if self._watcher is not None:
@@ -162,6 +168,8 @@ class Session:
             self._watcher = None
         if self in open_sessions:
             open_sessions.remove(self)
+        if damage is not None:
+            raise damage
 
     @property
     def closed(self) -> bool:
@@ -187,6 +195,14 @@ class Session:
             )
         if self._torch_bridge is not None:
             self._torch_bridge.follow()
+
+    def _check_scope(self) -> None:
+        """Raise where uses of weights outside leases would be neither right nor seen."""
+        if self.active and not self.device.keeps_raw and self._depth == 0:
+            raise ConfigError(
+                'with host="packed" weights are managed inside the session\'s scope, where uses '
+                "outside their modules' calls are seen: put `with session:` around it"
+            )
 
     def _tell_unpinned(self) -> None:
         """Warn, once, of host memory that the system refused to pin."""
@@ -238,11 +254,13 @@ class Session:
         ------
         ConfigError
             If it is not a module, is managed already, or has tensors that cannot be managed (meta,
-            sparse, quantised, subclassed, on another device); each is named. Nothing has changed.
+            sparse, quantised, subclassed, on another device); each is named. With
+            ``host="packed"`` also outside the session's scope. Nothing has changed.
         OutOfMemoryError
             If the host, ``host_limit`` or ``VRAMX_MANAGED_LIMIT`` cannot hold it.
         """
         self._usable()
+        self._check_scope()
         self._torch.manage(module, name)
         self._tell_unpinned()
         return module
@@ -303,6 +321,7 @@ class Session:
         >>> session.load(model, "network.safetensors")
         """
         self._usable()
+        self._check_scope()
         self._torch.load(module, path, name, strict=strict, dtype=dtype)
         self._tell_unpinned()
         return module
@@ -473,6 +492,8 @@ class Session:
         try:
             yield x
         finally:
+            if self._torch_bridge is not None:
+                self._torch_bridge.passes.note_writes()  # before something else may evict it
             self._core.give(ranges, self._stream(), False)
 
     def advise(self, x: Any, advice: Advice) -> None:

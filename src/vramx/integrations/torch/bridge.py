@@ -64,10 +64,13 @@ class TorchBridge:
         self.cache = Cache(core, device.ordinal)
         self.passes: Passes[ManagedModule] = Passes(self._torch_core, self.cache)
         self._unleased: UnleasedAccesses | None = None
-        if self._torch_core.computes_on_host or check:
+        core_side = self._torch_core
+        if core_side.computes_on_host or check or not core_side.keeps_raw:
             self._unleased = UnleasedAccesses(
                 core, self.stream, self._is_watched, self.passes.wrote, warn=check
             )
+            if not (core_side.computes_on_host or check):
+                self.passes.outside_mode = self._unleased.outside
         with _adding:
             _bridges.add(self)
 
@@ -91,6 +94,8 @@ class TorchBridge:
         """Tell whether operations outside leases are to be seen: they fault, or a check asks."""
         if self._torch_core.computes_on_host and not self.core.host_address(address):
             return True
+        if not self._torch_core.keeps_raw:
+            return _core.weight_at(address) != 0
         return self._torch_core.check and self._weight_at(address) is not None
 
     def explain(self, error: BaseException) -> None:
@@ -167,7 +172,7 @@ class TorchBridge:
 
     def _take_charge(self, module: nn.Module, name: str, incoming: Incoming | None) -> None:
         """Manage a module that was checked."""
-        if self._torch_core.two_copies and not FOUND_LAYOUT and not self.passes.modules:
+        if self._torch_core.points_elsewhere and not FOUND_LAYOUT and not self.passes.modules:
             warnings.warn(
                 f"torch {torch.__version__} does not keep storages where vramx looks, so weights "
                 "lie in unified memory instead of mapped, which is slower; see vramx doctor",
@@ -271,14 +276,33 @@ class TorchBridge:
         """Note that the program has the address of weights, so that it may write there at any time.
 
         Under a lease it is a kernel's: it reads parameters, and may write to buffers.
+
+        Raises
+        ------
+        ConfigError
+            If the host has packed copies alone, and no lease holds them: there are no bytes to use.
         """
         if (found := self._weight_at(address)) is None:
             return
-        if not self.core.leased([found]):
+        leased = self.core.leased([found])
+        if not (leased or self._torch_core.keeps_raw):
+            raise ConfigError(
+                'with host="packed" weights have no address outside their modules\' calls: take it '
+                "inside `with session.pin(x)`, or copy the weight first: x.clone()"
+            )
+        if not leased:
             self.core.expose(*found, True)
             return
         for managed in self.passes.modules:
             managed.count_buffer_as_written(address)
+
+    def storage_named(self, address: int) -> None:
+        """Note that the program has the address of a storage of weights.
+
+        As `bytes_taken`, but where they lie nowhere it serves to tell storages apart.
+        """
+        if self._torch_core.keeps_raw or self.core.leased([(address, 1)]):
+            self.bytes_taken(address)
 
     def new_name(self, module: nn.Module) -> None:
         """Note that something of a new name is put into a module."""

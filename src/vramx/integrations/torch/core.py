@@ -26,6 +26,11 @@ class TorchCore:
         The card as torch calls it; ``cpu`` for the simulated one.
     two_copies : bool
         Whether weights on the card have a host copy that the program may read and write too.
+    keeps_raw : bool
+        Whether weights have raw host copies beside packed ones. Without, uses outside leases find
+        nothing where they lie.
+    points_elsewhere : bool
+        Whether storages of weights point elsewhere without a lease than under one.
     managed_access : bool
         Whether what the program allocates may lie beyond the card.
     keep_digests : bool
@@ -43,6 +48,8 @@ class TorchCore:
             torch.device("cpu") if self.computes_on_host else torch.device("cuda", self.ordinal)
         )
         self.two_copies = device.host_addresses
+        self.keeps_raw = device.keeps_raw
+        self.points_elsewhere = self.two_copies or not self.keeps_raw
         self.managed_access = device.managed_access
         # A simulated card of one address compares the copies of what it drops.
         self.keep_digests = check and (self.two_copies or not self.computes_on_host)

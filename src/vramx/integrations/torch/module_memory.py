@@ -107,7 +107,7 @@ class ModuleMemory:
 
     def __init__(self, torch_core: TorchCore, module: nn.Module, name: str) -> None:
         self.name = name
-        self.places = Places(torch_core)
+        self.places = Places(torch_core, name)
         self.digests = Digests(torch_core) if torch_core.keep_digests else None
         self.left_out: dict[str, str] = {}
         self.look_again = False

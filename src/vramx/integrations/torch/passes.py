@@ -119,6 +119,9 @@ class Passes(Generic[R]):
         What the leased calls of the session share.
     count : int
         How often managed modules were called.
+    outside_mode : callable or None
+        Makes a call that operations of leased modules alone are made in, if there is a mode that
+        need not see those.
     registered : int
         How often something of a new name was put into a managed module.
     """
@@ -128,6 +131,7 @@ class Passes(Generic[R]):
         self.history = History(torch_core.core)
         self.count = 0
         self.registered = 0
+        self.outside_mode: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
         self._core = torch_core.core
         self._cache = cache
         self._turns = _Turns()

@@ -71,6 +71,7 @@ class _Place:
     start: int  # where in that they were
     has_parameter: bool
     type: str
+    name: str  # for errors
 
     @property
     def range(self) -> tuple[int, int]:
@@ -94,15 +95,18 @@ class Places:
     ----------
     torch_core : TorchCore
         What the session's torch side stands on.
+    name : str
+        How reports call the module.
     """
 
-    def __init__(self, torch_core: TorchCore) -> None:
+    def __init__(self, torch_core: TorchCore, name: str) -> None:
         self._torch_core = torch_core
+        self._name = name
         self._core = torch_core.core
         self._device = torch_core.device
         self._two_copies = torch_core.two_copies
         # Storages are pointed at one of two copies, so it must be known where they say it.
-        self._takes_weights = FOUND_LAYOUT or not torch_core.two_copies
+        self._takes_weights = FOUND_LAYOUT or not torch_core.points_elsewhere
         self._places: dict[int, _Place] = {}
         self._absent: set[int] = set()
         self._packed: set[int] = set()
@@ -136,13 +140,13 @@ class Places:
     def pack(self) -> None:
         """Give weights packed copies, each once."""
         new = [
-            (*place.range, place.type)
+            (*place.range, place.type, place.name)
             for place in self._places.values()
             if place.purpose is _core.Purpose.WEIGHTS and place.address not in self._packed
         ]
         if new:
             self._core.pack(new)
-            self._packed |= {address for address, _, _ in new}
+            self._packed |= {address for address, *_ in new}
 
     def is_buffer(self, address: int) -> bool:
         """Tell whether no parameter lies in the place at an address."""
@@ -231,31 +235,46 @@ class Places:
             If there are weights that only unified memory can hold, and the card has none.
         """
         by_purpose = self._storages(module, tensors, incoming)
+        names = {id(tensor): name for name, tensor in tensors.items()}
         if not self._torch_core.managed_access:
             self._refuse_weights(by_purpose[_core.Purpose.SCRATCH], tensors)
         for purpose, storages in by_purpose.items():
-            for storage, memory in moved_in(self._core, storages, purpose):
-                raw = as_bytes(memory)
-                self._places[memory.address] = _Place(
-                    memory=weakref.ref(memory),
-                    address=memory.address,
-                    nbytes=memory.nbytes,
-                    purpose=purpose,
-                    home=storage.home,
-                    origin=storage.origin,
-                    start=storage.start,
-                    has_parameter=storage.is_weight,
-                    type=_type_of(storage.tensors),
-                )
-                if purpose is _core.Purpose.WEIGHTS:
-                    self._core.point(raw.untyped_storage()._cdata, memory.address, memory.nbytes)
-                for tensor in storage.tensors:
-                    placement.put(tensor, storage.view(tensor, raw))
+            for batch in moved_in(self._core, storages, purpose):
+                self._put(batch, purpose, placement, names)
+                if not self._torch_core.keeps_raw:
+                    self.pack()  # so that the host never holds all of them raw
         device = self._device
         for tensor in tensors_of(module).values():
             if tensor.numel() == 0 and tensor.device != device:
                 placement.put(tensor, empty_twin(tensor, device))
         rebuild_wrappers(module, device)
+
+    def _put(
+        self,
+        moved: list[tuple[Storage, _core.Memory]],
+        purpose: _core.Purpose,
+        placement: Placement,
+        names: dict[int, str],
+    ) -> None:
+        """Have tensors lie where their storages were moved."""
+        for storage, memory in moved:
+            raw = as_bytes(memory)
+            self._places[memory.address] = _Place(
+                memory=weakref.ref(memory),
+                address=memory.address,
+                nbytes=memory.nbytes,
+                purpose=purpose,
+                home=storage.home,
+                origin=storage.origin,
+                start=storage.start,
+                has_parameter=storage.is_weight,
+                type=_type_of(storage.tensors),
+                name=".".join(filter(None, (self._name, names[id(storage.tensors[0])]))),
+            )
+            if purpose is _core.Purpose.WEIGHTS:
+                self._core.point(raw.untyped_storage()._cdata, memory.address, memory.nbytes)
+            for tensor in storage.tensors:
+                placement.put(tensor, storage.view(tensor, raw))
 
     def forget_all_but(self, held: set[int]) -> None:
         """Let go of places in which nothing lies, now and when last looked at."""
@@ -266,7 +285,7 @@ class Places:
         ]
         for address in gone:
             self._packed.discard(address)
-            if self._places.pop(address).memory() is not None:
+            if self._places.pop(address).memory() is not None and self._torch_core.keeps_raw:
                 self._core.unpoint(address, 1)
         self._absent = self._places.keys() - held
 
@@ -319,8 +338,9 @@ class Places:
             by_origin.setdefault(id(place.origin), []).append(place)
         for together in by_origin.values():
             self._put_back_together(together, inside)
-        for address in self._places:
-            self._core.unpoint(address, 1)
+        if self._torch_core.keeps_raw:  # else aliases that are left go on being leased
+            for address in self._places:
+                self._core.unpoint(address, 1)
 
     def _put_back_together(
         self, places: list[_Place], inside: dict[int, list[torch.Tensor]]

@@ -88,6 +88,12 @@ def leased_modules(root: nn.Module) -> Iterator[tuple[nn.Module, list[torch.Tens
     yield from visit(root)
 
 
+def _uses_only(module: nn.Module, tensors: list[torch.Tensor]) -> bool:
+    """Tell whether a module and its parts own no others than these."""
+    known = {id(tensor) for tensor in tensors}
+    return all(id(tensor) in known for tensor in own_tensors(module, recurse=True))
+
+
 class Unit:
     """A module that is leased as one, and the call that leases tensors around it.
 
@@ -142,6 +148,8 @@ class Unit:
         self.versioned: list[torch.Tensor] = []
         self.group = self._core.define([], name)
         inner, hooks = own_call(module)
+        if passes.outside_mode is not None and _uses_only(module, tensors):
+            inner, hooks = passes.outside_mode(inner), None
         most = sum(nbytes for nbytes in self._places.ranges_of(tensors).values())
         self.call: _core.LeasedCall = _core.LeasedCall(
             context=passes.context,

@@ -3,8 +3,9 @@
 On a real card the hardware resolves such an access. On the simulated one an operation whose tensors
 lie in the session's memory of one address, and that no lease covers, leases them for its own
 duration; it is counted. What an operation writes is known from its schema, so no write is missed.
-Memory of two addresses needs none of it: such weights are used in place on the host. In checking
-mode the same is done with weights on any card, to find the uses that mapped memory is slow at.
+Memory of two addresses needs none of it: such weights are used in place on the host. Where the host
+has packed copies alone, the same is done with weights on any card, since they lie nowhere without a
+lease; and in checking mode, to find the uses that mapped memory is slow at.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from typing import Any
 
 import torch
 from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode,
+    _pop_mode,
+    _push_mode,
+)
 
 from vramx import _core
 from vramx.integrations.torch.memory import storage_range
@@ -91,6 +97,23 @@ class UnleasedAccesses(TorchDispatchMode):
         self._warn = warn
         self.count = 0
 
+    def outside(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Make a call that does as another does while this mode is not in force on its thread.
+
+        Operations take some microseconds less then. Beneath another mode it stays in force.
+        """
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if _get_current_dispatch_mode() is not self:
+                return call(*args, **kwargs)
+            _pop_mode()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                _push_mode(self)
+
+        return called
+
     def _owned(self, tree: Any) -> list[tuple[int, int]]:
         return [each for each in self._core.owned(_ranges(tree)) if self._watched(each[0])]
 
@@ -112,12 +135,13 @@ class UnleasedAccesses(TorchDispatchMode):
         stream = self._stream()
         self._core.take(accessed, stream, True)
         try:
-            result = func(*args, **kwargs)
+            # Told before another may evict it.
+            result = self._reported(func(*args, **kwargs), written)
         finally:
             self._core.give(accessed, stream, True)
         if not (leased or (func.is_view and _ranges(result) == _ranges(args))):
             self._note(func, accessed)
-        return self._reported(result, written)
+        return result
 
     def _note(self, func: Any, accessed: list[tuple[int, int]]) -> None:
         """Count a use outside a lease, and warn of it if asked to."""

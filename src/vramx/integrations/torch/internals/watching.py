@@ -32,6 +32,9 @@ class Watcher(Protocol):
     def bytes_taken(self, address: int) -> None:
         """Note that the program may use the weights at an address by that from now on."""
 
+    def storage_named(self, address: int) -> None:
+        """Note that it has the address of their storage, perhaps to tell that from others."""
+
     def new_name(self, module: nn.Module) -> None:
         """Note that a parameter, a buffer or a part of a new name is put into a module."""
 
@@ -96,6 +99,10 @@ def _taken(watcher: Watcher, address: int) -> None:
     watcher.bytes_taken(address)
 
 
+def _named(watcher: Watcher, address: int) -> None:
+    watcher.storage_named(address)
+
+
 def _written(watcher: Watcher, address: int) -> None:
     watcher.bytes_written(address)
 
@@ -115,7 +122,7 @@ _replacements = Replacements(
         (
             torch.UntypedStorage,
             "data_ptr",
-            _telling(_STORAGE.data_ptr, _newly_of_storage, _taken),
+            _telling(_STORAGE.data_ptr, _newly_of_storage, _named),
         ),
         *(
             (
