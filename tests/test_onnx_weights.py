@@ -254,6 +254,21 @@ def test_weights_of_models_in_turns_are_fetched_ahead(
     assert session.stats().moved_out == 0
 
 
+def test_weights_get_packed_copies_where_the_session_wants_them_and_the_same_bits(
+    open_session: OpenSession, tmp_path: Path
+) -> None:
+    paths = [write_model(tmp_path / f"{n}.onnx", ["matmul", "half"] * 8, n) for n in range(2)]
+    expected = [stock(path).run(None, feed()) for path in paths]
+    for compress, budget, count in (("always", "1MiB", 1), ("auto", "256KiB", 2), ("never", 0, 2)):
+        session = open_session(budget or "256KiB", compress=compress, unpack_rate=400e9)
+        models = [inference_session(session, path) for path in paths[:count]]
+        for _ in range(3):
+            for model, outs in zip(models, expected):
+                assert same(model.run(None, feed()), outs)
+        assert (session.stats().packed_on_host > 0) == (compress != "never")
+        session.close()
+
+
 def test_a_run_after_the_session_is_closed_is_refused(
     small: Callable[[int], vramx.Session], tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from vramx.session.absent import NoCard, NoCore, NothingFree, NoTorch
 from vramx.session.advice import Advice, native_advice
 from vramx.session.cores import compress_of, open_core, open_device
 from vramx.session.options import SessionOptions
+from vramx.session.packing import Packing
 from vramx.session.policy import Policy
 from vramx.session.reporting import counted, reported
 from vramx.session.torch_side import TorchSide
@@ -68,7 +69,7 @@ class Session:
         device: _core.Device | NoCard | None = None,
     ) -> None:
         settings = config.from_environment()
-        self._compress = compress_of(options, settings)
+        compress = compress_of(options, settings)
         if device is None:
             device = open_device(options, settings)
         self.options = options
@@ -76,6 +77,7 @@ class Session:
         self._core = cast(_core.Core, NoCore())
         if not isinstance(device, NoCard):
             self._core = open_core(device, options, settings, policy)
+        self._packing = Packing(self._core, compress)
         self._watcher: BudgetWatcher | None = None
         self._told_unpinned = False
         self._last_plan: Plan | None = None
@@ -224,7 +226,7 @@ class Session:
             from vramx.integrations.torch import TorchBridge
 
             self._torch_bridge = TorchBridge(
-                self._core, self.device, check=self._check, compress=self._compress
+                self._core, self.device, check=self._check, packing=self._packing
             )
         return self._torch_bridge
 

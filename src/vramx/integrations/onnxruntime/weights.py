@@ -14,13 +14,15 @@ from onnxruntime import OrtValue
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from vramx import _core
-from vramx.errors import Error, OutOfMemoryError
+from vramx.errors import Error, InUseError, OutOfMemoryError
 from vramx.integrations.onnxruntime.optimising import TYPES, Initializer, OptimisedModel
 from vramx.integrations.onnxruntime.provider import route
 from vramx.seeing.usage import ModuleStats, module_stats
 from vramx.session import Range, Session
 from vramx.units import format_size
 
+#: What the core calls the types that it packs.
+_PACKED_TYPES = {1: "fp32", 10: "fp16", 16: "bf16"}
 _STREAM = 0  # the legacy default one, to which the provider gives all of its work
 
 
@@ -70,9 +72,21 @@ class ModelWeights:
         self.values = [(each.name, _value(each, memory)) for each, memory in zip(weights, memories)]
         self._core = core
         self._ranges = [(memory.address, memory.nbytes) for memory in memories]
+        self._packed = False
+        self._to_pack = [
+            (*place, _PACKED_TYPES.get(each.type, ""), each.name)
+            for place, each in zip(self._ranges, weights)
+        ]
         self._group = core.define(self._ranges, name)
         self.row = _Row(core, name, self._ranges, self._group)
         weakref.finalize(self, self.row.end).atexit = False
+
+    def pack(self) -> None:
+        """Give the weights packed copies, once; while they are leased nothing happens."""
+        if not self._packed:
+            with contextlib.suppress(InUseError):
+                self._session._core.pack(self._to_pack)
+                self._packed = True
 
     @contextlib.contextmanager
     def leased(self) -> Iterator[None]:
@@ -171,6 +185,9 @@ class Models:
                 found = ModelWeights(session, self._new_name(model), optimised)
                 self._by_content[content] = found
                 self._rows[found.row.name] = found.row
+                if session._packing.is_wanted():
+                    for each in [*self._by_content.values()]:
+                        each.pack()
         return found
 
     def _new_name(self, model: str | bytes) -> str:
