@@ -14,6 +14,7 @@ from typing import Any
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
+from packaging.version import Version
 
 from vramx.errors import ConfigError
 from vramx.integrations.onnxruntime.choosing import Provider, asked_providers, served_providers
@@ -25,7 +26,8 @@ from vramx.session import Session
 #: Where an inference session keeps its weights.
 _WEIGHTS = "_vramx_weights"
 _RUNS = ("run", "run_with_ort_values", "run_with_iobinding", "run_with_ortvaluevector")
-_OLDEST = "1.24"
+#: Older ones end the process over some graphs, or cannot tell which provider uses what.
+_OLDEST = "1.28"
 
 _originals: dict[str, Any] = {}
 _patching = threading.Lock()
@@ -45,8 +47,7 @@ def patch() -> None:
         if _originals:
             return
         kind = onnxruntime.InferenceSession
-        known = all(hasattr(kind, each) for each in ("_create_inference_session", *_RUNS))
-        if not known or not hasattr(native.InferenceSession, "get_provider_graph_assignment_info"):
+        if Version(onnxruntime.__version__) < Version(_OLDEST):
             raise ConfigError(
                 f"onnxruntime {onnxruntime.__version__} cannot have its weights in a session's "
                 f"memory: vramx needs {_OLDEST} or newer"
