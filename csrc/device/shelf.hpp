@@ -36,7 +36,7 @@ class Shelf {
   void remove(Guest& guest);
 
   /// What places of such a size take, beside one granule of a shelf's.
-  static Bytes place_for(Bytes size) { return round_up(size, 256 * KiB); }
+  static Bytes place_for(Bytes size) { return round_up(size, 512 * KiB); }
 
  private:
   struct Layer {
