@@ -329,11 +329,22 @@ def test_the_programs_options_hold_and_stay_its_own(
         assert own.intra_op_num_threads == 1
         assert own.graph_optimization_level == options.graph_optimization_level
         assert own.get_session_config_entry("session.use_env_allocators") == "0"
-    optimised = inference_session(session, paths[0]).get_session_options()
-    assert optimised.graph_optimization_level == options.graph_optimization_level  # not once more
     assert options.optimized_model_filepath == ""
     with pytest.raises(RuntimeError):
         options.get_session_config_entry("session.disable_prepacking")
+
+
+def test_options_of_a_served_session_make_another_as_the_programs_own_do(
+    small: Callable[[int], vramx.Session], tmp_path: Path
+) -> None:
+    session = small(64 * KIB)
+    # Their weights have the same names.
+    paths = [write_model(tmp_path / f"{n}.onnx", ["conv", "matmul"], n) for n in range(2)]
+    options = inference_session(session, paths[0], plain_options()).get_session_options()
+    assert options.graph_optimization_level == plain_options().graph_optimization_level
+    expected = stock(paths[1]).run(None, feed())
+    for again in (stock(paths[1], options), inference_session(session, paths[1], options)):
+        assert same(again.run(None, feed()), expected)
 
 
 def test_an_initializer_that_is_an_input_can_still_be_given_another_value(
