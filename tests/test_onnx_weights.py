@@ -334,6 +334,19 @@ def test_the_programs_options_hold_and_stay_its_own(
         options.get_session_config_entry("session.disable_prepacking")
 
 
+def test_optimisers_that_a_program_leaves_out_are_left_out(
+    small: Callable[[int], vramx.Session], tmp_path: Path
+) -> None:
+    session = small(32 * KIB)
+    path = write_model(tmp_path / "a.onnx", ["folded"])
+    given = {"providers": [CPU], "disabled_optimizers": {"ConstantFolding"}}
+    expected = onnxruntime.InferenceSession(path, plain_options(), **given).run(None, feed())
+    with serve(session):
+        model = onnxruntime.InferenceSession(path, plain_options(), **given)
+    assert same(model.run(None, feed()), expected)
+    assert rows(session)["a.onnx"].nbytes == WEIGHT  # a folded one would be in the graph
+
+
 def test_options_of_a_served_session_make_another_as_the_programs_own_do(
     small: Callable[[int], vramx.Session], tmp_path: Path
 ) -> None:
