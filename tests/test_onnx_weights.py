@@ -222,13 +222,16 @@ def test_a_dropped_sessions_memory_is_given_back_and_its_counts_stay(
 ) -> None:
     session = small(32 * KIB)
     path = write_model(tmp_path / "a.onnx", ["matmul"])
+    groups = set()
     for number in (1, 2, 3):
         model = inference_session(session, path)
         model.run(None, feed())
+        groups.add(model._vramx_weights._group)
         del model
         gc.collect()
         assert session.stats().managed == 0
         assert [(row.uses, row.moved_in) for row in session.modules()] == [(1, WEIGHT)] * number
+    assert len(groups) == 1  # of what is leased together: the next one gets that of the last
 
 
 def test_a_model_larger_than_the_budget_is_refused_with_both_sizes(
