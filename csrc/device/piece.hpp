@@ -11,16 +11,14 @@ class Piece {
   ~Piece();
   Piece(const Piece&) = delete;
   Piece& operator=(const Piece&) = delete;
-  Range range() const { return addresses_.range(); }
+  Range range() const;
   /// Its bytes stay, out of reach until it is mapped again.
   void unmap();
   void map();
 
  private:
-  MappedStore& store_;
-  Addresses addresses_;
-  Handle memory_;
-  bool mapped_ = false;
+  struct Memory;
+  std::shared_ptr<Memory> memory_;  ///< outlives the piece where the driver refuses to unmap it
 };
 
 }  // namespace vramx
