@@ -36,15 +36,13 @@ MappedPacking::MappedPacking(MappedStore& store, Bytes unit)
       staging_(store.card()->facts().lanes) {}
 
 MappedPacking::~MappedPacking() {
-  try {
-    const Current here = context_->current();
+  context_->give_back([&] {
     staging_.clear();
+    shelves_.clear();
     packed_.clear();
     codec_.reset();
     any_damaged_.reset();
-  } catch (const Error&) {
-    // The context is gone, and what was mapped with it.
-  }
+  });
 }
 
 CardCodec& MappedPacking::codec() {
@@ -83,19 +81,13 @@ void MappedPacking::begin(Bytes raw) {
 void MappedPacking::end() noexcept {
   const std::lock_guard lock(packing_);
   if (--begun_ > 0) return;
-  const auto give_back = [&] {
+  context_->give_back([&] {
     if (next_chunk_.valid()) next_chunk_.wait();
     next_chunk_ = {};
     chunk_ = nullptr;
     workplace_.reset();
     expected_ = 0;
-  };
-  try {
-    const Current here = context_->current();
-    give_back();
-  } catch (const Error&) {
-    give_back();  // the context is gone
-  }
+  });
 }
 
 /// Pinning takes longer than packing, so the next chunk is made while this one fills.
@@ -203,11 +195,13 @@ Bytes MappedPacking::largest() const {
   return largest_;
 }
 
-void MappedPacking::grant() noexcept { store_.frames().set_spare(unit_); }
+void MappedPacking::grant() noexcept {
+  context_->give_back([&] { store_.frames().set_spare(unit_); });
+}
 
 void MappedPacking::trim() noexcept {
   drop_slots();
-  store_.frames().set_spare(0);
+  context_->give_back([&] { store_.frames().set_spare(0); });
 }
 
 void MappedPacking::drop_slots() noexcept {

@@ -134,6 +134,7 @@ bool Adaptive::plan_pass(std::size_t length) {
   Trace trace;
   // Without room for packed bytes to arrive in they are of no use.
   const bool packs = table_.sums().staging > 0;
+  const bool alone = !view_.device.memory(Purpose::weights).traits().keeps_raw;
   std::vector<Schedule::Use> cycle;
   std::unordered_map<BlockId, std::uint32_t> places;
   for (std::size_t i = 0; i < length; ++i) {
@@ -149,7 +150,8 @@ bool Adaptive::plan_pass(std::size_t length) {
           trace.blocks.push_back({.size = block.range.size,
                                   .written = block.evict_mode(Place::card) == EvictMode::write_back,
                                   .packed = packs && block.unpacks() ? block.packed : 0,
-                                  .packed_room = block.packed_room});
+                                  .packed_room = block.packed_room,
+                                  .alone = alone});
         }
         use.blocks.push_back(id);
         step.blocks.push_back(it->second);

@@ -40,8 +40,10 @@ class Unpacks final : public OverSimulated, private Packing {
   Route& link() override { return *this; }
 };
 
-SimulatedSpec spec() {
+SimulatedSpec spec(bool keeps_raw) {
   SimulatedSpec spec;
+  spec.keeps_raw = keeps_raw;
+  spec.unpack_rate = rate;
   spec.capacity = 2 * blocks * block;
   spec.granule = block;
   spec.link.up = spec.link.down = rate;
@@ -51,7 +53,7 @@ SimulatedSpec spec() {
 
 /// A strategy that is told of a cycle over blocks that stay where they are.
 struct Told {
-  Unpacks device{spec()};
+  Unpacks device;
   BlockTable table{block};
   std::atomic<Bytes> budget;
   std::size_t plans = 0;
@@ -59,8 +61,9 @@ struct Told {
   Range range;
   std::vector<GroupId> groups;
 
-  explicit Told(std::size_t room)
-      : budget(room * block + 1),
+  explicit Told(std::size_t room, bool keeps_raw = true)
+      : device(spec(keeps_raw)),
+        budget(room * block + 1),
         adaptive({table, device, budget, block, [this](const Prediction&) { ++plans; }}),
         range(device.reserve(blocks * block, Purpose::weights)) {
     for (const BlockId id : table.add(range, Purpose::weights, Place::host, false, false)) {
@@ -124,6 +127,20 @@ TEST("what a plan streams raw crosses so while it is in force") {
   REQUIRE(told.adaptive.plan() && crossing_raw > 0);
   told.adaptive.forgets(0);
   for (BlockId id = 0; id < blocks; ++id) REQUIRE(!raw(id));
+}
+
+TEST("a plan knows that what has a packed copy alone crosses packed, though it need not be soon") {
+  for (const bool keeps_raw : {true, false}) {
+    Told told(40, keeps_raw);
+    for (int i = 0; i < 4; ++i) told.pass(streaming, 10 * streaming);
+    const auto plan = told.adaptive.plan();
+    REQUIRE(plan && plan->predicted.raw_in > 0);
+    REQUIRE((plan->predicted.moved_in == plan->predicted.raw_in) == keeps_raw);
+    REQUIRE(told.unpacks() == !keeps_raw);
+    for (BlockId id = 0; id < blocks; ++id) {
+      REQUIRE(keeps_raw || told.table[id].crosses_packed);
+    }
+  }
 }
 
 TEST("a store that does not unpack has plans without packed copies") {
