@@ -33,6 +33,7 @@ BINDS = re.compile(r"\b(class_|enum_|module_|NB_MODULE)\b")
 
 PYTHON = (
     {"_core", "errors", "units"},
+    {"importing", "program"},
     {"arrays", "checkpoints", "config", "hostram", "progress", "settings", "stopping", "uses"},
     {"processes"},
     {"cards", "writing"},
@@ -70,6 +71,8 @@ LAZY = "integrations"
 FRAMEWORKS = {
     "torch": ("integrations/torch", "pipelines/", "bench/", "demo/"),
     "cupy": ("integrations/cupy",),
+    "onnxruntime": ("integrations/onnxruntime/",),
+    "onnx": (),
     "PIL": ("pipelines/pictures/", "demo/"),
     "av": ("pipelines/pictures/", "pipelines/video/"),
     "skimage": ("pipelines/faces.py",),

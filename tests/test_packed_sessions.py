@@ -240,7 +240,7 @@ def test_auto_leaves_the_host_memory_that_others_need(
     open_one: OpenOne, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scarce = HostRam(total=100 * BLOCK, available=LAYERS * BLOCK // 2, group_limit=None)
-    monkeypatch.setattr("vramx.integrations.torch.bridge.host_ram", lambda: scarce)
+    monkeypatch.setattr("vramx.session.packing.host_ram", lambda: scarce)
     with open_one(LAYERS / 2) as session:
         with pytest.warns(RuntimeWarning, match="no packed copies, which would take about"):
             session.manage(layers())

@@ -20,8 +20,12 @@ std::vector<MappedPacking::Packed*> MappedPacking::packed_of(Range range) {
 /// One a lane: what arrives in it next waits for what was unpacked from it, by the lane's order.
 Range MappedPacking::staging_of(Lane lane) {
   auto& piece = staging_.at(lane);
-  if (!piece) piece = std::make_unique<Piece>(store_, CardCodec::verified_bytes(largest()));
+  if (!piece) piece = std::make_unique<Piece>(store_, slot_for(largest()));
   return piece->range();
+}
+
+Shelf& MappedPacking::shelf_for(Bytes place) {
+  return shelves_.try_emplace(place, store_, place, unpacks_->at(0)).first->second;
 }
 
 Fence MappedPacking::Way::evict(Range range, EvictMode how, Lane lane, Fences after) {
@@ -50,49 +54,45 @@ Fence MappedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, Fenc
   const Current here = packing.context_->current();
   const auto units = packing.packed_of(range);
   CUstream stream = packing.store_.card()->lanes().at(lane);
+  const std::lock_guard lock(packing.shelves_mutex_);
   for (const Packed* const packed : units) {
-    if (packed->on_card) throw BadConfig("fetch of a packed copy that is on the card");
+    if (packed->on_card.shelf) throw BadConfig("fetch of a packed copy that is on the card");
   }
   auto arrived = std::make_shared<CudaEvent>(packing.context_);
   packing.store_.card()->order_lane(stream, after);
   try {
     for (Packed* const packed : units) {
-      const Bytes size = CardCodec::verified_bytes(packed->form->size);
-      packed->on_card = std::make_unique<Piece>(packing.store_, size);
-      packing.cross(*packed, packed->on_card->range().start, stream);
+      packing.shelf_for(packing.room(packed->form->size)).add(packed->on_card);
+      packing.cross(*packed, packed->on_card.address(), stream);
     }
     packing.cuda().check(packing.cuda().event_record(arrived->event, stream), "cuEventRecord");
   } catch (...) {
     packing.cuda().stream_wait(stream);
-    for (Packed* const packed : units) packed->on_card.reset();
+    for (Packed* const packed : units) {
+      if (packed->on_card.shelf) packed->on_card.shelf->remove(packed->on_card);
+    }
     throw;
   }
-  for (Packed* const packed : units) packed->arrived = arrived;
+  for (Packed* const packed : units) packed->on_card.arrived = arrived;
   return arrived;
 }
 
 Fence MappedPacking::Hold::evict(Range range, EvictMode /*how*/, Lane /*lane*/, Fences after) {
   const Current here = packing.context_->current();
   const auto units = packing.packed_of(range);
+  const std::lock_guard lock(packing.shelves_mutex_);
   for (const Packed* const packed : units) {
-    if (!packed->on_card) throw BadConfig("evict of a packed copy that is not on the card");
+    if (!packed->on_card.shelf) throw BadConfig("evict of a packed copy that is not on the card");
   }
   CudaCard& card = *packing.store_.card();
   for (const Fence& fence : after) card.wait(fence);
   for (const Packed* const packed : units) {
-    card.wait(packed->arrived);
+    card.wait(packed->on_card.arrived);
     card.wait(packed->unpacked);
   }
-  auto next = units.begin();
-  try {
-    for (; next != units.end(); ++next) (*next)->on_card->unmap();
-  } catch (...) {
-    for (auto taken = units.begin(); taken != next; ++taken) (*taken)->on_card->map();
-    throw;
-  }
   for (Packed* const packed : units) {
-    packed->arrived = packed->unpacked = nullptr;
-    packed->on_card.reset();
+    packed->on_card.shelf->remove(packed->on_card);
+    packed->unpacked = nullptr;
   }
   return nullptr;
 }
@@ -109,14 +109,16 @@ Fence MappedPacking::Unpack::fetch(Range range, FetchMode /*how*/, Lane /*lane*/
   const Current here = packing.context_->current();
   const auto units = packing.packed_of(range);
   CUstream stream = packing.unpacks_->at(0);
+  const std::lock_guard lock(packing.shelves_mutex_);
   for (Packed* const packed : units) {
-    if (!packed->on_card) throw BadConfig("unpack of a packed copy that is not on the card");
-    packing.store_.card()->order_lane(stream, {&packed->arrived, 1});
+    const Shelf::Guest& guest = packed->on_card;
+    if (!guest.shelf) throw BadConfig("unpack of a packed copy that is not on the card");
+    packing.store_.card()->order_lane(stream, {&guest.arrived, 1});
   }
   auto next = units.begin();
   const Fence unpacked = packing.store_.arrive(range, stream, after, [&](Range unit) {
     const Packed& packed = **next++;
-    packing.codec_->unpack(packed.form->runs, packed.on_card->range().start, unit.start,
+    packing.codec_->unpack(packed.form->runs, packed.on_card.address(), unit.start,
                            number_of(stream));
   });
   for (Packed* const packed : units) packed->unpacked = unpacked;

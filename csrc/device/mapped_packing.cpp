@@ -39,6 +39,7 @@ MappedPacking::~MappedPacking() {
   context_->give_back([&] {
     staging_.clear();
     packed_.clear();
+    shelves_.clear();
     codec_.reset();
     any_damaged_.reset();
   });
@@ -148,6 +149,7 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   {
     const std::lock_guard lock(mutex_);
     largest_ = std::max(largest_, size);
+    places_.insert(room(size));
     store_.keep_mapped();
     chunk->used += on_host;
     packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
@@ -184,8 +186,8 @@ double MappedPacking::rate() const {
 Bytes MappedPacking::staging() const {
   const std::lock_guard lock(mutex_);
   if (packed_.empty()) return 0;
-  // And a frame more than are in use, see Frames.
-  return staging_.size() * room(largest_) + unit_;
+  // And a frame more than are in use, see Frames; and what shelves leave empty of their ends.
+  return staging_.size() * slot_for(largest_) + unit_ + places_.size() * store_.traits().granule;
 }
 
 Bytes MappedPacking::largest() const {
@@ -258,19 +260,23 @@ void MappedPacking::drop(Range range) noexcept {
     if (it != packed_.begin() && std::prev(it)->second.unit.end() > range.start) --it;
     while (it != end) gone.insert(packed_.extract(it++));
     last = !gone.empty() && packed_.empty();
-    if (last) largest_ = 0;
+    if (last) {
+      largest_ = 0;
+      places_.clear();
+    }
   }
   if (gone.empty()) return;
-  try {
+  context_->give_back([&] {
     // What is on its way reads it.
-    const Current here = context_->current();
     for (CUstream lane : store_.card()->lanes().streams) cuda().stream_wait(lane);
     cuda().stream_wait(unpacks_->at(0));
     note_damage(gone);
+    const std::lock_guard lock(shelves_mutex_);
+    for (auto& [start, packed] : gone) {
+      if (packed.on_card.shelf != nullptr) packed.on_card.shelf->drop(packed.on_card);
+    }
     gone.clear();
-  } catch (const Error&) {
-    // The context is gone.
-  }
+  });
   if (last) trim();
 }
 

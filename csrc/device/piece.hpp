@@ -12,9 +12,6 @@ class Piece {
   Piece(const Piece&) = delete;
   Piece& operator=(const Piece&) = delete;
   Range range() const;
-  /// Its bytes stay, out of reach until it is mapped again.
-  void unmap();
-  void map();
 
  private:
   struct Memory;
