@@ -38,8 +38,8 @@ MappedPacking::MappedPacking(MappedStore& store, Bytes unit)
 MappedPacking::~MappedPacking() {
   context_->give_back([&] {
     staging_.clear();
-    shelves_.clear();
     packed_.clear();
+    shelves_.clear();
     codec_.reset();
     any_damaged_.reset();
   });
@@ -266,21 +266,17 @@ void MappedPacking::drop(Range range) noexcept {
     }
   }
   if (gone.empty()) return;
-  try {
+  context_->give_back([&] {
     // What is on its way reads it.
-    const Current here = context_->current();
     for (CUstream lane : store_.card()->lanes().streams) cuda().stream_wait(lane);
     cuda().stream_wait(unpacks_->at(0));
     note_damage(gone);
     const std::lock_guard lock(shelves_mutex_);
     for (auto& [start, packed] : gone) {
-      if (packed.on_card.shelf != nullptr) packed.on_card.shelf->remove(packed.on_card);
+      if (packed.on_card.shelf != nullptr) packed.on_card.shelf->drop(packed.on_card);
     }
     gone.clear();
-  } catch (const Error&) {
-    // The context is gone, and what was on the card with it.
-    shelves_.clear();
-  }
+  });
   if (last) trim();
 }
 

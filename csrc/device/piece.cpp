@@ -17,31 +17,25 @@ struct Piece::Memory {
   Memory& operator=(const Memory&) = delete;
 
   Range range() const { return addresses.range(); }
-  CUresult unmap() {
-    const auto result = mapped ? card->cuda().unmap(range().start, range().size) : CUDA_SUCCESS;
-    mapped = mapped && result != CUDA_SUCCESS;
-    return result;
-  }
+  bool unmap() { return card->cuda().unmap(range().start, range().size) == CUDA_SUCCESS; }
 
   std::shared_ptr<CudaCard> card;
   Frames& frames;
   Addresses addresses;
   Handle handle;
-  bool mapped = false;
   bool rests = false;  ///< nobody uses it, but it could not be unmapped
 };
 
 Piece::Piece(MappedStore& store, Bytes size) : memory_(std::make_shared<Memory>(store, size)) {
-  const CudaCard& card = *memory_->card;
+  const CudaCard& card = *store.card();
   map_on_card(card.cuda(), card.context()->device, range(), memory_->handle);
-  memory_->mapped = true;
 }
 
 Piece::~Piece() {
-  if (memory_->unmap() == CUDA_SUCCESS) return;
+  if (memory_->unmap()) return;
   memory_->rests = true;
   memory_->frames.memory().rest(range().size);
-  memory_->frames.try_later([memory = memory_] { return memory->unmap() == CUDA_SUCCESS; });
+  memory_->frames.try_later([memory = memory_] { return memory->unmap(); });
 }
 
 Range Piece::range() const { return memory_->range(); }

@@ -108,38 +108,6 @@ TEST("frames and staging memory take no more than what was used at one time, and
   REQUIRE(rig->close().empty());
 }
 
-TEST("packed copies on the card lie without gaps, whichever leave, and keep their bits") {
-  const auto rig = mapped();
-  {
-    const Bytes count = 9;
-    const Weights weights(*rig, count);
-    const Bytes packed = pack_all(weights) / count;
-    Route& hold = weights.packing.hold();
-    Route& unpack = weights.packing.unpack();
-    Store& store = (*rig->device()).memory(Purpose::weights);
-    std::mt19937 random(1);
-    std::vector<bool> held(count);
-    for (int step = 0; step < 60; ++step) {
-      const Bytes i = random() % count;
-      const Range unit = weights.unit(i);
-      Route& way = held[i] ? unpack : hold;
-      weights.device.wait(way.fetch(unit, FetchMode::duplicate, step % 2, {}));
-      if (held[i]) {
-        REQUIRE(reads(weights, unit, weights.bytes.data() + i * weights.size));
-        weights.device.wait(weights.device.evict(unit, EvictMode::drop, 0, {}));
-        if (random() % 2 == 0) continue;
-        weights.device.wait(hold.evict(unit, EvictMode::drop, 0, {}));
-      }
-      held[i] = !held[i];
-      store.trim(0);
-      const auto there = static_cast<Bytes>(std::ranges::count(held, true));
-      REQUIRE(store.card_bytes() <=
-              there * weights.packing.room(packed + 64 * KiB) + store.traits().granule);
-    }
-  }
-  REQUIRE(rig->close().empty());
-}
-
 TEST("memory that the driver refuses to unmap is whole, and is given back when it is asked again") {
   const auto rig = mapped();
   {
@@ -176,6 +144,38 @@ TEST("what the driver refuses to unmap of a range that goes is unmapped when it 
       evicted(weights, EvictMode::drop);
       store.trim(0);
       REQUIRE(reserved_bytes() == before && rig->on_card() == 0);
+    }
+  }
+  REQUIRE(rig->close().empty());
+}
+
+TEST("packed copies on the card lie without gaps, whichever leave, and keep their bits") {
+  const auto rig = mapped();
+  {
+    const Bytes count = 9;
+    const Weights weights(*rig, count);
+    const Bytes packed = pack_all(weights) / count;
+    Route& hold = weights.packing.hold();
+    Route& unpack = weights.packing.unpack();
+    Store& store = (*rig->device()).memory(Purpose::weights);
+    std::mt19937 random(1);
+    std::vector<bool> held(count);
+    for (int step = 0; step < 60; ++step) {
+      const Bytes i = random() % count;
+      const Range unit = weights.unit(i);
+      Route& way = held[i] ? unpack : hold;
+      weights.device.wait(way.fetch(unit, FetchMode::duplicate, step % 2, {}));
+      if (held[i]) {
+        REQUIRE(reads(weights, unit, weights.bytes.data() + i * weights.size));
+        weights.device.wait(weights.device.evict(unit, EvictMode::drop, 0, {}));
+        if (random() % 2 == 0) continue;
+        weights.device.wait(hold.evict(unit, EvictMode::drop, 0, {}));
+      }
+      held[i] = !held[i];
+      store.trim(0);
+      const auto there = static_cast<Bytes>(std::ranges::count(held, true));
+      REQUIRE(store.card_bytes() <=
+              there * weights.packing.room(packed + 64 * KiB) + store.traits().granule);
     }
   }
   REQUIRE(rig->close().empty());

@@ -194,15 +194,24 @@ TEST("a plan that unpacks stays, whatever part of that is in the times measured 
   }
 }
 
-TEST("a plan whose unpacking slows the work by more than it saves is left") {
-  Told told(40);
-  const double work = streaming / 10;
-  bool left = false;
-  for (int i = 0; i < 200 && !left; ++i) {
-    const bool unpacks = told.unpacks();
-    told.pass(unpacks ? 0 : streaming / 20, unpacks ? 4 * work : work);
-    left = unpacks && !told.adaptive.plan();
-    REQUIRE(left || !told.adaptive.plan() || told.unpacks());  // no other plan while it is on trial
+TEST("a plan whose unpacking slows the work by more than it saves is left for one that is raw") {
+  for (const bool raw_is_slow : {false, true}) {
+    Told told(40);
+    const double work = streaming / 10;
+    const double stalled = streaming / 20;
+    for (int i = 0; i < 4; ++i) told.pass(stalled, work);
+    REQUIRE(told.unpacks());
+    // No other plan while it is on trial.
+    for (int i = 0; i < 200 && told.unpacks(); ++i) told.pass(0, 4 * work);
+    REQUIRE(told.adaptive.plan() && !told.unpacks() && told.kept_packed() == 0);
+    for (int i = 0; i < 200; ++i) {
+      const bool plans = told.adaptive.plan().has_value();
+      REQUIRE(!told.unpacks() && (plans || raw_is_slow));
+      told.pass(plans && raw_is_slow ? 2 * streaming : stalled, work);
+    }
+    REQUIRE(told.adaptive.plan().has_value() == !raw_is_slow);
+    told.adaptive.budget_changed();
+    for (int i = 0; i < 8 && !told.unpacks(); ++i) told.pass(stalled, work);
+    REQUIRE(told.unpacks());
   }
-  REQUIRE(left);
 }
