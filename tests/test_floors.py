@@ -54,7 +54,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(PYTHON) for room in rooms}
 TORCH = (
     {"components", "history", "internals", "modelspec", "naming", "precision", "tensors", "timing"},
     {"allocator", "core", "memory"},
-    {"caching", "digests", "storages", "unleased"},
+    {"caching", "digests", "packing", "storages", "unleased"},
     {"fusing", "loading", "moving", "passes"},
     {"places", "root_call"},
     {"module_memory"},

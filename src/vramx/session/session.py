@@ -530,6 +530,9 @@ class Session:
     def set_budget(self, budget: Size) -> int:
         """Change the budget; when this returns the new one holds.
 
+        With ``compress="auto"``, a module that exceeds it now with the others gets its packed
+        copies as its next call begins.
+
         Parameters
         ----------
         budget : int, float or str
@@ -550,7 +553,7 @@ class Session:
         self._usable()
         previous = self._core.set_budget(parse_size(budget, "budget"))
         if self._torch_bridge is not None:
-            self._torch_bridge.cache.watch()
+            self._torch_bridge.budget_changed()
         return previous
 
     def watch_budget(

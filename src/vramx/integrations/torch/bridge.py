@@ -17,8 +17,7 @@ from torch.utils.dlpack import from_dlpack
 
 from vramx import _core
 from vramx.arrays import checked_bytes
-from vramx.errors import ConfigError, InUseError
-from vramx.hostram import host_ram
+from vramx.errors import ConfigError
 from vramx.integrations.torch.allocator import route
 from vramx.integrations.torch.caching import Cache
 from vramx.integrations.torch.components import components_of
@@ -37,8 +36,6 @@ from vramx.units import format_size
 
 _bridges: weakref.WeakSet[TorchBridge] = weakref.WeakSet()
 _adding = threading.Lock()
-#: What packed copies take of the bytes they stand for, and of the host's memory that is left free.
-_PACKED_SHARE, _LEFT_FREE = 0.7, 0.05
 
 
 def in_a_session(tensor: torch.Tensor) -> bool:
@@ -56,13 +53,11 @@ class TorchBridge:
         self, core: _core.Core, device: _core.Device, *, check: bool, compress: str
     ) -> None:
         self.core = core
-        self._compress = compress
-        self._told_of_ram = False
         self._torch_core = TorchCore(core, device, check=check)
         #: Returns the handle of the calling thread's current stream.
         self.stream = self._torch_core.stream
         self.cache = Cache(core, device.ordinal)
-        self.passes: Passes[ManagedModule] = Passes(self._torch_core, self.cache)
+        self.passes: Passes[ManagedModule] = Passes(self._torch_core, self.cache, compress)
         self._unleased: UnleasedAccesses | None = None
         core_side = self._torch_core
         if core_side.computes_on_host or check or not core_side.keeps_raw:
@@ -181,38 +176,7 @@ class TorchBridge:
             )
         watch(self)
         ManagedModule(self.passes, module, name, incoming)  # which adds itself
-        self.pack()
-
-    def pack(self) -> None:
-        """Give weights packed copies, where that is wanted."""
-        stats = self.core.stats()
-        fits = stats.managed <= stats.budget
-        if self._compress == "never" or (self._compress == "auto" and fits):
-            return
-        if self._compress == "auto" and not self._has_ram_to_pack(stats.managed):
-            return
-        for managed in self.passes.modules:
-            # One that is running now is packed when the next one is managed.
-            with contextlib.suppress(InUseError):
-                managed.memory.places.pack()
-
-    def _has_ram_to_pack(self, raw: int) -> bool:
-        """Tell whether packed copies leave the host some memory; warn once where they do not."""
-        ram = host_ram()
-        needed = int(_PACKED_SHARE * raw)
-        if ram is None or ram.usable - needed >= _LEFT_FREE * ram.total:
-            return True
-        if not self._told_of_ram:
-            self._told_of_ram = True
-            warnings.warn(
-                f"weights get no packed copies, which would take about {format_size(needed)} of "
-                f"host memory: {format_size(ram.usable)} are available, and a twentieth of "
-                f'{format_size(ram.total)} is left free. Free some; or compress="always" packs '
-                'all the same, and compress="never" says that it is meant so',
-                RuntimeWarning,
-                stacklevel=5,
-            )
-        return False
+        self.passes.packing.pack([each.memory.places for each in self.passes.modules])
 
     def _check_free(self, module: Any, name: str) -> None:
         if not isinstance(module, nn.Module):
@@ -259,6 +223,12 @@ class TorchBridge:
         for managed in found:
             managed.evict()  # refused while one of them is in use, before any is put back
         self._put_back(found)
+
+    def budget_changed(self) -> None:
+        """Follow a budget that was set, by any thread."""
+        self.cache.watch()
+        for managed in self.passes.modules:
+            managed.budget_changed = True
 
     def follow(self) -> None:
         """See what managed modules hold now, and what of them was changed in place or let go of."""

@@ -15,6 +15,7 @@ from vramx.integrations.torch.caching import Cache
 from vramx.integrations.torch.core import TorchCore
 from vramx.integrations.torch.history import History
 from vramx.integrations.torch.memory import storage_range
+from vramx.integrations.torch.packing import Packing
 
 #: A turn of so many passes is long.
 LONG = 4
@@ -34,6 +35,9 @@ class Root(Protocol):
 
     def note_writes_that_leave(self) -> None:
         """Report that as far as it is lost where it leaves the card."""
+
+    def pack_if_due(self) -> None:
+        """Give its weights packed copies where a changed budget asks for them."""
 
     def forget_digests(self, ranges: list[tuple[int, int]]) -> None:
         """Take reported writes out of what checking mode compares."""
@@ -110,9 +114,13 @@ class Passes(Generic[R]):
         What the session's torch side stands on.
     cache : Cache
         What torch keeps for later.
+    compress : str
+        When weights get packed copies.
 
     Attributes
     ----------
+    packing : Packing
+        Makes those.
     history : History
         What was counted of modules of old.
     context : _core.CallContext
@@ -126,8 +134,9 @@ class Passes(Generic[R]):
         How often something of a new name was put into a managed module.
     """
 
-    def __init__(self, torch_core: TorchCore, cache: Cache) -> None:
+    def __init__(self, torch_core: TorchCore, cache: Cache, compress: str) -> None:
         self.torch_core = torch_core
+        self.packing = Packing(torch_core, compress)
         self.history = History(torch_core.core)
         self.count = 0
         self.registered = 0
@@ -179,6 +188,7 @@ class Passes(Generic[R]):
         for ref in self._managed:
             if (managed := ref()) is not None:
                 managed.note_writes_that_leave()
+        called.root.pack_if_due()
 
     def contents_changed(self, unit: Unit) -> None:
         """Look at what a unit holds now."""
