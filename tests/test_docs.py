@@ -109,7 +109,8 @@ def test_a_block_that_is_not_run_says_why_and_names_only_what_exists(block: Bloc
     tree = compile(block.text, str(block.page), "exec", flags=ast.PyCF_ONLY_AST)
     for statement in ast.walk(tree):
         if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("vramx"):
-            source = (ROOT / "src" / statement.module.replace(".", "/")).with_suffix(".py")
+            package = ROOT / "src" / statement.module.replace(".", "/")
+            source = package / "__init__.py" if package.is_dir() else package.with_suffix(".py")
             defined = {
                 each.name
                 for each in ast.walk(ast.parse(source.read_text("utf-8")))
@@ -189,17 +190,20 @@ def fault_in(code: str) -> str | None:
 
 def fault_in_command(line: str) -> str | None:
     """Say what subcommand or option of a command does not exist."""
-    words = shlex.split(line, comments=True)[1:]
+    words = iter(shlex.split(line, comments=True)[1:])
     command: click.Command = main
     taken = {option for each in main.params for option in each.opts}
     for word in words:
+        ends = not command.context_settings.get("allow_interspersed_args", True)
         if isinstance(command, click.Group) and not word.startswith("-") and word != "…":
             if word not in command.commands:
                 return f"there is no command vramx {word}"
             command = command.commands[word]
             taken = {option for each in command.params for option in each.opts} | {"--help", "-h"}
-        elif word == "--":
-            break
+        elif word == "--" or (ends and not word.startswith("-")):
+            break  # what follows is another program's
+        elif ends and any(word in each.opts and not each.is_flag for each in command.params):
+            next(words)
         elif re.match(r"--?[a-z]", word) and word not in taken:
             return f"vramx {command.name} has no {word}"
     return None

@@ -33,6 +33,7 @@ BINDS = re.compile(r"\b(class_|enum_|module_|NB_MODULE)\b")
 
 PYTHON = (
     {"_core", "errors", "units"},
+    {"importing", "program"},
     {"arrays", "checkpoints", "config", "hostram", "progress", "settings", "stopping", "uses"},
     {"processes"},
     {"cards", "writing"},
@@ -54,7 +55,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(PYTHON) for room in rooms}
 TORCH = (
     {"components", "history", "internals", "modelspec", "naming", "precision", "tensors", "timing"},
     {"allocator", "core", "memory"},
-    {"caching", "digests", "packing", "storages", "unleased"},
+    {"caching", "digests", "storages", "unleased"},
     {"fusing", "loading", "moving", "passes"},
     {"places", "root_call"},
     {"module_memory"},
@@ -70,6 +71,8 @@ LAZY = "integrations"
 FRAMEWORKS = {
     "torch": ("integrations/torch", "pipelines/", "bench/", "demo/"),
     "cupy": ("integrations/cupy",),
+    "onnxruntime": ("integrations/onnxruntime/",),
+    "onnx": (),
     "PIL": ("pipelines/pictures/", "demo/"),
     "av": ("pipelines/pictures/", "pipelines/video/"),
     "skimage": ("pipelines/faces.py",),

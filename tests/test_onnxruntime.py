@@ -1,4 +1,4 @@
-"""The door to ONNX Runtime: its provider has a session's memory and the card, or there is an error.
+"""ONNX Runtime's CUDA provider has a session's memory and the card, or there is an error.
 
 The C symbols are called as the provider calls them, over the stand-in driver.
 """
@@ -18,14 +18,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vramx
-from fake_onnxruntime import CPU, CUDA, EPFail, NoSuchFile, OnnxRuntime, Provider
+from fake_onnxruntime import CPU, CUDA, NoSuchFile, OnnxRuntime, Provider
 from loopback.control import Loopback
 from vramx import _core
-from vramx.integrations.onnxruntime import (
-    inference_session,
+from vramx.integrations.onnxruntime import inference_session
+from vramx.integrations.onnxruntime.choosing import asked_providers, served_providers
+from vramx.integrations.onnxruntime.provider import (
     provider_options,
     require_cuda,
     route,
+    told_by_the_provider,
 )
 from vramx.session import Session
 from vramx.session.absent import NoCard
@@ -216,34 +218,23 @@ def test_closed_and_simulated_sessions_are_refused(on_card: OpenSession) -> None
 # Sessions that run on the card, or not at all
 
 
-def test_an_inference_session_has_the_sessions_memory_and_stays_on_the_card(
-    on_card: OpenSession, loopback: Loopback, fake: OnnxRuntime, capsys: pytest.CaptureFixture[str]
-) -> None:
-    session = on_card()
-    wanted = object()
-    model = inference_session(session, b"3145728", wanted, cudnn_conv_algo_search="HEURISTIC")
-    assert model.sess_options is wanted
-    assert session._core.owned([(model.weights[0], 3 * MIB)])
-    assert loopback.counts.managed >= 3 * MIB
-    with route(session):
-        assert model.run(MIB) == CUDA
-        fake.fault = EPFail("CUDNN failure 5000")
-        with pytest.raises(EPFail, match="5000"):
-            model.run(MIB)
-        fake.fault = None
-        assert model.run(MIB) == CUDA
-    assert "Falling back" not in capsys.readouterr().out
+def make(session: vramx.Session, fake: OnnxRuntime, model: bytes, **own: Any) -> Any:
+    """Make an inference session as vramx does."""
+    options = provider_options(session, **own)
+    with told_by_the_provider(session, options):
+        made = fake.InferenceSession(model, providers=[(CUDA, options)], enable_fallback=0)
+        require_cuda(made)
+    return made
 
 
-@pytest.mark.usefixtures("fake")
 def test_what_the_provider_says_as_it_refuses_is_the_error_and_no_cpu_is_tried(
-    on_card: OpenSession, capsys: pytest.CaptureFixture[str]
+    on_card: OpenSession, fake: OnnxRuntime, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = on_card()
     with pytest.raises(vramx.DeviceError, match="Unknown provider option: 'no_such'"):
-        inference_session(session, b"1", no_such="1")
+        make(session, fake, b"1", no_such="1")
     assert "Falling back" not in capsys.readouterr().out
-    assert inference_session(session, b"1").get_providers()[0] == CUDA
+    assert make(session, fake, b"1").get_providers()[0] == CUDA
 
 
 def test_a_provider_that_is_quietly_left_out_is_an_error_that_names_the_missing_library(
@@ -251,7 +242,7 @@ def test_a_provider_that_is_quietly_left_out_is_an_error_that_names_the_missing_
 ) -> None:
     fake.library_is_there = False
     with pytest.raises(vramx.DeviceError, match=rf"{CPU}.*not for {CUDA}.*cannot open shared"):
-        inference_session(on_card(), b"1")
+        make(on_card(), fake, b"1")
 
 
 def test_a_provider_left_out_though_its_library_is_there_points_to_onnxruntime_s_own_words(
@@ -262,37 +253,68 @@ def test_a_provider_left_out_though_its_library_is_there_points_to_onnxruntime_s
     library.parent.mkdir(parents=True)
     library.symlink_to(loopback.path)
     with pytest.raises(vramx.DeviceError, match=r"can be loaded.*wrote why to stderr"):
-        inference_session(on_card(), b"1")
+        make(on_card(), fake, b"1")
 
 
-@pytest.mark.usefixtures("fake")
 def test_memory_that_cannot_be_had_is_out_of_memory_each_time_and_only_then(
-    on_card: OpenSession,
+    on_card: OpenSession, fake: OnnxRuntime
 ) -> None:
     session = on_card()
     for _ in range(2):
         with pytest.raises(vramx.OutOfMemoryError, match="host_limit"):
-            inference_session(session, str(65 * MIB).encode())
+            make(session, fake, str(65 * MIB).encode())
         with pytest.raises(NoSuchFile):
-            inference_session(session, b"missing")
-    assert inference_session(session, str(MIB).encode()).get_providers()[0] == CUDA
+            make(session, fake, b"missing")
+    assert make(session, fake, str(MIB).encode()).get_providers()[0] == CUDA
 
 
-def test_a_session_that_a_program_made_is_checked_and_kept_from_falling_back(
-    on_card: OpenSession, fake: OnnxRuntime
-) -> None:
+def test_a_session_that_fell_back_is_an_error(on_card: OpenSession, fake: OnnxRuntime) -> None:
     session = on_card()
     with route(session):
-        good = fake.InferenceSession(b"1", providers=[(CUDA, provider_options(session))])
-        require_cuda(good)
-        fake.fault = EPFail("CUDNN failure 5000")
-        with pytest.raises(EPFail):
-            good.run(MIB)
-        fake.fault = None
         options = {**provider_options(session), "user_compute_stream": "1"}
         fallen = fake.InferenceSession(b"1", providers=[(CUDA, options)])
     with pytest.raises(vramx.DeviceError, match=f"{CPU} and not for {CUDA}"):
         require_cuda(fallen)
+
+
+# What a program asks for
+
+TENSORRT, OPENVINO = "TensorrtExecutionProvider", "OpenVINOExecutionProvider"
+ALL = [TENSORRT, CUDA, CPU]
+
+
+def chosen(session: vramx.Session, providers: Any, found: list[str] = ALL, **how: Any) -> Any:
+    asked = asked_providers(providers, how.get("options"), found)
+    got = served_providers(session, asked, found, "1.31.1")
+    return None if got is None else [name for name, _ in got]
+
+
+def test_what_is_asked_of_the_card_is_served_by_cuda_with_its_options(on_card: OpenSession) -> None:
+    session = on_card()
+    assert chosen(session, [CUDA, CPU]) == [CUDA, CPU]
+    assert chosen(session, [CPU]) is None
+    for providers, options in (
+        ([(CUDA, {"use_tf32": 0}), CPU], None),
+        ([CUDA, CPU], [{"use_tf32": 0}, {}]),
+    ):
+        asked = asked_providers(providers, options, ALL)
+        (got, *_) = served_providers(session, asked, ALL, "1.31.1") or [("", {})]
+        assert got == (CUDA, provider_options(session, use_tf32=0))
+    with pytest.raises(vramx.ConfigError, match="enable_cuda_graph"):
+        chosen(session, [(CUDA, {"enable_cuda_graph": "1"})])
+
+
+def test_engines_are_left_out_beside_cuda_and_refused_alone_each_by_name(
+    on_card: OpenSession,
+) -> None:
+    session = on_card()
+    for asked in (ALL, None):
+        with pytest.warns(RuntimeWarning, match=f"{TENSORRT} out"):
+            assert chosen(session, asked) == [CUDA, CPU]
+    with pytest.raises(vramx.ConfigError, match=f"{TENSORRT} builds engines"):
+        chosen(session, [TENSORRT, CPU])
+    with pytest.warns(RuntimeWarning, match=f"{OPENVINO} alone"):
+        assert chosen(session, [OPENVINO, CPU]) is None
 
 
 # The package for the CPU, which is installed here
@@ -313,7 +335,7 @@ def test_the_package_for_the_cpu_is_an_error_that_says_what_to_install(
         inference_session(session, NEG)
     with pytest.warns(UserWarning, match=CUDA):
         model = onnxruntime.InferenceSession(NEG, providers=[(CUDA, provider_options(session))])
-    with pytest.raises(vramx.DeviceError, match="cannot open shared"):
+    with pytest.raises(vramx.DeviceError, match=f"{CPU} and not for {CUDA}"):
         require_cuda(model)
 
 

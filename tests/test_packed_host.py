@@ -103,7 +103,7 @@ def test_the_host_holds_packed_bytes_alone(
     monkeypatch: pytest.MonkeyPatch, compress: str, budget: float
 ) -> None:
     scarce = HostRam(total=1000 * BLOCK, available=BLOCK, group_limit=None)
-    monkeypatch.setattr("vramx.integrations.torch.packing.host_ram", lambda: scarce)
+    monkeypatch.setattr("vramx.session.packing.host_ram", lambda: scarce)
     with open_one(budget, compress=compress) as session:
         model = session.manage(layers())
         raw = LAYERS * BLOCK

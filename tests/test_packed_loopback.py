@@ -77,7 +77,7 @@ class Cycle:
 @needs_kernels
 @pytest.mark.parametrize(
     ("uses", "blocks_each", "ratio", "granules"),
-    [(34, 1, 1.4, 2), (16, 2, 1.25, 2), (13, 3, 1.6, 4)],
+    [(46, 1, 1.4, 2), (20, 2, 1.25, 2), (15, 3, 1.5, 4)],
 )
 def test_a_steady_pass_over_packed_weights_maps_nothing(
     loopback: Loopback, uses: int, blocks_each: int, ratio: float, granules: int

@@ -245,7 +245,7 @@ def test_auto_leaves_the_host_memory_that_others_need(
     open_one: OpenOne, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scarce = HostRam(total=100 * BLOCK, available=LAYERS * BLOCK // 2, group_limit=None)
-    monkeypatch.setattr("vramx.integrations.torch.packing.host_ram", lambda: scarce)
+    monkeypatch.setattr("vramx.session.packing.host_ram", lambda: scarce)
     with open_one(LAYERS / 2) as session:
         with pytest.warns(RuntimeWarning, match="no packed copies, which would take about"):
             session.manage(layers())
@@ -260,7 +260,7 @@ def test_who_cannot_pack_is_not_told_of_scarce_memory(
     open_one: OpenOne, monkeypatch: pytest.MonkeyPatch, packs: bool
 ) -> None:
     scarce = HostRam(total=100 * BLOCK, available=BLOCK, group_limit=None)
-    monkeypatch.setattr("vramx.integrations.torch.packing.host_ram", lambda: scarce)
+    monkeypatch.setattr("vramx.session.packing.host_ram", lambda: scarce)
     with open_one(6, rate="1TB/s" if packs else None) as session:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -340,10 +340,10 @@ def test_what_was_packed_or_not_worth_it_is_not_tried_again(
     with open_one(20) as session:
         model = session.manage(nn.Sequential(random, *layers(9)))
         tried = []
-        core = session._torch._torch_core
-        pack = core.pack
+        packing = session._packing
+        make = packing.make
         monkeypatch.setattr(
-            core, "pack", lambda weights: tried.append(len(weights)) or pack(weights)
+            packing, "make", lambda weights: tried.append(len(weights)) or make(weights)
         )
         for budget in (8, 12, 8, 20, 6):
             session.set_budget(budget * BLOCK)

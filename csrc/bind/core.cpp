@@ -94,11 +94,31 @@ nb::object dlpack(nb::handle self, const nb::kwargs& asked) {
   return nb::cast(bytes);
 }
 
+/// As the interface above, of another shape and type: for those who cannot view bytes otherwise.
+nb::object tensor(nb::handle self, const std::vector<std::size_t>& shape, std::uint8_t code,
+                  std::uint8_t bits) {
+  const auto& held = nb::cast<const Held&>(self);
+  const Range range = held.memory->range();
+  Bytes size = bits / 8;
+  for (const std::size_t side : shape) size *= side;
+  if (size != range.size) {
+    throw BadConfig("a tensor of " + std::to_string(size) + " bytes cannot view a memory of " +
+                    std::to_string(range.size));
+  }
+  const nb::ndarray<> array(range.data(), shape.size(), shape.data(), self, nullptr,
+                            {.code = code, .bits = bits, .lanes = 1}, dlpack_type(held),
+                            held.memory->card().ordinal);
+  return nb::cast(array);
+}
+
 void bind_memory(nb::module_& module) {
   nb::class_<Held>(module, "Memory", nb::is_weak_referenceable())
       .def_prop_ro("address", [](const Held& held) { return held.memory->range().start; })
       .def_prop_ro("nbytes", [](const Held& held) { return held.memory->range().size; })
       .def("__dlpack__", &dlpack, nb::sig("def __dlpack__(self, **kwargs: Any) -> Any"))
+      .def("tensor", &tensor, "shape"_a, "code"_a, "bits"_a,
+           nb::sig("def tensor(self, shape: Sequence[int], code: int, bits: int) -> Any"),
+           "A DLPack capsule of all of it, by the type's code and bits.")
       .def("__dlpack_device__",
            [](const Held& held) {
              return std::pair(dlpack_type(held), held.memory->card().ordinal);

@@ -15,7 +15,7 @@ namespace {
 constexpr std::array<const char*, 3> type_names{"bf16", "fp16", "fp32"};
 constexpr std::array<const char*, 7> words_names{"",     "bf16",    "fp16",  "fp16_7",
                                                  "fp32", "fp32_10", "fp32_7"};
-constexpr unsigned blocks_each = 8;  // thread blocks a multiprocessor
+constexpr unsigned blocks_each = 5;  // thread blocks a multiprocessor
 /// What a thread block has to do at least.
 constexpr Bytes bytes_a_block = 4 * KiB;
 

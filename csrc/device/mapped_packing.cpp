@@ -157,6 +157,7 @@ Bytes MappedPacking::pack(Range unit, const std::vector<TypedRange>& types) {
   {
     const std::lock_guard lock(mutex_);
     largest_ = std::max(largest_, size);
+    places_.insert(room(size));
     store_.keep_mapped();
     chunk->used += on_host;
     packed_[unit.start] = {.unit = unit, .form = std::move(form), .chunk = chunk, .host = to};
@@ -193,8 +194,8 @@ double MappedPacking::rate() const {
 Bytes MappedPacking::staging() const {
   const std::lock_guard lock(mutex_);
   if (packed_.empty()) return 0;
-  // And a frame more than are in use, see Frames.
-  return staging_.size() * room(largest_) + unit_;
+  // And a frame more than are in use, see Frames; and what shelves leave empty of their ends.
+  return staging_.size() * slot_for(largest_) + unit_ + places_.size() * store_.traits().granule;
 }
 
 Bytes MappedPacking::largest() const {
@@ -265,7 +266,10 @@ void MappedPacking::drop(Range range) noexcept {
     if (it != packed_.begin() && std::prev(it)->second.unit.end() > range.start) --it;
     while (it != end) gone.insert(packed_.extract(it++));
     last = !gone.empty() && packed_.empty();
-    if (last) largest_ = 0;
+    if (last) {
+      largest_ = 0;
+      places_.clear();
+    }
   }
   if (gone.empty()) return;
   try {
@@ -274,129 +278,16 @@ void MappedPacking::drop(Range range) noexcept {
     for (CUstream lane : store_.card()->lanes().streams) cuda().stream_wait(lane);
     cuda().stream_wait(unpacks_->at(0));
     note_damage(gone);
+    const std::lock_guard lock(shelves_mutex_);
+    for (auto& [start, packed] : gone) {
+      if (packed.on_card.shelf != nullptr) packed.on_card.shelf->remove(packed.on_card);
+    }
     gone.clear();
   } catch (const Error&) {
-    // The context is gone.
+    // The context is gone, and what was on the card with it.
+    shelves_.clear();
   }
   if (last) trim();
-}
-
-std::vector<MappedPacking::Packed*> MappedPacking::packed_of(Range range) {
-  store_.check_whole(range);
-  const std::lock_guard lock(mutex_);
-  std::vector<Packed*> found;
-  for (Address at = range.start; at < range.end(); at += unit_) {
-    const auto it = packed_.find(at);
-    if (it == packed_.end()) throw BadConfig("there is no packed copy of what is to come packed");
-    found.push_back(&it->second);
-  }
-  return found;
-}
-
-/// One a lane: what arrives in it next waits for what was unpacked from it, by the lane's order.
-Range MappedPacking::staging_of(Lane lane) {
-  auto& piece = staging_.at(lane);
-  if (!piece) piece = std::make_unique<Piece>(store_, CardCodec::verified_bytes(largest()));
-  return piece->range();
-}
-
-Fence MappedPacking::Way::evict(Range range, EvictMode how, Lane lane, Fences after) {
-  return packing.store_.evict(range, how, lane, after);
-}
-
-Rates MappedPacking::Way::rates() const { return packing.store_.rates(); }
-
-Fence MappedPacking::Way::lane_clock(Lane lane) { return packing.store_.lane_clock(lane); }
-
-Fence MappedPacking::Link::fetch(Range range, FetchMode /*how*/, Lane lane, Fences after) {
-  const Current here = packing.context_->current();
-  const auto units = packing.packed_of(range);
-  CUstream stream = packing.store_.card()->lanes().at(lane);
-  auto next = units.begin();
-  return packing.store_.arrive(range, stream, after, [&](Range unit) {
-    const Packed& packed = **next++;
-    const std::lock_guard lock(packing.staging_mutex_);
-    const Range staging = packing.staging_of(lane);
-    packing.cross(packed, staging.start, stream);
-    packing.codec_->unpack(packed.form->runs, staging.start, unit.start, number_of(stream));
-  });
-}
-
-Fence MappedPacking::Hold::fetch(Range range, FetchMode /*how*/, Lane lane, Fences after) {
-  const Current here = packing.context_->current();
-  const auto units = packing.packed_of(range);
-  CUstream stream = packing.store_.card()->lanes().at(lane);
-  for (const Packed* const packed : units) {
-    if (packed->on_card) throw BadConfig("fetch of a packed copy that is on the card");
-  }
-  auto arrived = std::make_shared<CudaEvent>(packing.context_);
-  packing.store_.card()->order_lane(stream, after);
-  try {
-    for (Packed* const packed : units) {
-      const Bytes size = CardCodec::verified_bytes(packed->form->size);
-      packed->on_card = std::make_unique<Piece>(packing.store_, size);
-      packing.cross(*packed, packed->on_card->range().start, stream);
-    }
-    packing.cuda().check(packing.cuda().event_record(arrived->event, stream), "cuEventRecord");
-  } catch (...) {
-    packing.cuda().stream_wait(stream);
-    for (Packed* const packed : units) packed->on_card.reset();
-    throw;
-  }
-  for (Packed* const packed : units) packed->arrived = arrived;
-  return arrived;
-}
-
-Fence MappedPacking::Hold::evict(Range range, EvictMode /*how*/, Lane /*lane*/, Fences after) {
-  const Current here = packing.context_->current();
-  const auto units = packing.packed_of(range);
-  for (const Packed* const packed : units) {
-    if (!packed->on_card) throw BadConfig("evict of a packed copy that is not on the card");
-  }
-  CudaCard& card = *packing.store_.card();
-  for (const Fence& fence : after) card.wait(fence);
-  for (const Packed* const packed : units) {
-    card.wait(packed->arrived);
-    card.wait(packed->unpacked);
-  }
-  auto next = units.begin();
-  try {
-    for (; next != units.end(); ++next) (*next)->on_card->unmap();
-  } catch (...) {
-    for (auto taken = units.begin(); taken != next; ++taken) (*taken)->on_card->map();
-    throw;
-  }
-  for (Packed* const packed : units) {
-    packed->arrived = packed->unpacked = nullptr;
-    packed->on_card.reset();
-  }
-  return nullptr;
-}
-
-Rates MappedPacking::Unpack::rates() const {
-  return {.up = packing.rate(), .down = packing.rate()};
-}
-
-Fence MappedPacking::Unpack::lane_clock(Lane /*lane*/) {
-  return packing.store_.card()->clock(number_of(packing.unpacks_->at(0)));
-}
-
-Fence MappedPacking::Unpack::fetch(Range range, FetchMode /*how*/, Lane /*lane*/, Fences after) {
-  const Current here = packing.context_->current();
-  const auto units = packing.packed_of(range);
-  CUstream stream = packing.unpacks_->at(0);
-  for (Packed* const packed : units) {
-    if (!packed->on_card) throw BadConfig("unpack of a packed copy that is not on the card");
-    packing.store_.card()->order_lane(stream, {&packed->arrived, 1});
-  }
-  auto next = units.begin();
-  const Fence unpacked = packing.store_.arrive(range, stream, after, [&](Range unit) {
-    const Packed& packed = **next++;
-    packing.codec_->unpack(packed.form->runs, packed.on_card->range().start, unit.start,
-                           number_of(stream));
-  });
-  for (Packed* const packed : units) packed->unpacked = unpacked;
-  return unpacked;
 }
 
 }  // namespace vramx

@@ -8,12 +8,14 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "device/card_codec.hpp"
 #include "device/mapped.hpp"
 #include "device/packing.hpp"
 #include "device/piece.hpp"
+#include "device/shelf.hpp"
 
 namespace vramx {
 
@@ -28,7 +30,7 @@ class MappedPacking final : public Packing {
   Bytes pack(Range unit, const std::vector<TypedRange>& types) override;
   Bytes scratch(Bytes piece) const override;
   Bytes room(Bytes packed) const override {
-    return round_up(CardCodec::verified_bytes(packed), store_.traits().granule);
+    return Shelf::place_for(CardCodec::verified_bytes(packed));
   }
   void forget(Range range) noexcept override;
   /// The raw bytes of a unit that has a packed copy. Throws Corrupted where that is not what it
@@ -63,8 +65,7 @@ class MappedPacking final : public Packing {
     std::shared_ptr<const PackedBlock> form;
     std::shared_ptr<Chunk> chunk;
     void* host = nullptr;  ///< in it
-    std::unique_ptr<Piece> on_card{};
-    Fence arrived{};   ///< there
+    Shelf::Guest on_card{};
     Fence unpacked{};  ///< when it was last read there
 
     Address word() const { return reinterpret_cast<Address>(host) + form->size; }  // NOLINT
@@ -105,7 +106,11 @@ class MappedPacking final : public Packing {
   void note_damage(const std::map<Address, Packed>& gone);
   Bytes largest() const;
   void drop_slots() noexcept;
+  Bytes slot_for(Bytes packed) const {
+    return round_up(CardCodec::verified_bytes(packed), store_.traits().granule);
+  }
   Range staging_of(Lane lane);
+  Shelf& shelf_for(Bytes place);
   void measure(const PackedBlock& form, Address packed, Range block);
 
   MappedStore& store_;
@@ -118,6 +123,7 @@ class MappedPacking final : public Packing {
   std::map<Address, Packed> packed_;  ///< by unit
   std::vector<Range> gone_damaged_;   ///< units that have no packed copy any more
   Bytes largest_ = 0;                 ///< there was
+  std::set<Bytes> places_;            ///< sizes of those on shelves that there may be
   Bytes expected_ = 0;                ///< raw bytes that are still to be packed
   std::mutex packing_;                ///< one unit at a time
   unsigned begun_ = 0;
@@ -126,6 +132,8 @@ class MappedPacking final : public Packing {
   std::future<std::shared_ptr<Chunk>> next_chunk_;  ///< being pinned meanwhile
   std::mutex staging_mutex_;                        ///< and of what lanes are given of it
   std::vector<std::unique_ptr<Piece>> staging_;     ///< by lane, each for the largest
+  std::mutex shelves_mutex_;                        ///< and of who has which place
+  std::map<Bytes, Shelf> shelves_;                  ///< by the size of their places
   std::vector<double> seconds_a_byte_;              ///< of some units that were unpacked
   Link link_{*this};
   Hold hold_{*this};

@@ -12,15 +12,11 @@ class Piece {
   Piece(const Piece&) = delete;
   Piece& operator=(const Piece&) = delete;
   Range range() const { return addresses_.range(); }
-  /// Its bytes stay, out of reach until it is mapped again.
-  void unmap();
-  void map();
 
  private:
   MappedStore& store_;
   Addresses addresses_;
   Handle memory_;
-  bool mapped_ = false;
 };
 
 }  // namespace vramx

@@ -59,21 +59,6 @@ Bytes SimulatedDevice::free_bytes() const {
   return spec_.capacity - on_card_;
 }
 
-void SimulatedDevice::injected(Operation operation) {
-  auto& left = failing_[static_cast<std::size_t>(operation)];
-  if (left == 0 || --left != 0) {
-    return;
-  }
-  static constexpr std::array<const char*, operations> names{"reserve", "fetch", "evict",
-                                                             "map_host", "pack"};
-  const std::string what = std::string("injected failure of ") +
-                           names[static_cast<std::size_t>(operation)] + " on the simulated card";
-  if (operation == Operation::reserve) {
-    throw OutOfMemory(what, {});
-  }
-  throw DeviceFailure(what);
-}
-
 SimulatedDevice::Chunk& SimulatedDevice::placed(Range range) {
   if (range.start % spec_.granule != 0 || range.size % spec_.granule != 0 || range.size == 0) {
     throw BadConfig("the simulated card moves multiples of " + text(spec_.granule) + ", not " +
@@ -339,11 +324,6 @@ Bytes SimulatedDevice::given_back_bytes() const {
   return packing_ ? packing_->given_back() : 0;
 }
 
-bool SimulatedDevice::holds(Range range) const {
-  const std::lock_guard lock(mutex_);
-  return chunk(range).holds_all(range);
-}
-
 void SimulatedDevice::settle(Range range) noexcept {
   const std::lock_guard lock(mutex_);
   const auto it = chunks_.upper_bound(range.start);
@@ -362,66 +342,6 @@ void SimulatedDevice::settle(Range range) noexcept {
     at = each.end();
   }
   settle_until(range.end());
-}
-
-Bytes SimulatedDevice::peak_on_card() const {
-  const std::lock_guard lock(mutex_);
-  std::int64_t held = 0;
-  std::int64_t peak = 0;
-  for (const auto& [at, bytes] : changes_) {
-    held += bytes;
-    peak = std::max(peak, held);
-  }
-  return static_cast<Bytes>(std::max(peak, most_on_card_));
-}
-
-Bytes SimulatedDevice::on_card() const {
-  const std::lock_guard lock(mutex_);
-  return on_card_;
-}
-
-Bytes SimulatedDevice::moved_in() const {
-  const std::lock_guard lock(mutex_);
-  return moved_in_;
-}
-
-Bytes SimulatedDevice::moved_out() const {
-  const std::lock_guard lock(mutex_);
-  return moved_out_;
-}
-
-Bytes SimulatedDevice::refreshed() const {
-  const std::lock_guard lock(mutex_);
-  return refreshed_;
-}
-
-Bytes SimulatedDevice::saved() const {
-  const std::lock_guard lock(mutex_);
-  return saved_;
-}
-
-void SimulatedDevice::fail(Operation operation, std::uint64_t nth) {
-  const std::lock_guard lock(mutex_);
-  failing_[static_cast<std::size_t>(operation)] = nth;
-}
-
-void SimulatedDevice::damage(Address address, std::uint64_t bit) {
-  const std::lock_guard lock(mutex_);
-  if (!packing_) throw BadConfig("this simulated card packs nothing: give it a rate of unpacking");
-  packing_->damage(address, bit);
-}
-
-void SimulatedDevice::hold() {
-  const std::lock_guard lock(mutex_);
-  held_ = true;
-}
-
-void SimulatedDevice::let_go() {
-  {
-    const std::lock_guard lock(mutex_);
-    held_ = false;
-  }
-  gate_.notify_all();
 }
 
 }  // namespace vramx

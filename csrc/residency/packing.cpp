@@ -27,6 +27,15 @@ std::vector<TypedRange> within(const std::vector<TypedRange>& weights, Range blo
   return parts;
 }
 
+/// Those on the card, which nobody unpacks without staging.
+Falls packed_copies(const BlockTable& table) {
+  Falls falls;
+  for (BlockId id = 0; id < table.size(); ++id) {
+    if (table[id].packed_on_card) falls.push_back({.id = id, .packed = true});
+  }
+  return falls;
+}
+
 }  // namespace
 
 /// Has so much of the card for something else than blocks. Returns false where there is no room.
@@ -84,6 +93,7 @@ void Residency::follow_staging(Lock& lock, const Poll& poll) {
     table_.stage(0);
     try {
       finish_moves(lock, moves_->last_job(), poll);  // those that may still arrive packed
+      if (wanted == 0) evict(lock, packed_copies(table_), EvictCause::budget, poll);
     } catch (...) {
       table_.stage(had);
       throw;

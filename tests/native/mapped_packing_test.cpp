@@ -1,8 +1,11 @@
 // Packed copies in mapped memory: frames that stay mapped, and what is refused meanwhile.
 #include <cuda.h>
 
+#include <algorithm>
 #include <fstream>
+#include <random>
 #include <string>
+#include <vector>
 
 #include "base/error.hpp"
 #include "check.hpp"
@@ -89,6 +92,38 @@ TEST("frames and staging memory take no more than what was used at one time, and
     (*rig->device()).memory(Purpose::weights).trim(0);
     REQUIRE(rig->on_card() == 0);
     pass(weights, 2, true);
+  }
+  REQUIRE(rig->close().empty());
+}
+
+TEST("packed copies on the card lie without gaps, whichever leave, and keep their bits") {
+  const auto rig = mapped();
+  {
+    const Bytes count = 9;
+    const Weights weights(*rig, count);
+    const Bytes packed = pack_all(weights) / count;
+    Route& hold = weights.packing.hold();
+    Route& unpack = weights.packing.unpack();
+    Store& store = (*rig->device()).memory(Purpose::weights);
+    std::mt19937 random(1);
+    std::vector<bool> held(count);
+    for (int step = 0; step < 60; ++step) {
+      const Bytes i = random() % count;
+      const Range unit = weights.unit(i);
+      Route& way = held[i] ? unpack : hold;
+      weights.device.wait(way.fetch(unit, FetchMode::duplicate, step % 2, {}));
+      if (held[i]) {
+        REQUIRE(reads(weights, unit, weights.bytes.data() + i * weights.size));
+        weights.device.wait(weights.device.evict(unit, EvictMode::drop, 0, {}));
+        if (random() % 2 == 0) continue;
+        weights.device.wait(hold.evict(unit, EvictMode::drop, 0, {}));
+      }
+      held[i] = !held[i];
+      store.trim(0);
+      const auto there = static_cast<Bytes>(std::ranges::count(held, true));
+      REQUIRE(store.card_bytes() <=
+              there * weights.packing.room(packed + 64 * KiB) + store.traits().granule);
+    }
   }
   REQUIRE(rig->close().empty());
 }

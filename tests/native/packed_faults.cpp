@@ -14,10 +14,10 @@ using namespace vramx;
 
 namespace {
 
-constexpr BlockId blocks = 28;
+constexpr BlockId blocks = 36;
 constexpr BlockId in_a_group = 4;
 /// What packed bytes arrive in has room in it.
-constexpr Bytes budget = 24;
+constexpr Bytes budget = 32;
 
 Blocks from(BlockId first, BlockId count) {
   Blocks chosen(count);

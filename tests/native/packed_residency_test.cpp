@@ -343,7 +343,7 @@ void runs(const Choice& choice) {
 /// In fewer steps: its blocks are large.
 void runs_mapped(Choice choice) {
   choice.block = 2 * MiB;
-  choice.most_budget = 32;
+  choice.most_budget = 44;
   for (unsigned seed = 1; seed <= check::trials(1); ++seed) run(mapped(), seed, choice, 40);
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import vramx
-from vramx.cli import bench, demo, doctor, forecast, monitor, swap, upscale
+from vramx.cli import bench, demo, doctor, forecast, monitor, run, swap, upscale
 from vramx.cli.output import stop_writing
 from vramx.cli.words import in_options, warnings_as_lines
 
@@ -23,6 +23,14 @@ its output.
 
 class _Commands(click.Group):
     """Subcommands whose errors and warnings are one line, unless all of them is asked for."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a subcommand, and then the program that one may give this process to."""
+        try:
+            return super().main(*args, **extra)
+        except run.Handover as handover:
+            then = handover.then
+        return then()
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a subcommand."""
@@ -64,5 +72,6 @@ main.add_command(doctor.doctor)
 main.add_command(demo.demo)
 main.add_command(monitor.monitor)
 main.add_command(forecast.forecast)
+main.add_command(run.run)
 main.add_command(swap.swap)
 main.add_command(upscale.upscale)

@@ -60,7 +60,7 @@ def oversubscribe(
         Where the system refuses to pin the host memory that ``"mapped"`` wants: ``"warn"``, which
         warns once with the size and the cost and uses memory that is not pinned, or ``"error"``.
     compress : str, optional
-        Whether managed modules' weights get packed copies, which hold the same bits in less room
+        Whether weights get packed copies, which hold the same bits in less room
         (0.68 of it for bfloat16): ``"auto"`` packs them once the managed bytes exceed the budget,
         be it one that is set later, ``"always"`` packs whatever can be, ``"never"`` does not. By
         default what the environment's ``VRAMX_COMPRESS`` says, else ``"auto"``. What is done with

@@ -12,7 +12,7 @@ from vramx.cards.watcher import BudgetWatcher
 from vramx.seeing.plans import Plan
 from vramx.seeing.report import module_table
 from vramx.seeing.stats import Stats
-from vramx.seeing.usage import the_rest
+from vramx.seeing.usage import ModuleStats, the_rest
 from vramx.units import format_size
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def reported(
     bridge: TorchBridge | None,
     watcher: BudgetWatcher | None,
     plan: Plan | None,
+    modules: list[ModuleStats],
 ) -> str:
     """Describe a session for people."""
     lines = [f"vramx on {device.name} ({device.kind})"]
@@ -49,10 +50,8 @@ def reported(
                 f"  card: {format_size(memory.free)} of {format_size(memory.total)} free, "
                 f"{format_size(sum(memory.others.values()))} in {len(memory.others)} others"
             )
-    modules = []
     if bridge is not None:
         lines += [f"  module {line}" for line in bridge.describe()]
-        modules = bridge.usage()
     lines += [f"  {line}" for line in confined(device) + unpinned(device) + slowed(device)]
     if watcher is not None and watcher.watching:
         lines.append(f"  {watcher.describe()}")

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -24,6 +24,7 @@ from vramx.session.absent import NoCard, NoCore, NothingFree, NoTorch
 from vramx.session.advice import Advice, native_advice
 from vramx.session.cores import compress_of, open_core, open_device
 from vramx.session.options import SessionOptions
+from vramx.session.packing import Packing
 from vramx.session.policy import Policy
 from vramx.session.reporting import counted, reported
 from vramx.session.torch_side import TorchSide
@@ -68,7 +69,7 @@ class Session:
         device: _core.Device | NoCard | None = None,
     ) -> None:
         settings = config.from_environment()
-        self._compress = compress_of(options, settings)
+        compress = compress_of(options, settings)
         if device is None:
             device = open_device(options, settings)
         self.options = options
@@ -76,11 +77,15 @@ class Session:
         self._core = cast(_core.Core, NoCore())
         if not isinstance(device, NoCard):
             self._core = open_core(device, options, settings, policy)
+        packs = self.active and self.device.packs
+        self._packing = Packing(self._core, compress if packs else "never")
         self._watcher: BudgetWatcher | None = None
         self._told_unpinned = False
         self._last_plan: Plan | None = None
         self._check = settings.check
         self._torch_bridge: TorchBridge | None = None
+        #: Return the counts of what other libraries have in this session.
+        self._counters: list[Callable[[], list[ModuleStats]]] = []
         self._scopes = contextlib.ExitStack()
         self._depth = 0
         self._keep = False
@@ -222,7 +227,7 @@ class Session:
             from vramx.integrations.torch import TorchBridge
 
             self._torch_bridge = TorchBridge(
-                self._core, self.device, check=self._check, compress=self._compress
+                self._core, self.device, check=self._check, packing=self._packing
             )
         return self._torch_bridge
 
@@ -650,9 +655,10 @@ class Session:
         -------
         list of ModuleStats
             The managed modules' parts in the order of registration, then those of modules that are
-            no longer managed.
+            no longer managed, then ONNX Runtime's models.
         """
-        return self._torch_bridge.usage() if self._torch_bridge is not None else []
+        found = self._torch_bridge.usage() if self._torch_bridge is not None else []
+        return [*found, *(row for count in self._counters for row in count())]
 
     def plan(self) -> Plan | None:
         """Return the plan in force, with the time and the bytes that it predicts for a pass.
@@ -709,7 +715,14 @@ class Session:
             return "vramx is inactive: there is no usable card, and on_missing is 'cpu'"
         if self._torch_bridge is not None and not self._closed:
             self._torch_bridge.follow()
-        return reported(self._core, self.device, self._torch_bridge, self._watcher, self.plan())
+        return reported(
+            self._core,
+            self.device,
+            self._torch_bridge,
+            self._watcher,
+            self.plan(),
+            self.modules(),
+        )
 
     def _stream(self) -> int:
         return self._torch_bridge.stream() if self._torch_bridge is not None else 0

@@ -32,6 +32,7 @@ from vramx.integrations.torch.passes import Passes
 from vramx.integrations.torch.tensors import parts_of, tensors_of
 from vramx.integrations.torch.unleased import UnleasedAccesses
 from vramx.seeing.usage import ModuleStats
+from vramx.session.packing import Packing
 from vramx.units import format_size
 
 _bridges: weakref.WeakSet[TorchBridge] = weakref.WeakSet()
@@ -50,14 +51,14 @@ class TorchBridge:
     """A session's torch side, over what `TorchCore` is made of."""
 
     def __init__(
-        self, core: _core.Core, device: _core.Device, *, check: bool, compress: str
+        self, core: _core.Core, device: _core.Device, *, check: bool, packing: Packing
     ) -> None:
         self.core = core
-        self._torch_core = TorchCore(core, device, check=check)
+        self._torch_core = TorchCore(core, device, packing, check=check)
         #: Returns the handle of the calling thread's current stream.
         self.stream = self._torch_core.stream
         self.cache = Cache(core, device.ordinal)
-        self.passes: Passes[ManagedModule] = Passes(self._torch_core, self.cache, compress)
+        self.passes: Passes[ManagedModule] = Passes(self._torch_core, self.cache)
         self._unleased: UnleasedAccesses | None = None
         core_side = self._torch_core
         if core_side.computes_on_host or check or not core_side.keeps_raw:
@@ -176,7 +177,7 @@ class TorchBridge:
             )
         watch(self)
         ManagedModule(self.passes, module, name, incoming)  # which adds itself
-        self.passes.packing.pack([each.memory.places for each in self.passes.modules])
+        self._torch_core.packing.pack([each.memory.places for each in self.passes.modules])
 
     def _check_free(self, module: Any, name: str) -> None:
         if not isinstance(module, nn.Module):

@@ -235,7 +235,7 @@ class ManagedModule:
         if self.budget_changed and not self._runs_elsewhere():
             self.budget_changed = False
             self.passes.note_writes()
-            self.passes.packing.pack([self.memory.places])
+            self.passes.torch_core.packing.pack([self.memory.places])
 
     def verify(self) -> None:
         """Look for writes that nobody was told of, in checking mode."""

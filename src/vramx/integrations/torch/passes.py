@@ -15,7 +15,6 @@ from vramx.integrations.torch.caching import Cache
 from vramx.integrations.torch.core import TorchCore
 from vramx.integrations.torch.history import History
 from vramx.integrations.torch.memory import storage_range
-from vramx.integrations.torch.packing import Packing
 
 #: A turn of so many passes is long.
 LONG = 4
@@ -114,13 +113,9 @@ class Passes(Generic[R]):
         What the session's torch side stands on.
     cache : Cache
         What torch keeps for later.
-    compress : str
-        When weights get packed copies.
 
     Attributes
     ----------
-    packing : Packing
-        Makes those.
     history : History
         What was counted of modules of old.
     context : _core.CallContext
@@ -134,9 +129,8 @@ class Passes(Generic[R]):
         How often something of a new name was put into a managed module.
     """
 
-    def __init__(self, torch_core: TorchCore, cache: Cache, compress: str) -> None:
+    def __init__(self, torch_core: TorchCore, cache: Cache) -> None:
         self.torch_core = torch_core
-        self.packing = Packing(torch_core, compress)
         self.history = History(torch_core.core)
         self.count = 0
         self.registered = 0

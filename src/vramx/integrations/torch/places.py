@@ -153,7 +153,7 @@ class Places:
         """Give weights packed copies, each once; not yet where the card has no room for that."""
         new = self._unpacked()
         weights = [(*place.range, place.type, place.name) for place in new]
-        if weights and self._torch_core.pack(weights):
+        if weights and self._torch_core.packing.make(weights):
             self._packed |= {place.address for place in new}
 
     def is_buffer(self, address: int) -> bool:

@@ -1,4 +1,4 @@
-"""vramx for ONNX Runtime: the CUDA provider's memory comes from a session.
+"""ONNX Runtime's CUDA provider, whose memory comes from a session.
 
 The provider calls three C functions, ``void* alloc(size_t)``, ``void free(void*)`` and
 ``void empty_cache()``, whose addresses it takes as text in the options ``gpu_external_alloc``,
@@ -17,16 +17,16 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vramx import _core
-from vramx.errors import ConfigError, DeviceError, OutOfMemoryError
+from vramx.errors import ConfigError, DeviceError, Error, OutOfMemoryError
 from vramx.integrations.cards import require_card
 from vramx.session import Session
 
-_PROVIDER = "CUDAExecutionProvider"
+CUDA = "CUDAExecutionProvider"
 _INSTALL = (
     "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'; and import torch, "
     "or call onnxruntime.preload_dlls(), before the first session is made"
@@ -43,9 +43,6 @@ _TAKEN = (
 
 def provider_options(session: Session, **options: Any) -> dict[str, str]:
     """Give the options with which the CUDA provider takes its memory from a session.
-
-    For programs that make their inference sessions themselves: they do so inside `route`, and then
-    call `require_cuda`. `inference_session` is all of that.
 
     Parameters
     ----------
@@ -109,101 +106,29 @@ def _is_on(value: Any) -> bool:
     return str(value).lower() in ("1", "true")
 
 
-def inference_session(
-    session: Session,
-    model: str | os.PathLike[str] | bytes,
-    sess_options: Any = None,
-    **options: Any,
-) -> Any:
-    """Make an inference session whose memory is a session's and which runs on the card.
-
-    Its weights and intermediate tensors are tracked and evicted like any activation, and what is in
-    host memory is used over the link. Run it inside `route`. It never goes on on the CPU: what
-    makes the CUDA provider fail is an error, now and at each run.
+def require_provider(version: str, available: Sequence[str]) -> None:
+    """Check that the installed package has the CUDA provider.
 
     Parameters
     ----------
-    session : Session
-        An open session on a card.
-    model : str, path or bytes
-        The model, as ``onnxruntime.InferenceSession`` takes it.
-    sess_options : onnxruntime.SessionOptions, optional
-        As ``onnxruntime.InferenceSession`` takes it.
-    **options
-        The CUDA provider's, as `provider_options`.
-
-    Returns
-    -------
-    onnxruntime.InferenceSession
-        The inference session.
+    version : str
+        The package's.
+    available : sequence of str
+        The providers that it has.
 
     Raises
     ------
     ConfigError
-        As `provider_options`; or if onnxruntime is not installed, or has no CUDA provider.
-    SessionClosedError
-        If the session is closed.
-    DeviceError
-        If the CUDA provider cannot be made, with what it says.
-    OutOfMemoryError
-        If the session cannot give it its memory.
-    Exception
-        What onnxruntime raises for a model that cannot be read.
-
-    Examples
-    --------
-    >>> with route(session):  # doctest: +SKIP
-    ...     model = inference_session(session, "model.onnx")
-    ...     outputs = model.run(None, inputs)
+        If it has others only.
     """
-    wanted = provider_options(session, **options)
-    onnxruntime = _onnxruntime()
-    with route(session):
-        # A failure is kept until an allocation succeeds: one from before this is not this one's.
-        _allocate_and_free(wanted)
-        try:
-            made = onnxruntime.InferenceSession(
-                model, sess_options, providers=[(_PROVIDER, wanted)], enable_fallback=0
-            )
-        except Exception as error:
-            if failure := _core.last_failure():
-                raise OutOfMemoryError(
-                    f"the session cannot give ONNX Runtime's CUDA provider its memory: {failure}"
-                ) from error
-            if isinstance(error, (ValueError, RuntimeError)):  # what onnxruntime falls back for
-                raise DeviceError(
-                    f"ONNX Runtime's CUDA provider cannot be made: {error}"
-                ) from error
-            raise
-    require_cuda(made)
-    return made
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ConfigError(f"onnxruntime cannot be imported ({error}): {_INSTALL}") from error
-    found = onnxruntime.get_available_providers()
-    if _PROVIDER not in found:
+    if CUDA not in available:
         raise ConfigError(
-            f"onnxruntime {onnxruntime.__version__} has no {_PROVIDER}, only {', '.join(found)}: "
-            f"{_INSTALL}"
+            f"onnxruntime {version} has no {CUDA}, only {', '.join(available)}: {_INSTALL}"
         )
-    return onnxruntime
-
-
-def _allocate_and_free(options: dict[str, str]) -> None:
-    alloc = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(int(options["gpu_external_alloc"]))
-    free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(options["gpu_external_free"]))
-    free(alloc(1))
 
 
 def require_cuda(model: Any) -> None:
-    """Check that an inference session runs on the CUDA provider, and keep it there.
-
-    ONNX Runtime's fallback is disabled: a run in which the provider fails raises, where it would
-    print and run on the CPU.
+    """Check that an inference session was made for the CUDA provider.
 
     Parameters
     ----------
@@ -215,11 +140,10 @@ def require_cuda(model: Any) -> None:
     DeviceError
         If its first provider is another one.
     """
-    model.disable_fallback()
     providers = model.get_providers()
-    if providers[:1] != [_PROVIDER]:
+    if providers[:1] != [CUDA]:
         raise DeviceError(
-            f"ONNX Runtime made this session for {', '.join(providers)} and not for {_PROVIDER}: "
+            f"ONNX Runtime made this session for {', '.join(providers)} and not for {CUDA}: "
             f"{_why_not_loaded()}"
         )
 
@@ -269,3 +193,46 @@ def route(session: Session) -> Iterator[None]:
         raise
     finally:
         core.leave()
+
+
+@contextlib.contextmanager
+def told_by_the_provider(session: Session, options: dict[str, str]) -> Iterator[None]:
+    """Serve a scope that makes an inference session, and say of what the provider failed.
+
+    Parameters
+    ----------
+    session : Session
+        An open session on a card.
+    options : dict of str to str
+        Of `provider_options`.
+
+    Raises
+    ------
+    DeviceError
+        If the provider cannot be made, with what it says.
+    OutOfMemoryError
+        If the session could not give it its memory.
+    """
+    with route(session):
+        # A failure is kept until an allocation succeeds: one from before this is not this one's.
+        _allocate_and_free(options)
+        try:
+            yield
+        except Error:
+            raise
+        except Exception as error:
+            if failure := _core.last_failure():
+                raise OutOfMemoryError(
+                    f"the session cannot give ONNX Runtime's CUDA provider its memory: {failure}"
+                ) from error
+            if isinstance(error, (ValueError, RuntimeError)):  # what onnxruntime falls back for
+                raise DeviceError(
+                    f"ONNX Runtime's CUDA provider cannot be made: {error}"
+                ) from error
+            raise
+
+
+def _allocate_and_free(options: dict[str, str]) -> None:
+    alloc = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(int(options["gpu_external_alloc"]))
+    free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(options["gpu_external_free"]))
+    free(alloc(1))
