@@ -38,7 +38,6 @@ MappedPacking::MappedPacking(MappedStore& store, Bytes unit)
 MappedPacking::~MappedPacking() {
   context_->give_back([&] {
     staging_.clear();
-    shelves_.clear();
     packed_.clear();
     shelves_.clear();
     codec_.reset();
