@@ -101,6 +101,11 @@ def shared(to: Writer) -> None:
     to.then("MatMul", to.at, weight)
 
 
+def folded(to: Writer) -> None:
+    (exp,) = to.node("Exp", to.weight(WIDTH, WIDTH))
+    to.then("MatMul", to.at, exp)
+
+
 def branches(to: Writer) -> None:
     """One branch has an initializer of the graph around it, and one has its own."""
     around = to.weight(WIDTH, WIDTH)
@@ -123,7 +128,7 @@ def empty(to: Writer) -> None:
 LAYERS = {
     each.__name__: each
     for each in (
-        matmul, gemm, conv, lstm, half, quantised, dequantised, shared, branches, empty,
+        matmul, gemm, conv, lstm, half, quantised, dequantised, shared, folded, branches, empty,
     )
 }  # fmt: skip
 

@@ -222,13 +222,16 @@ def test_a_dropped_sessions_memory_is_given_back_and_its_counts_stay(
 ) -> None:
     session = small(32 * KIB)
     path = write_model(tmp_path / "a.onnx", ["matmul"])
+    groups = set()
     for number in (1, 2, 3):
         model = inference_session(session, path)
         model.run(None, feed())
+        groups.add(model._vramx_weights._group)
         del model
         gc.collect()
         assert session.stats().managed == 0
         assert [(row.uses, row.moved_in) for row in session.modules()] == [(1, WEIGHT)] * number
+    assert len(groups) == 1  # of what is leased together: the next one gets that of the last
 
 
 def test_a_model_larger_than_the_budget_is_refused_with_both_sizes(
@@ -329,11 +332,35 @@ def test_the_programs_options_hold_and_stay_its_own(
         assert own.intra_op_num_threads == 1
         assert own.graph_optimization_level == options.graph_optimization_level
         assert own.get_session_config_entry("session.use_env_allocators") == "0"
-    optimised = inference_session(session, paths[0]).get_session_options()
-    assert optimised.graph_optimization_level == options.graph_optimization_level  # not once more
     assert options.optimized_model_filepath == ""
     with pytest.raises(RuntimeError):
         options.get_session_config_entry("session.disable_prepacking")
+
+
+def test_optimisers_that_a_program_leaves_out_are_left_out(
+    small: Callable[[int], vramx.Session], tmp_path: Path
+) -> None:
+    session = small(32 * KIB)
+    path = write_model(tmp_path / "a.onnx", ["folded"])
+    given = {"providers": [CPU], "disabled_optimizers": {"ConstantFolding"}}
+    expected = onnxruntime.InferenceSession(path, plain_options(), **given).run(None, feed())
+    with serve(session):
+        model = onnxruntime.InferenceSession(path, plain_options(), **given)
+    assert same(model.run(None, feed()), expected)
+    assert rows(session)["a.onnx"].nbytes == WEIGHT  # a folded one would be in the graph
+
+
+def test_options_of_a_served_session_make_another_as_the_programs_own_do(
+    small: Callable[[int], vramx.Session], tmp_path: Path
+) -> None:
+    session = small(64 * KIB)
+    # Their weights have the same names.
+    paths = [write_model(tmp_path / f"{n}.onnx", ["conv", "matmul"], n) for n in range(2)]
+    options = inference_session(session, paths[0], plain_options()).get_session_options()
+    assert options.graph_optimization_level == plain_options().graph_optimization_level
+    expected = stock(paths[1]).run(None, feed())
+    for again in (stock(paths[1], options), inference_session(session, paths[1], options)):
+        assert same(again.run(None, feed()), expected)
 
 
 def test_an_initializer_that_is_an_input_can_still_be_given_another_value(

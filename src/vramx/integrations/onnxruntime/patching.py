@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from vramx.errors import ConfigError
 from vramx.integrations.onnxruntime.choosing import Provider, asked_providers, served_providers
-from vramx.integrations.onnxruntime.optimising import OptimisedModel
+from vramx.integrations.onnxruntime.optimising import OptimisedModel, copied_options
 from vramx.integrations.onnxruntime.provider import told_by_the_provider
 from vramx.integrations.onnxruntime.weights import ModelWeights, models_of
 from vramx.session import Session
@@ -145,6 +145,7 @@ def _make(
                 original(model, providers, None)
         finally:
             model._model_path, model._model_bytes = given
+            model._sess_options = copied_options(options)  # programs make others with them
     model.__dict__[_WEIGHTS] = weights
 
 
