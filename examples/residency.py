@@ -43,6 +43,7 @@ with vramx.simulate(link=LINK, unpack_rate=arguments.unpack_rate):
         policy=arguments.policy,
         block=BLOCK,
     )
+torch.manual_seed(0)  # how far weights pack depends on them
 model = nn.Sequential(*(Layer() for _ in range(24))).eval()
 with session, torch.inference_mode():
     session.manage(model, name="net")

@@ -18,7 +18,7 @@ NAMES = (
         for work in ("count", "pack", "unpack")
         for words in ("bf16", "fp16", "fp16_7", "fp32", "fp32_10", "fp32_7")
     ),
-    *("place", "compare", "digest"),
+    *("place", "compare", "digest", "verify"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -50,7 +51,11 @@ def open_one(monkeypatch: pytest.MonkeyPatch) -> OpenOne:
 
     def opened(budget: float, **options: Any) -> vramx.Session:
         with vramx.simulate(
-            capacity="256MiB", link="25GB/s", latency=0.0, unpack_rate=options.pop("rate", "1TB/s")
+            capacity="256MiB",
+            link="25GB/s",
+            latency=0.0,
+            unpack_rate=options.pop("rate", "1TB/s"),
+            host_memory=options.pop("host_memory", None),
         ):
             return vramx.oversubscribe(
                 int(budget * BLOCK), backend="simulated", block=BLOCK, **options
@@ -247,6 +252,171 @@ def test_auto_leaves_the_host_memory_that_others_need(
         assert session.stats().packed_on_host == 0
     with open_one(LAYERS / 2, compress="always") as session:
         session.manage(layers())
+        assert session.stats().packed_on_host > 0
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_who_cannot_pack_is_not_told_of_scarce_memory(
+    open_one: OpenOne, monkeypatch: pytest.MonkeyPatch, packs: bool
+) -> None:
+    scarce = HostRam(total=100 * BLOCK, available=BLOCK, group_limit=None)
+    monkeypatch.setattr("vramx.session.packing.host_ram", lambda: scarce)
+    with open_one(6, rate="1TB/s" if packs else None) as session:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            session.manage(layers(7))
+            session.manage(layers(1))
+        assert len(told) == packs
+
+
+def test_where_the_host_runs_out_while_packing_it_is_told_once_and_the_rest_stays_raw(
+    open_one: OpenOne,
+) -> None:
+    plain = layers()
+    room = LAYERS * BLOCK + 4 * BLOCK
+    with open_one(LAYERS / 2, compress="always", host_memory=room) as session:
+        with pytest.warns(RuntimeWarning, match="of weights get no packed copies: the sim") as told:
+            model = session.manage(layers())
+            session.manage(nn.Linear(240, 240, bias=False, dtype=torch.bfloat16))
+        raw = sum(each.nbytes for each in session.modules()[:LAYERS] if not each.packed_on_host)
+        assert 0 < raw < LAYERS * BLOCK
+        assert [str(each.message).split(" of ")[0] for each in told] == [
+            vramx.units.format_size(raw)
+        ]
+        for _ in range(4):
+            assert torch.equal(model(X), plain(X))
+
+
+# After a change of the budget
+
+
+def test_auto_packs_at_the_next_call_what_a_smaller_budget_does_not_hold(
+    open_one: OpenOne,
+) -> None:
+    with open_one(20) as session:
+        pairs = [(session.manage(layers(8)), layers(8)) for _ in range(2)]
+        for model, plain in pairs:
+            assert torch.equal(model(X), plain(X))
+        session.set_budget(16 * BLOCK)
+        model(X)
+        assert session.stats().packed_on_host == 0  # all fits
+        session.set_budget(10 * BLOCK)
+        assert session.stats().packed_on_host == 0
+        for called, (model, plain) in enumerate(pairs, start=1):
+            with torch.no_grad():
+                for each in (model, plain):
+                    each[2].weight.mul_(2)
+            assert torch.equal(model(X), plain(X))
+            packed = [each.packed_on_host > 0 for each in session.modules()]
+            assert packed == [place < 8 * called for place in range(16)]
+
+
+@pytest.mark.parametrize("compress", ["auto", "never"])
+def test_a_budget_that_changes_within_a_call_leaves_its_weights_alone(
+    open_one: OpenOne, compress: str
+) -> None:
+    class Shrinking(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self[0](x)
+            session.set_budget(6 * BLOCK)
+            x = self[1](x)
+            assert session.stats().packed_on_host == 0
+            return x
+
+    with open_one(20, compress=compress) as session:
+        model = session.manage(Shrinking(layers(4), layers(4)))
+        model(X)
+        assert session.stats().packed_on_host == 0
+        for _ in range(2):  # the first goes on with the pass
+            model[0](X)
+        assert (session.stats().packed_on_host > 0) == (compress == "auto")
+
+
+def test_what_was_packed_or_not_worth_it_is_not_tried_again(
+    open_one: OpenOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = nn.Linear(WIDTH, WIDTH, bias=False, dtype=torch.bfloat16)
+    random.weight.data.view(torch.int16).random_()
+    with open_one(20) as session:
+        model = session.manage(nn.Sequential(random, *layers(9)))
+        tried = []
+        packing = session._packing
+        make = packing.make
+        monkeypatch.setattr(
+            packing, "make", lambda weights: tried.append(len(weights)) or make(weights)
+        )
+        for budget in (8, 12, 8, 20, 6):
+            session.set_budget(budget * BLOCK)
+            for _ in range(2):
+                model(X)
+        assert tried == [10]
+        assert [each.packed_on_host > 0 for each in session.modules()] == [False] + 9 * [True]
+
+
+def test_what_is_pinned_is_packed_after_the_next_change(open_one: OpenOne) -> None:
+    with open_one(20) as session:
+        model = session.manage(layers(8))
+        other = session.manage(layers(8))
+        with session.pin(model):
+            session.set_budget(12 * BLOCK)
+            model(X)
+            other(X)
+            assert [each.packed_on_host > 0 for each in session.modules()] == 8 * [False] + 8 * [
+                True
+            ]
+        session.set_budget(11 * BLOCK)
+        model(X)
+        assert all(each.packed_on_host for each in session.modules())
+
+
+def test_where_the_card_has_no_room_to_pack_it_is_tried_after_the_next_change(
+    open_one: OpenOne,
+) -> None:
+    with open_one(12, compress="always") as session:
+        other = session.manage(layers(8))
+        with session.pin(other):
+            session.set_budget(8 * BLOCK)
+            model = session.manage(layers(4))
+            assert not any(each.packed_on_host for each in session.modules()[8:])
+        model(X)
+        assert not any(each.packed_on_host for each in session.modules()[8:])
+        session.set_budget(9 * BLOCK)
+        model(X)
+        assert all(each.packed_on_host for each in session.modules()[8:])
+
+
+def test_what_fails_while_packing_is_told_by_that_call_and_the_next_one_is_right(
+    open_one: OpenOne,
+) -> None:
+    plain = layers(8)
+    with open_one(20) as session:
+        model = session.manage(layers(8))
+        session.set_budget(6 * BLOCK)
+        session.device.fail(vramx._core.Operation.PACK, 3)
+        with pytest.raises(vramx.DeviceError, match="pack"):
+            model(X)
+        assert session.stats().leased == 0
+        for _ in range(4):
+            assert torch.equal(model(X), plain(X))
+
+
+def test_a_watched_budget_packs_in_the_program_s_calls_alone(open_one: OpenOne) -> None:
+    class Card:
+        left = 64 * BLOCK
+
+        def free(self) -> int:
+            return self.left
+
+    with open_one(20) as session:
+        model = session.manage(layers(8))
+        model(X)
+        card = Card()
+        watcher = session.watch_budget(reserve=4 * BLOCK, card=card, every=1e6)
+        card.left = 0
+        watcher.look()
+        assert session.stats().budget < 8 * BLOCK
+        assert session.stats().packed_on_host == 0
+        model(X)
         assert session.stats().packed_on_host > 0
 
 

@@ -255,10 +255,11 @@ void core(nb::module_& module) {
               typed.push_back({.offset = address, .size = size, .type = type_named(type)});
               core.residency().call({address, size}, name);
             }
-            core.residency().pack(std::move(typed), python_signals());
+            return core.residency().pack(std::move(typed), python_signals());
           },
           "weights"_a, Unlocked(),
-          "Makes packed copies of weights: addresses, bytes, bf16, fp16, fp32 or nothing, names.")
+          "Makes packed copies of weights: addresses, bytes, bf16, fp16, fp32 or nothing, names.\n"
+          "Returns False where the card has no room for it now.")
       .def(
           "point",
           [](Core& core, Address storage, Address address, Bytes size) {

@@ -5,9 +5,11 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "base/error.hpp"
 #include "device/device.hpp"
 #include "device/driver.hpp"
 
@@ -26,6 +28,18 @@ struct CudaContext {
   /// One more context on the same card.
   std::shared_ptr<CudaContext> another() const;
   Current current() const { return Current(*driver, context); }
+  /// Does work that gives things back, with the context current unless that is gone, and every use
+  /// of them with it.
+  template <class Work>
+  void give_back(const Work& work) const noexcept {
+    std::optional<Current> here;
+    try {
+      here.emplace(*driver, context);
+    } catch (const Error&) {
+      // As said.
+    }
+    work();
+  }
 };
 
 /// A fence, which holds its context.

@@ -23,7 +23,16 @@ Frames::Frames(std::shared_ptr<const Driver> driver, CUdevice card,
 }
 
 Frames::~Frames() {
-  while (!frames_.empty()) drop(frames_.begin());
+  try_again();
+  while (!frames_.empty()) {
+    try {
+      drop(frames_.begin());
+    } catch (const Error&) {
+      // The context is gone, or the driver is past help: the memory goes with the context.
+      give_back(frames_.begin());
+    }
+  }
+  refused_.clear();  // while there is a stock that takes their memory
 }
 
 void Frames::map(Tenant& tenant, Frame& frame) {
@@ -52,22 +61,33 @@ Frames::Frame* Frames::idle_frame(Bytes size) {
   return found;
 }
 
-void Frames::drop(std::list<Frame>::iterator frame) noexcept {
-  try {
-    for (const Fence& fence : frame->after) wait_(fence);
-    while (!frame->mapped.empty()) unmap(*frame->mapped.back());
-  } catch (const Error&) {
-    // The context is gone, or the driver is past help: the memory goes with the context.
-    for (Tenant* const tenant : frame->mapped) tenant->frame = nullptr;
-  }
+/// Throws, and it rests, where the driver refuses to unmap it somewhere.
+void Frames::drop(std::list<Frame>::iterator frame) {
+  for (const Fence& fence : frame->after) wait_(fence);
+  while (!frame->mapped.empty()) unmap(*frame->mapped.back());
+  give_back(frame);
+}
+
+void Frames::give_back(std::list<Frame>::iterator frame) noexcept {
   if (frame->taken == nullptr) memory_.resume(frame->size);
   memory_.give(frame->size, frame->handle);
   frames_.erase(frame);
 }
 
+void Frames::try_later(std::function<bool()> unmap) noexcept {
+  const std::lock_guard lock(mutex_);
+  refused_.push_back(std::move(unmap));
+}
+
+/// Returns whether something is unmapped now.
+bool Frames::try_again() noexcept {
+  return refused_.remove_if([](const auto& unmaps) { return unmaps(); }) > 0;
+}
+
 /// Gives back the one that nobody was in for longest.
 bool Frames::give_back_idle() {
   const std::lock_guard lock(mutex_);
+  if (try_again()) return true;
   auto idle = frames_.end();
   for (auto frame = frames_.begin(); frame != frames_.end(); ++frame) {
     if (frame->taken != nullptr) continue;
@@ -103,7 +123,7 @@ std::vector<Fence> Frames::enter(Tenant& tenant) {
       if (tenant.frame != nullptr) unmap(tenant);
       map(tenant, *frame);
     } catch (...) {
-      if (frame->mapped.empty()) drop(place_of(*frame));
+      if (frame->taken == &tenant) give_back(place_of(*frame));  // it is new
       throw;
     }
   }
@@ -152,21 +172,26 @@ void Frames::clear(const std::vector<Tenant*>& tenants) {
 /// A tenant at whose addresses a frame is not mapped any more.
 void Frames::vacate(Tenant& tenant, Frame& frame) noexcept {
   if (tenant.there) rest(tenant, frame);
-  if (frame.taken == nullptr && frame.mapped.empty()) drop(place_of(frame));
+  if (frame.taken != nullptr || !frame.mapped.empty()) return;
+  try {
+    drop(place_of(frame));
+  } catch (const Error&) {
+    // Its last uses are not known to be over, so it rests.
+  }
 }
 
-void Frames::release(Tenant& tenant) noexcept {
+bool Frames::release(Tenant& tenant) noexcept {
   const std::lock_guard lock(mutex_);
-  if (tenant.frame == nullptr) return;
+  if (tenant.frame == nullptr) return true;
   Frame& frame = *tenant.frame;
   try {
     unmap(tenant);
   } catch (const Error&) {
-    // The context is gone, and what was mapped with it.
-    std::erase(frame.mapped, &tenant);
-    tenant.frame = nullptr;
+    if (tenant.there) rest(tenant, frame);
+    return false;
   }
   vacate(tenant, frame);
+  return true;
 }
 
 void Frames::set_spare(Bytes spare) noexcept {
@@ -176,7 +201,12 @@ void Frames::set_spare(Bytes spare) noexcept {
 
 void Frames::trim(Bytes most) noexcept {
   const std::lock_guard lock(mutex_);
-  while (memory_.held() > most && give_back_idle()) {
+  try_again();
+  try {
+    while (memory_.held() > most && give_back_idle()) {
+    }
+  } catch (const Error&) {
+    // It rests until its memory is needed.
   }
   memory_.trim(most);
 }

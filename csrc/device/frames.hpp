@@ -5,6 +5,9 @@
 // was last in it: a range that returns finds its own frame, unless another one is in it. What is
 // read at the addresses of a range that has left is another's, then; where that must not be, it is
 // unmapped as it leaves.
+//
+// Memory is given back only once it is mapped nowhere. Where the driver refuses to unmap some, that
+// rests as it is until memory is needed, and then the driver is asked again.
 #pragma once
 
 #include <functional>
@@ -46,8 +49,12 @@ class Frames {
   /// changed, where the driver refuses.
   void clear(const std::vector<Tenant*>& tenants);
 
-  /// The tenant is about to be gone, and its uses are over.
-  void release(Tenant& tenant) noexcept;
+  /// The tenant is about to be gone, and its uses are over. Returns false where the driver refuses
+  /// to unmap it: then it has to stay until it is released again.
+  bool release(Tenant& tenant) noexcept;
+  /// What returns whether it has unmapped what was refused before; from now on it is asked when
+  /// memory is needed, or is to be let go of, until it has.
+  void try_later(std::function<bool()> unmap) noexcept;
 
   /// Memory for something else, of the same stock.
   CardMemory& memory() { return memory_; }
@@ -59,13 +66,15 @@ class Frames {
  private:
   Frame* idle_frame(Bytes size);
   Frame* create(Tenant& tenant);
+  bool try_again() noexcept;
   bool give_back_idle();
   std::list<Frame>::iterator place_of(const Frame& frame);
   void rest(Tenant& tenant, Frame& frame) noexcept;
   void map(Tenant& tenant, Frame& frame);
   void unmap(Tenant& tenant);
   void vacate(Tenant& tenant, Frame& frame) noexcept;
-  void drop(std::list<Frame>::iterator frame) noexcept;
+  void drop(std::list<Frame>::iterator frame);
+  void give_back(std::list<Frame>::iterator frame) noexcept;
 
   std::shared_ptr<const Driver> driver_;
   CUdevice card_;
@@ -73,6 +82,7 @@ class Frames {
   CardMemory memory_;
   std::recursive_mutex mutex_;  ///< creating a frame may give back another
   std::list<Frame> frames_;
+  std::list<std::function<bool()>> refused_;
   std::uint64_t left_ = 0;
 };
 

@@ -45,7 +45,7 @@ MappedStore::MappedStore(std::shared_ptr<CudaCard> card, Bytes unit, MappedOptio
 
 MappedStore::~MappedStore() {
   packing_.reset();
-  frames_.reset();  // which know what is mapped where
+  context()->give_back([&] { frames_.reset(); });  // which know what is mapped where
 }
 
 Packing* MappedStore::packing() { return packing_.get(); }
@@ -86,7 +86,7 @@ Range MappedStore::reserve(Bytes size, Purpose purpose) {
 }
 
 void MappedStore::release(Range range) noexcept {
-  std::unique_ptr<Reserved> gone;
+  std::shared_ptr<Reserved> gone;
   {
     const std::lock_guard lock(mutex_);
     const auto it = reserved_.find(range.start);
@@ -94,22 +94,23 @@ void MappedStore::release(Range range) noexcept {
     gone = std::move(it->second);
     reserved_.erase(it);
   }
-  const auto give_back = [&] {
+  context()->give_back([&] {
     if (packing_) packing_->release(range);
-    for (Unit& unit : gone->units) {
-      frames_->release(unit);
+    for (const Unit& unit : gone->units) {
       if (unit.given_back) given_back_ -= unit.range.size;
       if (unit.unpinnable) unpinnable_ -= unit.range.size;
     }
-    gone.reset();
-  };
-  try {
-    const Current here = current();
-    give_back();
-  } catch (const Error&) {
-    // The context is gone, and every use with it.
-    give_back();
-  }
+    const auto unmap = [&frames = *frames_, home = std::move(gone)] {
+      bool all = true;
+      for (Unit& unit : home->units) all = frames.release(unit) && all;
+      return all;
+    };
+    if (!unmap()) frames_->try_later(unmap);
+  });
+}
+
+void MappedStore::trim(Bytes most) noexcept {
+  context()->give_back([&] { frames_->trim(most); });
 }
 
 MappedStore::Reserved& MappedStore::find(Range range) const {

@@ -83,7 +83,7 @@ class MappedStore final : public CudaStore {
   Bytes card_bytes() const override { return frames_->memory().held(); }
   Bytes pageable_bytes() const override;
   Bytes given_back_bytes() const override;
-  void trim(Bytes most) noexcept override { frames_->trim(most); }
+  void trim(Bytes most) noexcept override;
   Packing* packing() override;
   /// Bytes that are not pinned come to the card for good, as far as it has room; what does not fit
   /// stays reachable with load alone. The others stay readable at their host addresses.

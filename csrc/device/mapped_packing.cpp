@@ -36,15 +36,13 @@ MappedPacking::MappedPacking(MappedStore& store, Bytes unit)
       staging_(store.card()->facts().lanes) {}
 
 MappedPacking::~MappedPacking() {
-  try {
-    const Current here = context_->current();
+  context_->give_back([&] {
     staging_.clear();
     packed_.clear();
+    shelves_.clear();
     codec_.reset();
     any_damaged_.reset();
-  } catch (const Error&) {
-    // The context is gone, and what was mapped with it.
-  }
+  });
 }
 
 CardCodec& MappedPacking::codec() {
@@ -83,19 +81,13 @@ void MappedPacking::begin(Bytes raw) {
 void MappedPacking::end() noexcept {
   const std::lock_guard lock(packing_);
   if (--begun_ > 0) return;
-  const auto give_back = [&] {
+  context_->give_back([&] {
     if (next_chunk_.valid()) next_chunk_.wait();
     next_chunk_ = {};
     chunk_ = nullptr;
     workplace_.reset();
     expected_ = 0;
-  };
-  try {
-    const Current here = context_->current();
-    give_back();
-  } catch (const Error&) {
-    give_back();  // the context is gone
-  }
+  });
 }
 
 /// Pinning takes longer than packing, so the next chunk is made while this one fills.
@@ -203,11 +195,13 @@ Bytes MappedPacking::largest() const {
   return largest_;
 }
 
-void MappedPacking::grant() noexcept { store_.frames().set_spare(unit_); }
+void MappedPacking::grant() noexcept {
+  context_->give_back([&] { store_.frames().set_spare(unit_); });
+}
 
 void MappedPacking::trim() noexcept {
   drop_slots();
-  store_.frames().set_spare(0);
+  context_->give_back([&] { store_.frames().set_spare(0); });
 }
 
 void MappedPacking::drop_slots() noexcept {
@@ -272,21 +266,17 @@ void MappedPacking::drop(Range range) noexcept {
     }
   }
   if (gone.empty()) return;
-  try {
+  context_->give_back([&] {
     // What is on its way reads it.
-    const Current here = context_->current();
     for (CUstream lane : store_.card()->lanes().streams) cuda().stream_wait(lane);
     cuda().stream_wait(unpacks_->at(0));
     note_damage(gone);
     const std::lock_guard lock(shelves_mutex_);
     for (auto& [start, packed] : gone) {
-      if (packed.on_card.shelf != nullptr) packed.on_card.shelf->remove(packed.on_card);
+      if (packed.on_card.shelf != nullptr) packed.on_card.shelf->drop(packed.on_card);
     }
     gone.clear();
-  } catch (const Error&) {
-    // The context is gone, and what was on the card with it.
-    shelves_.clear();
-  }
+  });
   if (last) trim();
 }
 

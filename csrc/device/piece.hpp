@@ -11,12 +11,11 @@ class Piece {
   ~Piece();
   Piece(const Piece&) = delete;
   Piece& operator=(const Piece&) = delete;
-  Range range() const { return addresses_.range(); }
+  Range range() const;
 
  private:
-  MappedStore& store_;
-  Addresses addresses_;
-  Handle memory_;
+  struct Memory;
+  std::shared_ptr<Memory> memory_;  ///< outlives the piece where the driver refuses to unmap it
 };
 
 }  // namespace vramx

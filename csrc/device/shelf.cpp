@@ -92,6 +92,11 @@ void Shelf::follow(Guest& from, std::size_t to) {
 void Shelf::remove(Guest& guest) {
   const std::size_t place = guest.place;
   if (place + 1 == guests_.size()) unmap_from(place);
+  drop(guest);
+}
+
+void Shelf::drop(Guest& guest) noexcept {
+  const std::size_t place = guest.place;
   guests_[place] = nullptr;
   guest = {};
   shrink();

@@ -34,6 +34,8 @@ class Shelf {
   /// nothing has changed, where the driver refuses to unmap the top place of one that has it; what
   /// it refuses below is used or given back later.
   void remove(Guest& guest);
+  /// Likewise, but whatever is refused is used or given back later.
+  void drop(Guest& guest) noexcept;
 
   /// What places of such a size take, beside one granule of a shelf's.
   static Bytes place_for(Bytes size) { return round_up(size, 512 * KiB); }

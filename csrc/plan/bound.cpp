@@ -31,8 +31,9 @@ std::vector<double> crossings(const Trace& trace, Rates rates) {
 }
 
 /// What unpacking adds to a pass. Of its blocks some `d` bytes are unpacked in it; the others were
-/// on the card raw as it began, or cross raw. So it takes the work's time and d / unpack, and no
-/// less than the link takes for all bytes but those that packing saves and those on the card.
+/// on the card raw as it began, or cross raw, if they can. So it takes the work's time and
+/// d / unpack, and no less than the link takes for all bytes but those that packing saves and those
+/// on the card.
 double least_seconds_of_a_pass(const Trace& trace, Bytes room, Rates rates) {
   std::vector<bool> used(trace.blocks.size());
   for (const Step& step : trace.steps) {
@@ -40,6 +41,7 @@ double least_seconds_of_a_pass(const Trace& trace, Bytes room, Rates rates) {
   }
   double raw = 0;
   double packable_bytes = 0;
+  double alone = 0;       // of these, what cannot cross raw
   double most_saved = 0;  // a byte that is unpacked, of any block
   for (std::size_t i = 0; i < used.size(); ++i) {
     const TracedBlock& block = trace.blocks[i];
@@ -47,14 +49,16 @@ double least_seconds_of_a_pass(const Trace& trace, Bytes room, Rates rates) {
     raw += static_cast<double>(block.size);
     if (!packable(block, rates)) continue;
     packable_bytes += static_cast<double>(block.size);
+    if (block.alone) alone += static_cast<double>(block.size);
     most_saved = std::max(most_saved, 1 - static_cast<double>(fewest_bytes(block, rates)) /
                                               static_cast<double>(block.size));
   }
   const double over = (raw - static_cast<double>(room)) / rates.up - trace.seconds();
-  if (over <= 0 || packable_bytes == 0) return trace.seconds() + std::max(0.0, over);
+  if (packable_bytes == 0) return trace.seconds() + std::max(0.0, over);
   // Where more unpacking takes as long as the moves that are left.
   const double unpacked =
-      std::min(packable_bytes, over / (1 / rates.unpack + most_saved / rates.up));
+      std::clamp(over / (1 / rates.unpack + most_saved / rates.up),
+                 std::max(0.0, alone - static_cast<double>(room)), packable_bytes);
   return trace.seconds() + unpacked / rates.unpack;
 }
 

@@ -124,10 +124,11 @@ class Search {
     PackedUse best{.kept = 1, .streams = true};
     if (trace_.steps.size() > most_steps_packed) return best;
     double least = std::numeric_limits<double>::infinity();
+    // Of those that cost about as much the first is taken, so that like times give a like plan.
     const auto consider = [&](PackedUse use) {
       const Plan plan = planner_.plan(first(use), first(use), use);
       const double costs = cost(plan.predicted, rates_);
-      if (costs >= least) return;
+      if (costs * good_enough >= least) return;
       least = costs;
       best = use;
     };

@@ -55,13 +55,14 @@ double unpacking(const Prediction& pass, Rates rates);
 Bytes most_unpacked(const Trace& trace, const Plan& plan);
 
 /// Plans a trace for a budget, with the room for fetching ahead and the use of packed copies that
-/// predict the cheapest pass; with packed copies it is never slower than without them.
+/// predict the cheapest pass; with packed copies it is never slower than without those that are not
+/// alone.
 /// Throws BadConfig where the trace is empty or names unknown blocks, and OutOfMemory where a
 /// step's blocks exceed the budget.
 Plan make_plan(const Trace& trace, Bytes budget, Rates rates);
 
-/// The same without packed copies, and with `ahead` bytes, or as many as the largest step leaves,
-/// kept free.
+/// The same without packed copies, but those that are alone, and with `ahead` bytes, or as many as
+/// the largest step leaves, kept free.
 Plan make_plan(const Trace& trace, Bytes budget, Rates rates, Bytes ahead);
 
 /// How long a pass takes under a plan when passes follow each other: the link carries one block at

@@ -34,8 +34,10 @@ Plan Planner::plan(Bytes ahead, Bytes burst, PackedUse use) const {
   Loads held = held_;
   for (auto& each : held) each = std::min(each, room);
   std::vector<Level> away(trace_.blocks.size(), Level::streamed);  // by block, where not kept
-  for (std::uint32_t block = 0; use.streams && block < away.size(); ++block) {
-    if (packable(trace_.blocks[block], rates_)) away[block] = Level::streamed_packed;
+  for (std::uint32_t block = 0; block < away.size(); ++block) {
+    const TracedBlock& each = trace_.blocks[block];
+    const bool packed = use.streams && packable(each, rates_);
+    if (packed || crosses_packed_only(each, rates_)) away[block] = Level::streamed_packed;
   }
   if (use.kept > 0) {
     const Bytes packed = keep_packed(use.kept, room, burst, held, away);
@@ -149,14 +151,19 @@ Planner::Places Planner::keep_what_fits(const Places& places, std::int64_t room,
   return kept;
 }
 
-// A block's packed copy takes room all the time, and saves the link whatever is not kept raw. A
-// span as long as the shortest that the raw plan streams is just worth its room there: shorter ones
-// save less, and least where unpacking takes as long.
+// A block's packed copy takes room all the time, and saves what streaming costs for whatever is not
+// kept raw. The span that the raw plan streams and that is least worth its room is just worth it
+// there: others save less, and least where unpacking takes as long.
 void Planner::improve_on(const Plan& raw) {
+  const auto streamed = [&](const Span& span) {
+    return cost_a_byte(span, crosses_packed_only(trace_.blocks[span.block], rates_)
+                                 ? Level::streamed_packed
+                                 : Level::streamed);
+  };
   double just_worth = axis_.total();
   for (const Span& span : spans_) {
     if (raw.levels[span.from][span.place] != Level::kept) {
-      just_worth = std::min(just_worth, axis_.length(span));
+      just_worth = std::min(just_worth, axis_.length(span) / streamed(span));
     }
   }
   constexpr auto none = std::numeric_limits<std::size_t>::max();
@@ -166,7 +173,7 @@ void Planner::improve_on(const Plan& raw) {
     const double length = axis_.length(spans_[at]);
     const double room = just_worth > 0 ? length / just_worth : 1;
     Candidate& block = by_block[spans_[at].block];
-    block.gain += std::min(1.0, room) - std::min(unpacking(), room);
+    block.gain += std::min(streamed(spans_[at]), room) - std::min(unpacking(), room);
     if (block.longest == none || length > axis_.length(spans_[block.longest])) block.longest = at;
   }
   std::vector<Candidate> found;

@@ -15,7 +15,7 @@ namespace vramx {
 /// What a plan does with the packed copies that there are.
 struct PackedUse {
   double kept = 0;       ///< so much of what could rest on the card packed does
-  bool streams = false;  ///< what leaves crosses the link packed
+  bool streams = false;  ///< what leaves crosses the link packed, not only what has to
 };
 
 class Planner {

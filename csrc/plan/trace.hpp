@@ -22,11 +22,17 @@ struct TracedBlock {
   bool written = false;   ///< it leaves by write-back
   Bytes packed = 0;       ///< of its packed copy; 0 where it has none
   Bytes packed_room = 0;  ///< that it takes on the card
+  bool alone = false;     ///< the host has no raw bytes beside that copy
 };
 
 /// Whether there is a packed copy that a plan may make use of: what is written has none for long.
 inline bool packable(const TracedBlock& block, Rates rates) {
   return rates.unpack > 0 && block.packed > 0 && !block.written;
+}
+
+/// Whether it comes over the link packed, whatever a plan would have.
+inline bool crosses_packed_only(const TracedBlock& block, Rates rates) {
+  return block.alone && packable(block, rates);
 }
 
 /// One pass of a cycle: after the last step comes the first again.

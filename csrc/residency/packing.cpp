@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/bytes.hpp"
 #include "base/error.hpp"
 #include "residency/residency.hpp"
 
@@ -107,9 +108,9 @@ void Residency::follow_staging(Lock& lock, const Poll& poll) {
   }
 }
 
-void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
+bool Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   Packing* const packing = device_->memory(Purpose::weights).packing();
-  if (packing == nullptr) return;
+  if (packing == nullptr) return false;
   Lock lock = locked();
   check_open();
   std::ranges::sort(weights, {}, &TypedRange::offset);
@@ -121,7 +122,7 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   }
   put_on_host(lock, blocks, "pack weights", poll);
   const Bytes scratch = packing->scratch(settings_.block);
-  if (!reserve(lock, scratch, poll)) return;
+  if (!reserve(lock, scratch, poll)) return false;
   struct Reserved {
     ~Reserved() { give_back(); }
     void give_back() { of.unreserve(std::exchange(bytes, 0)); }
@@ -141,7 +142,7 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   }
   std::vector<Bytes> sizes;
   const std::exception_ptr error = hold_on_host(lock, blocks, [&] {
-    Bytes raw = 0;
+    Bytes raw = 0;  // what is not packed yet
     for (const auto& [block, size] : before) raw += size > 0 ? 0 : block.size;
     try {
       packing->begin(raw);
@@ -151,9 +152,11 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
       } const end{*packing};
       for (const auto& [block, size] : before) {
         sizes.push_back(size > 0 ? size : packing->pack(block, within(weights, block)));
+        raw -= size > 0 ? 0 : block.size;
       }
-    } catch (const OutOfMemory&) {
-      // The others stay raw.
+    } catch (const OutOfMemory& refused) {
+      throw OutOfMemory(text(raw) + " of weights get no packed copies: " + refused.what(),
+                        refused.figures);
     }
   });
   for (std::size_t i = 0; i < sizes.size(); ++i) {
@@ -171,6 +174,7 @@ void Residency::pack(std::vector<TypedRange> weights, const Poll& poll) {
   follow_staging(lock, poll);
   changed_.notify();
   if (error) std::rethrow_exception(error);
+  return true;
 }
 
 }  // namespace vramx

@@ -81,7 +81,9 @@ class Residency final {
   /// The program wrote to the copies in a place: on the card, in a way the host's do not show.
   void written(const Blocks& blocks, Place where);
   /// Packs the blocks of weights that are not leased, where it makes them smaller; by address.
-  void pack(std::vector<TypedRange> weights, const Poll& poll);
+  /// Returns false, with none packed, where the card has no room for it now. Throws OutOfMemory
+  /// where memory runs out meanwhile: those packed by then are, and the others stay raw.
+  bool pack(std::vector<TypedRange> weights, const Poll& poll);
   /// What errors call the weights in a range.
   void call(Range weights, std::string name);
   void let_die(const Blocks& blocks);

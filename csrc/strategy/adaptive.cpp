@@ -133,6 +133,7 @@ bool Adaptive::plan_pass(std::size_t length) {
   }
   Trace trace;
   // Without room for packed bytes to arrive in they are of no use.
+  const bool alone = packed_alone();
   const bool packs = table_.sums().staging > 0;
   std::vector<Schedule::Use> cycle;
   std::unordered_map<BlockId, std::uint32_t> places;
@@ -149,7 +150,8 @@ bool Adaptive::plan_pass(std::size_t length) {
           trace.blocks.push_back({.size = block.range.size,
                                   .written = block.evict_mode(Place::card) == EvictMode::write_back,
                                   .packed = packs && block.unpacks() ? block.packed : 0,
-                                  .packed_room = block.packed_room});
+                                  .packed_room = block.packed_room,
+                                  .alone = alone});
         }
         use.blocks.push_back(id);
         step.blocks.push_back(it->second);
@@ -215,9 +217,17 @@ bool Adaptive::leaves_plan(const Recorder::Pass& pass) {
     if (trial_.suspects()) passes_to_plan_ = std::max(passes_to_plan_, 2U);
     return false;
   }
-  drop_plan();
+  const auto last = drop_plan();
   passes_to_plan_ = passes_planned + 1;
+  if (unpacks == 0 || packed_alone()) return true;
+  // The same without packed copies may be the better way, by the times from which that was planned.
+  trial_.give_up_packed();
+  if (last->position()) adopt_plan(last->cycle(), last->trace(), *last->position());
   return true;
+}
+
+bool Adaptive::packed_alone() const {
+  return !view_.device.memory(Purpose::weights).traits().keeps_raw;
 }
 
 /// Something else is to be planned than before: what was learned of the last plan is void.
@@ -240,7 +250,8 @@ bool Adaptive::adopt_plan(std::vector<Schedule::Use> cycle, Trace trace, std::si
   if (trace.largest_step() + trace.least_scratch() > budget()) {
     return drop_plan() != nullptr;  // a use goes over the link: there is no plan for that
   }
-  const Rates link = link_rates();
+  Rates link = link_rates();
+  if (!trial_.packs()) link.unpack = 0;
   Plan plan = make_plan(trace, budget(), link);
   if (schedule_ && schedule_->begin_in(cycle) == 0) {
     const Prediction present = predict(trace, schedule_->plan(), budget(), link);

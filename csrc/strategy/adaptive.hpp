@@ -45,6 +45,8 @@ class Adaptive final : public Lru {
   /// Whether nothing that the program uses is about to come to the card, or to leave it.
   bool at_rest() const { return table_.sums().away == 0 || all_fits(); }
   Rates link_rates() const;
+  /// Whether what is packed cannot cross the link raw.
+  bool packed_alone() const;
   /// For blocks.
   Bytes budget() const {
     return view_.budget - std::min<Bytes>(table_.sums().reserved, view_.budget);

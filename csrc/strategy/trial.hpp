@@ -47,6 +47,16 @@ class Trial {
   bool left() const { return left_.has_value(); }
   void take_up() { left_.reset(); }
 
+  /// The plan that was left made use of packed copies: one without them is on trial next, as long
+  /// as this one was.
+  void give_up_packed() {
+    left_.reset();
+    patience_ /= 2;
+    packs_ = false;
+  }
+  /// Whether plans may choose packed copies.
+  bool packs() const { return packs_; }
+
  private:
   static constexpr double margin = 0.05;
   /// Times what unpacking is predicted to take.
@@ -70,6 +80,7 @@ class Trial {
   std::optional<Left> left_;
   unsigned slow_passes_ = 0;
   unsigned patience_ = 3;
+  bool packs_ = true;
 };
 
 }  // namespace vramx

@@ -537,9 +537,10 @@ class Core:
     def evict(self, ranges: Sequence[tuple[int, int]]) -> None: ...
     def advise(self, ranges: Sequence[tuple[int, int]], advice: Advice) -> None: ...
     def written(self, ranges: Sequence[tuple[int, int]]) -> None: ...
-    def pack(self, weights: Sequence[tuple[int, int, str, str]]) -> None:
+    def pack(self, weights: Sequence[tuple[int, int, str, str]]) -> bool:
         """
         Makes packed copies of weights: addresses, bytes, bf16, fp16, fp32 or nothing, names.
+        Returns False where the card has no room for it now.
         """
 
     def point(self, storage: int, address: int, size: int) -> bool:

@@ -164,8 +164,8 @@ CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, CUs
     s.submit(number(stream), {.after = nullptr,
                               .run =
                                   [to, from, size] {
-                                    std::memcpy(reinterpret_cast<void*>(to),
-                                                reinterpret_cast<const void*>(from), size);
+                                    std::memmove(reinterpret_cast<void*>(to),
+                                                 reinterpret_cast<const void*>(from), size);
                                   },
                               .names = {{to, size}, {from, size}}});
     return CUDA_SUCCESS;

@@ -306,6 +306,32 @@ TEST("of a job that was overtaken and is taken back its evictions are told") {
   REQUIRE(bench.device->log().back().starts_with("fetch 220"));
 }
 
+TEST("the end waits for what was overtaken, and for what overtakes then") {
+  Waiting bench;
+  bench.device->await("unpack 300");
+  std::thread ending([&] { bench.mover.reset(); });
+  bench.device->let_arrive();
+  ending.join();
+  REQUIRE(bench.outcomes.size() == 4);
+  for (const Outcome& each : bench.outcomes) REQUIRE(!each.error);
+  REQUIRE(bench.device->log().back().starts_with("fetch 230"));
+}
+
+TEST("a job that overtakes and fails is told alone, and those before it are carried out") {
+  Waiting bench;
+  bench.device->await("unpack 300");
+  bench.device->fail_at(310);
+  Job fails = bench.job({}, {310});
+  fails.fetches[0].route = &bench.device->unpack();
+  bench.submit(std::move(fails));
+  bench.device->await("unpack 310");
+  bench.device->let_arrive();
+  const auto outcomes = bench.finish(5);
+  REQUIRE(failed_with(outcomes[2], "unpack 310 fails") && outcomes[2].arrivals.empty());
+  for (const std::size_t other : {0, 1, 3, 4}) REQUIRE(!outcomes[other].error);
+  REQUIRE(bench.device->log().back().starts_with("fetch 230"));
+}
+
 TEST("without a thread nothing moves before pump, and then on its caller's thread") {
   Bench bench(false);
   bench.submit({100}, {200});

@@ -153,6 +153,47 @@ TEST("where nothing is packed, or nothing unpacks, plans are those without packe
   }
 }
 
+TEST(
+    "what has a packed copy alone never crosses raw, and no pass is predicted faster than can be") {
+  std::mt19937 random(25);
+  std::size_t crossed = 0;
+  for (int pass = 0; pass < 200; ++pass) {
+    Trace trace = varied(random);
+    for (auto& each : trace.blocks) each.alone = random() % 2 == 0;
+    const Bytes budget = some_budget(trace, random);
+    const Rates rates = some_rates(random);
+    const double least = least_seconds(trace, budget, rates);
+    const Plan given = make_plan(trace, budget, rates, 0);
+    const Plan best = make_plan(trace, budget, rates);
+    for (const Plan& plan : {given, best}) {
+      REQUIRE(plan.predicted.seconds >= (1 - 1e-9) * least);
+      for (std::size_t step = 0; step < trace.steps.size(); ++step) {
+        for (std::size_t i = 0; i < trace.steps[step].blocks.size(); ++i) {
+          const TracedBlock& each = trace.blocks[trace.steps[step].blocks[i]];
+          if (!each.alone || each.packed == 0 || each.written) continue;
+          REQUIRE(plan.levels[step][i] != Level::streamed);
+          crossed += plan.levels[step][i] == Level::streamed_packed ? 1 : 0;
+        }
+      }
+    }
+    for (auto& each : trace.blocks) each.alone = false;
+    REQUIRE(least >= (1 - 1e-9) * least_seconds(trace, budget, rates));
+  }
+  REQUIRE(crossed > 1000);
+}
+
+TEST("what has a packed copy alone is unpacked though the work hides the link") {
+  Trace trace = packed(cycle(384, 1));
+  for (auto& each : trace.blocks) each.alone = true;
+  const Bytes budget = 192 * block;
+  const Plan plan = make_plan(trace, budget, packing);
+  const double away = static_cast<double>(bytes_of(trace) - budget);
+  const double least = least_seconds(trace, budget, packing);
+  REQUIRE(std::abs(least - 1 - away / packing.unpack) < 1e-9);
+  REQUIRE(plan.predicted.unpacked >= bytes_of(trace) - budget);
+  REQUIRE(plan.predicted.seconds <= 1.02 * least);
+}
+
 TEST("a plain cycle that fits packed keeps raw what still fits beside it, and nothing streams") {
   const Trace trace = packed(cycle(384, 5e-3));
   for (const double over : {1.1, 1.25, 1.4}) {

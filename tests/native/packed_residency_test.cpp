@@ -156,9 +156,6 @@ class Program {
     static constexpr std::array which{Operation::fetch, Operation::evict, Operation::map_host,
                                       Operation::pack};
     auto faults = rig_.faults(which[random_() % which.size()], Purpose::weights);
-    // Who drops a frame cannot do without.
-    if (rig_.keeps_frames())
-      std::erase_if(faults, [](auto& it) { return it.name == "cuMemUnmap"; });
     if (faults.empty()) return;
     armed_ = faults[random_() % faults.size()];
     armed_->arm();

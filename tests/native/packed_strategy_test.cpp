@@ -40,8 +40,10 @@ class Unpacks final : public OverSimulated, private Packing {
   Route& link() override { return *this; }
 };
 
-SimulatedSpec spec() {
+SimulatedSpec spec(bool keeps_raw) {
   SimulatedSpec spec;
+  spec.keeps_raw = keeps_raw;
+  spec.unpack_rate = rate;
   spec.capacity = 2 * blocks * block;
   spec.granule = block;
   spec.link.up = spec.link.down = rate;
@@ -51,7 +53,7 @@ SimulatedSpec spec() {
 
 /// A strategy that is told of a cycle over blocks that stay where they are.
 struct Told {
-  Unpacks device{spec()};
+  Unpacks device;
   BlockTable table{block};
   std::atomic<Bytes> budget;
   std::size_t plans = 0;
@@ -59,8 +61,9 @@ struct Told {
   Range range;
   std::vector<GroupId> groups;
 
-  explicit Told(std::size_t room)
-      : budget(room * block + 1),
+  explicit Told(std::size_t room, bool keeps_raw = true)
+      : device(spec(keeps_raw)),
+        budget(room * block + 1),
         adaptive({table, device, budget, block, [this](const Prediction&) { ++plans; }}),
         range(device.reserve(blocks * block, Purpose::weights)) {
     for (const BlockId id : table.add(range, Purpose::weights, Place::host, false, false)) {
@@ -126,6 +129,20 @@ TEST("what a plan streams raw crosses so while it is in force") {
   for (BlockId id = 0; id < blocks; ++id) REQUIRE(!raw(id));
 }
 
+TEST("a plan knows that what has a packed copy alone crosses packed, though it need not be soon") {
+  for (const bool keeps_raw : {true, false}) {
+    Told told(40, keeps_raw);
+    for (int i = 0; i < 4; ++i) told.pass(streaming, 10 * streaming);
+    const auto plan = told.adaptive.plan();
+    REQUIRE(plan && plan->predicted.raw_in > 0);
+    REQUIRE((plan->predicted.moved_in == plan->predicted.raw_in) == keeps_raw);
+    REQUIRE(told.unpacks() == !keeps_raw);
+    for (BlockId id = 0; id < blocks; ++id) {
+      REQUIRE(keeps_raw || told.table[id].crosses_packed);
+    }
+  }
+}
+
 TEST("a store that does not unpack has plans without packed copies") {
   Told told(40);
   told.device.unpacks = false;
@@ -177,15 +194,24 @@ TEST("a plan that unpacks stays, whatever part of that is in the times measured 
   }
 }
 
-TEST("a plan whose unpacking slows the work by more than it saves is left") {
-  Told told(40);
-  const double work = streaming / 10;
-  bool left = false;
-  for (int i = 0; i < 200 && !left; ++i) {
-    const bool unpacks = told.unpacks();
-    told.pass(unpacks ? 0 : streaming / 20, unpacks ? 4 * work : work);
-    left = unpacks && !told.adaptive.plan();
-    REQUIRE(left || !told.adaptive.plan() || told.unpacks());  // no other plan while it is on trial
+TEST("a plan whose unpacking slows the work by more than it saves is left for one that is raw") {
+  for (const bool raw_is_slow : {false, true}) {
+    Told told(40);
+    const double work = streaming / 10;
+    const double stalled = streaming / 20;
+    for (int i = 0; i < 4; ++i) told.pass(stalled, work);
+    REQUIRE(told.unpacks());
+    // No other plan while it is on trial.
+    for (int i = 0; i < 200 && told.unpacks(); ++i) told.pass(0, 4 * work);
+    REQUIRE(told.adaptive.plan() && !told.unpacks() && told.kept_packed() == 0);
+    for (int i = 0; i < 200; ++i) {
+      const bool plans = told.adaptive.plan().has_value();
+      REQUIRE(!told.unpacks() && (plans || raw_is_slow));
+      told.pass(plans && raw_is_slow ? 2 * streaming : stalled, work);
+    }
+    REQUIRE(told.adaptive.plan().has_value() == !raw_is_slow);
+    told.adaptive.budget_changed();
+    for (int i = 0; i < 8 && !told.unpacks(); ++i) told.pass(stalled, work);
+    REQUIRE(told.unpacks());
   }
-  REQUIRE(left);
 }

@@ -28,6 +28,16 @@ struct Held {
   World world;
 };
 
+/// Weights with packed copies, for which there is room to arrive in.
+const WorldSpec packed_spec{.budget = 12, .policy = "lru", .packed = true};
+
+SimulatedSpec packs(bool keeps_raw) {
+  SimulatedSpec card;
+  card.unpack_rate = 1e12;
+  card.keeps_raw = keeps_raw;
+  return card;
+}
+
 /// Blocks of one byte on a device whose calls can be held one by one.
 struct Gated {
   Gated() { residency.adopt({0x1000, 8}, Purpose::weights, false); }
@@ -298,6 +308,98 @@ TEST("a write that is reported while its block arrives is kept") {
   held.card().let_go();
   held.world->evict({0}, nullptr);
   REQUIRE(held.rig->moved_out() == held.world.block());
+}
+
+TEST("threads that want one block that comes packed share its fetch") {
+  for (const bool keeps_raw : {true, false}) {
+    Held held(packed_spec, packs(keeps_raw));
+    const Bytes packed_in = held.rig->moved_in();
+    held.card().hold();
+    Waiting second_waits;
+    const auto use = [&](const Poll& poll) {
+      held.world->take({0}, 0, true, poll);
+      REQUIRE(held.world.reads(0));
+      held.world.give({0});
+    };
+    Thread first([&] { use(nullptr); });
+    await([&] { return held.leased() > 0; });
+    Thread second([&] { use(second_waits.poll()); });
+    second_waits.await();
+    held.card().let_go();
+    first.join();
+    second.join();
+    const Stats stats = held.world->stats();
+    REQUIRE(stats.moved_in == held.world.block() && stats.crossed_in < stats.moved_in);
+    REQUIRE(held.rig->moved_in() - packed_in == stats.crossed_in);
+  }
+}
+
+TEST("a write that is reported while its block comes packed is kept, and not the packed copy") {
+  for (const bool keeps_raw : {true, false}) {
+    Held held(packed_spec, packs(keeps_raw));
+    held.card().hold();
+    held.world->prefetch({0});
+    held.world->written({0}, Place::card);
+    held.card().let_go();
+    held.world.take({0});
+    held.world.write(0);
+    held.world.give({0});
+    held.world->evict({0}, nullptr);
+    REQUIRE(held.rig->moved_out() == held.world.block() && held.world.kept_on_host());
+    const Bytes crossed = held.world->stats().crossed_in;
+    held.world.take({0});
+    REQUIRE(held.world.reads(0));
+    REQUIRE(held.world->stats().crossed_in == crossed + held.world.block());
+    held.world.give({0});
+  }
+}
+
+TEST("packing waits for a block that is on its way") {
+  for (const bool keeps_raw : {true, false}) {
+    WorldSpec spec = packed_spec;
+    spec.packed = false;
+    Held held(spec, packs(keeps_raw));
+    held.card().hold();
+    held.world->prefetch({0});
+    Waiting packer_waits;
+    Thread packer([&] {
+      const Range range = held.world.at(0);
+      held.world->pack({{.offset = range.start, .size = range.size, .type = Type::bf16}},
+                       packer_waits.poll());
+    });
+    packer_waits.await();
+    held.card().let_go();
+    packer.join();
+    held.world.take({0});
+    REQUIRE(held.world.reads(0));
+    held.world.give({0});
+    const Stats stats = held.world->stats();
+    REQUIRE(stats.packed_on_host > 0 && stats.crossed_in < stats.moved_in);
+    held.world->evict({0}, nullptr);
+    REQUIRE(held.world.kept_on_host());
+  }
+}
+
+TEST("a budget too small for packed bytes waits for those that are on their way") {
+  for (const bool keeps_raw : {true, false}) {
+    Held held(packed_spec, packs(keeps_raw));
+    held.card().hold();
+    held.world->prefetch({0});
+    Waiting setter_waits;
+    Thread setter([&] { held.world->set_budget(held.world.block(), setter_waits.poll()); });
+    setter_waits.await();
+    held.card().let_go();
+    setter.join();
+    const Stats stats = held.world->stats();
+    REQUIRE(stats.crossed_in < stats.moved_in);
+    REQUIRE(held.rig->on_card() <= held.world.block());
+    held.world.take({1});
+    REQUIRE(held.world.reads(1));
+    held.world.give({1});
+    REQUIRE(held.world->stats().crossed_in == stats.crossed_in + held.world.block());
+    held.world->evict({0, 1}, nullptr);
+    REQUIRE(held.rig->on_card() == 0 && held.world.kept_on_host());
+  }
 }
 
 TEST("a poll that throws ends the wait with nothing leased") {

@@ -62,9 +62,9 @@ def oversubscribe(
     compress : str, optional
         Whether weights get packed copies, which hold the same bits in less room
         (0.68 of it for bfloat16): ``"auto"`` packs them once the managed bytes exceed the budget,
-        ``"always"`` packs whatever can be, ``"never"`` does not. By default what the environment's
-        ``VRAMX_COMPRESS`` says, else ``"auto"``. What is done with packed copies, and whether
-        anything, the plan decides.
+        be it one that is set later, ``"always"`` packs whatever can be, ``"never"`` does not. By
+        default what the environment's ``VRAMX_COMPRESS`` says, else ``"auto"``. What is done with
+        packed copies, and whether anything, the plan decides.
     host : str, optional
         What the host's memory holds of packed weights: ``"raw+packed"``, their raw bytes beside
         the packed copies, or ``"packed"``, which packs all that can be and gives the raw bytes back

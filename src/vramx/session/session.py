@@ -77,7 +77,8 @@ class Session:
         self._core = cast(_core.Core, NoCore())
         if not isinstance(device, NoCard):
             self._core = open_core(device, options, settings, policy)
-        self._packing = Packing(self._core, compress)
+        packs = self.active and self.device.packs
+        self._packing = Packing(self._core, compress if packs else "never")
         self._watcher: BudgetWatcher | None = None
         self._told_unpinned = False
         self._last_plan: Plan | None = None
@@ -534,6 +535,9 @@ class Session:
     def set_budget(self, budget: Size) -> int:
         """Change the budget; when this returns the new one holds.
 
+        With ``compress="auto"``, a module that exceeds it now with the others gets its packed
+        copies as its next call begins.
+
         Parameters
         ----------
         budget : int, float or str
@@ -554,7 +558,7 @@ class Session:
         self._usable()
         previous = self._core.set_budget(parse_size(budget, "budget"))
         if self._torch_bridge is not None:
-            self._torch_bridge.cache.watch()
+            self._torch_bridge.budget_changed()
         return previous
 
     def watch_budget(

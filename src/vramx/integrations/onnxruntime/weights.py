@@ -14,7 +14,7 @@ from onnxruntime import OrtValue
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from vramx import _core
-from vramx.errors import Error, InUseError, OutOfMemoryError
+from vramx.errors import Error, OutOfMemoryError
 from vramx.integrations.onnxruntime.optimising import TYPES, Initializer, OptimisedModel
 from vramx.integrations.onnxruntime.provider import route
 from vramx.seeing.usage import ModuleStats, module_stats
@@ -81,12 +81,15 @@ class ModelWeights:
         self.row = _Row(core, name, self._ranges, self._group)
         weakref.finalize(self, self.row.end).atexit = False
 
+    @property
+    def unpacked_bytes(self) -> int:
+        """Bytes of which no packed copy was tried yet."""
+        return 0 if self._packed else sum(nbytes for _, nbytes in self._ranges)
+
     def pack(self) -> None:
-        """Give the weights packed copies, once; while they are leased nothing happens."""
+        """Give the weights packed copies, once."""
         if not self._packed:
-            with contextlib.suppress(InUseError):
-                self._session._core.pack(self._to_pack)
-                self._packed = True
+            self._packed = self._session._packing.make(self._to_pack)
 
     @contextlib.contextmanager
     def leased(self) -> Iterator[None]:
@@ -185,9 +188,7 @@ class Models:
                 found = ModelWeights(session, self._new_name(model), optimised)
                 self._by_content[content] = found
                 self._rows[found.row.name] = found.row
-                if session._packing.is_wanted():
-                    for each in [*self._by_content.values()]:
-                        each.pack()
+                session._packing.pack([*self._by_content.values()])
         return found
 
     def _new_name(self, model: str | bytes) -> str:

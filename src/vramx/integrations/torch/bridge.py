@@ -17,7 +17,7 @@ from torch.utils.dlpack import from_dlpack
 
 from vramx import _core
 from vramx.arrays import checked_bytes
-from vramx.errors import ConfigError, InUseError
+from vramx.errors import ConfigError
 from vramx.integrations.torch.allocator import route
 from vramx.integrations.torch.caching import Cache
 from vramx.integrations.torch.components import components_of
@@ -54,8 +54,7 @@ class TorchBridge:
         self, core: _core.Core, device: _core.Device, *, check: bool, packing: Packing
     ) -> None:
         self.core = core
-        self._packing = packing
-        self._torch_core = TorchCore(core, device, check=check)
+        self._torch_core = TorchCore(core, device, packing, check=check)
         #: Returns the handle of the calling thread's current stream.
         self.stream = self._torch_core.stream
         self.cache = Cache(core, device.ordinal)
@@ -178,16 +177,7 @@ class TorchBridge:
             )
         watch(self)
         ManagedModule(self.passes, module, name, incoming)  # which adds itself
-        self.pack()
-
-    def pack(self) -> None:
-        """Give weights packed copies, where that is wanted."""
-        if not self._packing.is_wanted():
-            return
-        for managed in self.passes.modules:
-            # One that is running now is packed when the next one is managed.
-            with contextlib.suppress(InUseError):
-                managed.memory.places.pack()
+        self._torch_core.packing.pack([each.memory.places for each in self.passes.modules])
 
     def _check_free(self, module: Any, name: str) -> None:
         if not isinstance(module, nn.Module):
@@ -234,6 +224,12 @@ class TorchBridge:
         for managed in found:
             managed.evict()  # refused while one of them is in use, before any is put back
         self._put_back(found)
+
+    def budget_changed(self) -> None:
+        """Follow a budget that was set, by any thread."""
+        self.cache.watch()
+        for managed in self.passes.modules:
+            managed.budget_changed = True
 
     def follow(self) -> None:
         """See what managed modules hold now, and what of them was changed in place or let go of."""

@@ -6,6 +6,7 @@ import torch
 
 from vramx import _core
 from vramx.integrations.torch.internals.streams import present_stream
+from vramx.session.packing import Packing
 
 
 class TorchCore:
@@ -17,6 +18,8 @@ class TorchCore:
         The session's core.
     device : _core.Device
         Its card.
+    packing : Packing
+        Gives weights packed copies.
     check : bool
         Whether writes that were not reported are looked for.
 
@@ -39,8 +42,11 @@ class TorchCore:
         Returns the handle of the calling thread's current stream.
     """
 
-    def __init__(self, core: _core.Core, device: _core.Device, *, check: bool) -> None:
+    def __init__(
+        self, core: _core.Core, device: _core.Device, packing: Packing, *, check: bool
+    ) -> None:
         self.core = core
+        self.packing = packing
         self.check = check
         self.computes_on_host = device.computes_on_host
         self.ordinal = device.ordinal

@@ -82,6 +82,8 @@ class ManagedModule:
         Where its bytes lie.
     callers : list of int
         The threads of its calls that are under way.
+    budget_changed : bool
+        Whether the budget was set since it was last seen whether weights are to be packed.
 
     Raises
     ------
@@ -99,6 +101,7 @@ class ManagedModule:
         self.name = name
         self.passes = passes
         self.callers: list[int] = []
+        self.budget_changed = False
         self.memory = ModuleMemory(passes.torch_core, module, name)
         self._units: weakref.WeakSet[Unit] = weakref.WeakSet()
         self._leases: Any = lambda: None
@@ -166,6 +169,9 @@ class ManagedModule:
         if leases is not None and (self.memory.look_again or leases.changed()):
             self._look(leases)
 
+    def _runs_elsewhere(self) -> bool:
+        return any(each != threading.get_ident() for each in self.callers)
+
     def look_at(self, unit: Unit) -> None:
         """See what a module holds now that is about to be called, and what the others do.
 
@@ -198,7 +204,7 @@ class ManagedModule:
         """Follow the module, unless another thread runs it: what that uses stays as it is."""
         with self._following:
             module = self.module
-            if module is None or any(each != threading.get_ident() for each in self.callers):
+            if module is None or self._runs_elsewhere():
                 return
             with plainly(), contextlib.suppress(InUseError):
                 look = self.memory.take_in_new(module)
@@ -223,6 +229,13 @@ class ManagedModule:
         """Report those that would be lost where something leaves the card."""
         if (leases := self._leases()) is not None:
             leases.note_writes_that_leave()
+
+    def pack_if_due(self) -> None:
+        """Pack after a change of the budget, as a pass begins and no other thread runs it."""
+        if self.budget_changed and not self._runs_elsewhere():
+            self.budget_changed = False
+            self.passes.note_writes()
+            self.passes.torch_core.packing.pack([self.memory.places])
 
     def verify(self) -> None:
         """Look for writes that nobody was told of, in checking mode."""

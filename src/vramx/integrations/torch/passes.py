@@ -35,6 +35,9 @@ class Root(Protocol):
     def note_writes_that_leave(self) -> None:
         """Report that as far as it is lost where it leaves the card."""
 
+    def pack_if_due(self) -> None:
+        """Give its weights packed copies where a changed budget asks for them."""
+
     def forget_digests(self, ranges: list[tuple[int, int]]) -> None:
         """Take reported writes out of what checking mode compares."""
 
@@ -179,6 +182,7 @@ class Passes(Generic[R]):
         for ref in self._managed:
             if (managed := ref()) is not None:
                 managed.note_writes_that_leave()
+        called.root.pack_if_due()
 
     def contents_changed(self, unit: Unit) -> None:
         """Look at what a unit holds now."""

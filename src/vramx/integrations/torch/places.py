@@ -137,16 +137,24 @@ class Places:
             place.range for place in self._places.values() if place.purpose is _core.Purpose.WEIGHTS
         ]
 
-    def pack(self) -> None:
-        """Give weights packed copies, each once."""
-        new = [
-            (*place.range, place.type, place.name)
+    def _unpacked(self) -> list[_Place]:
+        return [
+            place
             for place in self._places.values()
             if place.purpose is _core.Purpose.WEIGHTS and place.address not in self._packed
         ]
-        if new:
-            self._core.pack(new)
-            self._packed |= {address for address, *_ in new}
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """Bytes of weights of which no packed copy was tried yet."""
+        return sum(place.nbytes for place in self._unpacked())
+
+    def pack(self) -> None:
+        """Give weights packed copies, each once; not yet where the card has no room for that."""
+        new = self._unpacked()
+        weights = [(*place.range, place.type, place.name) for place in new]
+        if weights and self._torch_core.packing.make(weights):
+            self._packed |= {place.address for place in new}
 
     def is_buffer(self, address: int) -> bool:
         """Tell whether no parameter lies in the place at an address."""
