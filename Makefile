@@ -11,8 +11,9 @@ PINS := pyproject.toml constraints.txt
 EVERYTHING := -c constraints.txt -e '.[dev]'
 NATIVE_MODULE := -q --no-deps --no-build-isolation -e .
 WHAT_THE_DEMO_NEEDS := -c constraints.txt -e '.[demo]'
-# Weights alone are read of it: it asks for an old torch.
-MTCNN := --no-deps facenet-pytorch==2.6.0
+# Of the first weights alone are read, and it asks for an old torch; the second asks for an OpenCV
+# that needs libGL, beside the one that others ask for.
+WITHOUT_WHAT_THEY_ASK_FOR := --no-deps facenet-pytorch==2.6.0 'insightface>=2.1'
 
 STUB := src/vramx/_core.pyi
 
@@ -62,7 +63,7 @@ endef
 $(READY): $(SOURCES)
 	$(begin_environment)
 	$(BIN)/python -m pip install $(if $(filter $(PINS),$?),$(EVERYTHING),$(NATIVE_MODULE))
-	$(BIN)/python -m pip install -q $(MTCNN)
+	$(BIN)/python -m pip install -q $(WITHOUT_WHAT_THEY_ASK_FOR)
 	@cp -p $(VENV)/.started $(DEMO_READY)
 	@mv $(VENV)/.started $@
 

@@ -14,17 +14,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vramx
 from vramx import _core
-from vramx.integrations.onnxruntime import inference_session, optimising, serve
 
 pytest.importorskip("onnx", reason="vramx reads models with onnx: pip install 'vramx[onnx]'")
-from onnx_models import LAYERS, WIDTH, feed, write_model
+onnxruntime = pytest.importorskip("onnxruntime", minversion="1.28")
+from onnx_models import LAYERS, WIDTH, feed, write_model  # noqa: E402
+from vramx.integrations.onnxruntime import inference_session, optimising, serve  # noqa: E402
 
 onnxruntime.set_default_logger_severity(3)  # it warns of initializers that are inputs
 

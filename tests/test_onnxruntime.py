@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,17 +20,19 @@ import vramx
 from fake_onnxruntime import CPU, CUDA, NoSuchFile, OnnxRuntime, Provider
 from loopback.control import Loopback
 from vramx import _core
-from vramx.integrations.onnxruntime import inference_session
-from vramx.integrations.onnxruntime.choosing import asked_providers, served_providers
-from vramx.integrations.onnxruntime.provider import (
+from vramx.session import Session
+from vramx.session.absent import NoCard
+from vramx.session.options import SessionOptions
+
+onnxruntime = pytest.importorskip("onnxruntime", minversion="1.28")
+from vramx.integrations.onnxruntime import inference_session  # noqa: E402
+from vramx.integrations.onnxruntime.choosing import asked_providers, served_providers  # noqa: E402
+from vramx.integrations.onnxruntime.provider import (  # noqa: E402
     provider_options,
     require_cuda,
     route,
     told_by_the_provider,
 )
-from vramx.session import Session
-from vramx.session.absent import NoCard
-from vramx.session.options import SessionOptions
 
 pytest_plugins = ("loopback.fixture",)
 

@@ -15,6 +15,7 @@ import pytest
 from loopback.control import Loopback
 
 pytest.importorskip("onnx", reason="vramx reads models with onnx: pip install 'vramx[onnx]'")
+pytest.importorskip("onnxruntime", minversion="1.28")
 from onnx_models import write_model
 
 pytest_plugins = ("loopback.fixture",)

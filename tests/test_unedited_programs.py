@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 pytest.importorskip("onnx", reason="vramx reads models with onnx: pip install 'vramx[onnx]'")
+pytest.importorskip("onnxruntime", minversion="1.28")
 import onnx
 from onnx import numpy_helper
 
