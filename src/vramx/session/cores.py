@@ -11,6 +11,11 @@ from vramx.session.policy import Policy
 from vramx.units import format_size
 
 
+def _keeps_raw(options: SessionOptions, config: Config) -> bool:
+    """Tell whether the host is to have raw copies of what is packed."""
+    return (options.host or config.host) != "packed"
+
+
 def compress_of(options: SessionOptions, config: Config) -> str:
     """Tell when weights get packed copies: always, where the host is to have no raw ones.
 
@@ -20,7 +25,7 @@ def compress_of(options: SessionOptions, config: Config) -> str:
         If they never do, though the host is to have no raw ones.
     """
     compress = options.compress or config.compress
-    if (options.host or config.host) != "packed":
+    if _keeps_raw(options, config):
         return compress
     if compress == "never":
         raise ConfigError(
@@ -38,7 +43,7 @@ def open_device(options: SessionOptions, config: Config) -> _core.Device:
         options.block_bytes,
         config,
         accept_unpinned=options.on_unpinned == "warn",
-        keeps_raw=(options.host or config.host) != "packed",
+        keeps_raw=_keeps_raw(options, config),
     )
 
 

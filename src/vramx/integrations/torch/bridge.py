@@ -60,12 +60,12 @@ class TorchBridge:
         self.cache = Cache(core, device.ordinal)
         self.passes: Passes[ManagedModule] = Passes(self._torch_core, self.cache)
         self._unleased: UnleasedAccesses | None = None
-        core_side = self._torch_core
-        if core_side.computes_on_host or check or not core_side.keeps_raw:
+        sees_all = self._torch_core.computes_on_host or check
+        if sees_all or not self._torch_core.keeps_raw:
             self._unleased = UnleasedAccesses(
                 core, self.stream, self._is_watched, self.passes.wrote, warn=check
             )
-            if not (core_side.computes_on_host or check):
+            if not sees_all:
                 self.passes.outside_mode = self._unleased.outside
         with _adding:
             _bridges.add(self)
