@@ -197,6 +197,30 @@ def test_what_nobody_leased_points_at_nothing() -> None:
         assert (read() == vramx._core.POISON).all()
 
 
+def test_a_leased_call_is_the_modules_own_with_its_hooks_outside_the_mode() -> None:
+    """As on a real card, where the simulated one sees all operations."""
+    active: list[bool] = []
+    hooked: list[nn.Module] = []
+
+    class Noting(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            active.append(torch.utils._python_dispatch._get_current_dispatch_mode() is not None)
+            return super().forward(x)
+
+    with open_one(12) as session:
+        bridge = session._torch_bridge
+        bridge.passes.outside_mode = bridge._unleased.outside  # type: ignore[union-attr]
+        model = layers()
+        model.append(nn.Sequential(Noting(WIDTH, WIDTH, bias=False, dtype=torch.bfloat16)))
+        expected = model(X)
+        active.clear()
+        model[3].register_forward_hook(lambda module, *_: hooked.append(module))
+        session.manage(model)
+        assert torch.equal(model(X), expected)
+    assert active == [False]
+    assert hooked == [model[3]]
+
+
 def test_calls_made_outside_the_mode_are_not_seen_by_it() -> None:
     seen: list[Any] = []
 

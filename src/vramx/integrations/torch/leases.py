@@ -11,7 +11,7 @@ from torch import nn
 from vramx import _core
 from vramx.integrations.torch.fusing import Leased, fusible_modules, most_bytes
 from vramx.integrations.torch.internals.own_calls import (
-    compiled_call,
+    present_call,
     replace_call,
     restore_call,
 )
@@ -115,8 +115,8 @@ class Leases:
         self._note_versions()
 
     def _call_root(self, module: nn.Module) -> None:
-        inner = compiled_call(module) or module._call_impl
-        replace_call(module, RootCall(self._root, self._passes, inner, self))
+        call = RootCall(self._root, self._passes, present_call(module), self)
+        replace_call(module, call)
 
     def _note_versions(self) -> None:
         units = self.units

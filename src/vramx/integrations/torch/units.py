@@ -13,7 +13,12 @@ from torch import nn
 from vramx import _core
 from vramx.integrations.torch.fusing import least_budget
 from vramx.integrations.torch.internals.layout import has_version
-from vramx.integrations.torch.internals.own_calls import compiled_before, own_call, restore_call
+from vramx.integrations.torch.internals.own_calls import (
+    compiled_before,
+    own_call,
+    present_call,
+    restore_call,
+)
 from vramx.integrations.torch.memory import storage_range
 from vramx.integrations.torch.module_memory import ModuleMemory
 from vramx.integrations.torch.passes import Passes, Root
@@ -147,9 +152,10 @@ class Unit:
         self.always_written = False
         self.versioned: list[torch.Tensor] = []
         self.group = self._core.define([], name)
-        inner, hooks = own_call(module)
         if passes.outside_mode is not None and _uses_only(module, tensors):
-            inner, hooks = passes.outside_mode(inner), None
+            inner, hooks = passes.outside_mode(present_call(module)), None
+        else:
+            inner, hooks = own_call(module)
         most = sum(nbytes for nbytes in self._places.ranges_of(tensors).values())
         self.call: _core.LeasedCall = _core.LeasedCall(
             context=passes.context,

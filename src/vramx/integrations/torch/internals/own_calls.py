@@ -54,6 +54,11 @@ def compiled_call(module: nn.Module) -> Any | None:
     return module.__dict__.get("_compiled_call_impl")
 
 
+def present_call(module: nn.Module) -> Any:
+    """Return what calls a module now, with its hooks: what took the place of its own, or that."""
+    return compiled_call(module) or module._call_impl
+
+
 #: By module that has a call of vramx: the compiled call that stood there before, or None. The call
 #: of vramx holds it, so that it goes with the module.
 _before: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Any] | None] = weakref.WeakKeyDictionary()
@@ -102,7 +107,7 @@ def own_call(module: nn.Module) -> tuple[Any, _core.HookPlaces | None]:
         What to call and None; or the module, and where to look for its hooks, since without any
         its call is its `forward`.
     """
-    if (compiled := compiled_call(module)) is not None:
-        return compiled, None
     is_torchs = type(module)._call_impl is _OWN_CALL and "_call_impl" not in vars(module)
-    return (module, _PLACES) if is_torchs and _PLACES is not None else (module._call_impl, None)
+    if _PLACES is None or not is_torchs or compiled_call(module) is not None:
+        return present_call(module), None
+    return module, _PLACES
