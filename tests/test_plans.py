@@ -48,6 +48,7 @@ class Model:
         work: Sequence[float],
     ) -> None:
         self.core, self.device, self.work = core, device, work
+        self.own = 0  # blocks that each use allocates and frees
         self.memories = core.reserve([size * BLOCK for size in sizes], _core.Purpose.WEIGHTS)
         self.groups = [core.define([(m.address, m.nbytes)]) for m in self.memories]
         core.guess(self.groups)
@@ -57,7 +58,9 @@ class Model:
         before, began = self.core.stats(), self.device.now
         for each in range(len(self.groups)) if order is None else order:
             self.core.acquire(self.groups[each], 0)
+            held = [self.core.empty(BLOCK, 0) for _ in range(self.own)]
             self.device.compute(self.work[each])
+            del held
             self.core.release(self.groups[each], 0)
         after = self.core.stats()
         return Pass(
@@ -181,6 +184,26 @@ def test_what_fits_only_without_the_program_s_own_memory_is_planned(open_model: 
     assert steady.moved_out == 0
     assert model.core.stats().peak_resident <= frames * BLOCK
     assert kept.nbytes == own * BLOCK
+
+
+@of_random_models
+@given(
+    size=st.integers(2, 6),
+    count=st.integers(3, 6),
+    own=st.integers(1, 4),
+    more=st.integers(0, 8),
+)
+def test_memory_that_each_use_allocates_waits_for_nothing_that_is_fetched_ahead(
+    open_model: OpenModel, size: int, count: int, own: int, more: int
+) -> None:
+    """As inference sessions do, of which each run allocates and frees what it works in."""
+    work = 1.5 * size * SECONDS
+    frames = 2 * size + own + more
+    model = open_model(frames, [size] * count, [work] * count)
+    model.own = own
+    steady = [model.run() for _ in range(14)][10:]
+    assert max(each.seconds for each in steady) <= 1.06 * count * work
+    assert model.core.stats().peak_resident <= frames * BLOCK
 
 
 @pytest.mark.parametrize("many", [3, 100])

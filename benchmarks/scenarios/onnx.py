@@ -3,22 +3,25 @@
 Models of MatMul and Tanh, or of convolutions as those of faces are, in half precision, each in an
 inference session of its own, run by turns, and then each many times in a row. Printed is a run's
 median by model; a round of all of them, over that of stock sessions, C, and by turns over
-T_fluid = max(C, (W-B)/L), with the link L measured here; and what was moved. Stock holds all
-weights on the card; "anew" makes a stock session for each run, and times a few. Needs a card,
-onnxruntime-gpu and onnx.
+T_fluid = max(C, (W-B)/L), with the link L measured here; what was moved; and how much more than
+before the card held at most, as NVML tells, for all that there is on it: CUDA's context and the
+libraries' own memory were there before. Stock holds all weights on the card; "anew" makes a stock
+session for each run, and times a few. Needs a card, onnxruntime-gpu and onnx.
 """
 
 import argparse
+import contextlib
 import functools
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch  # noqa: F401  # before onnxruntime, which then finds its CUDA libraries
+import torch  # before onnxruntime, which then finds its CUDA libraries
 
 import onnxruntime  # isort: skip
 
@@ -26,6 +29,7 @@ import vramx
 from benchmarks import options as shared
 from benchmarks.report import Report, failure
 from vramx.bench.limits import limits
+from vramx.cards.nvml import NvmlCard
 from vramx.integrations.onnxruntime import inference_session
 from vramx.integrations.onnxruntime.provider import require_cuda
 from vramx.integrations.torch.timing import PinnedCopies
@@ -46,7 +50,7 @@ ORDERS: dict[str, Callable[[int, int], list[int]]] = {
 COLUMNS = """
 who order by_model:ms~by~model:text round_s:round~ms:ms over_stock:/stock:ratio
 over_fluid:T/T_fluid:ratio moved_in:in~MiB:MiB moved_out:out~MiB:MiB peak_resident:peak~MiB:MiB
-same_bits:same~bits:bits
+on_card:card~MiB:MiB same_bits:same~bits:bits
 """
 
 
@@ -103,12 +107,14 @@ def run(args: argparse.Namespace, report: Report) -> None:
             write_model(path, seed, args.layers, args.width, args.side)
         for who in ("stock", "anew", *args.backend):
             try:
-                found = all_orders(who, paths, x, args)
+                with most_on_card() as most:
+                    found = all_orders(who, paths, x, args)
             except Exception as error:  # the others are worth their time still
                 report.add({"who": who, **failure(error)})
                 continue
             stock = stock or found
             for order, row in found.items():
+                row["on_card"] = most[0]
                 row["over_stock"] = row["round_s"] / stock[order]["round_s"]
                 row["same_bits"] = all(map(np.array_equal, row["outs"], stock[order]["outs"]))
                 if order == "by turns":
@@ -116,6 +122,25 @@ def run(args: argparse.Namespace, report: Report) -> None:
                     row["over_fluid"] = row["round_s"] / limit.fluid
                 kept = {name: value for name, value in row.items() if name != "outs"}
                 report.add({"who": who, "order": order, **kept})
+
+
+@contextlib.contextmanager
+def most_on_card() -> Iterator[list[int]]:
+    """Find the most bytes that the card holds in a scope beyond what it held before."""
+    card = NvmlCard(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+    before, most, ended = card.free(), [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1e-3):
+            most[0] = max(most[0], before - card.free())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        thread.join()
 
 
 def all_orders(who: str, paths: list[Path], x: Any, args: argparse.Namespace) -> dict[str, Any]:

@@ -114,8 +114,9 @@ class Search {
     }
     if (!good(best.predicted)) consider(first(), rest_);
     for (const Bytes blocks : more_ahead) {
-      if (good(best.predicted) || blocks * largest_ > planner_.most_ahead()) break;
-      consider_bursts(blocks * largest_);
+      const Bytes ahead = std::min(blocks * largest_, planner_.most_ahead());
+      if (good(best.predicted) || ahead <= best.ahead) break;
+      consider_bursts(ahead);
     }
     return best;
   }

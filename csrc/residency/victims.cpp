@@ -83,17 +83,21 @@ bool Moves::add_fall(Place from, const Evictable& evictable, Falls& falls) const
   return true;
 }
 
-// What nobody needs leaves the card first, and what the plan lets go; then what leaves without a
-// copy, since a write-back and the way back in cost the link twice.
+// What nobody needs leaves the card first, and what the plan lets go, which comes before memory
+// that the program is about to allocate again; then what leaves without a copy, since a write-back
+// and the way back in cost the link twice.
 std::optional<BlockId> Moves::victim(const Evictable& evictable) const {
   const Evictable freely = [&](BlockId id) {
     return table_[id].preference != Block::Preference::device && evictable(id);
   };
+  const Evictable dead = [&](BlockId id) { return table_[id].dead && evictable(id); };
+  const bool any_dead = table_.sums().dead_on_card > 0;
   std::optional<BlockId> found;
-  if (table_.sums().dead_on_card > 0) {
-    found = strategy_.victim([&](BlockId id) { return table_[id].dead && evictable(id); });
+  if (any_dead) {
+    found = strategy_.victim([&](BlockId id) { return dead(id) && !strategy_.reuses(id); });
   }
   if (!found) found = strategy_.released_victim(evictable);
+  if (!found && any_dead) found = strategy_.victim(dead);
   if (!found) {
     found = strategy_.victim([&](BlockId id) {
       return table_[id].evict_mode(Place::card) == EvictMode::drop && freely(id);

@@ -28,6 +28,7 @@ class Adaptive final : public Lru {
   bool held_up() const override { return planned_ != nullptr; }
   void began(const std::vector<GroupId>& in_use, Fence asked, Fence began) override;
   Ahead ahead() override;
+  bool reuses(BlockId block) const override;
   bool keeps(const Blocks& blocks) const override;
   bool always_keeps(BlockId block) const override;
   bool all_fits() const override { return fits_ && !schedule_; }
@@ -91,6 +92,7 @@ class Adaptive final : public Lru {
   std::vector<Bytes> seen_scratch_;    ///< by use of the plan's, in its present pass
   Bytes look_from_room_ = 0;           ///< what the next block to fetch by the plan takes, if known
   std::uint64_t looked_at_version_ = 0;  ///< of the table, then
+  Bytes scratch_ahead_ = 0;              ///< the most allocated until what is fetched ahead is used
   std::uint64_t window_ = 0;             ///< the number of the present look ahead
 };
 

@@ -51,7 +51,8 @@ Ahead Adaptive::by_plan() {
   look_from_room_ = 0;
   ++window_;
   Ahead next{.wanted = {}, .why = FetchCause::plan, .evictable = [this](BlockId other) {
-               return table_[other].evictable() && table_[other].unneeded();
+               const Block& block = table_[other];
+               return block.evictable() && block.unneeded() && !reuses(other);
              }};
   Bytes total = 0;
   Bytes unpacked = 0;  // on the card or wanted, of those that are unpacked from copies there
@@ -87,16 +88,26 @@ Ahead Adaptive::by_plan() {
     }
     return ++looked_at < uses_ahead;
   });
+  scratch_ahead_ = scratch;
   return next;
 }
 
+bool Adaptive::reuses(BlockId id) const {
+  const Block& block = table_[id];
+  const Sums& sums = table_.sums();
+  return block.dead && block.purpose == Purpose::scratch &&
+         sums.unplanned_scratch + sums.dead_scratch < scratch_ahead_ + block.range.size;
+}
+
 Ahead Adaptive::by_order() {
-  const Bytes leased = table_.sums().leased;
-  const Bytes limit = std::min<Bytes>(blocks_ahead * view_.block,
-                                      (budget() - std::min<Bytes>(leased, budget())) / 2);
+  const Bytes beside_leased = budget() - std::min<Bytes>(table_.sums().leased, budget());
+  scratch_ahead_ = std::max(last_scratch_, pass_scratch_);
+  const Bytes limit = std::min({blocks_ahead * view_.block, beside_leased / 2,
+                                beside_leased - std::min(beside_leased, scratch_ahead_)});
   ++window_;
   Ahead next{.wanted = {}, .why = FetchCause::order, .evictable = [this](BlockId other) {
-               return table_[other].evictable() && table_[other].window != window_;
+               const Block& block = table_[other];
+               return block.evictable() && block.window != window_ && !reuses(other);
              }};
   Bytes total = 0;
   // As far as the order has been right, and up to what comes as it likes, such as the expert that a

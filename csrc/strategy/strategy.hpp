@@ -80,6 +80,8 @@ class Strategy {
   /// What comes next, as far as there will be room.
   virtual Ahead ahead() { return {}; }
 
+  /// Whether the program is expected to allocate again, soon, the memory of a dead block.
+  virtual bool reuses(BlockId /*block*/) const { return false; }
   /// Whether it keeps all of these blocks, which are in use, until they are used again.
   virtual bool keeps(const Blocks& /*blocks*/) const { return false; }
   /// Whether it keeps a block from each of its uses to the next.

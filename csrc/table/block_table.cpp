@@ -42,7 +42,10 @@ void BlockTable::tally(const Block& block, int sign) {
       add(sums_.unplanned_scratch, size);
       most_scratch_ = std::max(most_scratch_, sums_.unplanned_scratch);
     }
-    if (block.dead) add(sums_.dead_on_card, std::size_t{1});
+    if (block.dead) {
+      add(sums_.dead_on_card, std::size_t{1});
+      if (block.purpose == Purpose::scratch) add(sums_.dead_scratch, size);
+    }
   }
   if (block.away()) ++host_version_;
   if (block.dead || block.resident()) return;

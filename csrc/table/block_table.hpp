@@ -35,6 +35,7 @@ struct Sums {
   Bytes confined = 0;            ///< likewise, not leased, and may not leave for all that
   Bytes unneeded = 0;            ///< resident, not leased, and no need of the plan's
   Bytes unplanned_scratch = 0;   ///< arriving and resident, live, and not the plan's
+  Bytes dead_scratch = 0;        ///< arriving and resident, and nobody needs its bytes
   std::size_t away = 0;          ///< blocks that are not resident, the dead ones apart
   std::size_t dead_on_card = 0;  ///< blocks
   Bytes reserved = 0;            ///< of the card, held whatever blocks are there

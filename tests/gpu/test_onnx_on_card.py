@@ -111,3 +111,52 @@ def test_an_unedited_program_prints_the_same(tmp_path: Path) -> None:
     served = run("-m", "vramx", "run", "--budget", "40MiB", "--block", "2MiB")
     assert served.stdout == run().stdout
     assert served.stderr.count(".onnx ") == MODELS
+
+
+TORCH_PROGRAM = """
+import hashlib
+import torch
+generator = torch.Generator().manual_seed(7)
+layers = [torch.nn.Linear(1024, 1024, bias=False) for _ in range(16)]
+for layer in layers:
+    layer.weight.data = torch.randn(1024, 1024, generator=generator) / 32
+model = torch.nn.Sequential(*layers).half().cuda()
+x = torch.ones(16, 1024, dtype=torch.float16, device="cuda")
+with torch.inference_mode():
+    for _ in range(20):
+        x = model(x).tanh()
+print(hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest())
+"""
+
+
+def test_programs_share_a_card_by_a_queue_each_in_its_budget(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{number}.onnx") for number in range(MODELS)]
+    for seed, path in enumerate(paths):
+        write_model(Path(path), seed, LAYERS, WIDTH, 0)
+    onnx_program, torch_program = tmp_path / "models.py", tmp_path / "layers.py"
+    onnx_program.write_text(PROGRAM, encoding="utf-8")
+    torch_program.write_text(TORCH_PROGRAM, encoding="utf-8")
+    programs = {
+        "first": (onnx_program, *paths[:3]),
+        "second": (onnx_program, *paths[1:]),
+        "torch": (torch_program,),
+    }
+
+    def run(*command: object) -> str:
+        done = subprocess.run(
+            [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def serve(program: tuple[object, ...]) -> str:
+        budget = vramx.current_job().budget
+        return run("-m", "vramx", "run", "--budget", budget, "--block", "2MiB", *program)
+
+    expected = {name: run(*program) for name, program in programs.items()}
+    with vramx.Queue("80MiB") as queue:  # for two of them at a time
+        jobs = {
+            name: queue.submit(serve, program, footprint="40MiB")
+            for name, program in programs.items()
+        }
+        assert {name: job.result(240) for name, job in jobs.items()} == expected
