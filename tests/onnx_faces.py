@@ -1,7 +1,8 @@
-"""Small networks with the inputs, outputs and shapes of those that insightface runs."""
+"""Small networks with the inputs, outputs and shapes of those that insightface and others run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,13 @@ def _bias(to: Writer, values: Any) -> str:
     return to.constant(np.asarray(values, np.float32))
 
 
-def _save(path: Path, to: Writer, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+def _save(
+    path: Path, to: Writer, inputs: dict[str, Any], outputs: dict[str, Any], **types: int
+) -> None:
     graph = helper.make_graph(
         to.nodes,
         "g",
-        [_value(name, TensorProto.FLOAT, sides) for name, sides in inputs.items()],
+        [_value(name, types.get(name, TensorProto.FLOAT), sides) for name, sides in inputs.items()],
         [_value(name, TensorProto.FLOAT, sides) for name, sides in outputs.items()],
         to.weights,
     )
@@ -43,28 +46,97 @@ def _save(path: Path, to: Writer, inputs: dict[str, Any], outputs: dict[str, Any
     onnx.save(model, path)
 
 
-def write_detector(path: Path) -> None:
-    """Write one like SCRFD: nine outputs, by kind and stride, of two anchors in each cell."""
-    to, outputs = Writer(1, at="input.1"), {}
+def _levels(to: Writer) -> Iterator[int]:
+    """Look at a picture in cells of each stride."""
     for number, stride in enumerate(STRIDES):
         channels, side = (CHANNELS, 2) if number else (3, STRIDES[0])
         to.then("Conv", to.at, to.weight(CHANNELS, channels, side, side), strides=[side] * 2)
         to.then("Tanh", to.at)
-        for kind, near in HEADS.items():
-            bias = _bias(to, near * 2)
-            (found,) = to.node("Conv", to.at, to.weight(len(near) * 2, CHANNELS, 1, 1), bias)
-            (found,) = to.node("Transpose", found, perm=[2, 3, 0, 1])
-            (found,) = to.node("Reshape", found, to.constant(np.array([-1, len(near)])))
+        yield stride
+
+
+def _found(to: Writer, near: list[float]) -> str:
+    bias = _bias(to, near)
+    return to.node("Conv", to.at, to.weight(len(near), CHANNELS, 1, 1), bias)[0]
+
+
+def write_detector(path: Path, kinds: Sequence[str] = tuple(HEADS), *, batched: bool = False) -> None:
+    """Write one like SCRFD: an output of each kind and stride, of two anchors in each cell.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    kinds : sequence of str
+        Of `HEADS`, in the outputs' order.
+    batched : bool
+        Whether it takes several pictures, whose axis is the first of each output.
+    """
+    to, outputs = Writer(1, at="input.1"), {}
+    for stride in _levels(to):
+        for kind in kinds:
+            near = HEADS[kind]
+            found = _found(to, near * 2)
+            perm, sides = ([0, 2, 3, 1], [0, -1]) if batched else ([2, 3, 0, 1], [-1])
+            (found,) = to.node("Transpose", found, perm=perm)
+            (found,) = to.node("Reshape", found, to.constant(np.array([*sides, len(near)])))
             if kind == "score":
                 (found,) = to.node("Sigmoid", found)
-            outputs[kind, stride] = found, [f"of {stride}", len(near)]
-    by_kind = dict(outputs[kind, stride] for kind in HEADS for stride in STRIDES)
-    _save(path, to, {"input.1": [1, 3, "height", "width"]}, by_kind)
+            of = [f"of {stride}", len(near)]
+            outputs[kind, stride] = found, ["batch", *of] if batched else of
+    by_kind = dict(outputs[kind, stride] for kind in kinds for stride in STRIDES)
+    count = "batch" if batched else 1
+    _save(path, to, {"input.1": [count, 3, "height", "width"]}, by_kind)
 
 
-def write_recognizer(path: Path) -> None:
+def write_yolo(path: Path, side: int) -> None:
+    """Write one like YOLO-face: a candidate in each cell, in pixels of a picture of one size."""
+    to, levels = Writer(5, at="images"), []
+    for stride in _levels(to):
+        place = np.mgrid[: side // stride, : side // stride][::-1] * stride
+        rows = [_found(to, [0, 0]), _found(to, [FACE, FACE])]
+        rows += [_found(to, [*(FACE * part for part in place), 0]) for place in LANDMARKS]
+        (points,) = to.node("Concat", *rows, axis=1)
+        scale = np.full((19, 1, 1), stride, np.float32)
+        scale[6::3] = 1
+        (points,) = to.node("Mul", points, to.constant(scale))
+        moved = np.zeros((19, *place.shape[1:]), np.float32)
+        for first in (0, *range(4, 19, 3)):
+            moved[first : first + 2] = place
+        (points,) = to.node("Add", points, to.constant(moved))
+        box, marks = to.node("Split", points, to.constant(np.array([4, 15])), outputs=2, axis=1)
+        (score,) = to.node("Sigmoid", _found(to, [0]))
+        (rows_of,) = to.node("Concat", box, score, marks, axis=1)
+        levels += to.node("Reshape", rows_of, to.constant(np.array([0, 20, -1])))
+    to.then("Concat", *levels, axis=2)
+    _save(path, to, {"images": [1, 3, side, side]}, {to.at: [1, 20, "candidates"]})
+
+
+def write_retina(path: Path, *, softmax: bool = True) -> None:
+    """Write one like RetinaFace: offsets, scores and landmarks of all levels."""
+    to, found = Writer(6, at="input0"), {}
+    near = {4: [0.0] * 4, 2: [0.5, 0.0], 10: [10 * part for place in LANDMARKS for part in place]}
+    for _ in _levels(to):
+        for width, bias in near.items():
+            (each,) = to.node("Transpose", _found(to, bias * 2), perm=[0, 2, 3, 1])
+            found.setdefault(width, []).extend(
+                to.node("Reshape", each, to.constant(np.array([0, -1, width])))
+            )
+    joined = {width: to.node("Concat", *each, axis=1)[0] for width, each in found.items()}
+    if softmax:
+        (joined[2],) = to.node("Softmax", joined[2], axis=2)
+    outputs = {name: ["batch", "candidates", width] for width, name in joined.items()}
+    _save(path, to, {"input0": ["batch", 3, "height", "width"]}, outputs)
+
+
+def write_recognizer(path: Path, *, normalises: bool = False) -> None:
     """Write one like ArcFace: a picture of 112 by 112 gives 512 numbers."""
     to = Writer(2, at="input.1")
+    if normalises:
+        to.then("Sub", to.at, to.constant(np.float32(127.5)))
+        to.then("Mul", to.at, to.constant(np.float32(0.0078125)))
+        for node, name in zip(to.nodes, ("_minusscalar0", "_mulscalar0")):
+            node.name = name
     to.then("Conv", to.at, to.weight(16, 3, 16, 16), strides=[16] * 2)
     to.then("PRelu", to.at, _bias(to, np.full((16, 1, 1), 0.25)))
     to.then("Flatten", to.at)
@@ -72,8 +144,20 @@ def write_recognizer(path: Path) -> None:
     _save(path, to, {"input.1": ["batch", 3, 112, 112]}, {to.at: ["batch", 512]})
 
 
-def write_swapper(path: Path) -> None:
-    """Write one like inswapper: a face is drawn in the style of an embedding, mapped by `emap`."""
+def write_swapper(path: Path, side: int = 128, *, mapped: bool = True, mask: bool = False) -> None:
+    """Write one like inswapper: a face is drawn in the style of an embedding, mapped by `emap`.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    side : int
+        Of pictures.
+    mapped : bool
+        Whether it has `emap`.
+    mask : bool
+        Whether it gives a mask beside the picture.
+    """
     to = Writer(3, at="target")
     to.then("Conv", to.at, to.weight(CHANNELS, 3, 8, 8), strides=[8] * 2)
     styles = []
@@ -86,7 +170,26 @@ def write_swapper(path: Path) -> None:
     to.then("Add", to.at, styles[1])
     to.then("ConvTranspose", to.at, to.weight(CHANNELS, 3, 8, 8), strides=[8] * 2)
     to.then("Sigmoid", to.at)
-    emap = np.random.default_rng(4).standard_normal((512, 512), dtype=np.float32)
-    to.weights.append(numpy_helper.from_array(emap, "emap"))
-    picture = [1, 3, 128, 128]
-    _save(path, to, {"target": picture, "source": [1, 512]}, {to.at: picture})
+    picture = [1, 3, side, side]
+    outputs = {to.at: picture}
+    if mask:
+        means = to.node("ReduceMean", to.at, axes=[1], keepdims=1)
+        outputs |= {name: [1, 1, side, side] for name in means}
+    if mapped:
+        emap = np.random.default_rng(4).standard_normal((512, 512), dtype=np.float32)
+        to.weights.append(numpy_helper.from_array(emap, "emap"))
+    _save(path, to, {"target": picture, "source": [1, 512]}, outputs)
+
+
+def write_enhancer(path: Path, side: int = 512, weight: str | None = None, **types: int) -> None:
+    """Write one like GFPGAN, or like CodeFormer with a weight beside the picture."""
+    to = Writer(7, at="input")
+    to.then("Conv", to.at, to.weight(CHANNELS, 3, 8, 8), strides=[8] * 2)
+    inputs: dict[str, Any] = {"input": [1, 3, side, side]}
+    if weight is not None:
+        inputs[weight] = [1]
+        (cast,) = to.node("Cast", weight, to=TensorProto.FLOAT)
+        to.then("Mul", to.at, cast)
+    to.then("ConvTranspose", to.at, to.weight(CHANNELS, 3, 8, 8), strides=[8] * 2)
+    to.then("Tanh", to.at)
+    _save(path, to, inputs, {to.at: inputs["input"]}, **types)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    import os
+
     from torch import Tensor, nn
 
     from vramx.pipelines.swapping.face_model import FaceModel
@@ -88,8 +90,9 @@ class MaskCall(Protocol):
 #: What `vramx.super_resolution` takes.
 Upscaler: TypeAlias = "nn.Module | UpscalerDescriptor"
 #: What `vramx.face_swap` takes: modules are callables, too.
-Detector: TypeAlias = "DetectorCall | FaceModel"
-Recognizer: TypeAlias = "RecognizerCall | FaceModel"
-Swapper: TypeAlias = "SwapperCall | FaceModel"
-Enhancer: TypeAlias = "EnhancerCall | FaceModel"
+#: Paths are of ONNX files.
+Detector: TypeAlias = "DetectorCall | FaceModel | str | os.PathLike[str]"
+Recognizer: TypeAlias = "RecognizerCall | FaceModel | str | os.PathLike[str]"
+Swapper: TypeAlias = "SwapperCall | FaceModel | str | os.PathLike[str]"
+Enhancer: TypeAlias = "EnhancerCall | FaceModel | str | os.PathLike[str]"
 Mask: TypeAlias = "MaskCall | FaceModel"

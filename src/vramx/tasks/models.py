@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vramx.checkpoints.onnx import is_named_as_onnx
 from vramx.errors import ConfigError
 from vramx.pipelines.swapping.face_model import FaceModel
 from vramx.session import Session
@@ -118,8 +119,8 @@ class FaceModelSpec(ModelSpec):
     Attributes
     ----------
     name : str
-        A TorchScript file, an exported program, or ``package.module:factory``. All three run code
-        that they contain.
+        An ONNX file, which is recognised; a TorchScript file; an exported program; or
+        ``package.module:factory``. The last three run code that they contain.
     size, template, value_range, order, classes : optional
         As in `vramx.FaceModel`.
     """
@@ -150,6 +151,10 @@ class FaceModelSpec(ModelSpec):
         said: dict[str, Any] = {
             name: value for name in names if (value := getattr(self, name)) is not None
         }
+        if is_named_as_onnx(Path(self.name)):
+            if self.dtype is not None:
+                raise ConfigError(f"{self.name} computes in what it was written for: give no dtype")
+            return FaceModel(self.name, **said)
         model = load_model(self.name, also=(FaceModel,))
         is_said = isinstance(model, FaceModel)
         made: FaceModel = replace(model, **said) if is_said else FaceModel(model, **said)
