@@ -60,7 +60,9 @@ def _found(to: Writer, near: list[float]) -> str:
     return to.node("Conv", to.at, to.weight(len(near), CHANNELS, 1, 1), bias)[0]
 
 
-def write_detector(path: Path, kinds: Sequence[str] = tuple(HEADS), *, batched: bool = False) -> None:
+def write_detector(
+    path: Path, kinds: Sequence[str] = tuple(HEADS), *, batched: bool = False
+) -> None:
     """Write one like SCRFD: an output of each kind and stride, of two anchors in each cell.
 
     Parameters
@@ -181,14 +183,27 @@ def write_swapper(path: Path, side: int = 128, *, mapped: bool = True, mask: boo
     _save(path, to, {"target": picture, "source": [1, 512]}, outputs)
 
 
-def write_enhancer(path: Path, side: int = 512, weight: str | None = None, **types: int) -> None:
-    """Write one like GFPGAN, or like CodeFormer with a weight beside the picture."""
+def write_enhancer(
+    path: Path, side: int = 512, weight: tuple[str, int, list[int]] | None = None
+) -> None:
+    """Write one like GFPGAN, or like CodeFormer.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    side : int
+        Of pictures.
+    weight : (str, int, list of int), optional
+        The name, type and shape of a number beside the picture.
+    """
     to = Writer(7, at="input")
     to.then("Conv", to.at, to.weight(CHANNELS, 3, 8, 8), strides=[8] * 2)
     inputs: dict[str, Any] = {"input": [1, 3, side, side]}
+    types = {}
     if weight is not None:
-        inputs[weight] = [1]
-        (cast,) = to.node("Cast", weight, to=TensorProto.FLOAT)
+        name, types[name], inputs[name] = weight
+        (cast,) = to.node("Cast", name, to=TensorProto.FLOAT)
         to.then("Mul", to.at, cast)
     to.then("ConvTranspose", to.at, to.weight(CHANNELS, 3, 8, 8), strides=[8] * 2)
     to.then("Tanh", to.at)
