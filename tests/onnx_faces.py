@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_models import Writer
 
 CHANNELS = 128
-STRIDES = (8, 16, 32)
+STRIDES = (8, 16, 32, 64, 128)
 #: Eyes, nose and corners of the mouth, from the middle of a face of one by one.
 LANDMARKS = ((-0.16, -0.04), (0.16, -0.04), (0.0, 0.14), (-0.13, 0.33), (0.13, 0.32))
 #: How many strides a face is wide.
@@ -46,9 +46,9 @@ def _save(
     onnx.save(model, path)
 
 
-def _levels(to: Writer) -> Iterator[int]:
+def _levels(to: Writer, count: int = 3) -> Iterator[int]:
     """Look at a picture in cells of each stride."""
-    for number, stride in enumerate(STRIDES):
+    for number, stride in enumerate(STRIDES[:count]):
         channels, side = (CHANNELS, 2) if number else (3, STRIDES[0])
         to.then("Conv", to.at, to.weight(CHANNELS, channels, side, side), strides=[side] * 2)
         to.then("Tanh", to.at)
@@ -61,9 +61,9 @@ def _found(to: Writer, near: list[float]) -> str:
 
 
 def write_detector(
-    path: Path, kinds: Sequence[str] = tuple(HEADS), *, batched: bool = False
+    path: Path, kinds: Sequence[str] = tuple(HEADS), *, levels: int = 3, batched: bool = False
 ) -> None:
-    """Write one like SCRFD: an output of each kind and stride, of two anchors in each cell.
+    """Write one like SCRFD: an output of each kind and stride.
 
     Parameters
     ----------
@@ -71,14 +71,17 @@ def write_detector(
         Where to.
     kinds : sequence of str
         Of `HEADS`, in the outputs' order.
+    levels : int
+        Three, with two anchors in each cell; or five, with one.
     batched : bool
         Whether it takes several pictures, whose axis is the first of each output.
     """
     to, outputs = Writer(1, at="input.1"), {}
-    for stride in _levels(to):
+    anchors = 2 if levels == 3 else 1
+    for stride in _levels(to, levels):
         for kind in kinds:
             near = HEADS[kind]
-            found = _found(to, near * 2)
+            found = _found(to, near * anchors)
             perm, sides = ([0, 2, 3, 1], [0, -1]) if batched else ([2, 3, 0, 1], [-1])
             (found,) = to.node("Transpose", found, perm=perm)
             (found,) = to.node("Reshape", found, to.constant(np.array([*sides, len(near)])))
@@ -86,7 +89,7 @@ def write_detector(
                 (found,) = to.node("Sigmoid", found)
             of = [f"of {stride}", len(near)]
             outputs[kind, stride] = found, ["batch", *of] if batched else of
-    by_kind = dict(outputs[kind, stride] for kind in kinds for stride in STRIDES)
+    by_kind = dict(outputs[kind, stride] for kind in kinds for stride in STRIDES[:levels])
     count = "batch" if batched else 1
     _save(path, to, {"input.1": [count, 3, "height", "width"]}, by_kind)
 
@@ -156,15 +159,18 @@ def write_swapper(path: Path, side: int = 128, *, mapped: bool = True, mask: boo
     side : int
         Of pictures.
     mapped : bool
-        Whether it has `emap`.
+        Whether it has `emap`; otherwise its last initializer is as large, but a node's.
     mask : bool
         Whether it gives a mask beside the picture.
     """
     to = Writer(3, at="target")
     to.then("Conv", to.at, to.weight(CHANNELS, 3, 8, 8), strides=[8] * 2)
-    styles = []
+    styles, source = [], "source"
+    if not mapped:
+        (source,) = to.node("MatMul", source, to.weight(512, 512))
+    own = to.weights[-1]
     for _ in range(2):
-        (style,) = to.node("Gemm", "source", to.weight(512, CHANNELS))
+        (style,) = to.node("Gemm", source, to.weight(512, CHANNELS))
         (style,) = to.node("Reshape", style, to.constant(np.array([1, CHANNELS, 1, 1])))
         styles.append(style)
     to.then("InstanceNormalization", to.at, *(_bias(to, [n] * CHANNELS) for n in (1, 0)))
@@ -180,6 +186,8 @@ def write_swapper(path: Path, side: int = 128, *, mapped: bool = True, mask: boo
     if mapped:
         emap = np.random.default_rng(4).standard_normal((512, 512), dtype=np.float32)
         to.weights.append(numpy_helper.from_array(emap, "emap"))
+    else:
+        to.weights.append(to.weights.pop(to.weights.index(own)))
     _save(path, to, {"target": picture, "source": [1, 512]}, outputs)
 
 

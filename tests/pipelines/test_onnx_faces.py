@@ -33,6 +33,7 @@ from onnx_faces import (  # noqa: E402
     write_yolo,
 )
 from vramx.pipelines.faces import align, template  # noqa: E402
+from vramx.pipelines.onnx.files import read_file  # noqa: E402
 from vramx.pipelines.swapping.networks import Detector, Enhancer, Recognizer, Swapper  # noqa: E402
 
 from .clips import X264, read_clip, write_clip  # noqa: E402
@@ -66,7 +67,7 @@ def planes(picture: Pixels) -> torch.Tensor:
     return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
 
 
-def detected(path: Path, *pictures: Pixels, score: float = 0.8) -> list[list[Any]]:
+def detected(path: Path, *pictures: Pixels, score: float = 0.7) -> list[list[Any]]:
     given = vramx.FaceModel(path, size=pictures[0].shape[0])
     with computing(Detector(given, 4, score)) as detector:
         return detector([planes(picture) for picture in pictures])
@@ -88,25 +89,36 @@ def reference() -> Any:
 # Detectors
 
 
-@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize(("levels", "batched"), [(3, False), (3, True), (5, False)])
 @pytest.mark.parametrize("kinds", [("score", "bbox", "kps"), ("score", "bbox")])
 def test_scrfd_finds_what_insightface_finds(
-    tmp_path: Path, kinds: tuple[str, ...], batched: bool
+    tmp_path: Path, kinds: tuple[str, ...], levels: int, batched: bool
 ) -> None:
-    scrfd = pytest.importorskip("insightface.model_zoo.scrfd")
     path = tmp_path / "det.onnx"
-    write_detector(path, kinds, batched=batched)
-    theirs = scrfd.SCRFD(str(path), reference()(path), static_shape_sessions=False)
+    write_detector(path, kinds, levels=levels, batched=batched)
+    theirs = insightface_detector(path, levels)
     pictures = [photograph(seed=seed) for seed in range(3)]
     told = pytest.warns(RuntimeWarning, match="boxes alone")
     with contextlib.nullcontext() if "kps" in kinds else told:
         found = detected(path, *pictures)
     for faces, picture in zip(found, pictures, strict=True):
-        boxes, landmarks = theirs.detect(picture[..., ::-1], (SIDE, SIDE), det_thresh=0.8)
+        boxes, landmarks = theirs.detect(picture[..., ::-1], (SIDE, SIDE))
         assert len(boxes) > 3
         np.testing.assert_allclose(rows(faces)[:, :5], boxes, **CLOSE)
         if landmarks is not None:
             np.testing.assert_allclose(rows(faces)[:, 5:], landmarks.reshape(-1, 10), **CLOSE)
+
+
+def insightface_detector(path: Path, levels: int) -> Any:
+    scrfd = pytest.importorskip("insightface.model_zoo.scrfd")
+    retina = pytest.importorskip("insightface.model_zoo.retinaface")
+    session = reference()(path)
+    if levels == 3:
+        made = scrfd.SCRFD(str(path), session, static_shape_sessions=False)
+    else:
+        made = retina.RetinaFace(str(path), session)
+    made.det_thresh = 0.7
+    return made
 
 
 def test_landmarks_of_a_detector_without_any_lie_in_its_boxes_as_a_face_s(tmp_path: Path) -> None:
@@ -218,6 +230,22 @@ def waves(side: int) -> torch.Tensor:
     along = (torch.arange(side) + 0.5) / side
     planes = [torch.outer(torch.sin(n * along), torch.cos((5 - n) * along)) for n in (1, 2, 4)]
     return torch.stack(planes).abs()
+
+
+def test_weights_beside_a_file_are_used_and_tell_it_from_others(tmp_path: Path) -> None:
+    whole, apart = tmp_path / "whole.onnx", tmp_path / "apart.onnx"
+    write_detector(whole)
+    onnx.save(onnx.load(whole), apart, save_as_external_data=True, location="apart.data")
+    first, second = (rows(*detected(path, photograph())) for path in (whole, apart))
+    assert len(first) > 3
+    assert np.array_equal(first, second)
+    before = read_file(apart).digest
+    with (tmp_path / "apart.data").open("r+b") as file:
+        file.write(b"\1")
+    assert read_file(apart).digest != before
+    (tmp_path / "apart.data").unlink()
+    with pytest.raises(vramx.ConfigError, match=r"there is no file .*apart\.data"):
+        read_file(apart)
 
 
 # The other models
