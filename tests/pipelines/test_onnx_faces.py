@@ -24,7 +24,7 @@ pytest.importorskip("skimage.data")
 pytestmark = pytest.mark.filterwarnings("ignore:.*what the detector took for a face")
 from onnx import numpy_helper  # noqa: E402
 
-from onnx_faces import (  # noqa: E402
+from onnx_networks import (  # noqa: E402
     write_detector,
     write_enhancer,
     write_recognizer,

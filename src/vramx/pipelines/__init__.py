@@ -236,12 +236,14 @@ def super_resolution(
 
     Parameters
     ----------
-    model : torch.nn.Module or spandrel.ImageModelDescriptor
+    model : torch.nn.Module, spandrel.ImageModelDescriptor, str or path
         Takes ``(n, channels, height, width)`` with values from 0 to 1 and returns the same enlarged
         by a whole number, which may be 1. Channels are 3 (RGB) or 1. It runs in evaluation mode, in
         the dtype of its weights. A descriptor, as `vramx.integrations.spandrel.load` returns it,
         states its scale and what sizes it takes; where it discourages tiles or makes its own,
-        pictures go through whole as long as there is enough memory.
+        pictures go through whole as long as there is enough memory. A path is of an ONNX file
+        (``.onnx``) of such a network, which ONNX Runtime runs with its weights in the budget, in
+        what it was written for; if it takes pictures of one size alone, tiles have that size.
     scale : float, optional
         How much larger pictures become; the network's own scale by default. Results are resized to
         any other scale: by bicubic interpolation, which uses all pixels where it shrinks, and with

@@ -87,10 +87,9 @@ class MaskCall(Protocol):
         """Give masks ``(n, 1, 512, 512)``, or scores of classes."""
 
 
-#: What `vramx.super_resolution` takes.
-Upscaler: TypeAlias = "nn.Module | UpscalerDescriptor"
+#: What `vramx.super_resolution` takes. Paths are of ONNX files, here and below.
+Upscaler: TypeAlias = "nn.Module | UpscalerDescriptor | str | os.PathLike[str]"
 #: What `vramx.face_swap` takes: modules are callables, too.
-#: Paths are of ONNX files.
 Detector: TypeAlias = "DetectorCall | FaceModel | str | os.PathLike[str]"
 Recognizer: TypeAlias = "RecognizerCall | FaceModel | str | os.PathLike[str]"
 Swapper: TypeAlias = "SwapperCall | FaceModel | str | os.PathLike[str]"

@@ -1,7 +1,8 @@
-"""Small networks with the inputs, outputs and shapes of those that insightface and others run."""
+"""Small networks with the inputs, outputs and shapes of those that people use."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,49 @@ def write_enhancer(
     to.then("ConvTranspose", to.at, to.weight(CHANNELS, 3, 8, 8), strides=[8] * 2)
     to.then("Tanh", to.at)
     _save(path, to, inputs, {to.at: inputs["input"]}, **types)
+
+
+def write_upscaler(
+    path: Path,
+    sides: tuple[Any, Any] = ("height", "width"),
+    *,
+    scale: int = 2,
+    channels: int = 3,
+    features: int = 16,
+    layers: int = 2,
+    dtype: int = TensorProto.FLOAT,
+    told: bool = True,
+) -> None:
+    """Write one like Real-ESRGAN: convolutions of three by three and a shuffle of pixels.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    sides : (int or str, int or str)
+        Height and width of what it takes; text is any.
+    scale, channels, features, layers : int
+        How much larger pictures become, and what is between.
+    dtype : int
+        Of its input, weights and output.
+    told : bool
+        Whether the output's shape is.
+    """
+    to = Writer(8, at="input")
+    kind = helper.tensor_dtype_to_np_dtype(dtype)
+    depths = [channels, *[features] * layers, channels * scale**2]
+    for number, (before, after) in enumerate(itertools.pairwise(depths)):
+        to.then("Conv", to.at, to.weight(after, before, 3, 3, dtype=kind), pads=[1] * 4)
+        to.then("LeakyRelu" if number < layers else "Sigmoid", to.at)
+    to.then("DepthToSpace", to.at, blocksize=scale, mode="CRD")
+    made = [side * scale if told and isinstance(side, int) else "any" for side in sides]
+    count = 1 if isinstance(sides[0], int) else "batch"
+    graph = helper.make_graph(
+        to.nodes,
+        "g",
+        [_value("input", dtype, [count, channels, *sides])],
+        [_value(to.at, dtype, [count, channels, *made])],
+        to.weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
