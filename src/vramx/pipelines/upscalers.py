@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from vramx.checkpoints.onnx import is_named_as_onnx
 from vramx.errors import ConfigError
-from vramx.pipelines.networks import digest, dtype_of
+from vramx.pipelines.networks import digest
 from vramx.pipelines.onnx.upscaler import OnnxUpscaler
 from vramx.session import Session
 
@@ -55,11 +54,6 @@ class Network:
     def modules(self) -> list[nn.Module]:
         """What a session manages of it."""
         return [] if self.module is None else [self.module]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What it computes in."""
-        return dtype_of(*self.modules) if self.file is None else self.file.dtype
 
     @property
     def weight_bytes(self) -> int:
@@ -105,8 +99,7 @@ def as_network(model: Any) -> Network:
         return Network(model, model)
     if isinstance(model, (str, os.PathLike)) and is_named_as_onnx(Path(model)):
         file = OnnxUpscaler(Path(model))
-        multiple = None if file.tile is None else 1
-        return Network(file, file=file, scale=file.scale, multiple=multiple, batch=file.batch)
+        return Network(file, file=file, scale=file.scale, batch=file.batch)
     if isinstance(model, type) or not all(hasattr(model, name) for name in _WHAT_SPANDREL_TELLS):
         raise ConfigError(
             "the model is a torch.nn.Module, a descriptor of spandrel's or the path of an ONNX "

@@ -124,11 +124,14 @@ def read_file(path: Path) -> OnnxFile:
             "pip install 'vramx[onnx]'"
         ) from error
     try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # whatever protobuf meets in a damaged file
+        return _said_by(path, onnx.load(path, load_external_data=False).graph)
+    except Exception as error:  # whatever protobuf and numpy meet in a damaged file
         raise ConfigError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _said_by(path: Path, graph: Any) -> OnnxFile:
     weights = {each.name for each in graph.initializer}
-    outside = [each for each in graph.initializer if each.data_location == _EXTERNAL]
+    outside = {_location(each) for each in graph.initializer if each.data_location == _EXTERNAL}
     return OnnxFile(
         path,
         tuple(_value(each) for each in graph.input if each.name not in weights),
@@ -136,7 +139,7 @@ def read_file(path: Path) -> OnnxFile:
         tuple(node.name for node in graph.node[:_FIRST]),
         frozenset(node.op_type for node in graph.node),
         _spare(graph, path.parent),
-        tuple(path.parent / name for name in sorted({_location(each) for each in outside})),
+        tuple(path.parent / name for name in sorted(outside)),
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from vramx.errors import ConfigError
+
 #: Initializers of more bytes are weights, of which shapes do not depend.
 _VALUES = 1024
 
@@ -29,10 +31,25 @@ def live_bytes(path: Path, sides: tuple[int, ...]) -> int:
     -------
     int
         Bytes.
+
+    Raises
+    ------
+    ConfigError
+        If its shapes contradict each other, or it is damaged.
     """
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
+    try:
+        return _live_bytes(onnx.load(path, load_external_data=False), sides)
+    except Exception as error:  # whatever onnx meets in it
+        raise ConfigError(
+            f"what {path} takes while it runs cannot be told: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _live_bytes(model: Any, sides: tuple[int, ...]) -> int:
+    import onnx
+
     graph = model.graph
     weights = {each.name for each in graph.initializer}
     for tensor in graph.initializer:

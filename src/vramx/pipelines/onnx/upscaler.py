@@ -39,8 +39,6 @@ class OnnxUpscaler:
         How much larger pictures become, where the file says it.
     batch : int or None
         How many pictures it takes at once; None for any number.
-    dtype : torch.dtype
-        What it takes.
 
     Raises
     ------
@@ -64,7 +62,6 @@ class OnnxUpscaler:
         self.tile = None if least is None else (height or least, width or least)
         self.scale = _scale(file)
         self.batch = file.inputs[0].sides[0]
-        self.dtype: torch.dtype = getattr(torch, file.inputs[0].dtype)
 
     @staticmethod
     def fits(file: OnnxFile) -> bool:

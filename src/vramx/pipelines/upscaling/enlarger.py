@@ -17,6 +17,7 @@ from vramx.pipelines.models import Upscaler
 from vramx.pipelines.networks import (
     channels_last,
     device_of,
+    dtype_of,
     evaluating,
     has_tensor_cores_for,
 )
@@ -87,7 +88,7 @@ class Enlarger:
     def __enter__(self: E) -> E:
         with contextlib.ExitStack() as scope:
             scope.enter_context(evaluating(*self._network.modules))
-            self._dtype = self._network.dtype
+            self._dtype = dtype_of(*self._network.modules)
             self._channels_last = self._network.file is None and (
                 self._dtype.itemsize < 4
                 or (self._will_be_on_card() and has_tensor_cores_for(self._dtype))
