@@ -328,6 +328,20 @@ def test_crops_are_enhanced_from_black_as_minus_one(tmp_path: Path, kind: str, s
     assert wanted.std() > 0.1
 
 
+def test_shapes_of_outputs_need_not_be_told(tmp_path: Path) -> None:
+    def forget(graph: Any) -> None:
+        for dimension in graph.output[0].type.tensor_type.shape.dim:
+            dimension.dim_param = f"any_{dimension.dim_value}"
+
+    for kind, write in ((Enhancer, write_enhancer), (Swapper, write_swapper)):
+        path = resaved(forget, lambda path, write=write: write(path, 128), tmp_path / "x.onnx")
+        with computing(kind(path, 4)) as network:
+            more = () if kind is Enhancer else ([embedding()],)
+            (made,) = network([planes(photograph())], *more)
+            picture = made if kind is Enhancer else made[0]
+            assert picture.shape == (3, 128, 128)
+
+
 # The chain
 
 MODELS = ("detector", "recognizer", "swapper")

@@ -42,7 +42,7 @@ class EnhancerFile(FaceFile):
             and all(each.sides in ((), (1,), (None,)) for each in numbers)
             and all(each.dtype.startswith("float") for each in numbers)
             and bool(file.outputs)
-            and file.outputs[0].is_picture
+            and file.outputs[0].may_have(3)
         )
 
     def __call__(self, pictures: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:

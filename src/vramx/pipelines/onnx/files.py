@@ -44,6 +44,11 @@ class Value:
         """Whether it is ``(n, 3, height, width)`` in floating point."""
         return len(self.sides) == 4 and self.sides[1] == 3 and self.dtype.startswith("float")
 
+    def may_have(self, *channels: int) -> bool:
+        """Tell whether it may be pictures of so many channels, as far as its shape is told."""
+        is_four = len(self.sides) == 4 and self.dtype.startswith("float")
+        return is_four and self.sides[1] in (*channels, None)
+
     def __str__(self) -> str:
         sides = ", ".join("any" if side is None else str(side) for side in self.sides)
         return f"{self.name} {self.dtype} ({sides})"

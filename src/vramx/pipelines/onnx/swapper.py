@@ -40,8 +40,8 @@ class SwapperFile(FaceFile):
             [each.is_picture for each in file.inputs].count(True) == 1
             and sorted(len(each.sides) for each in file.inputs) == [2, 4]
             and len(file.outputs) in (1, 2)
-            and file.outputs[0].is_picture
-            and all(len(each.sides) == 4 and each.sides[1] == 1 for each in file.outputs[1:])
+            and file.outputs[0].may_have(3)
+            and all(each.may_have(1) for each in file.outputs[1:])
         )
 
     def __call__(

@@ -66,13 +66,11 @@ class OnnxUpscaler:
     @staticmethod
     def fits(file: OnnxFile) -> bool:
         """Tell whether a file is of this kind, by names and shapes."""
-        values = (*file.inputs, *file.outputs)
-        return (
-            (len(file.inputs), len(file.outputs)) == (1, 1)
-            and all(len(each.sides) == 4 and each.dtype.startswith("float") for each in values)
-            and file.inputs[0].sides[1] in (1, 3)
-            and file.outputs[0].sides[1] in (file.inputs[0].sides[1], None)
-        )
+        if (len(file.inputs), len(file.outputs)) != (1, 1):
+            return False
+        (given,), (made,) = file.inputs, file.outputs
+        channels = given.sides[1:2]
+        return channels in ((1,), (3,)) and all(each.may_have(*channels) for each in (given, made))
 
     def within(self, session: Session) -> AbstractContextManager[None]:
         """Have it in a session for a scope; see `OnnxModel.within`."""
