@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,238 +16,40 @@ from click.testing import CliRunner
 import vramx
 from vramx.cli import main
 
-onnx = pytest.importorskip("onnx", reason="models are read by onnx: pip install 'vramx[onnx]'")
-onnxruntime = pytest.importorskip("onnxruntime", minversion="1.28")
-PIL_Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("onnx", reason="models are read by onnx: pip install 'vramx[onnx]'")
+pytest.importorskip("onnxruntime", minversion="1.28")
 pytest.importorskip("skimage.data")
-pytestmark = pytest.mark.filterwarnings("ignore:.*what the detector took for a face")
+PIL_Image = pytest.importorskip("PIL.Image")
+import onnx  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 
 from onnx_networks import (  # noqa: E402
     write_detector,
     write_enhancer,
     write_recognizer,
-    write_retina,
     write_swapper,
-    write_yolo,
 )
-from vramx.pipelines.faces import align, template  # noqa: E402
-from vramx.pipelines.onnx.files import read_file  # noqa: E402
-from vramx.pipelines.swapping.networks import Detector, Enhancer, Recognizer, Swapper  # noqa: E402
+from vramx.pipelines.faces import template  # noqa: E402
+from vramx.pipelines.swapping.networks import Enhancer, Recognizer, Swapper  # noqa: E402
 
 from .clips import X264, read_clip, write_clip  # noqa: E402
+from .onnx_running import (  # noqa: E402
+    BLOCK,
+    SIDE,
+    computing,
+    embedding,
+    photograph,
+    planes,
+    reference,
+    resaved,
+)
 
-SIDE = 128
-BLOCK = 64 * 2**10
-#: What float32 rounds where values are divided and added in another order, of pixels and parts.
-CLOSE = {"rtol": 1e-5, "atol": 1e-3}
-Pixels = np.ndarray[Any, Any]
+pytestmark = pytest.mark.filterwarnings("ignore:.*what the detector took for a face")
 
 
 @pytest.fixture(autouse=True)
 def quick(one_thread: None) -> None:
     """Small tensors are no faster on more threads."""
-
-
-@contextmanager
-def computing(network: Any, budget: Any = "16MiB") -> Iterator[Any]:
-    with vramx.oversubscribe(budget=budget, block=BLOCK, backend="simulated") as session:
-        with network.within(session), torch.inference_mode():
-            yield network
-
-
-def photograph(side: int = SIDE, seed: int = 0) -> Pixels:
-    from skimage import data
-
-    return np.ascontiguousarray(data.astronaut()[20 * seed :, 512 - max(side, 412) :][:side, :side])
-
-
-def planes(picture: Pixels) -> torch.Tensor:
-    return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
-
-
-def detected(path: Path, *pictures: Pixels, score: float = 0.7) -> list[list[Any]]:
-    given = vramx.FaceModel(path, size=pictures[0].shape[0])
-    with computing(Detector(given, 4, score)) as detector:
-        return detector([planes(picture) for picture in pictures])
-
-
-def rows(faces: list[Any]) -> Pixels:
-    return np.array([[*each.box, each.score, *each.landmarks.flatten()] for each in faces])
-
-
-def reference() -> Any:
-    """What insightface runs sums in vramx's order: weights are not packed."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    return lambda path: onnxruntime.InferenceSession(
-        path, options, providers=["CPUExecutionProvider"]
-    )
-
-
-# Detectors
-
-
-@pytest.mark.parametrize(("levels", "batched"), [(3, False), (3, True), (5, False)])
-@pytest.mark.parametrize("kinds", [("score", "bbox", "kps"), ("score", "bbox")])
-def test_scrfd_finds_what_insightface_finds(
-    tmp_path: Path, kinds: tuple[str, ...], levels: int, batched: bool
-) -> None:
-    path = tmp_path / "det.onnx"
-    write_detector(path, kinds, levels=levels, batched=batched)
-    theirs = insightface_detector(path, levels)
-    pictures = [photograph(seed=seed) for seed in range(3)]
-    told = pytest.warns(RuntimeWarning, match="boxes alone")
-    with contextlib.nullcontext() if "kps" in kinds else told:
-        found = detected(path, *pictures)
-    for faces, picture in zip(found, pictures, strict=True):
-        boxes, landmarks = theirs.detect(picture[..., ::-1], (SIDE, SIDE))
-        assert len(boxes) > 3
-        np.testing.assert_allclose(rows(faces)[:, :5], boxes, **CLOSE)
-        if landmarks is not None:
-            np.testing.assert_allclose(rows(faces)[:, 5:], landmarks.reshape(-1, 10), **CLOSE)
-
-
-def insightface_detector(path: Path, levels: int) -> Any:
-    scrfd = pytest.importorskip("insightface.model_zoo.scrfd")
-    retina = pytest.importorskip("insightface.model_zoo.retinaface")
-    session = reference()(path)
-    if levels == 3:
-        made = scrfd.SCRFD(str(path), session, static_shape_sessions=False)
-    else:
-        made = retina.RetinaFace(str(path), session)
-    made.det_thresh = 0.7
-    return made
-
-
-def test_landmarks_of_a_detector_without_any_lie_in_its_boxes_as_a_face_s(tmp_path: Path) -> None:
-    write_detector(tmp_path / "det.onnx", ("score", "bbox"))
-    with pytest.warns(RuntimeWarning, match="boxes alone"):
-        (faces,) = detected(tmp_path / "det.onnx", photograph())
-    assert faces
-    for face in faces:
-        box, inside = face.box.reshape(2, 2), face.landmarks
-        assert (inside > box[0]).all()
-        assert (inside < box[1]).all()
-        align(face.landmarks, 112)  # which refuses what lies as no face's do
-
-
-def test_outputs_of_scrfd_may_come_in_any_order(tmp_path: Path) -> None:
-    write_detector(tmp_path / "a.onnx")
-    model = onnx.load(tmp_path / "a.onnx")
-    outputs = [*model.graph.output]
-    del model.graph.output[:]
-    model.graph.output.extend(outputs[place] for place in (4, 8, 0, 2, 6, 1, 7, 3, 5))
-    onnx.save(model, tmp_path / "b.onnx")
-    first, second = (
-        rows(*detected(tmp_path / name, photograph())) for name in ("a.onnx", "b.onnx")
-    )
-    assert len(first) > 3
-    assert np.array_equal(first, second)
-
-
-def boxes_of_yolo(found: Pixels) -> Pixels:
-    x, y, width, height, *rest = found
-    marks = np.stack(rest[1:]).reshape(5, 3, -1)[:, :2].reshape(10, -1)
-    corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
-    return np.stack([*corners, rest[0], *marks], axis=1)
-
-
-def boxes_of_retina(found: list[Pixels]) -> Pixels:
-    offsets, scores, marks = (each[0].astype(np.float64) for each in found)
-    made, number = [], 0
-    for stride, sizes in ((8, (16, 32)), (16, (64, 128)), (32, (256, 512))):
-        for row in range(SIDE // stride):
-            for column in range(SIDE // stride):
-                middle = np.array([column + 0.5, row + 0.5]) * stride
-                for size in sizes:
-                    at = middle + 0.1 * size * offsets[number, :2]
-                    half = size * np.exp(0.2 * offsets[number, 2:]) / 2
-                    points = middle + 0.1 * size * marks[number].reshape(5, 2)
-                    made.append([*(at - half), *(at + half), scores[number, 1], *points.flatten()])
-                    number += 1
-    assert number == len(offsets)
-    return np.array(made)
-
-
-def best(candidates: Pixels, least: float) -> Pixels:
-    """Keep of overlapping boxes that of the highest score, the slow way."""
-    kept: list[Pixels] = []
-    for row in sorted(candidates, key=lambda row: -row[4]):
-        if row[4] >= least and all(shared(row, other) <= 0.4 for other in kept):
-            kept.append(row)
-    return np.array(kept)
-
-
-def shared(a: Pixels, b: Pixels) -> float:
-    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:4], b[2:4])
-    both = np.prod(np.maximum(high - low + 1, 0))
-    one, other = (np.prod(each[2:4] - each[:2] + 1) for each in (a, b))
-    return float(both / (one + other - both))
-
-
-def test_yolo_face_is_read_as_its_layout_says(tmp_path: Path) -> None:
-    path = tmp_path / "yolo.onnx"
-    write_yolo(path, SIDE)
-    picture = photograph()
-    (found,) = reference()(path).run(None, {"images": planes(picture)[None].numpy()})
-    wanted = best(boxes_of_yolo(found[0]), 0.5)
-    assert len(wanted) > 3
-    np.testing.assert_allclose(rows(*detected(path, picture, score=0.5)), wanted, **CLOSE)
-
-
-@pytest.mark.parametrize("softmax", [False, True])
-def test_retinaface_is_read_as_its_layout_says(tmp_path: Path, softmax: bool) -> None:
-    path = tmp_path / "retina.onnx"
-    write_retina(path, softmax=softmax)
-    pictures = [photograph(seed=seed) for seed in range(2)]
-    session = reference()(path)
-    for faces, picture in zip(detected(path, *pictures, score=0.7), pictures, strict=True):
-        fed = picture[..., ::-1].astype(np.float32) - (104, 117, 123)
-        made = session.run(None, {"input0": fed.transpose(2, 0, 1)[None].astype(np.float32)})
-        if not softmax:
-            made[1] = np.exp(made[1]) / np.exp(made[1]).sum(-1, keepdims=True)
-        wanted = best(boxes_of_retina(made), 0.7)
-        assert len(wanted) > 3
-        np.testing.assert_allclose(rows(faces), wanted, rtol=1e-4, atol=1e-3)
-
-
-def test_a_larger_picture_is_shrunk_to_the_detector_s_size_and_faces_lie_where_they_are(
-    tmp_path: Path,
-) -> None:
-    write_yolo(tmp_path / "yolo.onnx", SIDE)
-    small, large = (waves(side) for side in (SIDE, 3 * SIDE))
-    with computing(Detector(tmp_path / "yolo.onnx", 4, 0.6)) as detector:
-        (here,), (there,) = (detector([each]) for each in (small, large))
-    best = [rows(each)[:3, 5:] for each in (here, there)]
-    assert len(best[0]) == 3
-    np.testing.assert_allclose(best[1], 3 * (best[0] + 0.5) - 0.5, atol=1)
-
-
-def waves(side: int) -> torch.Tensor:
-    """Draw a picture that shows nothing so small that it is lost when it is shrunk."""
-    along = (torch.arange(side) + 0.5) / side
-    planes = [torch.outer(torch.sin(n * along), torch.cos((5 - n) * along)) for n in (1, 2, 4)]
-    return torch.stack(planes).abs()
-
-
-def test_weights_beside_a_file_are_used_and_tell_it_from_others(tmp_path: Path) -> None:
-    whole, apart = tmp_path / "whole.onnx", tmp_path / "apart.onnx"
-    write_detector(whole)
-    onnx.save(onnx.load(whole), apart, save_as_external_data=True, location="apart.data")
-    first, second = (rows(*detected(path, photograph())) for path in (whole, apart))
-    assert len(first) > 3
-    assert np.array_equal(first, second)
-    before = read_file(apart).digest
-    with (tmp_path / "apart.data").open("r+b") as file:
-        file.write(b"\1")
-    assert read_file(apart).digest != before
-    (tmp_path / "apart.data").unlink()
-    with pytest.raises(vramx.ConfigError, match=r"there is no file .*apart\.data"):
-        read_file(apart)
-
-
-# The other models
 
 
 @pytest.mark.parametrize("normalises", [False, True])
@@ -257,16 +58,11 @@ def test_embeddings_are_those_of_insightface(tmp_path: Path, normalises: bool) -
     path = tmp_path / "rec.onnx"
     write_recognizer(path, normalises=normalises)
     crops = [photograph(112, seed) for seed in range(3)]
-    theirs = arcface.ArcFaceONNX(str(path), reference()(path))
+    theirs = arcface.ArcFaceONNX(str(path), reference(path))
     wanted = theirs.get_feat([crop[..., ::-1] for crop in crops])
     with computing(Recognizer(path, 4)) as recognizer:
         made = np.stack(recognizer([planes(crop) for crop in crops]))
     np.testing.assert_allclose(made, wanted / np.linalg.norm(wanted, axis=1)[:, None], atol=1e-6)
-
-
-def embedding(seed: int = 0) -> Pixels:
-    values = np.random.default_rng(seed).standard_normal(512)
-    return (values / np.linalg.norm(values)).astype(np.float32)
 
 
 @pytest.mark.parametrize("side", [128, 256])
@@ -275,7 +71,7 @@ def test_crops_are_swapped_as_by_insightface(tmp_path: Path, side: int) -> None:
     common = pytest.importorskip("insightface.app.common")
     path = tmp_path / "swap.onnx"
     write_swapper(path, side)
-    theirs = inswapper.INSwapper(str(path), reference()(path))
+    theirs = inswapper.INSwapper(str(path), reference(path))
     crop = photograph(side)
     kps = template(128, side).astype(np.float32)  # which cut out all of the picture
     source = common.Face(embedding=embedding())
@@ -299,7 +95,7 @@ def test_a_swapper_without_a_map_gets_the_embedding_and_masks_are_used(tmp_path:
         made = swapper([planes(crop) for crop in crops], [embedding(0), embedding(1)])
     for seed, (crop, (picture, mask)) in enumerate(zip(crops, made, strict=True)):
         fed = {"target": planes(crop)[None].numpy(), "source": embedding(seed)[None]}
-        wanted = reference()(path).run(None, fed)
+        wanted = reference(path).run(None, fed)
         np.testing.assert_allclose(picture, wanted[0][0], atol=1e-6)
         np.testing.assert_allclose(mask, wanted[1][0, 0], atol=1e-6)
 
@@ -321,7 +117,7 @@ def test_crops_are_enhanced_from_black_as_minus_one(tmp_path: Path, kind: str, s
         beside = {name: np.full(sides, 0.5, dtype)}
     write_enhancer(path, side, weight)
     crop = photograph(side)
-    (wanted,) = reference()(path).run(None, {"input": planes(crop)[None].numpy() * 2 - 1, **beside})
+    (wanted,) = reference(path).run(None, {"input": planes(crop)[None].numpy() * 2 - 1, **beside})
     with computing(Enhancer(path, 4)) as enhancer:
         (made,) = enhancer([planes(crop)])
     np.testing.assert_allclose(made, (wanted[0] + 1) / 2, atol=1e-6)
@@ -454,14 +250,6 @@ def test_a_video_is_swapped_by_files_alone_and_resumed_by_the_same_alone(
 # What is refused
 
 
-def resaved(change: Callable[[Any], None], write: Callable[[Path], None], path: Path) -> Path:
-    write(path)
-    model = onnx.load(path)
-    change(model.graph)
-    onnx.save(model, path)
-    return path
-
-
 def fix_count(graph: Any) -> None:
     graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
 
@@ -539,5 +327,5 @@ def test_what_was_said_of_a_file_counts(models: dict[str, Path]) -> None:
         "target": planes(crop).flip(0)[None].numpy() * 2 - 1,
         "source": (latent / np.linalg.norm(latent))[None],
     }
-    (wanted,) = reference()(models["swapper"]).run(None, fed)
+    (wanted,) = reference(models["swapper"]).run(None, fed)
     np.testing.assert_allclose(made, (wanted[0, ::-1] + 1) / 2, atol=1e-5)

@@ -16,7 +16,7 @@ import vramx
 from vramx.cli import main
 
 onnx = pytest.importorskip("onnx", reason="models are read by onnx: pip install 'vramx[onnx]'")
-onnxruntime = pytest.importorskip("onnxruntime", minversion="1.28")
+pytest.importorskip("onnxruntime", minversion="1.28")
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("skimage.data")
 from onnx import TensorProto  # noqa: E402
@@ -25,6 +25,7 @@ from onnx_networks import write_recognizer, write_upscaler  # noqa: E402
 from vramx.pipelines.onnx.footprint import live_bytes  # noqa: E402
 
 from .clips import X264, read_clip, write_clip  # noqa: E402
+from .onnx_running import reference  # noqa: E402
 
 KIB, MIB = 2**10, 2**20
 #: How far the networks look: three layers of three by three.
@@ -45,9 +46,7 @@ def photograph(height: int = 96, width: int = 128) -> Pixels:
 
 def wanted(path: Path, picture: Pixels) -> Pixels:
     """What onnxruntime makes of the whole, in the steps of bytes."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = reference(path)
     dtype = np.float16 if "float16" in session.get_inputs()[0].type else np.float32
     fed = picture.astype(np.float32)[None].transpose(0, 3, 1, 2) / 255
     (made,) = session.run(None, {"input": fed.astype(dtype)})
