@@ -9,8 +9,7 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
-from vramx import _core
-from vramx.errors import ConfigError, Error, OutOfMemoryError, SessionClosedError
+from vramx.errors import ConfigError, Error, SessionClosedError
 from vramx.pipelines.onnx.files import OnnxFile, Value
 from vramx.session import Session
 
@@ -136,20 +135,18 @@ class OnnxModel:
     ) -> tuple[torch.Tensor, ...]:
         if self._made is None or self._session is None:
             raise SessionClosedError(f"{self.file.path} runs within a session alone")
+        from vramx.integrations.onnxruntime.provider import told_by_a_run
+
         fed = {
             value.name: each.detach().cpu().contiguous().numpy().astype(value.dtype, copy=False)
             for value, each in zip(self._inputs, inputs)
         }
         try:
-            made = self._made.run([each.name for each in outputs], {**fed, **self._beside})
+            with told_by_a_run(self._session):
+                made = self._made.run([each.name for each in outputs], {**fed, **self._beside})
         except Error:
             raise
         except Exception as error:
-            failure = None if self._session.device.computes_on_host else _core.last_failure()
-            if failure:
-                raise OutOfMemoryError(
-                    f"the session cannot give {self.file.path} its memory: {failure}"
-                ) from error
             shapes = ", ".join(str(each.shape) for each in fed.values())
             raise ConfigError(
                 f"{self.file.path} cannot be run with {shapes}: {_reason(error)}"
