@@ -216,5 +216,5 @@ def test_of_boxes_that_share_much_the_best_is_kept(drawn: list[tuple[int, ...]])
     assert [*kept] == sorted(kept, key=lambda number: (-found[number, 4], number))
     for number, box in enumerate(found):
         above = [each for each in kept if (-found[each, 4], each) < (-box[4], number)]
-        covered = any(shared(box, found[each]) > 0.4 for each in above)
+        covered = any(shared(box, found[each]) > np.float32(0.4) for each in above)
         assert covered == (number not in kept)
