@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vramx
-from fake_onnxruntime import CPU, CUDA, NoSuchFile, OnnxRuntime, Provider
+from fake_onnxruntime import CPU, CUDA, EPFail, NoSuchFile, OnnxRuntime, Provider
 from loopback.control import Loopback
 from vramx import _core
 from vramx.session import Session
@@ -31,6 +31,7 @@ from vramx.integrations.onnxruntime.provider import (  # noqa: E402
     provider_options,
     require_cuda,
     route,
+    told_by_a_run,
     told_by_the_provider,
 )
 
@@ -267,6 +268,32 @@ def test_memory_that_cannot_be_had_is_out_of_memory_each_time_and_only_then(
         with pytest.raises(NoSuchFile):
             make(session, fake, b"missing")
     assert make(session, fake, str(MIB).encode()).get_providers()[0] == CUDA
+
+
+def test_a_run_that_gets_no_memory_is_out_of_memory_and_no_other_failure_is(
+    on_card: OpenSession, fake: OnnxRuntime
+) -> None:
+    class InvalidArgument(Exception):  # noqa: N818
+        """As onnxruntime's own."""
+
+    session = on_card()
+    model = make(session, fake, str(MIB).encode())
+    model.disable_fallback()
+
+    def run(nbytes: int, fault: Exception | None = None) -> None:
+        with told_by_a_run(session), route(session):
+            if isinstance(fault, InvalidArgument):
+                raise fault
+            fake.fault = fault
+            model.run(nbytes)
+
+    with pytest.raises(vramx.OutOfMemoryError, match="host_limit"):
+        run(65 * MIB)
+    with pytest.raises(InvalidArgument):
+        run(MIB, InvalidArgument("Got invalid dimensions for input"))
+    with pytest.raises(EPFail, match="CUDNN"):
+        run(MIB, EPFail("CUDNN failure"))
+    fake.fault = None  # which holds the model by where it was raised
 
 
 def test_a_session_that_fell_back_is_an_error(on_card: OpenSession, fake: OnnxRuntime) -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime", minversion="1.28")
 import onnx
 from onnx import numpy_helper
 
-from onnx_faces import write_detector, write_recognizer, write_swapper
+from onnx_networks import write_detector, write_recognizer, write_swapper
 
 
 def needs(package: str) -> pytest.MarkDecorator:

@@ -134,6 +134,31 @@ def read_ncnn(path: Path) -> None:
     read(content[4:border], content[border:])
 
 
+def onnx_files(_: str, folder: Path) -> list[bytes]:
+    """Write a swapper and a network that enlarges pictures."""
+    try:
+        from onnx_networks import write_swapper, write_upscaler
+    except ImportError:
+        return []
+    path = folder / "seed.onnx"
+    made = []
+    for write in (write_swapper, write_upscaler):
+        write(path)
+        made.append(path.read_bytes())
+    return made
+
+
+def read_onnx_model(path: Path) -> None:
+    """Recognise a model, and tell what it takes."""
+    import vramx
+    from vramx.pipelines.onnx.roles import model_in
+    from vramx.pipelines.onnx.upscaler import OnnxUpscaler
+
+    with contextlib.suppress(vramx.Error):
+        model_in(path, "swapper")
+    OnnxUpscaler(path).pixel_bytes()
+
+
 def claim_files(_: str, __: Path) -> list[bytes]:
     """Write what members of a queue claim."""
     from vramx.queue.ledger import Claim, Member
@@ -187,6 +212,7 @@ KINDS: dict[str, Kind] = {
     **{f"video {name}": (video_files, read_video) for name in VIDEOS},
     **{f"weights {name}": (weight_files, read_weights) for name in WEIGHTS},
     "weights ncnn": (ncnn_files, read_ncnn),
+    "model in ONNX": (onnx_files, read_onnx_model),
     "claims of a queue": (claim_files, read_claims),
     "manifest of a video": (manifest_files, read_manifest),
 }

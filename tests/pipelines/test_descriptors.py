@@ -114,7 +114,7 @@ def test_what_is_not_for_pictures_is_refused(change: dict[str, Any], said: str) 
 
 def test_what_is_neither_module_nor_descriptor_is_refused() -> None:
     for wrong in (object(), ImageModelDescriptor, "x2.pth"):
-        with pytest.raises(vramx.ConfigError, match=r"torch\.nn\.Module or a descriptor"):
+        with pytest.raises(vramx.ConfigError, match=r"torch\.nn\.Module, a descriptor"):
             vramx.super_resolution(wrong)
 
 

@@ -45,6 +45,11 @@ _DIMS, _DATA_TYPE, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
 Span = tuple[int, int]
 
 
+def is_named_as_onnx(path: Path) -> bool:
+    """Tell whether a file's name promises an ONNX model."""
+    return path.suffix.lower() == ".onnx"
+
+
 def is_onnx(begins: bytes) -> bool:
     """Tell whether a file begins as ONNX files do: with the version of the format."""
     return len(begins) > 2 and begins[0] == 0x08 and 3 <= begins[1] < 32

@@ -111,10 +111,12 @@ _OPTIONS = (
     float,
     float,
     name="value_range",
-    help="A model's values of black and white; by default 0 and 1.",
+    help="A model's values of black and white; by default 0 and 1, of an ONNX file its kind's.",
 )
 @_detail(
-    "--order", click.Choice(["RGB", "BGR"]), help="A model's order of channels; by default RGB."
+    "--order",
+    click.Choice(["RGB", "BGR"]),
+    help="A model's order of channels; by default RGB, of an ONNX file its kind's.",
 )
 @_detail("--classes", str, help="Which of the mask's classes are the face, such as 1,2,10.")
 @_detail("--dtype", click.Choice(DTYPE_NAMES), help="The precision that a model computes in.")
@@ -150,10 +152,10 @@ def swap(
 ) -> None:
     """Put the face in the picture SOURCE into the picture, video or folder TARGET; write OUT.
 
-    A MODEL is a TorchScript file, an exported program, or package.module:factory, which is called
-    without arguments and returns a torch module, a callable or a vramx.FaceModel. All three run
-    code that they contain: use what you trust. `help(vramx.face_swap)` says what each model takes
-    and returns.
+    A MODEL is an ONNX file of a usual kind, which is recognised; a TorchScript file, an exported
+    program, or package.module:factory, which is called without arguments and returns a torch
+    module, a callable or a vramx.FaceModel. The last three run code that they contain: use what you
+    trust. `help(vramx.face_swap)` says what each of these takes and returns.
 
     The same command resumes a video that was stopped. Frames without a face to swap are left
     unchanged, and counted, unless --no-face error is given.

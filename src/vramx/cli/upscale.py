@@ -63,7 +63,8 @@ _OPTIONS = (
     "--model",
     required=True,
     help="A network with trained weights by its name, such as realesrgan-x4plus; a checkpoint "
-    "(spandrel finds its network), a TorchScript or torch.export file, or package.module:factory.",
+    "(spandrel finds its network), an ONNX file, a TorchScript or torch.export file, or "
+    "package.module:factory.",
 )
 @click.option(
     "--weights",

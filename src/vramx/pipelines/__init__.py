@@ -124,23 +124,26 @@ def face_swap(
     Modules run in evaluation mode. The modules that a callable runs must be named by a `FaceModel`;
     a callable itself must keep nothing of what it is given.
 
+    A model other than a mask may also be the path of an ONNX file (``.onnx``), which is recognised
+    by what it takes and gives, and run by ONNX Runtime with its weights in the same budget.
+
     Parameters
     ----------
-    detector : torch.nn.Module, callable or FaceModel
+    detector : torch.nn.Module, callable, path or FaceModel
         Takes pictures of any size (or a fixed one: ``FaceModel(size=640)``) and returns, after
         suppressing duplicates, a row of 15 numbers for each face: left, top, right and bottom of
         its box, a score from 0 to 1, and x and y of left eye, right eye, nose, left and right
         corner of the mouth as seen in the picture, in pixels, whose centres are whole numbers.
         As a tensor ``(n, faces, 15)``, padded with a score of 0, or a list of n of ``(faces,
         15)``.
-    recognizer : torch.nn.Module, callable or FaceModel
+    recognizer : torch.nn.Module, callable, path or FaceModel
         Takes crops ``(n, 3, 112, 112)`` and returns embeddings ``(n, d)``, which are then
         normalised to a length of 1. The cosine of two says whether they are of one person.
-    swapper : torch.nn.Module, callable or FaceModel
+    swapper : torch.nn.Module, callable, path or FaceModel
         Takes crops ``(n, 3, 128, 128)`` and the source's embedding ``(n, d)``, and returns crops of
         the same shape; or those and masks ``(n, 1, 128, 128)`` from 0 to 1, which say how much of
         each pixel is used. With None faces are only found.
-    enhancer : torch.nn.Module, callable or FaceModel, optional
+    enhancer : torch.nn.Module, callable, path or FaceModel, optional
         Takes crops ``(n, 3, 512, 512)`` of the pictures with swapped faces and returns the same.
     mask : torch.nn.Module, callable or FaceModel, optional
         Takes crops ``(n, 3, 512, 512)`` and returns masks ``(n, 1, 512, 512)`` from 0 to 1 of what
@@ -178,7 +181,7 @@ def face_swap(
     Raises
     ------
     ConfigError
-        If an argument is not allowed.
+        If an argument is not allowed, or an ONNX file is not recognised.
     NoFaceError
         On entering, if the reference shows no face.
 
@@ -233,12 +236,14 @@ def super_resolution(
 
     Parameters
     ----------
-    model : torch.nn.Module or spandrel.ImageModelDescriptor
+    model : torch.nn.Module, spandrel.ImageModelDescriptor, str or path
         Takes ``(n, channels, height, width)`` with values from 0 to 1 and returns the same enlarged
         by a whole number, which may be 1. Channels are 3 (RGB) or 1. It runs in evaluation mode, in
         the dtype of its weights. A descriptor, as `vramx.integrations.spandrel.load` returns it,
         states its scale and what sizes it takes; where it discourages tiles or makes its own,
-        pictures go through whole as long as there is enough memory.
+        pictures go through whole as long as there is enough memory. A path is of an ONNX file
+        (``.onnx``) of such a network, which ONNX Runtime runs with its weights in the budget, in
+        what it was written for; if it takes pictures of one size alone, tiles have that size.
     scale : float, optional
         How much larger pictures become; the network's own scale by default. Results are resized to
         any other scale: by bicubic interpolation, which uses all pixels where it shrinks, and with

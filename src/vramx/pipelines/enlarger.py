@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vramx.pipelines.files import check_paths
-from vramx.pipelines.networks import digest
 from vramx.pipelines.options import PictureOptions, VideoOptions
 from vramx.pipelines.upscaling.enlarger import Enlarger
 from vramx.pipelines.upscaling.streaming import nothing
@@ -172,7 +171,7 @@ class SuperResolution(Enlarger):
         # What is chosen by the memory that happens to be free is no part of it.
         asked = self._options
         identity = {
-            "model": f"{type(self._model).__name__} {digest(self.session, self._model)}",
+            "model": self._network.identity(self.session),
             "scale": str(self.scale),
             "size": f"scale {asked.scale}, height {asked.height}, width {asked.width}",
             "tile": _named(asked.tile),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    import os
+
     from torch import Tensor, nn
 
     from vramx.pipelines.swapping.face_model import FaceModel
@@ -85,11 +87,11 @@ class MaskCall(Protocol):
         """Give masks ``(n, 1, 512, 512)``, or scores of classes."""
 
 
-#: What `vramx.super_resolution` takes.
-Upscaler: TypeAlias = "nn.Module | UpscalerDescriptor"
+#: What `vramx.super_resolution` takes. Paths are of ONNX files, here and below.
+Upscaler: TypeAlias = "nn.Module | UpscalerDescriptor | str | os.PathLike[str]"
 #: What `vramx.face_swap` takes: modules are callables, too.
-Detector: TypeAlias = "DetectorCall | FaceModel"
-Recognizer: TypeAlias = "RecognizerCall | FaceModel"
-Swapper: TypeAlias = "SwapperCall | FaceModel"
-Enhancer: TypeAlias = "EnhancerCall | FaceModel"
+Detector: TypeAlias = "DetectorCall | FaceModel | str | os.PathLike[str]"
+Recognizer: TypeAlias = "RecognizerCall | FaceModel | str | os.PathLike[str]"
+Swapper: TypeAlias = "SwapperCall | FaceModel | str | os.PathLike[str]"
+Enhancer: TypeAlias = "EnhancerCall | FaceModel | str | os.PathLike[str]"
 Mask: TypeAlias = "MaskCall | FaceModel"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vramx.checkpoints.onnx import is_named_as_onnx
 from vramx.errors import ConfigError
 from vramx.pipelines.swapping.face_model import FaceModel
 from vramx.session import Session
@@ -46,6 +47,23 @@ class ModelSpec(Settings):
         if self.dtype is not None and self.dtype not in DTYPE_NAMES:
             raise ConfigError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPE_NAMES)}")
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether it is an ONNX file, by its name."""
+        return is_named_as_onnx(Path(self.name))
+
+    def onnx_path(self) -> Path:
+        """Return the path of an ONNX file, which is read where it is used.
+
+        Raises
+        ------
+        ConfigError
+            If a precision is asked for.
+        """
+        if self.dtype is not None:
+            raise ConfigError(f"{self.name} computes in what it was written for: give no dtype")
+        return Path(self.name)
+
 
 @dataclass(frozen=True)
 class UpscalerSpec(ModelSpec):
@@ -55,7 +73,7 @@ class UpscalerSpec(ModelSpec):
     ----------
     name : str
         A network with trained weights by its name, such as ``"realesrgan-x4plus"``; a checkpoint
-        (spandrel finds its network); a TorchScript or torch.export file; or
+        (spandrel finds its network); an ONNX file; a TorchScript or torch.export file; or
         ``package.module:factory``. The last three run code that they contain.
     weights : Path, optional
         Weights for ``package.module:factory``.
@@ -74,7 +92,7 @@ class UpscalerSpec(ModelSpec):
     @property
     def is_factory(self) -> bool:
         """Whether it is a function by name."""
-        return not self.is_file and ":" in self.name
+        return not self.is_file and not self.is_onnx and ":" in self.name
 
     def load(self, session: Session) -> Upscaler:
         """Load it.
@@ -86,8 +104,8 @@ class UpscalerSpec(ModelSpec):
 
         Returns
         -------
-        torch.nn.Module or spandrel.ImageModelDescriptor
-            The network.
+        torch.nn.Module, spandrel.ImageModelDescriptor or Path
+            The network; the path of an ONNX file, which `vramx.super_resolution` reads.
 
         Raises
         ------
@@ -99,6 +117,8 @@ class UpscalerSpec(ModelSpec):
         from vramx.integrations.torch.precision import DTYPES, in_dtype
         from vramx.pipelines import pretrained
 
+        if self.is_onnx:
+            return self.onnx_path()
         wanted = None if self.dtype is None else DTYPES[self.dtype]
         if not self.is_file and not self.is_factory:
             return pretrained.load(session, self.name, wanted)
@@ -118,8 +138,8 @@ class FaceModelSpec(ModelSpec):
     Attributes
     ----------
     name : str
-        A TorchScript file, an exported program, or ``package.module:factory``. All three run code
-        that they contain.
+        An ONNX file, which is recognised; a TorchScript file; an exported program; or
+        ``package.module:factory``. The last three run code that they contain.
     size, template, value_range, order, classes : optional
         As in `vramx.FaceModel`.
     """
@@ -150,6 +170,8 @@ class FaceModelSpec(ModelSpec):
         said: dict[str, Any] = {
             name: value for name in names if (value := getattr(self, name)) is not None
         }
+        if self.is_onnx:
+            return FaceModel(self.onnx_path(), **said)
         model = load_model(self.name, also=(FaceModel,))
         is_said = isinstance(model, FaceModel)
         made: FaceModel = replace(model, **said) if is_said else FaceModel(model, **said)

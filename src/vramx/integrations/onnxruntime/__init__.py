@@ -66,7 +66,7 @@ def inference_session(
     >>> model = inference_session(session, "model.onnx")  # doctest: +SKIP
     >>> outputs = model.run(None, inputs)  # doctest: +SKIP
     """
-    _check(session)
+    check(session)
     import onnxruntime
 
     from vramx.integrations.onnxruntime.choosing import CPU
@@ -97,14 +97,28 @@ def serve(session: Session) -> Iterator[None]:
     SessionClosedError
         If the session is closed.
     """
-    _check(session)
+    check(session)
     from vramx.integrations.onnxruntime.patching import process_served_by
 
     with process_served_by(session):
         yield
 
 
-def _check(session: Session) -> None:
+def check(session: Session) -> None:
+    """Check that a session can have inference sessions.
+
+    Parameters
+    ----------
+    session : Session
+        The session.
+
+    Raises
+    ------
+    ConfigError
+        If it has no card, or onnxruntime is missing.
+    SessionClosedError
+        If it is closed.
+    """
     if not session.active:
         raise ConfigError(
             "ONNX Runtime's weights cannot be had in a session without a card "

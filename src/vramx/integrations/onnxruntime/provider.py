@@ -232,6 +232,37 @@ def told_by_the_provider(session: Session, options: dict[str, str]) -> Iterator[
             raise
 
 
+@contextlib.contextmanager
+def told_by_a_run(session: Session) -> Iterator[None]:
+    """Say of a run that failed for want of the session's memory that it did.
+
+    Parameters
+    ----------
+    session : Session
+        The session.
+
+    Raises
+    ------
+    OutOfMemoryError
+        If the session could not give a run its memory.
+    Exception
+        What else a run raises.
+    """
+    try:
+        yield
+    except Error:
+        raise
+    except Exception as error:
+        # Inputs are looked at before memory is asked for: an earlier run's failure is not its own.
+        before = type(error).__name__ == "InvalidArgument"
+        failure = "" if session.device.computes_on_host or before else _core.last_failure()
+        if failure:
+            raise OutOfMemoryError(
+                f"the session cannot give a run of ONNX Runtime its memory: {failure}"
+            ) from error
+        raise
+
+
 def _allocate_and_free(options: dict[str, str]) -> None:
     alloc = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(int(options["gpu_external_alloc"]))
     free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(options["gpu_external_free"]))

@@ -76,7 +76,7 @@ class FaceChain:
             self._home = Home(device_of(self.session), budget // _BYTES_A_PIXEL)
             for network in self._stages.networks:
                 self._scope.enter_context(evaluating(*network.modules))
-                network.enter(self._chain.session)
+                self._scope.enter_context(network.within(self._chain.session))
             if self._given_reference is not None:
                 self._references = self._several(self._given_reference, "the reference")
                 self._stages.choice = dataclasses.replace(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +17,8 @@ from torch import nn
 from vramx.errors import ConfigError
 from vramx.pipelines.faces import Alignment, align, template
 from vramx.pipelines.networks import device_of, digest, dtype_of
+from vramx.pipelines.onnx.faces import FaceFile
+from vramx.pipelines.onnx.roles import detector_in, model_in
 from vramx.pipelines.swapping.face_model import FaceModel
 from vramx.pipelines.swapping.found import Embedding, Face, normalised
 from vramx.pipelines.upscaling.footprint import OUT_OF_MEMORY
@@ -21,6 +26,8 @@ from vramx.session import Session
 
 Pixels = torch.Tensor  # (3, height, width), RGB, float32 from 0 to 1
 Masked = tuple[Pixels, torch.Tensor | None]  # a crop, and how much of each of its pixels is taken
+#: What the user gives as one.
+Given: TypeAlias = "Callable[..., object] | FaceModel | str | os.PathLike[str]"
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -33,8 +40,8 @@ class FaceNetwork:
 
     Parameters
     ----------
-    given : FaceModel, torch.nn.Module or callable
-        The model.
+    given : FaceModel, torch.nn.Module, callable, str or path
+        The model; a path is of an ONNX file.
     batch : int
         How many pictures it is called with at once, at the most.
 
@@ -49,9 +56,13 @@ class FaceNetwork:
     role: ClassVar[str]
     _usual_size: ClassVar[int | None]
 
-    def __init__(self, given: Callable[..., object] | FaceModel, batch: int) -> None:
+    def __init__(self, given: Given, batch: int) -> None:
+        self._file: FaceFile | None = None
         try:
             model = given if isinstance(given, FaceModel) else FaceModel(given)
+            if model.path is not None:
+                self._file = self._in_file(model.path)
+                model = self._file.said(model)
             self.size = model.size or self._usual_size
             self.kind = self._template(model)
             if model.classes and not isinstance(self, Masker):
@@ -59,10 +70,17 @@ class FaceNetwork:
         except ConfigError as error:
             raise ConfigError(f"{self.role}: {error}") from None
         self._model = model
+        self._call_model: Callable[..., Any] = model.model  # type: ignore[assignment]
+        self._range = model.value_range or (0.0, 1.0)
+        self._order = model.order or "RGB"
         self.modules: list[nn.Module] = [*model.modules]
         self.at_once = batch
         self._device = torch.device("cpu")
         self._dtype = torch.float32
+
+    def _in_file(self, path: Path) -> FaceFile:
+        """Recognise the model in an ONNX file."""
+        return model_in(path, self.role)
 
     def _template(self, model: FaceModel) -> int | None:
         if self._usual_size is None:
@@ -78,18 +96,21 @@ class FaceNetwork:
             return self._usual_size
         return self.size
 
-    def enter(self, session: Session) -> None:
-        """Learn where the model computes."""
+    @contextlib.contextmanager
+    def within(self, session: Session) -> Iterator[None]:
+        """Have the model compute in a session, where its modules are managed, for a scope."""
         self._device = device_of(session)
         self._dtype = dtype_of(*self.modules)
+        with contextlib.nullcontext() if self._file is None else self._file.within(session):
+            yield
 
     def identity(self, session: Session) -> str:
         """Describe all that its results depend on; of a callable, its name."""
         model = self._model
         name = getattr(model.model, "__qualname__", type(model.model).__qualname__)
+        bits = digest(session, *self.modules) if self._file is None else self._file.file.digest
         return (
-            f"{name} {digest(session, *self.modules)} size {self.size} template {self.kind} "
-            f"range {model.value_range} {model.order}"
+            f"{name} {bits} size {self.size} template {self.kind} range {self._range} {self._order}"
             + (f" classes {model.classes}" if model.classes else "")
         )
 
@@ -142,22 +163,22 @@ class FaceNetwork:
 
     def _call(self, pictures: torch.Tensor, *more: torch.Tensor) -> Any:
         """Call the model with ``(n, 3, height, width)`` from 0 to 1, and more."""
-        low, high = self._model.value_range
+        low, high = self._range
         pictures = pictures.to(self._device)
-        if self._model.order == "BGR":
+        if self._order == "BGR":
             pictures = pictures.flip(1)
         if (low, high) != (0, 1):
             pictures = pictures * (high - low) + low
         rest = [each.to(self._device, self._dtype) for each in more]
-        return self._model.model(pictures.to(self._dtype).contiguous(), *rest)
+        return self._call_model(pictures.to(self._dtype).contiguous(), *rest)
 
     def _pictures(self, made: Any, crops: Sequence[Pixels]) -> list[Pixels]:
         """Check what the model made of crops, and return it from 0 to 1, where they are."""
         wanted = (len(crops), 3, self.size, self.size)
         x = self._checked(made, "pictures", wanted, crops[0].device)
-        low, high = self._model.value_range
+        low, high = self._range
         x = ((x - low) / (high - low)).clamp(0, 1)
-        return [*(x.flip(1) if self._model.order == "BGR" else x)]
+        return [*(x.flip(1) if self._order == "BGR" else x)]
 
     def _checked(
         self,
@@ -202,6 +223,13 @@ class Detector(FaceNetwork):
 
     role = "detector"
     _usual_size = None
+
+    def __init__(self, given: Given, batch: int, score: float) -> None:
+        self._score = score
+        super().__init__(given, batch)
+
+    def _in_file(self, path: Path) -> FaceFile:
+        return detector_in(path, self._score)
 
     def __call__(self, pictures: Sequence[Pixels]) -> list[list[Face]]:
         """Find the faces in pictures of any sizes, those of each in the model's order."""
@@ -298,6 +326,9 @@ class Masker(FaceNetwork):
 
     role = "mask"
     _usual_size = 512
+
+    def _in_file(self, path: Path) -> FaceFile:
+        raise ConfigError(f"{path}: models for masks are not taken as ONNX files")
 
     def __call__(self, crops: Sequence[Pixels]) -> list[torch.Tensor]:
         """Make masks of the crops' size, from 0 to 1."""

@@ -32,7 +32,7 @@ class FaceStages:
 
     Parameters
     ----------
-    detector, recognizer, swapper, enhancer, mask : FaceModel, torch.nn.Module or callable
+    detector, recognizer, swapper, enhancer, mask : FaceModel, torch.nn.Module, callable or path
         The models; the last two may be None, and without a swapper faces are only found.
     choice : Choice
         Which faces are swapped.
@@ -67,7 +67,7 @@ class FaceStages:
         self._options = options
         self._told = False
         batch = options.batch
-        self._detector = Detector(detector, batch)
+        self._detector = Detector(detector, batch, options.score)
         self._recognizer = Recognizer(recognizer, batch)
         self._masker = None if mask is None else Masker(mask, batch)
         self._swapper = None if swapper is None else Swapper(swapper, batch)

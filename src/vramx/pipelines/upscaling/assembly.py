@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from vramx.pipelines.images import Home
 from vramx.pipelines.options import UpscaleOptions
@@ -57,14 +55,25 @@ def assemble(
         If it is no network that enlarges pictures, or a tile is asked for that it does not take.
     """
     multiple = network.multiple if asked.multiple is None else asked.multiple
-    shape = find_shape(runner.call, runner.place, scale=network.scale, multiple=multiple)
+    fixed = None if network.file is None else network.file.tile
+    shape = find_shape(
+        runner.call,
+        runner.place,
+        scale=network.scale,
+        multiple=multiple,
+        most=min(fixed) if fixed else None,
+    )
     whole = network.whole and asked.tile is None
     by_tiles = whole or asked.tile is not None or asked.overlap is not None
-    bands = None if by_tiles else Bands(network.module, runner, shape)
-    if asked.multiple is None and (bands is None or bands.refusal is not None):
+    module = network.module
+    bands = None if by_tiles or module is None else Bands(module, runner, shape)
+    if fixed is None and asked.multiple is None and (bands is None or bands.refusal is not None):
         shape = replace(shape, stride=find_stride(runner.call, runner.place, shape))
-    room = room_for_activations(budget, weight_bytes(network.module))
-    pixel_bytes = UNEVEN * bytes_per_pixel(runner.call, runner.place, shape)
+    room = room_for_activations(budget, network.weight_bytes)
+    if network.file is None:
+        pixel_bytes = in_torch = UNEVEN * bytes_per_pixel(runner.call, runner.place, shape)
+    else:
+        pixel_bytes, in_torch = UNEVEN * network.file.pixel_bytes(), 0.0
     sizes = Sizes(
         WHOLE * shape.stride if whole else asked.tile,
         network.batch if asked.batch is None else asked.batch,
@@ -72,6 +81,7 @@ def assemble(
         int(room / pixel_bytes),
         stride=shape.stride,
         scale=shape.scale,
+        fixed=fixed,
     )
     engine = Engine(
         runner,
@@ -80,7 +90,7 @@ def assemble(
         overlap=asked.overlap,
         bands=bands,
         room=room,
-        pixel_bytes=pixel_bytes,
+        pixel_bytes=in_torch,
     )
     if engine.in_tiles:
         most = room // (2 * bytes_beside_tiles(shape.scale))
@@ -89,10 +99,3 @@ def assemble(
     if asked.resizes:  # float32 until it is resized, and bytes otherwise
         most //= 4
     return PictureStream(engine, Home(device, most), asked)
-
-
-def weight_bytes(module: nn.Module) -> int:
-    """Tell what a module's weights and buffers take."""
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())

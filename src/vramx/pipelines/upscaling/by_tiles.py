@@ -42,7 +42,7 @@ class Tiles:
     overlap : int, optional
         The context that they share; measured unless given.
     pixel_bytes : float
-        What a pixel takes in the network.
+        What a pixel takes of torch's memory in the network.
 
     Attributes
     ----------
@@ -105,8 +105,9 @@ class Tiles:
         rates = _BY_PIXELS
         with self._holding(self.sizes.pixels):
             if overlap is None:
-                overlap = measure_reach(self._call, picture, self._shape, tolerance)
-                farther = overlap >= FARTHEST
+                most = self.sizes.most_overlap(FARTHEST)
+                overlap = measure_reach(self._call, picture, self._shape, tolerance, most)
+                farther = overlap >= most
             if self.sizes.tile is None:
                 rates = self._measured_rates()
         height, width = picture.shape[-2:]
@@ -142,6 +143,12 @@ class Tiles:
 
     def advice(self, way: InTiles) -> str:
         """Say what would bring down what is computed twice."""
+        if self.sizes.fixed is not None:
+            return (
+                "The network takes tiles of no other size: one that takes pictures of any size "
+                f"computes less twice, and so does at most overlap={way.overlap - 1} where that "
+                "still covers what shows"
+            )
         rows, columns = way.grid.rows, way.grid.columns
         pixels = area = way.at_once * way.grid.area
         share, grid = way.share, way.grid

@@ -35,7 +35,7 @@ class Engine:
     room : int
         Bytes that what is computed may take.
     pixel_bytes : float
-        What a pixel takes in the network.
+        What a pixel takes of torch's memory in the network.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from vramx.pipelines.options import UpscaleOptions
 from vramx.pipelines.stage import Stage
 from vramx.pipelines.upscalers import as_network
 from vramx.pipelines.upscaling.arena import Arena
-from vramx.pipelines.upscaling.assembly import assemble, weight_bytes
+from vramx.pipelines.upscaling.assembly import assemble
 from vramx.pipelines.upscaling.reach import invisible
 from vramx.pipelines.upscaling.streaming import NOT_OPEN, PictureStream, nothing
 from vramx.pipelines.upscaling.ways import Runner, Way
@@ -52,11 +52,10 @@ class Enlarger:
     ) -> None:
         self._network = network = as_network(model)
         self._options = options
-        self._model = network.module
         self._scope = contextlib.ExitStack()
         self._given = session
         self._backend = session_options.get("backend")
-        stage = Stage(_do, [network.module])
+        stage = Stage(_do, network.modules)
         self._chain = Pipeline(
             {"enlarge": stage}, session=session, batch=1, options=session_options
         )
@@ -88,14 +87,16 @@ class Enlarger:
 
     def __enter__(self: E) -> E:
         with contextlib.ExitStack() as scope:
-            scope.enter_context(evaluating(self._model))
-            self._dtype = dtype_of(self._model)
-            self._channels_last = self._dtype.itemsize < 4 or (
-                self._will_be_on_card() and has_tensor_cores_for(self._dtype)
+            scope.enter_context(evaluating(*self._network.modules))
+            self._dtype = dtype_of(*self._network.modules)
+            self._channels_last = self._network.file is None and (
+                self._dtype.itemsize < 4
+                or (self._will_be_on_card() and has_tensor_cores_for(self._dtype))
             )
-            if self._channels_last:
-                scope.enter_context(channels_last(self._model, self._given))
+            for module in self._network.modules if self._channels_last else ():
+                scope.enter_context(channels_last(module, self._given))
             scope.enter_context(self._chain)
+            scope.enter_context(self._network.within(self._chain.session))
             self._device = device_of(self._chain.session)
             self._pictures = self._build()
             self._scope = scope.pop_all()
@@ -221,7 +222,7 @@ class Enlarger:
         engine = self._ready.engine
         return (
             f"{self._chain.report()}\n  {engine.shape.scale} times as large, "
-            f"{engine.describe()}; weights of {format_size(weight_bytes(self._model))}"
+            f"{engine.describe()}; weights of {format_size(self._network.weight_bytes)}"
         )
 
 

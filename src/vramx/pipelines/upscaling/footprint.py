@@ -52,6 +52,7 @@ def find_shape(
     *,
     scale: int | None,
     multiple: int | None,
+    most: int | None = None,
 ) -> Shape:
     """Find what a network takes and gives, by trying small pictures.
 
@@ -63,6 +64,8 @@ def find_shape(
         Puts a tensor where the network wants it.
     scale, multiple : int, optional
         What must be found, where it is known.
+    most : int, optional
+        The longest side that it takes, if there is one.
 
     Returns
     -------
@@ -80,6 +83,7 @@ def find_shape(
     for stride in _STRIDES if multiple is None else (multiple,):
         for channels in (3, 1):
             side = round_up(least, stride) + stride
+            side = side if most is None else min(side, most)
             picture = place(torch.full((1, channels, side, side), 0.5))
             try:
                 made = _checked(network(picture), picture, scale)

@@ -38,6 +38,7 @@ def measure_reach(
     picture: torch.Tensor,
     shape: Shape,
     tolerance: float,
+    most: int = FARTHEST,
 ) -> int:
     """Measure on a picture how much context a tile's edge needs.
 
@@ -54,13 +55,15 @@ def measure_reach(
         What it takes and gives.
     tolerance : float
         What change of a value is not seen.
+    most : int
+        How far it is looked; parts are twice as long.
 
     Returns
     -------
     int
-        Pixels of the input, at most `FARTHEST`.
+        Pixels of the input, at most `most`.
     """
-    depth = round_up(FARTHEST, shape.stride)
+    depth = round_up(most, shape.stride)
     worst = torch.zeros(depth)
     for axis, part in _parts(picture, depth, shape.stride):
         half = part.shape[axis] // 2 // shape.stride * shape.stride

@@ -22,6 +22,8 @@ PICTURES = 8
 _HELD = 2**29
 #: What torch takes for a picture that goes through whole, over the most that it holds at once.
 UNEVEN = 1.6
+#: Of a tile of the only size that a network takes, at most such a part at each edge is context.
+_CONTEXT = 8
 #: The part of the room that is planned with; what was measured was measured on small pictures.
 _PLANNED = 0.9
 
@@ -120,6 +122,9 @@ class Sizes:
         What tiles begin at and measure multiples of, where that is more than `multiple`.
     scale : int
         How much larger tiles become.
+    fixed : (int, int) or None
+        Height and width of the only tiles that the network takes, to which smaller ones are
+        extended.
     """
 
     tile: int | None
@@ -129,9 +134,23 @@ class Sizes:
     shrunk: bool = False
     stride: int = 1
     scale: int = 1
+    fixed: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         self.stride = max(self.stride, self.multiple)
+        if self.fixed is not None:
+            least = min(self.fixed)
+            if self.tile not in (None, least):
+                height, width = self.fixed
+                raise ConfigError(
+                    f"tile {self.tile} was given, but the network takes tiles of {width}x{height} "
+                    "alone: leave it out"
+                )
+            self.tile = least
+
+    def most_overlap(self, farthest: int) -> int:
+        """Tell how far it is looked at most, of so many pixels, lest tiles become all overlap."""
+        return farthest if self.fixed is None else min(farthest, min(self.fixed) // _CONTEXT)
 
     def side(self, overlap: int) -> int:
         """Tell the side of a tile; where it was not asked for, of a square of as many pixels.
@@ -155,12 +174,17 @@ class Sizes:
         side = self.tile
         if side is None:
             side = min(LARGEST_TILE, math.isqrt(self.pixels // (self.batch or 1)))
+        elif self.fixed is not None and side < least:
+            raise ConfigError(
+                f"an overlap of {overlap} needs tiles of {least} pixels or more, but the network "
+                f"takes {side} alone: give a smaller one, or 'auto'"
+            )
         elif side % self.stride or side < least:
             raise ConfigError(
                 f"tile {side} is not a multiple of {self.stride} from {least}, which an overlap "
                 f"of {overlap} needs: give one, or 'auto'"
             )
-        if self.shrunk:
+        if self.shrunk and self.fixed is None:
             side = min(side, math.isqrt(self.pixels))
         side -= side % self.stride
         return max(side, least)
@@ -179,6 +203,8 @@ class Sizes:
     def takes_whole(self, height: int, width: int) -> bool:
         """Tell whether a picture goes through whole."""
         grid = self._grid((height, width), (height, width), 0)
+        if self.fixed is not None:
+            return grid.rows.size <= self.fixed[0] and grid.columns.size <= self.fixed[1]
         if self.tile is not None and not self.shrunk:
             return max(grid.rows.size, grid.columns.size) <= self.tile
         most = min(LARGEST_TILE**2, self.pixels // (self.batch or 1))
@@ -218,12 +244,13 @@ class Sizes:
         elif self.tile is None:
             sides = self._fastest(height, width, overlap, rates)
         else:
-            sides = (self.side(overlap), self.side(overlap))
+            sides = self.fixed or (self.side(overlap), self.side(overlap))
         grid = self._grid((height, width), sides, overlap, shifted=shifted)
         return grid, self._at_once(grid)
 
     def _at_once(self, grid: Grid) -> int:
-        fitting = max(1, self.pixels // grid.area)
+        area = grid.area if self.fixed is None else math.prod(self.fixed)
+        fitting = max(1, self.pixels // area)
         batch = self.batch or min(LARGEST_BATCH, fitting)
         return min(batch, fitting) if self.shrunk else batch
 

@@ -1,0 +1,1 @@
+"""Models in ONNX files, as people have them, in the place of torch networks."""
