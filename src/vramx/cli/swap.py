@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from vramx.cli.engine import engine_options, write_actors
 from vramx.cli.folders import write_failures, write_rest
 from vramx.cli.gathering import gathered
 from vramx.cli.output import json_option, write_json
@@ -15,6 +16,7 @@ from vramx.cli.pictures import picture_options
 from vramx.cli.running import run_task
 from vramx.cli.session import session_options
 from vramx.cli.video import video_options
+from vramx.engines.ray import RayOptions
 from vramx.pipelines.options import PictureOptions, SwapOptions, VideoOptions
 from vramx.tasks import (
     FaceModels,
@@ -131,6 +133,7 @@ _OPTIONS = (
 @picture_options
 @video_options
 @session_options
+@engine_options
 @json_option
 @click.pass_context
 def swap(
@@ -142,6 +145,7 @@ def swap(
     thumbnails: Path | None,
     references: tuple[Path, ...],
     as_json: bool,
+    ray: RayOptions | None,
     swap: SwapOptions,
     picture: PictureOptions,
     video: VideoOptions,
@@ -187,7 +191,7 @@ def swap(
             overwrite=overwrite,
             session=session,
         )
-    told = run_task(ctx, task)
+    told = run_task(ctx, task, ray)
     if as_json:
         write_json(told)
     else:
@@ -236,6 +240,8 @@ def _write(told: dict[str, Any]) -> None:
         click.echo(_summary(each))
     if "files" in told:
         write_rest(told)
+    if "actors" in told:
+        write_actors(told)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vramx.cli.engine import engine_options, write_actors
 from vramx.cli.folders import write_failures, write_rest
 from vramx.cli.gathering import Decorator, gathered
 from vramx.cli.output import json_option, write_json
@@ -14,6 +15,7 @@ from vramx.cli.pictures import picture_options
 from vramx.cli.running import run_task
 from vramx.cli.session import session_options
 from vramx.cli.video import video_options
+from vramx.engines.ray import RayOptions
 from vramx.pipelines.options import UpscaleOptions
 from vramx.tasks.models import DTYPE_NAMES, UpscalerSpec
 from vramx.tasks.upscaling import UpscaleTask
@@ -80,6 +82,7 @@ _OPTIONS = (
 )
 @video_options
 @session_options
+@engine_options
 @json_option
 @click.pass_context
 def upscale(
@@ -91,6 +94,7 @@ def upscale(
     weights: Path | None,
     dtype: str | None,
     as_json: bool,
+    ray: RayOptions | None,
     **options: Any,
 ) -> None:
     """Enlarge the picture, the video or the folder of pictures IN to OUT.
@@ -101,7 +105,7 @@ def upscale(
     task = UpscaleTask(
         source=source, target=target, model=UpscalerSpec(model, dtype, weights), **options
     )
-    told = run_task(ctx, task)
+    told = run_task(ctx, task, ray)
     if as_json:
         write_json(told)
     else:
@@ -120,6 +124,9 @@ def _write(told: dict[str, Any]) -> None:
             f"in {each['seconds']:.1f} s"
         )
     write_rest(told)
+    if "actors" in told:
+        write_actors(told)
+        return
     click.echo(
         f"by a network of scale {told['scale']} on {told['device']}: at most "
         f"{format_size(told['peak_resident'])} of {format_size(told['budget'])} on the card, "

@@ -18,7 +18,7 @@ from vramx.progress import Meter, OnProgress
 from vramx.stopping import Stop
 
 if TYPE_CHECKING:
-    from vramx.pipelines.video import VideoResult
+    from vramx.pipelines.video import VideoChange, VideoResult
 
 
 class SuperResolution(Enlarger):
@@ -168,6 +168,29 @@ class SuperResolution(Enlarger):
         """
         from vramx.pipelines.video import transform_video
 
+        change = self.video_change()
+        return transform_video(
+            source,
+            target,
+            change.transform,
+            identity=change.identity,
+            options=options,
+            size=change.size,
+            overwrite=overwrite,
+            on_progress=on_progress,
+            stop=stop,
+        )
+
+    def video_change(self) -> VideoChange:
+        """Return what becomes of a video's frames, for whoever makes the video.
+
+        Returns
+        -------
+        VideoChange
+            As `transform_video` takes it.
+        """
+        from vramx.pipelines.video import VideoChange
+
         # What is chosen by the memory that happens to be free is no part of it.
         asked = self._options
         identity = {
@@ -178,17 +201,7 @@ class SuperResolution(Enlarger):
             "overlap": _named(asked.overlap),
             "multiple": _named(asked.multiple),
         }
-        return transform_video(
-            source,
-            target,
-            self._ready.run,
-            identity=identity,
-            options=options,
-            size=self.target_size,
-            overwrite=overwrite,
-            on_progress=on_progress,
-            stop=stop,
-        )
+        return VideoChange(self._ready.run, identity, self.target_size)
 
     def preview_video(
         self,

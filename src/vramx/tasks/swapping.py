@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from vramx.pipelines.folders import FolderResult
     from vramx.pipelines.swapping.frame import SwappedFile
     from vramx.pipelines.swapping.swap import FaceSwap
+    from vramx.pipelines.video import VideoChange, VideoResult
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,13 @@ class SwapDone:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values; for a single file without a list."""
-        made = [{"out": str(each.out), **asdict(each.result)} for each in self.result.made]
+        made = [_file_to_dict(each) for each in self.result.made]
         told = {"files": made, **rest_to_dict(self.result)} if self.of_folder else made[0]
         return {**told, "stats": asdict(self.stats)}
+
+
+def _file_to_dict(made: SwappedFile) -> dict[str, Any]:
+    return {"out": str(made.out), **asdict(made.result)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +95,38 @@ class SwapTask(MediaTask[SwapDone]):
         if is_video(self.out) and self.picture != PictureOptions():
             raise TaskError("quality= and format= are for pictures")
 
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """What is read and what is written."""
+        return self.target, self.out
+
+    @contextlib.contextmanager
+    def opened(self, session: Session) -> Iterator[FaceSwap]:
+        """Load the models and open a `FaceSwap` with them, for a scope."""
+        with face_packages(), opened(self.models, session, self.swap, self.references) as fs:
+            yield fs
+
+    @property
+    def _source(self) -> Path | list[Path]:
+        return self.source if isinstance(self.source, Path) else [*self.source]
+
+    def video_change(self, opened: FaceSwap) -> VideoChange:
+        """Return what becomes of a video's frames."""
+        return opened.video_change(self._source, self.target)
+
+    def video_made(self, made: VideoResult, seconds: float) -> SwappedFile:  # noqa: ARG002
+        """Return what is told of a video."""
+        from vramx.pipelines.swapping.frame import SwappedFile, SwapResult
+
+        return SwappedFile(self.out, SwapResult(**made.counts, lost=len(made.lost)))
+
+    def file_to_dict(self, made: SwappedFile) -> dict[str, Any]:
+        """Return what is told of a file that was made, as JSON values."""
+        return _file_to_dict(made)
+
     def work(self, session: Session, on_progress: OnProgress, stop: Stop) -> SwapDone:
         """Do the work in an open session."""
-        with face_packages(), opened(self.models, session, self.swap, self.references) as fs:
+        with self.opened(session) as fs:
             result = self._made(fs, on_progress, stop)
             return SwapDone(result, self.target.is_dir(), session.stats())
 
@@ -99,8 +135,7 @@ class SwapTask(MediaTask[SwapDone]):
         from vramx.pipelines.folders import FolderResult
         from vramx.pipelines.swapping.frame import SwappedFile
 
-        source = self.source if isinstance(self.source, Path) else [*self.source]
-        paths = (source, self.target, self.out)
+        paths = (self._source, self.target, self.out)
         if self.target.is_dir():
             return fs.swap_folder(
                 *paths, self.picture, overwrite=self.overwrite, on_progress=on_progress, stop=stop

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vramx.errors import ConfigError
 from vramx.pipelines.options import PictureOptions, VideoOptions
@@ -15,6 +16,9 @@ from vramx.session import Session
 from vramx.session.options import SessionOptions
 from vramx.settings import Settings
 from vramx.stopping import Stop
+
+if TYPE_CHECKING:
+    from vramx.pipelines.video import VideoChange, VideoResult
 
 R = TypeVar("R")
 T = TypeVar("T", bound="Task[Any]")
@@ -99,6 +103,27 @@ class MediaTask(Task[R]):
     picture: PictureOptions = PictureOptions()
     video: VideoOptions = VideoOptions()
     preview: bool = False
+
+    @abstractmethod
+    def opened(self, session: Session) -> AbstractContextManager[Any]:
+        """Load the models, and open what makes pictures and videos with them, for a scope."""
+
+    @abstractmethod
+    def video_change(self, opened: Any) -> VideoChange:
+        """Return what becomes of a video's frames, by what `opened` gave."""
+
+    @property
+    @abstractmethod
+    def paths(self) -> tuple[Path, Path]:
+        """What is read and what is written."""
+
+    @abstractmethod
+    def video_made(self, made: VideoResult, seconds: float) -> Any:
+        """Return what is told of a video, as the results of the task's folders have it."""
+
+    @abstractmethod
+    def file_to_dict(self, made: Any) -> dict[str, Any]:
+        """Return what is told of a file that was made, as JSON values."""
 
     def check_preview(self, source: Path) -> None:
         """Refuse what cannot be combined with a preview.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from vramx.pipelines.enlarger import SuperResolution
     from vramx.pipelines.enlarging import Enlarged
     from vramx.pipelines.folders import FolderResult
+    from vramx.pipelines.video import VideoChange, VideoResult
 
 
 @dataclass(frozen=True)
@@ -52,19 +55,7 @@ class UpscaleDone:
         return {
             "device": self.device,
             "scale": self.scale,
-            "files": [
-                {
-                    "source": str(each.source),
-                    "target": str(each.target),
-                    "kind": each.kind,
-                    "frames": each.frames,
-                    "width": each.size[0],
-                    "height": each.size[1],
-                    "seconds": each.seconds,
-                    **({} if each.way is None else each.way.figures()),
-                }
-                for each in self.result.made
-            ],
+            "files": [_file_to_dict(each) for each in self.result.made],
             **rest_to_dict(self.result),
             "seconds": self.seconds,
             "budget": self.stats.budget,
@@ -72,6 +63,19 @@ class UpscaleDone:
             "moved_in": self.stats.moved_in,
             "moved_out": self.stats.moved_out,
         }
+
+
+def _file_to_dict(made: Enlarged) -> dict[str, Any]:
+    return {
+        "source": str(made.source),
+        "target": str(made.target),
+        "kind": made.kind,
+        "frames": made.frames,
+        "width": made.size[0],
+        "height": made.size[1],
+        "seconds": made.seconds,
+        **({} if made.way is None else made.way.figures()),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +113,39 @@ class UpscaleTask(MediaTask[UpscaleDone]):
         if self.source.is_file() and self.target.is_file() and not self.overwrite:
             raise MediaError(f"{self.target} exists: name another file, or give overwrite=True")
 
-    def work(self, session: Session, on_progress: OnProgress, stop: Stop) -> UpscaleDone:
-        """Do the work in an open session."""
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """What is read and what is written."""
+        return self.source, self.target
+
+    @contextlib.contextmanager
+    def opened(self, session: Session) -> Iterator[SuperResolution]:
+        """Load the network and open a `SuperResolution` with it, for a scope."""
         import vramx.pipelines
 
-        begun = time.perf_counter()
         network = self.model.load(session)
         asked = {name: value for name, value in vars(self.upscale).items() if value is not None}
         with vramx.pipelines.super_resolution(network, session=session, **asked) as enlarger:
+            yield enlarger
+
+    def video_change(self, opened: SuperResolution) -> VideoChange:
+        """Return what becomes of a video's frames."""
+        return opened.video_change()
+
+    def video_made(self, made: VideoResult, seconds: float) -> Enlarged:
+        """Return what is told of a video."""
+        from vramx.pipelines.enlarging import Enlarged
+
+        return Enlarged(self.source, self.target, "video", made.frames, made.size, seconds)
+
+    def file_to_dict(self, made: Enlarged) -> dict[str, Any]:
+        """Return what is told of a file that was made, as JSON values."""
+        return _file_to_dict(made)
+
+    def work(self, session: Session, on_progress: OnProgress, stop: Stop) -> UpscaleDone:
+        """Do the work in an open session."""
+        begun = time.perf_counter()
+        with self.opened(session) as enlarger:
             result = self._enlarge(enlarger, on_progress, stop)
             return UpscaleDone(
                 result,

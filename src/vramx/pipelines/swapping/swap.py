@@ -19,7 +19,7 @@ from vramx.stopping import Stop
 if TYPE_CHECKING:
     from vramx.pipelines.folders import FolderResult
     from vramx.pipelines.swapping.thumbnails import Thumbnail
-    from vramx.pipelines.video import Counted, SegmentFrames
+    from vramx.pipelines.video import Counted, SegmentFrames, VideoChange
 
 
 class FaceSwap(FaceChain):
@@ -110,7 +110,7 @@ class FaceSwap(FaceChain):
         from vramx.pipelines.pictures import count_frames, writable_format
 
         target, out = Path(target), Path(out)
-        _check_out(source, target, out, overwrite=overwrite)
+        check_out(source, target, out, overwrite=overwrite)
         writable_format(out, options.format)
         faces = self._sources(source)
         frames = 1 if on_progress is None else count_frames(target)
@@ -190,10 +190,46 @@ class FaceSwap(FaceChain):
         NoFaceError, OutOfMemoryError
             As when calling. Finished segments stay.
         """
-        from vramx.pipelines.video import Counted, transform_video
+        from vramx.pipelines.video import transform_video
 
         target, out = Path(target), Path(out)
-        _check_out(source, target, out, overwrite=overwrite)
+        check_out(source, target, out, overwrite=overwrite)
+        change = self.video_change(source, target)
+        done = transform_video(
+            target,
+            out,
+            change.transform,
+            identity=change.identity,
+            options=options,
+            size=change.size,
+            overwrite=overwrite,
+            on_progress=on_progress,
+            stop=stop,
+        )
+        return SwapResult(**done.counts, lost=len(done.lost))
+
+    def video_change(self, source: Any, target: Path) -> VideoChange:
+        """Return what becomes of a video's frames, for whoever makes the video.
+
+        Parameters
+        ----------
+        source : str, Path, PIL.Image.Image, numpy.ndarray or torch.Tensor
+            The face, as when calling.
+        target : Path
+            The video that is read, for messages.
+
+        Returns
+        -------
+        VideoChange
+            As `transform_video` takes it.
+
+        Raises
+        ------
+        NoFaceError, ConfigError, MediaError
+            As when calling, of the source.
+        """
+        from vramx.pipelines.video import Counted, VideoChange
+
         faces = self._sources(source)
 
         def swap(frames: SegmentFrames) -> Iterator[Counted]:
@@ -203,18 +239,7 @@ class FaceSwap(FaceChain):
             for picture, (frame,) in self._run(faces, frames, name):
                 yield Counted(picture, frame.counts)
 
-        done = transform_video(
-            target,
-            out,
-            swap,
-            identity=self._identity(faces),
-            options=options,
-            size=same_size,
-            overwrite=overwrite,
-            on_progress=on_progress,
-            stop=stop,
-        )
-        return SwapResult(**done.counts, lost=len(done.lost))
+        return VideoChange(swap, self._identity(faces), same_size)
 
     def preview_video(
         self,
@@ -254,7 +279,7 @@ class FaceSwap(FaceChain):
         from vramx.pipelines.video.preview import read_frame, write_preview
 
         target, out = Path(target), Path(out)
-        _check_out(source, target, out, overwrite=overwrite)
+        check_out(source, target, out, overwrite=overwrite)
         writable_format(out)
         faces = self._sources(source)
         frame = read_frame(target, options)
@@ -390,7 +415,14 @@ class FaceSwap(FaceChain):
         }
 
 
-def _check_out(source: Any, target: Path, out: Path, *, overwrite: bool) -> None:
+def check_out(source: Any, target: Path, out: Path, *, overwrite: bool) -> None:
+    """Refuse a target that cannot or must not be written, or that is a picture of the face.
+
+    Raises
+    ------
+    MediaError
+        As `check_paths`.
+    """
     check_paths(target, out, overwrite=overwrite)
     for each in source if isinstance(source, (list, tuple)) else [source]:
         if isinstance(each, (str, Path)) and out.exists() and out.samefile(each):

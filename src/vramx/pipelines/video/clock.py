@@ -52,6 +52,9 @@ class Clock:
         Which of its streams.
     skips : bool
         Whether frames that are damaged are passed by; else they are an error.
+    begin : int, optional
+        What is shown before counts for nothing: a decoder that begins in the middle of a file lacks
+        what some of those frames refer to.
 
     Attributes
     ----------
@@ -63,7 +66,15 @@ class Clock:
         When frames that were passed by would have been shown, in seconds.
     """
 
-    def __init__(self, path: Path, container: Any, stream: Any, *, skips: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        container: Any,
+        stream: Any,
+        *,
+        skips: bool = False,
+        begin: int | None = None,
+    ) -> None:
         self._path = path
         self._container = container
         self._stream = stream
@@ -73,6 +84,7 @@ class Clock:
         self._count = 0
         self._others_end = Fraction(0)
         self._skips = skips
+        self._begin = begin
         self._awaited: list[int] = []
         self._failed = stream.codec_context.name in _FAILS_SILENTLY
         self.lost: list[Fraction] = []
@@ -172,6 +184,8 @@ class Clock:
                 self._lose(pts)
 
     def _lose(self, pts: int) -> None:
+        if self._begin is not None and pts < self._begin:
+            return
         time = Fraction(pts * self._stream.time_base)
         if not self._skips:
             raise MediaError(

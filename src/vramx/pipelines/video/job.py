@@ -8,72 +8,50 @@ kept, the one that was not is made anew.
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
-
-import av.error
 
 from vramx.errors import MediaError, StoppedError
 from vramx.pipelines.files import TargetSize, check_paths, check_room, claimed
 from vramx.pipelines.options import VideoOptions
 from vramx.pipelines.span import Span
-from vramx.pipelines.video.channel import Channel
 from vramx.pipelines.video.clock import FrameTime
-from vramx.pipelines.video.colours import Pixels
 from vramx.pipelines.video.digests import SourceDigest
 from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.joining import join
 from vramx.pipelines.video.manifest import Segment
 from vramx.pipelines.video.rehearsal import rehearse
-from vramx.pipelines.video.segments import SegmentWriter
+from vramx.pipelines.video.running import Frame, Run, Stopped, Transform, check_stop
 from vramx.pipelines.video.source import VideoSource
 from vramx.pipelines.video.work_folder import WorkFolder, delete, finished
 from vramx.progress import Meter, OnProgress
 from vramx.stopping import Stop
 
-Frame = tuple[FrameTime, Pixels]
 
-#: Frames that wait on either side of the device.
-_WAITING = 4
-
-
-class Counted(NamedTuple):
-    """A frame, and what is to be counted of it."""
-
-    pixels: Pixels
-    counts: Mapping[str, int]
-
-
-class SegmentFrames:
-    """The frames of a segment, as an iterator.
+class VideoChange(NamedTuple):
+    """What becomes of a video's frames.
 
     Attributes
     ----------
-    first : int
-        The number of its first frame in the video, from 0.
+    transform : callable
+        What makes them, as of `transform_video`.
+    identity : mapping of str to str
+        What its results depend on.
+    size : callable
+        Tells what size frames become.
     """
 
-    def __init__(self, frames: Iterator[Frame], first: int) -> None:
-        self.first = first
-        self.times: deque[FrameTime] = deque()  # of frames that were read and did not come back
-        self._frames = frames
-
-    def __iter__(self) -> SegmentFrames:
-        return self
-
-    def __next__(self) -> Pixels:
-        time, picture = next(self._frames)
-        self.times.append(time)
-        return picture
+    transform: Transform
+    identity: Mapping[str, str]
+    size: TargetSize
 
 
-Transform = Callable[[SegmentFrames], Iterable[Pixels | Counted]]
+#: Makes the segments that a work folder lacks.
+Maker = Callable[[WorkFolder, Encoding, Meter, Stop], object]
 
 
 @dataclass(frozen=True)
@@ -97,10 +75,6 @@ class VideoResult:
     size: tuple[int, int]
     counts: Mapping[str, int]
     lost: tuple[float, ...] = ()
-
-
-class _Stopped(Exception):  # noqa: N818 - it is no error
-    """Ends the encoder, or the work, without a finished segment."""
 
 
 def transform_video(
@@ -160,7 +134,64 @@ def transform_video(
     StoppedError
         If it was asked to stop. Finished segments stay, and the same call goes on from them.
     """
-    source, target = Path(source), Path(target)
+
+    def make(work: WorkFolder, encoding: Encoding, meter: Meter, stop: Stop) -> None:
+        Run(
+            work.path,
+            encoding,
+            options.segment,
+            len(work.segments),
+            lambda: _unfinished(work, encoding.source, stop),
+            work.add,
+            lambda: meter.add(1),
+            stop,
+        ).through(transform)
+
+    return make_video(
+        Path(source),
+        Path(target),
+        make,
+        identity=identity,
+        options=options,
+        size=size,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        stop=stop,
+        in_order=True,
+    )
+
+
+def make_video(
+    source: Path,
+    target: Path,
+    make: Maker,
+    *,
+    identity: Mapping[str, str],
+    options: VideoOptions,
+    size: TargetSize | None,
+    overwrite: bool,
+    on_progress: OnProgress | None,
+    stop: Stop | None,
+    in_order: bool = False,
+) -> VideoResult:
+    """Make a video of segments, however those are made; see `transform_video`.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the segments that a work folder lacks and adds them to it, encoded as it is told; it
+        counts frames, and raises `Stopped` if it was asked to stop.
+    source, target, identity, options, size, overwrite, on_progress, stop
+        As of `transform_video`.
+    in_order : bool
+        Whether it goes through all frames in order, so that segments which were finished ahead of
+        others are made anew.
+
+    Returns
+    -------
+    VideoResult
+        As `transform_video`, which also says what is raised.
+    """
     parts = target.with_name(target.name + ".parts")
     check_paths(source, target, overwrite=overwrite or finished(parts, target) is not None)
     video = VideoSource(source, options.deinterlace, options.on_corrupt, options.span)
@@ -192,12 +223,14 @@ def transform_video(
                 return _told(result, source, target)
         check_paths(source, target, overwrite=overwrite)  # another may just have made it
         work = WorkFolder(parts, job, digest.result)
+        if in_order:
+            work.ahead.clear()
         check_room(target, _least_bytes(video, work, larger))
         meter = Meter(on_progress, source.name, "frame", video.frame_count, work.frames)
         if not work.complete:
             try:
-                _Run(work, encoding, options.segment, meter, stop or Stop()).through(transform)
-            except _Stopped:
+                make(work, encoding, meter, stop or Stop())
+            except Stopped:
                 raise _stopped(target, work) from None
             if digest.is_changed():
                 delete(parts)
@@ -211,6 +244,22 @@ def transform_video(
         _delete(parts)
         meter.finish()
     return _told(result, source, target)
+
+
+def _unfinished(work: WorkFolder, source: VideoSource, stop: Stop) -> Iterator[Frame]:
+    """Pass by what is finished, counted, since only that is exact in every kind of file."""
+    frames = source.frames()
+    for segment in work.segments:
+        last: FrameTime | None = None
+        for _ in range(segment.frames):
+            check_stop(stop)
+            last = next(frames, (None, None))[0]
+        if last is None or last.pts != segment.last:
+            raise MediaError(
+                f"{source.path} does not have the frames that {work.path / segment.file} was made "
+                f"from: delete {work.path} to begin anew"
+            )
+    yield from frames
 
 
 def _told(result: VideoResult, source: Path, target: Path) -> VideoResult:
@@ -259,127 +308,3 @@ def _delete(parts: Path) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-class _Run:
-    """One go at what is left of a video."""
-
-    def __init__(
-        self, work: WorkFolder, encoding: Encoding, segment: int, meter: Meter, stop: Stop
-    ) -> None:
-        self._work = work
-        self._encoding = encoding
-        self._segment = segment
-        self._meter = meter
-        self._stop = stop
-        self._decoded: Channel[Frame] = Channel(_WAITING)
-        self._made: Channel[tuple[FrameTime, Counted]] = Channel(_WAITING)
-        self._failure: BaseException | None = None
-
-    def through(self, transform: Transform) -> None:
-        """Run the frames that no finished segment holds through a function."""
-        threads = [
-            threading.Thread(target=self._decode, name="vramx decoder"),
-            threading.Thread(target=self._encode, name="vramx encoder"),
-        ]
-        try:
-            for thread in threads:
-                thread.start()
-            self._compute(transform)
-            self._made.end()
-        except BaseException:
-            self._made.end(_Stopped())
-            raise
-        finally:
-            self._decoded.leave()
-            for thread in threads:
-                if thread.ident is not None:  # an interrupt may come before all are started
-                    thread.join()
-        if self._failure is not None:
-            raise self._failure
-
-    def _compute(self, transform: Transform) -> None:
-        frames = iter(self._decoded)
-        number = self._work.frames
-        for first in frames:
-            segment = SegmentFrames(chain([first], islice(frames, self._segment - 1)), number)
-            if not self._compute_segment(transform, segment):
-                return
-            number += self._segment
-
-    def _compute_segment(self, transform: Transform, frames: SegmentFrames) -> bool:
-        """Tell whether the encoder is still there."""
-        times = frames.times
-        for result in transform(frames):
-            if not times:
-                raise MediaError("more frames came back than went in")
-            made = result if isinstance(result, Counted) else Counted(result, {})
-            if not self._made.put((times.popleft(), made)):
-                return False
-        if times:
-            raise MediaError(f"{len(times)} frames fewer came back than went in")
-        return True
-
-    def _check_stop(self) -> None:
-        if self._stop.stopped:
-            raise _Stopped
-
-    def _decode(self) -> None:
-        try:
-            frames = self._encoding.source.frames()
-            self._skip_finished(frames)
-            for frame in frames:
-                if not self._decoded.put(frame):
-                    return
-            self._decoded.end()
-        except BaseException as error:  # it goes to the thread that takes the frames
-            self._decoded.end(error)
-
-    def _skip_finished(self, frames: Iterator[Frame]) -> None:
-        """Pass by what is finished, counted, since only that is exact in every kind of file."""
-        for segment in self._work.segments:
-            last: FrameTime | None = None
-            for _ in range(segment.frames):
-                self._check_stop()
-                last = next(frames, (None, None))[0]
-            if last is None or last.pts != segment.last:
-                raise MediaError(
-                    f"{self._encoding.source.path} does not have the frames that "
-                    f"{self._work.path / segment.file} was made from: delete {self._work.path} to "
-                    "begin anew"
-                )
-
-    def _encode(self) -> None:
-        writer: SegmentWriter | None = None
-        try:
-            counts: Counter[str] = Counter()
-            for time, (picture, counted) in self._made:
-                self._check_stop()
-                if writer is None:
-                    height, width = picture.shape[:2]
-                    writer = SegmentWriter(self._work, self._encoding, height, width)
-                    counts.clear()
-                writer.add(time, picture)
-                counts.update(counted)
-                self._meter.add(1)
-                if writer.frames == self._segment:
-                    writer.finish(counts)
-                    writer = None
-            if writer is not None:
-                writer.finish(counts)
-                writer = None
-        except _Stopped as stopped:  # by the token, or because the calling thread has ended
-            self._failure = stopped
-        except (av.error.FFmpegError, OSError) as error:
-            failure = MediaError(
-                f"{self._work.path} cannot be written: {error}. {self._work.frames} frames are "
-                "finished there; run again to go on"
-            )
-            failure.__cause__ = error
-            self._failure = failure
-        except BaseException as error:  # it goes to the calling thread
-            self._failure = error
-        finally:
-            self._made.leave()
-            if writer is not None:
-                writer.drop()

@@ -64,6 +64,8 @@ class Manifest:
     target : (int, int), optional
         Bytes of the finished target, and the time of its last change in nanoseconds; None where it
         was not put together.
+    ahead : tuple of Segment
+        Those that are finished although one before them is not, in order.
     """
 
     job: Mapping[str, str]
@@ -71,6 +73,7 @@ class Manifest:
     complete: bool
     lost: tuple[float, ...] = ()
     target: tuple[int, int] | None = None
+    ahead: tuple[Segment, ...] = ()
 
     def as_json(self) -> bytes:
         """Return what `parsed` reads."""
@@ -80,6 +83,7 @@ class Manifest:
             "lost": [*self.lost],
             "target": self.target and [*self.target],
             "segments": [asdict(each) for each in self.segments],
+            "ahead": [asdict(each) for each in self.ahead],
         }
         return json.dumps(content, indent=1).encode()
 
@@ -121,14 +125,37 @@ def parsed(text: bytes) -> Manifest:
     if not isinstance(complete, bool) or not isinstance(listed, list):
         raise ValueError("it does not say which segments are finished")
     segments = tuple(_segment(number, each) for number, each in enumerate(listed))
-    if not segments:
+    ahead = _ahead(content.get("ahead", []), len(segments))
+    every = segments + ahead
+    if not every:
         raise ValueError("it lists no segments")
-    if len({(each.width, each.height) for each in segments}) > 1:
+    if complete and ahead:
+        raise ValueError("it is complete, and segments are missing")
+    if len({(each.width, each.height) for each in every}) > 1:
         raise ValueError("its segments are of several sizes")
-    if any(after.first <= before.last for before, after in zip(segments, segments[1:])):
+    if any(after.first <= before.last for before, after in zip(every, every[1:])):
         raise ValueError("its segments are not in the order of their times")
     lost, target = _times(content.get("lost")), _target(content.get("target"))
-    return Manifest(job, segments, complete, lost, target)
+    return Manifest(job, segments, complete, lost, target, ahead)
+
+
+def number_of(segment: Segment) -> int:
+    """Return a segment's number in its video, from 0."""
+    return int(segment.file.partition(".")[0])
+
+
+def _ahead(data: Any, after: int) -> tuple[Segment, ...]:
+    if not isinstance(data, list):
+        raise ValueError("it does not say which segments are finished ahead of others")
+    found: list[Segment] = []
+    for each in data:
+        file = each.get("file") if isinstance(each, dict) else None
+        named = _NAME.fullmatch(file) if isinstance(file, str) else None
+        found.append(_segment(int(named[1]) if named else after, each))
+        if number_of(found[-1]) <= after:
+            raise ValueError(f"segment {after} is finished ahead of itself")
+        after = number_of(found[-1])
+    return tuple(found)
 
 
 def _target(data: Any) -> tuple[int, int] | None:

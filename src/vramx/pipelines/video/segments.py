@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -27,24 +28,27 @@ class SegmentWriter:
 
     Parameters
     ----------
-    work : WorkFolder
+    folder : Path
         Where to.
+    number : int
+        Its number in the video, from 0.
     encoding : Encoding
         How.
     height, width : int
         The frames' size.
     """
 
-    def __init__(self, work: WorkFolder, encoding: Encoding, height: int, width: int) -> None:
-        self._work = work
+    def __init__(
+        self, folder: Path, number: int, encoding: Encoding, height: int, width: int
+    ) -> None:
         self._encoding = encoding
-        self._name = segment_name(len(work.segments), encoding.segment_format)
+        self._path = folder / segment_name(number, encoding.segment_format)
         self._size = (height, width, 3)
         self._times: list[FrameTime] = []
         self._durations: dict[int, int] = {}
         scale = {"video_track_timescale": str(encoding.source.time_base.denominator)}
         with ExitStack() as scope:
-            file = scope.enter_context(written_whole(work.path / self._name))
+            file = scope.enter_context(written_whole(self._path))
             self._container = scope.enter_context(
                 av.open(file, "w", format=encoding.segment_format, container_options=scale)
             )
@@ -75,24 +79,22 @@ class SegmentWriter:
             packet.duration = self._durations.pop(packet.pts)
             self._container.mux(packet)
 
-    def finish(self, counts: Mapping[str, int]) -> None:
-        """Flush the encoder, put the file in its place and note it in the manifest."""
+    def finish(self, counts: Mapping[str, int]) -> Segment:
+        """Flush the encoder, put the file in its place, and tell what is to be noted of it."""
         self._mux(self._stream.encode(None))
         if self._durations:
             raise MediaError(f"the encoder kept {len(self._durations)} frames to itself")
         self._scope.close()
         height, width, _ = self._size
-        self._work.add(
-            Segment(
-                self._name,
-                frames=len(self._times),
-                first=self._times[0].pts,
-                last=self._times[-1].pts,
-                width=width,
-                height=height,
-                digest=digest_of_own(self._work.path / self._name),
-                counts=dict(counts),
-            )
+        return Segment(
+            self._path.name,
+            frames=len(self._times),
+            first=self._times[0].pts,
+            last=self._times[-1].pts,
+            width=width,
+            height=height,
+            digest=digest_of_own(self._path),
+            counts=dict(counts),
         )
 
     def drop(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from fractions import Fraction
@@ -33,6 +34,10 @@ _MATRICES = (1, 4, 5, 6, 7, 9)
 _SAID = ("language", "title", "timecode")
 
 _WHOLE = Span()
+
+
+class UnindexedError(MediaError):
+    """A part of a video cannot be decoded without all that is before it."""
 
 
 class VideoSource:
@@ -189,7 +194,15 @@ class VideoSource:
         matrix: int = context.colorspace
         return matrix
 
-    def frames(self, *, seek: bool = False) -> Iterator[tuple[FrameTime, Pixels]]:
+    def part(self, span: Span) -> VideoSource:
+        """Return the same source, of which other frames are read."""
+        other = copy.copy(self)
+        other.span, other.lost = span, []
+        return other
+
+    def frames(
+        self, *, seek: bool = False, at: int | None = None
+    ) -> Iterator[tuple[FrameTime, Pixels]]:
         """Decode the frames of the span.
 
         Parameters
@@ -197,6 +210,9 @@ class VideoSource:
         seek : bool
             Whether to begin near the span, which is fast, rather than with the file, which is exact
             in every kind of file.
+        at : int, optional
+            Where to begin instead, in units of the time base: at a key frame from which on the
+            frames of the span can be decoded.
 
         Yields
         ------
@@ -211,19 +227,26 @@ class VideoSource:
         MediaError
             If it cannot be decoded, ends early, or its times do not increase. What was yielded is
             good.
+        UnindexedError
+            If it is to begin at a place, and a frame is deinterlaced, which takes those before.
         """
         with self.opened() as container:
             stream = self._stream(container)
             # Threads that decode several frames at once tell of a damaged one later than it comes.
             stream.thread_type = "SLICE" if self._skips else "AUTO"
-            clock = Clock(self.path, container, stream, skips=self._skips)
-            if seek and self.span.start and clock.seekable:
+            first = None
+            if self.span.start is not None and (seek or at is not None):
                 first = round((self.begin + self.span.start) / self.time_base)
+            begin = None if at is None else first
+            clock = Clock(self.path, container, stream, skips=self._skips, begin=begin)
+            if at is not None:
+                container.seek(at, stream=stream)
+            elif first and clock.seekable:
                 container.seek(first, stream=stream)
             reformatter = VideoReformatter()
             count = 0
             try:
-                for frame, time in self._within(self._whole(clock.frames())):
+                for frame, time in self._within(self._whole(clock.frames(), at)):
                     yield time, self._upright(frame, reformatter)
                     count += 1
             except (av.error.FFmpegError, OSError) as error:
@@ -250,17 +273,23 @@ class VideoSource:
             if self._is_in(shown):
                 yield frame, time
 
+    def is_within(self, pts: int) -> bool:
+        """Tell whether a frame that is shown then is one of the span."""
+        return self._is_in(pts * self.time_base - self.begin)
+
     def _is_in(self, time: Fraction) -> bool:
         """Tell whether a time in seconds from where the file begins is in the span."""
         start, end = self.span.start, self.span.end
         return (start is None or time >= start) and (end is None or time < end)
 
-    def _whole(self, frames: Iterator[Timed]) -> Iterator[Timed]:
+    def _whole(self, frames: Iterator[Timed], at: int | None) -> Iterator[Timed]:
         """Deinterlace from the first frame on that asks for it."""
         filters: Deinterlacer[FrameTime] | None = None
         told = False
         for frame, time in frames:
             if frame.interlaced_frame and not told:
+                if at is not None and self.deinterlace == "auto":
+                    raise UnindexedError(f"{self.path} is interlaced")
                 told = True
                 self._tell_interlaced()
                 if self.deinterlace == "auto":

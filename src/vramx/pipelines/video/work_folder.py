@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vramx.errors import MediaError
 from vramx.pipelines.video.digests import digest_of_own
-from vramx.pipelines.video.manifest import LONGEST, Manifest, Segment, parsed
+from vramx.pipelines.video.manifest import LONGEST, Manifest, Segment, number_of, parsed
 from vramx.processes.runtime import close, open_file
 from vramx.writing import written_whole
 
@@ -20,6 +20,17 @@ _MANIFEST = "manifest.json"
 
 class WorkFolder:
     """A folder beside a target in which a job's segments gather, for whom has claimed the target.
+
+    Attributes
+    ----------
+    segments : list of Segment
+        Those that are finished up to the first that is not, in order.
+    ahead : dict of int to Segment
+        Those that are finished behind it, by their numbers.
+    complete : bool
+        Whether there are no more to come.
+    lost : list of float
+        When frames are missing, in seconds.
 
     Parameters
     ----------
@@ -39,6 +50,7 @@ class WorkFolder:
     def __init__(self, path: Path, job: Mapping[str, str], source: Callable[[], str]) -> None:
         self.path = path
         self.segments: list[Segment] = []
+        self.ahead: dict[int, Segment] = {}
         self.complete = False
         self.lost: list[float] = []
         self._job = dict(job)
@@ -68,9 +80,10 @@ class WorkFolder:
         self._compare(found.job, self._job, {"source"})
         # The wait for the source's hash is less than that for its finished frames to be passed by.
         self._compare(found.job, {**self._job, "source": self._source()}, set())
-        for segment in found.segments:
+        for segment in found.segments + found.ahead:
             self._check(segment)
         self.segments, self.complete = [*found.segments], found.complete
+        self.ahead = {number_of(each): each for each in found.ahead}
         self.lost = [*found.lost]
 
     def _compare(self, there: Mapping[str, str], now: Mapping[str, str], but: set[str]) -> None:
@@ -97,7 +110,12 @@ class WorkFolder:
     def _save(self) -> None:
         job = {**self._job, "source": self._source()}
         manifest = Manifest(
-            job, tuple(self.segments), self.complete, tuple(self.lost), self._target
+            job,
+            tuple(self.segments),
+            self.complete,
+            tuple(self.lost),
+            self._target,
+            tuple(self.ahead[number] for number in sorted(self.ahead)),
         )
         with written_whole(self._manifest) as file:
             file.write(manifest.as_json())
@@ -105,16 +123,22 @@ class WorkFolder:
     @property
     def frames(self) -> int:
         """How many frames the finished segments hold."""
-        return sum(each.frames for each in self.segments)
+        return sum(each.frames for each in self._finished)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the finished segments."""
-        return sum((self.path / each.file).stat().st_size for each in self.segments)
+        return sum((self.path / each.file).stat().st_size for each in self._finished)
+
+    @property
+    def _finished(self) -> list[Segment]:
+        return [*self.segments, *self.ahead.values()]
 
     def add(self, segment: Segment) -> None:
-        """Note that a segment's file is finished."""
-        self.segments.append(segment)
+        """Note that a segment's file is finished, in whatever order."""
+        self.ahead[number_of(segment)] = segment
+        while (following := self.ahead.pop(len(self.segments), None)) is not None:
+            self.segments.append(following)
         self._save()
 
     def finish(self, lost: Iterable[Fraction]) -> None:

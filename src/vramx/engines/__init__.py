@@ -1,0 +1,1 @@
+"""Where tasks run besides this process. Loading this loads no engine."""

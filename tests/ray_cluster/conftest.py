@@ -1,0 +1,77 @@
+"""A real Ray cluster of two nodes on this machine, each with two simulated cards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+#: Of each node. Ray believes what it is told of cards.
+NODE = {
+    "num_cpus": 4,
+    "num_gpus": 2,
+    "object_store_memory": 100 * 2**20,
+    "include_dashboard": False,
+}
+
+
+def small_cards() -> None:
+    """Runs in each of Ray's workers, as it starts: the simulated cards are small."""
+    import torch
+
+    import vramx
+
+    torch.set_num_threads(1)
+    vramx.simulate(capacity="64MiB", granule="4KiB")
+
+
+@pytest.fixture(scope="session")
+def cluster(runtime_dir: None) -> Iterator[Any]:  # noqa: ARG001
+    """The cluster, and this process connected to it."""
+    ray = pytest.importorskip("ray", reason="Ray has no wheels for this version of Python")
+    import ray.data
+    from ray.cluster_utils import Cluster
+
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short, since sockets are in it
+    Path(folder, "ray").mkdir()
+    set_here = {
+        "RAY_TMPDIR": folder,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_health_check_initial_delay_ms": "0",
+        "RAY_health_check_period_ms": "500",
+        "RAY_health_check_failure_threshold": "3",
+        "PYTHONPATH": str(TESTS),
+        "OMP_NUM_THREADS": "1",
+    }
+    before = {name: os.environ.get(name) for name in set_here}
+    os.environ.update(set_here)
+    made = Cluster(initialize_head=True, head_node_args=NODE)
+    try:
+        made.add_node(**NODE)
+        made.wait_for_nodes()
+        ray.init(
+            address=made.address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"worker_process_setup_hook": small_cards},
+        )
+        data = ray.data.DataContext.get_current()
+        data.enable_progress_bars = False
+        data.raise_original_map_exception = True
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        shutil.rmtree(folder, ignore_errors=True)

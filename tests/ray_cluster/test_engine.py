@@ -1,0 +1,205 @@
+"""A video made by a Ray cluster is that of one machine to the byte, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import vramx
+from pipelines.clips import X264, write_clip
+from pipelines.face_networks import background, draw_face, portrait
+from vramx.cli import main
+from vramx.engines import ray as engine
+from vramx.engines.ray import RayOptions
+from vramx.tasks import (
+    FaceModels,
+    FaceModelSpec,
+    SessionOptions,
+    SwapTask,
+    TaskError,
+    UpscalerSpec,
+    UpscaleTask,
+    run,
+)
+
+from .conftest import NODE, TESTS
+
+FRAMES, SEGMENT = 40, 4
+VIDEO = vramx.VideoOptions(segment=SEGMENT, codec_options=X264)
+SESSION = SessionOptions(backend="simulated", reserve="4MiB", block=2**16)
+LOCAL = SessionOptions(backend="simulated", budget="64MiB", block=2**16)
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def quick(one_thread: None) -> None:
+    """Small tensors are no faster on more threads."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip, and what one machine makes of it."""
+    folder = tmp_path_factory.mktemp("shared")
+    write_clip(folder / "in.mp4", FRAMES, options={"g": "6", "bf": "2"})
+    run(upscaling(folder, "wanted.mp4", session=LOCAL))
+    return folder
+
+
+def upscaling(folder: Path, target: str, **more: Any) -> UpscaleTask:
+    options: dict[str, Any] = {"session": SESSION, "video": VIDEO, **more}
+    options.setdefault("model", UpscalerSpec("pipelines.networks:enlarger"))
+    return UpscaleTask(source=folder / "in.mp4", target=folder / target, **options)
+
+
+def test_a_clip_is_enlarged_to_the_bytes_of_one_machine(cluster: Any, folder: Path) -> None:
+    assert cluster.address
+    told: list[vramx.Progress] = []
+    made = engine.run(upscaling(folder, "out.mp4"), RayOptions(gpus=0.5), on_progress=told.append)
+    assert (folder / "out.mp4").read_bytes() == (folder / "wanted.mp4").read_bytes()
+    assert not (folder / "out.mp4.parts").exists()
+    assert [each["frames"] for each in made.files] == [FRAMES]
+    assert sum(each.frames for each in made.actors) == FRAMES == told[-1].done == told[-1].total
+    assert len({each.machine for each in made.actors}) == 1
+    assert {each.budget for each in made.actors} == {28 * 2**20}
+
+
+def test_a_swap_goes_on_after_the_local_engine_and_the_command_writes_a_table(
+    cluster: Any, tmp_path: Path
+) -> None:
+    assert cluster.address
+
+    def frame(number: int) -> Any:
+        return draw_face(background(), "red", 10 + number, 50)
+
+    write_clip(tmp_path / "in.mp4", FRAMES, draw=frame, options={"g": "6"})
+    Image.fromarray(portrait("blue")).save(tmp_path / "me.png")
+    names = ("PatchDetector", "MeanColour", "Painter")
+    task = SwapTask(
+        source=tmp_path / "me.png",
+        target=tmp_path / "in.mp4",
+        out=tmp_path / "wanted.mp4",
+        models=FaceModels(*(FaceModelSpec(f"pipelines.face_networks:{name}") for name in names)),
+        video=VIDEO,
+        session=LOCAL,
+    )
+    done = run(task)
+    stop = vramx.Stop()
+    begun = SwapTask.from_dict({**task.to_dict(), "out": str(tmp_path / "out.mp4")})
+    with pytest.raises(vramx.StoppedError):
+        run(begun, on_progress=lambda told: told.done < 9 or stop.stop(), stop=stop)
+    command = ["swap", *map(str, (tmp_path / "me.png", tmp_path / "in.mp4", begun.out))]
+    for role, name in zip(("detector", "recognizer", "swapper"), names):
+        command += [f"--{role}", f"pipelines.face_networks:{name}"]
+    command += ["--backend", "simulated", "--block", "64KiB", "--segment", str(SEGMENT)]
+    command += [word for name in X264 for word in ("--codec-option", f"{name}={X264[name]}")]
+    ended = CliRunner().invoke(main, [*command, "--engine", "ray"])
+    assert ended.exit_code == 1
+    assert "leaves nothing beside the reserve" in ended.stderr
+    made = engine.run(SwapTask.from_dict({**begun.to_dict(), "session": SESSION.to_dict()}))
+    assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "wanted.mp4").read_bytes()
+    swapped = made.result.made[0].result
+    assert swapped == done.result.made[0].result
+    assert sum(each.frames for each in made.actors) == FRAMES - 2 * SEGMENT
+
+
+def test_a_node_that_is_killed_in_mid_job_changes_no_byte(cluster: Any, folder: Path) -> None:
+    node = cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
+    killed = threading.Event()
+
+    def kill(told: vramx.Progress) -> None:
+        if told.done >= SEGMENT and not killed.is_set():
+            killed.set()
+            cluster.remove_node(node, allow_graceful=False)
+
+    made = engine.run(upscaling(folder, "out2.mp4"), on_progress=kill)
+    assert killed.is_set()
+    assert (folder / "out2.mp4").read_bytes() == (folder / "wanted.mp4").read_bytes()
+    assert made.files[0]["frames"] == FRAMES
+
+
+DRIVER = """
+import os, signal, sys
+import ray
+from ray_cluster.conftest import small_cards
+from vramx.engines import ray as engine
+from vramx.tasks import UpscaleTask
+import json
+
+ray.init(
+    address=sys.argv[2],
+    log_to_driver=False,
+    runtime_env={"worker_process_setup_hook": small_cards},
+)
+
+def kill(told):
+    if told.done >= 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+engine.run(UpscaleTask.from_dict(json.loads(sys.argv[1])), on_progress=kill)
+"""
+
+
+@pytest.mark.parametrize("resumed", ["local", "ray"])
+def test_what_a_killed_driver_had_is_gone_on_from(cluster: Any, folder: Path, resumed: str) -> None:
+    target = f"driver-{resumed}.mp4"
+    task = upscaling(folder, target)
+    child = subprocess.run(
+        [sys.executable, "-c", DRIVER, json.dumps(task.to_dict()), cluster.address],
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert len([*(folder / f"{target}.parts").glob("0*.mp4")]) >= 3
+    told: list[vramx.Progress] = []
+    if resumed == "local":
+        run(upscaling(folder, target, session=LOCAL), on_progress=told.append)
+    else:
+        engine.run(task, on_progress=told.append)
+        assert told[0].done >= 12
+    assert (folder / target).read_bytes() == (folder / "wanted.mp4").read_bytes()
+
+
+def test_errors_of_actors_have_their_type_and_name_the_machine(cluster: Any, folder: Path) -> None:
+    import ray
+
+    from vramx.engines.worker import Worker
+
+    assert cluster.address
+    task = upscaling(folder, "never.mp4")
+    other = ray.remote(num_gpus=0.5)(Worker).remote(UpscaleTask, task.to_dict(), "0.0")
+    with pytest.raises(vramx.ConfigError, match=r"is .* there and 0\.0 here: install the same"):
+        ray.get(other.about.remote())
+    ray.kill(other)
+    missing = upscaling(folder, "never.mp4", model=UpscalerSpec("no.such:network"))
+    with pytest.raises(vramx.ConfigError, match=r"^on .*: no\.such:network: importing"):
+        engine.run(missing, RayOptions(gpus=0.5))
+    assert not (folder / "never.mp4").exists()
+
+
+def test_what_ray_does_not_make_is_refused_before_any_work(tmp_path: Path) -> None:
+    Image.fromarray(portrait("red")).save(tmp_path / "in.png")
+    model = UpscalerSpec("pipelines.networks:enlarger")
+    task = UpscaleTask(source=tmp_path / "in.png", target=tmp_path / "out.png", model=model)
+    with pytest.raises(TaskError, match="local engine for pictures"):
+        engine.run(task)
+    for gpus in (0.0, 1.5, -1.0):
+        with pytest.raises(vramx.ConfigError, match="no part of a card"):
+            RayOptions(gpus=gpus)
+    ended = CliRunner().invoke(
+        main, ["upscale", str(tmp_path / "in.png"), "o.png", "--model", "m:n", "--gpus", "0.5"]
+    )
+    assert ended.exit_code == 2
+    assert "--address and --gpus belong to --engine ray" in ended.stderr
