@@ -116,6 +116,13 @@ def test_a_block_that_is_not_run_says_why_and_names_only_what_exists(block: Bloc
                 for each in ast.walk(ast.parse(source.read_text("utf-8")))
                 if isinstance(each, (ast.FunctionDef, ast.ClassDef))
             }
+            if package.is_dir():  # which may offer what is defined in its files
+                defined |= {
+                    alias.name
+                    for each in ast.walk(ast.parse(source.read_text("utf-8")))
+                    if isinstance(each, ast.ImportFrom)
+                    for alias in each.names
+                }
             assert {each.name for each in statement.names} <= defined, block.place
     wrong = [fault for call in expressions(tree) if (fault := fault_of(call))]
     assert not wrong, f"{block.place}: {'; '.join(wrong)}"

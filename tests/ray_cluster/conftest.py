@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes on this machine, each with two simulated cards."""
+"""A real Ray cluster of two nodes on this machine, each with a simulated card."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ TESTS = Path(__file__).resolve().parents[1]
 #: Of each node. Ray believes what it is told of cards.
 NODE = {
     "num_cpus": 4,
-    "num_gpus": 2,
+    "num_gpus": 1,
     "object_store_memory": 100 * 2**20,
     "include_dashboard": False,
 }
 
 
-def small_cards() -> None:
-    """Runs in each of Ray's workers, as it starts: the simulated cards are small."""
+def simulate_cards() -> None:
+    """Runs in each of Ray's workers, as it starts: what the simulated cards are."""
     import torch
 
     import vramx
 
     torch.set_num_threads(1)
-    vramx.simulate(capacity="64MiB", granule="4KiB")
+    vramx.simulate(capacity="2GiB", granule="4KiB")
 
 
 @pytest.fixture(scope="session")
 def cluster(runtime_dir: None) -> Iterator[Any]:  # noqa: ARG001
     """The cluster, and this process connected to it."""
     ray = pytest.importorskip("ray", reason="Ray has no wheels for this version of Python")
-    import ray.data
+    pytest.importorskip("ray.data")
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short, since sockets are in it
@@ -60,7 +60,7 @@ def cluster(runtime_dir: None) -> Iterator[Any]:  # noqa: ARG001
             address=made.address,
             log_to_driver=False,
             logging_level="ERROR",
-            runtime_env={"worker_process_setup_hook": small_cards},
+            runtime_env={"worker_process_setup_hook": simulate_cards},
         )
         data = ray.data.DataContext.get_current()
         data.enable_progress_bars = False
