@@ -260,6 +260,7 @@ MISSING = {
     "monitor": {"rich"},
     "plot": {"matplotlib"},
     "demo": {"pillow", "scikit-image", "tqdm"},
+    "ray": {"ray"},
 }
 
 

@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from pipelines import networks, stand_ins  # noqa: E402
 from pipelines.clips import picture, read_clip, write_clip  # noqa: E402
 from vramx.pipelines import pretrained  # noqa: E402
+from vramx.pipelines.video.manifest import Segment  # noqa: E402
 from vramx.pipelines.video.segments import SegmentWriter  # noqa: E402
 
 #: Factories by their import spec, both with the scale 2.
@@ -168,11 +169,12 @@ def test_a_stopped_video_goes_on_where_it_was_and_ends_the_same(
     finish = SegmentWriter.finish
     finished: list[str] = []
 
-    def finish_one(writer: SegmentWriter, counts: Mapping[str, int]) -> None:
+    def finish_one(writer: SegmentWriter, counts: Mapping[str, int]) -> Segment:
         if finished:
             raise KeyboardInterrupt
-        finish(writer, counts)
-        finished.append(writer._name)
+        made = finish(writer, counts)
+        finished.append(made.file)
+        return made
 
     with monkeypatch.context() as patch:
         patch.setattr(SegmentWriter, "finish", finish_one)
@@ -182,9 +184,10 @@ def test_a_stopped_video_goes_on_where_it_was_and_ends_the_same(
 
     again: list[str] = []
 
-    def count(writer: SegmentWriter, counts: Mapping[str, int]) -> None:
-        finish(writer, counts)
-        again.append(writer._name)
+    def count(writer: SegmentWriter, counts: Mapping[str, int]) -> Segment:
+        made = finish(writer, counts)
+        again.append(made.file)
+        return made
 
     monkeypatch.setattr(SegmentWriter, "finish", count)
     assert upscale(source, tmp_path / "large.mp4", *options).exit_code == 0
