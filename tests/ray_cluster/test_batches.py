@@ -136,7 +136,12 @@ def test_errors_reach_the_driver_with_their_type(
     from vramx.integrations.ray import Upscaler
 
     rows = [{"image": np.zeros((4, 4, 3), np.uint8)}]
-    given = {"model": "pipelines.networks:enlarger", **given}
+    # Of no card, for Ray keeps the actors of a dataset that failed for some time.
+    given = {
+        "model": "pipelines.networks:enlarger",
+        "options": {"num_gpus": 0, "num_cpus": 1},
+        **given,
+    }
     with pytest.raises(kind, match=re.escape(said)):
         mapped(cluster, rows, Upscaler, **given)
 
