@@ -68,7 +68,10 @@ class Making:
         self._folders = folders
         self._results = results
         self._models = models
-        self._data = data
+        owned = (data / "files", data / "jobs", data, settings.models, *settings.folders.values())
+        roots = {path for each in owned if each is not None for path in (each, each.resolve())}
+        # The innermost first: what is left of a path is what a client knows it by.
+        self._roots = {f"{root}/": "" for root in sorted(map(str, roots), key=len, reverse=True)}
 
     def check(self, request: dict[str, Any]) -> None:
         """Check what a client asks for, as far as that is possible before the work.
@@ -87,7 +90,7 @@ class Making:
 
     def said(self, error: BaseException) -> str:
         """Return an error's text without paths of this machine."""
-        return without_paths(str(error), {self._data / "files": "", self._data / "jobs": ""})
+        return without_paths(str(error), self._roots)
 
     def task(self, request: dict[str, Any], folder: Path) -> Task[Any]:
         """Make a task.

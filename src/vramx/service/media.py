@@ -62,7 +62,7 @@ def identify(path: Path, name: str, most: int) -> Media:
     except Error as error:
         if "DecompressionBomb" in type(error.__cause__).__name__:
             raise TooLargeError(f"{name} has more pixels than are read") from error
-        raise UnsupportedError(without_paths(str(error), {path: name})) from error
+        raise UnsupportedError(without_paths(str(error), {str(path): name})) from error
 
 
 def _picture(path: Path, name: str, most: int) -> Media:
@@ -90,8 +90,8 @@ def _check(width: int, height: int, name: str, most: int) -> None:
         raise TooLargeError(f"{name} is {width}x{height} pixels: at most {most} are taken, in all")
 
 
-def without_paths(message: str, names: dict[Path, str]) -> str:
+def without_paths(message: str, names: dict[str, str]) -> str:
     """Replace paths of this machine in a message for clients."""
     for path, name in names.items():
-        message = message.replace(str(path), name)
+        message = message.replace(path, name)
     return message

@@ -348,7 +348,7 @@ class Store:
             self._check_room(most)
             for row in self._rows("SELECT file FROM uses WHERE job = ?", id):
                 self.file(row["file"])
-            again = "state = 'queued', stopping = 0, error = NULL, report = NULL, ended = NULL"
+            again = "state = 'queued', stopping = 0, progress = NULL, error = NULL, ended = NULL"
             job = self._change(id, again, where="true")
             assert job is not None
             return job

@@ -69,7 +69,7 @@ class Work:
         changes: Changes,
         settings: ServiceSettings,
     ) -> None:
-        self._queue = queue
+        self.queue = queue
         self._store = store
         self._results = results
         self._making = making
@@ -118,10 +118,10 @@ class Work:
             share = parse_size(asked, "budget")
         except Error as error:
             raise NotAllowedError(str(error)) from error
-        if share > self._queue.budget:
+        if share > self.queue.budget:
             raise NotAllowedError(
                 f"budget {asked!r} is more than all jobs together may have on the card, "
-                f"{format_size(self._queue.budget)}"
+                f"{format_size(self.queue.budget)}"
             )
         return share
 
@@ -167,11 +167,11 @@ class Work:
 
     def close(self) -> None:
         """Stop what runs so that the next server goes on with it, and wait for that."""
-        self._queue.close(cancel=True)
+        self.queue.close(cancel=True)
 
     def _submit(self, stored: StoredJob) -> None:
         with self._lock:
-            job = self._queue.submit(
+            job = self.queue.submit(
                 self._run,
                 stored.id,
                 footprint=stored.request["budget"],
