@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import struct
 import zlib
 from collections.abc import AsyncIterator
@@ -224,11 +226,12 @@ def test_what_claims_too_much_or_names_other_files_is_refused_before_it_is_decod
     refused(client(*UPLOAD, content=content), status, error or "UnsupportedError")
 
 
-def test_packed_bodies_are_not_unpacked(client: Client) -> None:
-    packed = zlib.compress(bytes(10_000_000))
-    for path in ("/api/files", "/api/jobs"):
-        answer = client("POST", path, content=packed, headers={"Content-Encoding": "deflate"})
-        refused(answer, 415, "UnsupportedError")
+def test_packed_bodies_are_not_unpacked(client: Client, media: Path) -> None:
+    """They would be taken, if nothing said that they are packed."""
+    picture = (media / "tiny.png").read_bytes()
+    packed = {"Content-Encoding": "deflate"}
+    refused(client(*UPLOAD, content=picture, headers=packed), 415, "UnsupportedError")
+    refused(client("POST", "/api/jobs", json=PLAIN, headers=packed), 415, "UnsupportedError")
 
 
 def test_pictures_of_more_pixels_than_allowed_are_refused(
@@ -360,7 +363,9 @@ def test_what_is_not_allowed_is_told_before_any_work(
     assert sum(after.values()) == sum(before.values())
 
 
-def test_models_that_are_programs_or_run_what_they_hold_are_not_offered(tmp_path: Path) -> None:
+def test_programs_are_not_offered_and_checkpoints_do_not_run_what_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import pickle
 
     ran = tmp_path / "ran"
@@ -375,9 +380,17 @@ def test_models_that_are_programs_or_run_what_they_hold_are_not_offered(tmp_path
     torch.jit.script(torch.nn.Identity()).save(folder / "program.pt")
     (folder / "text.txt").write_text("x")
     save_file({"a": torch.ones(1)}, folder / "weights.safetensors")
-    with pytest.warns(RuntimeWarning, match=r"weights\.safetensors.* are not offered.*upscalers"):
-        offered = {each.name for each in Models(folder).listed()}
-    assert not {name for name in offered if "program" in name or "text" in name}
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda _: None)
+        with pytest.warns(RuntimeWarning, match="are not offered.*upscalers"):
+            listed = Models(folder).listed()
+        assert {each.origin for each in listed} <= {"trained"}
+        patch.setattr(importlib.util, "find_spec", lambda _: "it is there")
+        listed = [each for each in Models(folder).listed() if each.origin == "checkpoint"]
+    assert {each.name for each in listed} == {"runs.pth", "runs-too.pt", "weights.safetensors"}
+    for each in listed:
+        with contextlib.suppress(vramx.Error):
+            each.spec.load(None)  # as a job does
     assert not ran.exists()
 
 
