@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
+import os
 import struct
 import zlib
 from collections.abc import AsyncIterator
@@ -191,6 +193,20 @@ def test_uploads_are_no_larger_than_allowed_alone_and_together(
         kept = {path.name for path in (service.settings.data / "files").iterdir()}
         assert kept == service.store.file_ids()
         assert len(kept) == 2
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    folder: Path, portal: Any, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with serving(settings(folder), portal) as (service, client):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            refused(client(*UPLOAD, content=b"x"), 503, "BusyError")
+        assert not [*(service.settings.data / "files").iterdir()]
+        client.upload(media / "tiny.png")
 
 
 def test_a_body_that_is_no_upload_is_short(client: Client) -> None:
