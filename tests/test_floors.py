@@ -47,7 +47,7 @@ PYTHON = (
     {"forecast", "monitor"},
     {"bench"},
     {"__init__"},
-    {"demo"},
+    {"demo", "service"},
     {"cli", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(PYTHON) for room in rooms}
@@ -77,6 +77,12 @@ FRAMEWORKS = {
     "av": ("pipelines/pictures/", "pipelines/video/"),
     "skimage": ("pipelines/faces.py",),
     "tqdm": (),
+    "anyio": ("service/",),
+    "fastapi": ("service/",),
+    "prometheus_client": ("service/",),
+    "pydantic": ("service/",),
+    "starlette": ("service/",),
+    "uvicorn": ("service/",),
 }
 
 ENVIRONMENT = re.compile(r"\b(environ|getenv)\b")

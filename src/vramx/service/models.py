@@ -1,0 +1,192 @@
+"""The models that clients may name: an allow-list that is made when the service starts.
+
+Clients send names alone, which are compared and never opened. Checkpoints in the folder are read as
+weights, which runs nothing. A description is the owner's own: it may name programs, which run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vramx.checkpoints import checked_shards, is_named_as_weights
+from vramx.errors import ConfigError
+from vramx.service.refusals import NotAllowedError
+from vramx.service.settings import NAME
+from vramx.tasks.models import FaceModels, FaceModelSpec, UpscalerSpec
+
+#: The longest description, which is a few lines.
+_LONGEST = 2**16
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A model that may be named.
+
+    Attributes
+    ----------
+    name : str
+        How clients name it.
+    use : str
+        ``"upscale"`` or ``"faces"``.
+    origin : str
+        ``"trained"``, ``"checkpoint"`` or ``"description"``.
+    spec : UpscalerSpec or FaceModels
+        What is loaded.
+    scale : int or None
+        How much larger it makes pictures, where that is known.
+    """
+
+    name: str
+    use: str
+    origin: str
+    spec: UpscalerSpec | FaceModels
+    scale: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what clients see."""
+        told = {"name": self.name, "use": self.use, "origin": self.origin, "scale": self.scale}
+        return {**told, "swaps": getattr(self.spec, "swapper", None) is not None}
+
+
+class Models:
+    """The allow-list.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where checkpoints and descriptions are.
+
+    Raises
+    ------
+    ConfigError
+        If a description cannot be read, or two models have one name.
+
+    Warns
+    -----
+    RuntimeWarning
+        If checkpoints are not offered, since spandrel is not installed.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._offered: dict[str, Offered] = {}
+        inside = () if folder is None else _in_folder(folder.resolve())
+        for model in (*_trained(), *inside):
+            if model.name in self._offered:
+                raise ConfigError(f"there are two models {model.name}: rename the one in {folder}")
+            self._offered[model.name] = model
+
+    def listed(self) -> list[Offered]:
+        """Return all of them."""
+        return [*self._offered.values()]
+
+    def find(self, name: str, use: str) -> Offered:
+        """Find a model by its name.
+
+        Raises
+        ------
+        NotAllowedError
+            If none of that name is for this use.
+        """
+        found = self._offered.get(name)
+        if found is None or found.use != use:
+            known = [each.name for each in self.listed() if each.use == use]
+            raise NotAllowedError(
+                f"there is no model {name!r} for {use}: there are {', '.join(known) or 'none'}"
+            )
+        return found
+
+
+def _trained() -> Iterator[Offered]:
+    import torch
+
+    from vramx.pipelines.pretrained import NAMES, build
+    from vramx.pipelines.pretrained.models import PACKAGE
+
+    try:
+        metadata.distribution(PACKAGE)
+    except metadata.PackageNotFoundError:
+        return
+    for name in NAMES:
+        with torch.device("meta"):
+            scale = getattr(build(name), "scale", 4)
+        yield Offered(name, "upscale", "trained", UpscalerSpec(name), scale)
+
+
+def _in_folder(folder: Path) -> Iterator[Offered]:
+    has_spandrel = importlib.util.find_spec("spandrel") is not None
+    left_out = []
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or not NAME.fullmatch(path.name):
+            continue
+        if path.suffix == ".json":
+            yield from _described(path, folder)
+        elif is_named_as_weights(path) and _is_checkpoint(path):
+            if has_spandrel:
+                yield Offered(path.name, "upscale", "checkpoint", UpscalerSpec(str(path)))
+            else:
+                left_out.append(path.name)
+    if left_out:
+        warnings.warn(
+            f"{', '.join(left_out)} in {folder} are not offered, since spandrel, which tells their "
+            "networks, is not installed: pip install 'vramx[upscalers]'",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Tell whether a file holds weights alone."""
+    from vramx.integrations.torch.modelspec import program_kind
+
+    try:
+        return program_kind(path) is None and [*checked_shards(path)] == [path]
+    except (ConfigError, OSError):
+        return False
+
+
+def _described(path: Path, folder: Path) -> Iterator[Offered]:
+    """Read ``{"upscale": {…}}`` or ``{"faces": {…}}``; an index of weights is neither."""
+    if path.name.endswith(".index.json"):
+        return
+    if path.stat().st_size > _LONGEST:
+        raise ConfigError(f"{path} is no description of a model: it has more than {_LONGEST} bytes")
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        ((use, fields),) = content.items()
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f'{path} is no description of a model, {{"upscale": …}} or {{"faces": …}}: {error}'
+        ) from error
+    try:
+        yield Offered(path.stem, use, "description", _spec(use, fields, folder))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _spec(use: str, fields: Any, folder: Path) -> UpscalerSpec | FaceModels:
+    if use == "upscale":
+        spec = UpscalerSpec.from_dict(fields)
+        weights = None if spec.weights is None else folder / spec.weights
+        return replace(spec, name=_placed(spec.name, folder), weights=weights)
+    if use != "faces":
+        raise ConfigError(f"{use!r} is neither 'upscale' nor 'faces'")
+    models = FaceModels.from_dict(fields)
+    roles: dict[str, FaceModelSpec] = {
+        role: replace(spec, name=_placed(spec.name, folder))
+        for role, spec in vars(models).items()
+        if spec is not None
+    }
+    return FaceModels(**roles)
+
+
+def _placed(name: str, folder: Path) -> str:
+    """Return the path of a model that is a file of the folder, else its name."""
+    path = folder / name
+    return str(path) if path.is_file() else name
