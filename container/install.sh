@@ -35,7 +35,7 @@ case ${1:-} in
     python3 -m venv "$target"
     "$target/bin/python" -m pip install -q --no-index --no-cache-dir --find-links "$wheels" \
       "vramx[$parts]"
-    id vramx >/dev/null 2>&1 || useradd --system --uid 10001 --no-create-home vramx
+    id vramx >/dev/null 2>&1 || useradd --uid 10001 --no-create-home vramx
     for folder in /data /models /run/vramx; do install -d -o vramx -g vramx -m 750 "$folder"; done
     ;;
   *)
