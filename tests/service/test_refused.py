@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import save_file
 
 import vramx
-from vramx.service import Limits, ServiceSettings
+from vramx.service import Limits, ServiceSettings, limits
 from vramx.service.app import build
 from vramx.service.limits import Rates
 from vramx.service.models import Models
@@ -29,6 +30,7 @@ from .serving import Client, serving, settings
 
 TOKEN = "0123456789abcdef-a-token"
 UPLOAD = ("POST", "/api/files")
+JSON = "application/json"
 PLAIN = {"kind": "upscale", "source": {"folder": "media", "path": "tiny.png"}, "model": "doubling"}
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_open_session")
@@ -207,6 +209,24 @@ def test_a_full_disk_is_told_and_leaves_nothing(
             refused(client(*UPLOAD, content=b"x"), 503, "BusyError")
         assert not [*(service.settings.data / "files").iterdir()]
         client.upload(media / "tiny.png")
+
+
+async def stalled() -> AsyncIterator[bytes]:
+    yield b"x"
+    await anyio.sleep_forever()
+
+
+def test_who_sends_nothing_any_more_is_not_waited_for(
+    shared: tuple[Any, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, client = shared
+    monkeypatch.setattr(limits, "_PATIENCE", 0.05)
+    for path in ("/api/files", "/api/jobs", "/api/none"):
+        answer = client("POST", path, content=stalled(), headers={"Content-Type": JSON})
+        assert answer.status_code in (400, 404)
+        assert answer.json()["error"] in ("BadRequestError", "NotFoundError")
+    kept = {path.name for path in (service.settings.data / "files").iterdir()}
+    assert kept == service.store.file_ids()
 
 
 def test_a_body_that_is_no_upload_is_short(client: Client) -> None:
