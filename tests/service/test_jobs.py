@@ -87,6 +87,29 @@ def test_an_uploaded_picture_becomes_what_the_task_makes_of_it(
     assert client.result(job) == made("small.png")
 
 
+def test_onnx_files_that_enlarge_are_offered_and_do_as_the_task_does(
+    tmp_path: Path, portal: Any, stocked: Path
+) -> None:
+    pytest.importorskip("onnxruntime", minversion="1.28")
+    from onnx_networks import write_enhancer, write_swapper, write_upscaler
+
+    (models := tmp_path / "models").mkdir()
+    write_upscaler(models / "double.onnx")
+    write_upscaler(models / "triple.onnx", (16, 16), scale=3)
+    write_swapper(models / "swapper.onnx")
+    write_enhancer(models / "enhancer.onnx", 32)
+    (models / "damaged.onnx").write_bytes(b"\x08")
+    fields = {"model": UpscalerSpec(str(models / "double.onnx")), "session": CARD}
+    run(UpscaleTask(source=stocked / "media/small.png", target=tmp_path / "made.png", **fields))
+    given = settings(stocked, data=tmp_path / "data", models=models)
+    with serving(given, portal) as (_, client):
+        listed = client("GET", "/api/models").json()["models"]
+        found = {each["name"]: each["scale"] for each in listed if each["origin"] == "onnx"}
+        assert found == {"double.onnx": None, "triple.onnx": 3}
+        job = client.job(kind="upscale", source=in_folder("small.png"), model="double.onnx")
+        assert client.result(job) == (tmp_path / "made.png").read_bytes()
+
+
 def test_a_video_of_a_folder_becomes_what_the_task_makes_of_it(client: Client, clip: bytes) -> None:
     job = client.job(kind="upscale", source=in_folder("clip.mp4"), model="tiny", video=VIDEO)
     told = client.watch(job)

@@ -1,7 +1,8 @@
 """The models that clients may name: an allow-list that is made when the service starts.
 
 Clients send names alone, which are compared and never opened. Checkpoints in the folder are read as
-weights, which runs nothing. A description is the owner's own: it may name programs, which run.
+weights, and ONNX files as graphs, neither of which is a program. A description is the owner's own:
+it may name programs, which run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vramx.checkpoints import checked_shards, is_named_as_weights
+from vramx.checkpoints.onnx import is_named_as_onnx
 from vramx.errors import ConfigError
 from vramx.service.refusals import NotAllowedError
 from vramx.service.settings import NAME
@@ -37,7 +39,7 @@ class Offered:
     use : str
         ``"upscale"`` or ``"faces"``.
     origin : str
-        ``"trained"``, ``"checkpoint"`` or ``"description"``.
+        ``"trained"``, ``"checkpoint"``, ``"onnx"`` or ``"description"``.
     spec : UpscalerSpec or FaceModels
         What is loaded.
     scale : int or None
@@ -72,7 +74,7 @@ class Models:
     Warns
     -----
     RuntimeWarning
-        If checkpoints are not offered, since spandrel is not installed.
+        If files are not offered, since what reads them is not installed.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -127,26 +129,47 @@ def _scale(name: str) -> int:
         return int(getattr(build(name), "scale", 4))  # Real-ESRGAN's large ones have no choice
 
 
+#: What tells the networks of files, and the extra that holds it.
+_READERS = {"spandrel": "upscalers", "onnx": "onnx"}
+
+
 def _in_folder(folder: Path) -> Iterator[Offered]:
-    has_spandrel = importlib.util.find_spec("spandrel") is not None
-    left_out = []
+    unread: dict[str, list[str]] = {}
     for path in sorted(folder.iterdir()):
         if not path.is_file() or not NAME.fullmatch(path.name):
             continue
         if path.suffix == ".json":
             yield from _described(path, folder)
-        elif is_named_as_weights(path) and _is_checkpoint(path):
-            if has_spandrel:
-                yield Offered(path.name, "upscale", "checkpoint", UpscalerSpec(str(path)))
-            else:
-                left_out.append(path.name)
-    if left_out:
+            continue
+        is_onnx = is_named_as_onnx(path)
+        if not is_onnx and not (is_named_as_weights(path) and _is_checkpoint(path)):
+            continue
+        reader = "onnx" if is_onnx else "spandrel"
+        if importlib.util.find_spec(reader) is None:
+            unread.setdefault(reader, []).append(path.name)
+        elif is_onnx:
+            yield from _onnx(path)
+        else:
+            yield Offered(path.name, "upscale", "checkpoint", UpscalerSpec(str(path)))
+    for reader, names in unread.items():
         warnings.warn(
-            f"{', '.join(left_out)} in {folder} are not offered, since spandrel, which tells their "
-            "networks, is not installed: pip install 'vramx[upscalers]'",
+            f"{', '.join(names)} in {folder} are not offered, since {reader}, which tells their "
+            f"networks, is not installed: pip install 'vramx[{_READERS[reader]}]'",
             RuntimeWarning,
             stacklevel=4,
         )
+
+
+def _onnx(path: Path) -> Iterator[Offered]:
+    """Offer a network that enlarges pictures; models of faces are named by descriptions."""
+    from vramx.pipelines.onnx.upscaler import OnnxUpscaler
+
+    try:
+        network = OnnxUpscaler(path)
+    except ConfigError:
+        return
+    if network.scale != 1:
+        yield Offered(path.name, "upscale", "onnx", UpscalerSpec(str(path)), network.scale)
 
 
 def _is_checkpoint(path: Path) -> bool:
