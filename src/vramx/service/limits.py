@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vramx.service import page
 from vramx.service.refusals import (
     BadRequestError,
     BusyError,
@@ -137,7 +138,8 @@ class Guard:
             client = scope.get("client") or ("", 0)
             self._rates.take(_address(client[0]), time.monotonic())
             self._check_origin(headers)
-            self._check_token(headers)
+            if scope["path"] not in page.PATHS:
+                self._check_token(headers)
         self._check_body(scope, headers)
         if self._requests >= self._settings.limits.requests:
             raise BusyError(
