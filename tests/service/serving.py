@@ -76,7 +76,7 @@ class Client:
     def done(self, job: str) -> dict[str, Any]:
         """Wait for a job that ends well."""
         last = self.watch(job)[-1]
-        assert last["state"] == "done", last
+        assert last["state"] == "done", last["error"]
         return last
 
     def result(self, job: str) -> bytes:

@@ -146,7 +146,9 @@ def test_events_go_on_from_what_was_seen_last_and_end(client: Client) -> None:
 
 
 def test_the_list_has_all_jobs_page_by_page(client: Client) -> None:
-    jobs = [client.job(kind="upscale", source=in_folder("tiny.png"), model="doubling") for _ in "1234"]
+    jobs = [
+        client.job(kind="upscale", source=in_folder("tiny.png"), model="doubling") for _ in "1234"
+    ]
     for job in jobs:
         client.done(job)
     seen: list[str] = []
