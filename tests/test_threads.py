@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -563,3 +564,12 @@ def test_scopes_left_in_any_order_leave_no_mark_in_torch(
         leaves[number].set()
         threads[number].join()
     assert is_in_torch_dispatch_mode() == before
+
+
+def test_a_module_is_managed_while_another_thread_imports_the_compiler(
+    open_session: OpenSession, linears: Linears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch._dynamo", ModuleType("torch._dynamo"))
+    with open_session() as session, torch.inference_mode():
+        module = session.manage(linears(2))
+    assert session.manages(module)

@@ -60,6 +60,7 @@ def build(service: Service) -> fastapi.FastAPI:
         version=vramx.__version__,
         docs_url=None,  # they load programs from other hosts
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.service = service

@@ -30,6 +30,8 @@ from vramx.service.settings import ServiceSettings
 
 #: The longest body that is no upload.
 _LONGEST = 2**16
+#: How much of a refused body is read.
+_DRAINED = 2**20
 #: How many addresses are remembered: others are taken for new ones.
 _ADDRESSES = 4096
 #: What anyone may see: whether the service runs.
@@ -121,6 +123,7 @@ class Guard:
         try:
             self._check(scope)
         except RefusedError as refusal:
+            await _drain(receive)
             await answer(refusal)(scope, receive, counted)
             return
         if scope["path"].endswith(_STREAM):
@@ -198,6 +201,19 @@ class Guard:
             return message
 
         return measured
+
+
+async def _drain(receive: Receive) -> None:
+    """Read what a client sends, up to a limit: what is not read resets the connection.
+
+    The client would then see no answer.
+    """
+    taken = 0
+    while taken < _DRAINED:
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if not message.get("more_body", False):
+            return
 
 
 def answer(refusal: RefusedError) -> JSONResponse:

@@ -16,6 +16,8 @@ from vramx.service.settings import ServiceSettings
 
 #: The most bytes of a request's head.
 _LONGEST_HEAD = 2**15
+#: Seconds that a connection may be idle: more than clients keep theirs, which see no break then.
+_IDLE = 75
 #: Seconds that answers may still take when the server ends.
 _PATIENCE = 10
 
@@ -61,6 +63,7 @@ def serve(settings: ServiceSettings, on_ready: Callable[[str], object]) -> None:
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=_IDLE,
             timeout_graceful_shutdown=_PATIENCE,
         )
         host, port = listening.getsockname()[:2]
