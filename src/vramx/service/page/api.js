@@ -16,12 +16,13 @@ async function refused(answer) {
 
 async function answerTo(path, options = {}) {
   for (;;) {
-    const headers = { ...options.headers, ...token.header() };
+    const shown = token.header();
+    const headers = { ...options.headers, ...shown };
     // Without "omit" browsers would ask for the token too, in a dialog of their own.
     const answer = await fetch(path, { ...options, headers, credentials: "omit" });
     if (answer.ok) return answer;
     if (answer.status !== 401) throw await refused(answer);
-    await token.ask();
+    await token.ask(shown);
   }
 }
 
@@ -36,20 +37,26 @@ export async function call(method, path, body) {
   return answer.status === 204 ? null : answer.json();
 }
 
-/** Upload a file. Requests of this kind alone tell how far they are. */
-export function upload(file, onProgress) {
+/** Upload a file. */
+export async function upload(file, onProgress) {
+  for (;;) {
+    const shown = token.header();
+    const { status, response } = await send(file, shown, onProgress);
+    if (status === 201) return response;
+    if (status !== 401) throw new Refused(status, response ?? {});
+    await token.ask(shown);
+  }
+}
+
+// Requests of this kind alone tell how far they are.
+function send(file, headers, onProgress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", `/api/files?name=${encodeURIComponent(file.name)}`);
-    for (const [name, value] of Object.entries(token.header())) {
-      request.setRequestHeader(name, value);
-    }
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.responseType = "json";
     request.upload.addEventListener("progress", (event) => onProgress(event.loaded / file.size));
-    request.addEventListener("load", () => {
-      if (request.status === 201) resolve(request.response);
-      else reject(new Refused(request.status, request.response ?? {}));
-    });
+    request.addEventListener("load", () => resolve(request));
     request.addEventListener("error", () => {
       reject(new Error(`${file.name} could not be sent: the service does not answer`));
     });

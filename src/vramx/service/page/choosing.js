@@ -30,7 +30,7 @@ export class Choosing {
       this.#submit();
     });
     jobs.addEventListener("card", ({ detail: { budget } }) => {
-      write(find("whole"), `of ${size(budget)}, such as ${size(budget / 4).replace(".0", "").replace(" ", "")}`);
+      write(find("whole"), `e.g. ${size(budget / 4).replace(" ", "")} of ${size(budget)}`);
     });
   }
 
@@ -86,7 +86,7 @@ export class Choosing {
 
   #tellSize() {
     const own = this.#model?.scale;
-    find("scale").placeholder = own ? `${own}, the model's own` : "the model's own";
+    find("scale").placeholder = own ? `${own} (its own)` : "its own";
     const scale = Number(find("scale").value) || own;
     write(find("size"), this.#target && scale
       ? `${this.#target.width} × ${this.#target.height} → ` +

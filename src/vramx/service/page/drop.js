@@ -56,15 +56,20 @@ export async function send(zone, file) {
   }
 }
 
+/** Make a zone ask for more files. */
+export function empty(zone, text) {
+  write(zone.querySelector("strong"), text);
+  write(zone.querySelector("small"), "or choose files");
+  delete zone.dataset.state;
+}
+
 /** Show a picture of a chosen file where a browser can. */
 export function thumbnail(file) {
   const image = document.createElement(file.type.startsWith("video/") ? "video" : "img");
   image.src = URL.createObjectURL(file);
   image.muted = true;
   image.alt = "";
-  for (const kind of ["load", "loadeddata"]) {
-    image.addEventListener(kind, () => { if (kind === "load") URL.revokeObjectURL(image.src); });
-  }
+  image.addEventListener("load", () => URL.revokeObjectURL(image.src));
   image.addEventListener("error", () => image.remove());
   return image;
 }

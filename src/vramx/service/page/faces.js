@@ -1,7 +1,7 @@
 // Who is in a picture or a clip, who of them is replaced, and by whom.
 
 import { address, call } from "./api.js";
-import { send, takeFiles, thumbnail } from "./drop.js";
+import { empty, send, takeFiles, thumbnail } from "./drop.js";
 import { find, make } from "./dom.js";
 import { several } from "./words.js";
 
@@ -17,7 +17,10 @@ export class Faces {
   constructor(jobs, { onError }) {
     this.jobs = jobs;
     const zone = find("source");
-    takeFiles(zone, (file) => this.#addSource(zone, file).catch(onError));
+    let sent = Promise.resolve(); // one after another, in their order
+    takeFiles(zone, (file) => {
+      sent = sent.then(() => this.#addSource(zone, file)).catch(onError);
+    });
     jobs.addEventListener("gone", ({ detail: { id } }) => {
       if (id === this.#job?.id) this.forget(); // their pictures are gone with it
     });
@@ -81,7 +84,7 @@ export class Faces {
   }
 
   #person(job, name, picture, number) {
-    const isChosen = make("input", { type: "checkbox", className: "unseen", checked: this.#isFirst(number) });
+    const isChosen = make("input", { type: "checkbox", className: "unseen", checked: number === 1 });
     const source = make("select");
     source.setAttribute("aria-label", `Who face ${number} becomes`);
     const image = make("img", { src: picture.url, alt: "" });
@@ -90,12 +93,9 @@ export class Faces {
     return { ref: { job: job.id, name }, isChosen, source, picture, element };
   }
 
-  #isFirst(number) {
-    return number === 1;
-  }
-
   async #addSource(zone, file) {
     const stored = await send(zone, file);
+    empty(zone, "Drop more pictures of faces");
     if (stored.kind !== "picture") throw new Error(`${stored.name} is a clip: a face is shown by a picture.`);
     const source = { id: stored.id, name: stored.name };
     const remove = make("button", { type: "button", textContent: "Remove" });

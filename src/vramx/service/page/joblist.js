@@ -27,8 +27,8 @@ function told(job, jobs) {
   }
   if (job.state === "done") {
     const took = `in ${time(job.ended - job.begun)}`;
-    if (job.request.kind !== "faces") return took;
-    return `${several(job.report?.thumbnails?.length ?? job.files.length, "face")} ${took}`;
+    if (job.request.kind === "faces") return `${several(job.files.length, "face")} found ${took}`;
+    return `made ${took}`;
   }
   return job.error === null ? "it can be resumed" : job.error.message;
 }
@@ -54,8 +54,11 @@ class Row {
     this.element = make(
       "li", { className: "job", tabIndex: -1 },
       make("div", { className: "head" }, make("div", { className: "title" }, this.name, this.about), this.state),
-      make("div", { className: "how" }, this.bar, this.told),
-      make("div", { className: "actions" }, ...Object.values(this.buttons)),
+      make(
+        "div", { className: "foot" },
+        make("div", { className: "how" }, this.bar, this.told),
+        make("div", { className: "actions" }, ...Object.values(this.buttons)),
+      ),
     );
     this.element.dataset.job = job.id;
     jobs.nameOf(job).then((name) => {

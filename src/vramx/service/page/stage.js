@@ -53,13 +53,13 @@ export class Stage {
     save.download = `${name.replace(/\.[^.]*$/, "")}-${job.request.kind}${made.replace("result", "")}`;
     save.setAttribute("aria-label", `Download the result of ${name}`);
     save.hidden = false;
-    const title = find("stage-title");
-    title.textContent = name;
+    find("stage-title").textContent = name;
+    find("shape").textContent = "";
     const isVideo = VIDEO.test(made);
     find("zoom").hidden = isVideo;
     find("frame").replaceChildren(isVideo ? players(before.url, after.url) : compare(
       before.url, after.url, name, {
-        onSize: (width, height) => { title.textContent = `${name}, ${width} × ${height}`; },
+        onSize: (width, height) => { find("shape").textContent = `${width} × ${height}`; },
         onError: () => this.#say(`This browser shows no ${made.split(".").pop()} files: download it.`),
       },
     ));
@@ -81,6 +81,7 @@ export class Stage {
     this.#zoom(false);
     find("zoom").hidden = find("save").hidden = true;
     find("stage-title").textContent = "Result";
+    find("shape").textContent = "";
     this.#say("What a job made is shown here, beside what it was made of.");
   }
 }

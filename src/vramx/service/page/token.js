@@ -14,8 +14,9 @@ export function isNeeded() {
   return sessionStorage.getItem(KEY) !== null;
 }
 
-/** Ask for the token, once for all who need it. */
-export function ask() {
+/** Ask for the token, once for all whose headers were refused. */
+export function ask(refused) {
+  if (asking === null && refused.Authorization !== header().Authorization) return null;
   asking ??= new Promise((resolve) => {
     const dialog = find("token");
     const value = find("token-value");

@@ -8,7 +8,7 @@ export function size(bytes) {
     bytes /= 1024;
     unit += 1;
   }
-  return `${bytes.toFixed(unit === 0 || bytes >= 100 ? 0 : 1)} ${UNITS[unit]}`;
+  return `${Number(bytes.toFixed(bytes >= 100 ? 0 : 1))} ${UNITS[unit]}`;
 }
 
 export function rate(bytes) {
