@@ -16,7 +16,6 @@ import pytest
 for package in ("av", "fastapi", "httpx", "prometheus_client", "skimage", "torch", "uvicorn"):
     pytest.importorskip(package)
 
-import httpx  # noqa: E402
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
@@ -73,11 +72,13 @@ FIELDS: dict[str, Any] = {
 }
 REQUEST = st.fixed_dictionaries(
     {name: FIELDS[name] for name in ("kind", "source", "model")},
-    optional={name: each for name, each in FIELDS.items() if name not in ("kind", "source", "model")},
+    optional={
+        name: each for name, each in FIELDS.items() if name not in ("kind", "source", "model")
+    },
 )
-SEGMENT = st.sampled_from(["0" * 32, "..", "%2e%2e", "%00", "result.png", "{job}", "%ff"]) | st.text(
-    string.ascii_letters + string.digits + "-_.~%", max_size=12
-)
+SEGMENT = st.sampled_from(
+    ["0" * 32, "..", "%2e%2e", "%00", "result.png", "{job}", "%ff"]
+) | st.text(string.ascii_letters + string.digits + "-_.~%", max_size=12)
 PATH = st.sampled_from(
     ["/api/files", "/api/jobs", "/api/models", "/api/card", "/health", "/metrics", "/docs", "/"]
 ) | st.builds(

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from vramx.cli import main
 
@@ -24,6 +25,7 @@ from .networks import BEFORE
 from .serving import FRAMES, SEGMENT, VIDEO, events
 
 PATIENCE = 60
+ROOT = Path(__file__).resolve().parents[2]
 UNUSED = ssl.create_default_context()  # which each client would take its time to make
 CLIENTS = 200
 #: What a server may take more for many requests than for some: pages of allocators, not of clients.
@@ -124,8 +126,29 @@ def test_a_server_that_is_killed_in_a_video_makes_the_same_bytes_when_it_starts_
         assert second.watch(waiting)[-1]["state"] == "done"
         assert second.result(killed) == second.result(calm) == second.result(waiting)
         assert second.client.get(f"/api/jobs/{cancelled}").json()["state"] == "cancelled"
+        walk(second, folder / "media")
         heads(second)
         assert second.end(signal.SIGTERM) in (0, -signal.SIGTERM)
+
+
+def walk(running: Server, media: Path) -> None:
+    """What the page shows does what it says."""
+    text = (ROOT / "docs" / "service.md").read_text("utf-8")
+    block = re.findall(r"<!-- what follows is run by .*? -->\n\n```sh\n(.*?)```", text, re.DOTALL)[
+        0
+    ]
+    assert "server=http://127.0.0.1:8000\n" in block
+    block = block.replace("server=http://127.0.0.1:8000\n", f"server={running.url}\n")
+    folder = media.parent / "walk"
+    folder.mkdir()
+    (folder / "small.png").symlink_to(media / "tiny.png")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"state": "done"' in done.stdout
+    with Image.open(folder / "large.png") as made:
+        assert made.size == (6, 4)
 
 
 def heads(running: Server) -> None:
@@ -177,15 +200,15 @@ def test_many_clients_at_once_lose_nothing_and_leave_no_memory(folder: Path) -> 
     content = (folder / "media" / "tiny.png").read_bytes()
     limits = ("--limit", "rate=400", "--limit", "streams=80")
     with server(folder, *limits) as running:
-        results = asyncio.run(many_clients(running.url, CLIENTS // 2, content))
+        results = asyncio.run(many_clients(running.url, CLIENTS // 5, content))
         before = running.resident()
         results |= asyncio.run(many_clients(running.url, CLIENTS, content))
         grown = running.resident() - before
         assert len(results) == 1
         assert grown <= GROWTH
         metrics = running.client.get("/metrics").text
-        assert f'vramx_jobs{{state="done"}} {CLIENTS * 1.5}' in metrics
-        assert {status for status in re.findall(r'status="(5\d\d)"', metrics)} <= {"503"}
+        assert f'vramx_jobs{{state="done"}} {CLIENTS * 1.2}' in metrics
+        assert set(re.findall(r'status="(5\d\d)"', metrics)) <= {"503"}
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,10 @@ def _pairs(values: tuple[str, ...]) -> list[tuple[str, str]]:
     + " by default; may be repeated.",
 )
 @session_options
-def serve(session: SessionOptions, token_file: Path | None, **options: Any) -> None:
+@click.pass_context
+def serve(
+    ctx: click.Context, /, session: SessionOptions, token_file: Path | None, **options: Any
+) -> None:
     """Take jobs over HTTP, run them within a budget, and keep them.
 
     A server that ends, by a signal or a kill, goes on with its jobs when it is started again. The
@@ -104,7 +107,10 @@ def serve(session: SessionOptions, token_file: Path | None, **options: Any) -> N
     def ready(address: str) -> None:
         click.echo(f"vramx serves at {address}")
 
-    serve_until_a_signal(settings, ready)
+    try:
+        serve_until_a_signal(settings, ready)
+    except KeyboardInterrupt:
+        ctx.exit(130)
 
 
 def _token(path: Path | None) -> str | None:

@@ -88,7 +88,7 @@ class Changes:
             If there are.
         """
         if self._streams >= self._most:
-            raise BusyError(f"{self._most} streams of events are open already", retry_after=10)
+            raise BusyError(f"{self._most} streams of events are open already", retry_after=2)
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:

@@ -110,8 +110,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        waits = Headers(scope=scope).get("expect", "").lower() == "100-continue"
+        body = _Body(receive, self._most(scope), waits=waits)
+
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
+                await body.drain()
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
@@ -123,15 +127,14 @@ class Guard:
         try:
             self._check(scope)
         except RefusedError as refusal:
-            await _drain(receive)
-            await answer(refusal)(scope, receive, counted)
+            await answer(refusal)(scope, body.receive, counted)
             return
         if scope["path"].endswith(_STREAM):
-            await self._app(scope, receive, counted)
+            await self._app(scope, body.receive, counted)
             return
         self._requests += 1
         try:
-            await self._app(scope, self._measured(scope, receive), counted)
+            await self._app(scope, body.receive, counted)
         finally:
             self._requests -= 1
 
@@ -188,32 +191,48 @@ class Guard:
         is_upload = scope["path"] == _UPLOAD
         return self._settings.limits.upload_bytes if is_upload else _LONGEST
 
-    def _measured(self, scope: Scope, receive: Receive) -> Receive:
-        """Return what receives no more bytes than are taken, whatever length was promised."""
-        most, taken = self._most(scope), 0
 
-        async def measured() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > most:
-                raise HTTPException(413, f"at most {most} bytes are taken here")
-            return message
+class _Body:
+    """What a client sends: no more than is taken, and read before an answer that ends it.
 
-        return measured
+    What is not read resets the connection, and the client would see no answer.
 
-
-async def _drain(receive: Receive) -> None:
-    """Read what a client sends, up to a limit: what is not read resets the connection.
-
-    The client would then see no answer.
+    Parameters
+    ----------
+    receive : ASGI receive
+        Gives its parts.
+    most : int
+        The most bytes, whatever length was promised.
+    waits : bool
+        Whether the client waits to be asked for it.
     """
-    taken = 0
-    while taken < _DRAINED:
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if not message.get("more_body", False):
-            return
+
+    def __init__(self, receive: Receive, most: int, *, waits: bool) -> None:
+        self._receive = receive
+        self._most = most
+        self._is_sent = not waits
+        self._ended = False
+        self._taken = 0
+
+    async def receive(self) -> Message:
+        """Give the next part, or refuse it."""
+        message = await self._next()
+        if self._taken > self._most:
+            raise HTTPException(413, f"at most {self._most} bytes are taken here")
+        return message
+
+    async def drain(self) -> None:
+        """Read the rest, up to a limit."""
+        most = self._taken + _DRAINED
+        while self._is_sent and not self._ended and self._taken < most:
+            await self._next()
+
+    async def _next(self) -> Message:
+        self._is_sent = True
+        message = await self._receive()
+        self._taken += len(message.get("body", b""))
+        self._ended = not message.get("more_body", False)
+        return message
 
 
 def answer(refusal: RefusedError) -> JSONResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 
 from vramx.errors import ConfigError
@@ -41,32 +42,31 @@ class Service:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
-        self._closed = False
-        asked = settings.session
         self.models = Models(settings.models)
-        self._queue = Queue(
+        with contextlib.ExitStack() as opened:
+            self._open(settings, opened)
+            self._opened = opened.pop_all()
+
+    def _open(self, settings: ServiceSettings, opened: contextlib.ExitStack) -> None:
+        asked = settings.session
+        queue = Queue(
             asked.budget,
             device=asked.device,
             backend=asked.backend,
             workers=settings.workers,
             reserve=asked.reserve,
         )
-        try:
-            self._open(settings)
-        except BaseException:
-            self._queue.close()
-            raise
-
-    def _open(self, settings: ServiceSettings) -> None:
+        opened.callback(queue.close)
         data = settings.data.absolute()
         try:
             data.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_file(data / "lock", 0)
+            opened.callback(unlock_file, lock_file(data / "lock", 0))
         except TimeoutError:
             raise ConfigError(f"another server has the folder {data}: give another one") from None
         except OSError as error:
             raise ConfigError(f"the folder {data} cannot be used: {error}") from error
         self.store = Store(data / "jobs.sqlite")
+        opened.callback(self.store.close)
         self.files = Files(data / "files", self.store, settings.limits)
         self.folders = Folders(settings.folders)
         self.results = Results(data / "jobs")
@@ -74,27 +74,16 @@ class Service:
             settings, data, self.store, self.files, self.folders, self.results, self.models
         )
         self.changes = Changes(settings.limits.streams)
-        self.card = Card(self._queue, settings.session)
-        self.work = Work(
-            self._queue,
-            self.store,
-            self.results,
-            self.making,
-            self.changes,
-            settings,
-        )
+        self.card = Card(queue, asked)
+        self.work = Work(queue, self.store, self.results, self.making, self.changes, settings)
         self.metrics = Metrics(self.store, self.card, self.changes, self.work.moved)
+        opened.callback(self.work.close)
+        opened.callback(self.changes.close)
         self.work.recover()
 
     def close(self) -> None:
         """Stop what runs so that the next server goes on with it; calling it again does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        self.changes.close()
-        self.work.close()
-        self.store.close()
-        unlock_file(self._lock)
+        self._opened.close()
 
     def __enter__(self) -> Service:
         return self

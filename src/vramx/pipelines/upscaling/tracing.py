@@ -16,8 +16,8 @@ from vramx.pipelines.upscaling.layers import (
     Rows,
 )
 
-#: While it traces, torch.fx has its own call in the place of all modules'. Of two traces at once the
-#: first to end would leave behind what the other one had found there: a trace that is over.
+#: While it traces, torch.fx has its own call in the place of all modules'. Of two traces at once
+#: the first to end would leave behind what the other one found there: a trace that is over.
 _alone = threading.Lock()
 
 
