@@ -28,6 +28,8 @@ from vramx.service.refusals import (
 )
 from vramx.service.settings import ServiceSettings
 
+#: The most bytes of a request's head.
+LONGEST_HEAD = 2**15
 #: The longest body that is no upload.
 _LONGEST = 2**16
 #: How much of a refused body is read.
@@ -140,6 +142,8 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
+        if sum(len(name) + len(value) for name, value in headers.raw) > LONGEST_HEAD:
+            raise BadRequestError(f"a request's head has at most {LONGEST_HEAD} bytes here")
         if scope["path"] not in _OPEN:
             client = scope.get("client") or ("", 0)
             self._rates.take(_address(client[0]), time.monotonic())
