@@ -7,14 +7,21 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+
+from vramx.service import ServiceSettings
+from vramx.service.app import build
+from vramx.service.service import Service
 
 from . import serving
 
@@ -44,20 +51,19 @@ _DROP = """async ([zone, files]) => {
         carried.items.add(new File([bytes], name, { type }));
     }
     for (const kind of ["dragenter", "dragover", "drop"]) {
-        const event = new DragEvent(kind, { dataTransfer: carried, bubbles: true, cancelable: true });
-        document.querySelector(zone).dispatchEvent(event);
+        const given = { dataTransfer: carried, bubbles: true, cancelable: true };
+        document.querySelector(zone).dispatchEvent(new DragEvent(kind, given));
     }
 }"""
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
 
 
 @contextlib.contextmanager
-def server(folder: Path, cache: Path, *options: str) -> Iterator[str]:
+def server(folder: Path, cache: Path) -> Iterator[str]:
     """Run `vramx serve` in a folder that has models, for a scope; its address."""
     command = [
         *(sys.executable, "-m", "vramx", "serve", "--data", "data", "--models", "models"),
         *("--port", "0", "--backend", "simulated", "--budget", "64MiB", "--block", "64KiB"),
-        *options,
     ]
     environment = {
         **os.environ,
@@ -78,6 +84,22 @@ def server(folder: Path, cache: Path, *options: str) -> Iterator[str]:
             yield line.split()[-1]
         finally:
             process.kill()
+
+
+@contextlib.contextmanager
+def server_here(asked: ServiceSettings) -> Iterator[str]:
+    """Run a service on a thread of this process, which is quicker to start; its address."""
+    with Service(asked) as service, socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(build(service), log_level="error", timeout_graceful_shutdown=1)
+        running = uvicorn.Server(config)
+        thread = threading.Thread(target=running.run, args=([listening],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            service.changes.close()
+            running.should_exit = True
+            thread.join()
 
 
 @contextlib.contextmanager

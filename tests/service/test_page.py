@@ -23,7 +23,7 @@ from vramx.tasks import FaceModels, FacesTask, SwapTask, UpscalerSpec, UpscaleTa
 from . import browsing
 from .browsing import Visit, sync_api
 from .page_networks import GATE
-from .serving import FRAMES, MODELS, SHARE
+from .serving import FRAMES, MODELS, SHARE, settings
 
 expect = sync_api.expect
 
@@ -61,7 +61,8 @@ CONTRASTS = """() => {
     };
     const weak = [];
     for (const element of document.querySelectorAll("body *")) {
-        const texts = [...element.childNodes].filter(each => each.nodeType === 3 && each.data.trim());
+        const texts = [...element.childNodes]
+            .filter(each => each.nodeType === Node.TEXT_NODE && each.data.trim());
         if (!texts.length || !element.checkVisibility()) continue;
         const layers = layersOf(element);
         const [one, other] = [
@@ -205,7 +206,9 @@ def test_a_dropped_photograph_comes_back_four_times_larger_as_the_library_makes_
     assert np.array_equal(pixels(downloaded(seen)), pixels(enlarged))
     before, after = (np.array(pixels(each).shape) for each in (photograph.read_bytes(), enlarged))
     assert [*after[:2]] == [*4 * before[:2]]
-    expect(seen.page.locator("#shape")).to_have_text(f"{after[1]} × {after[0]}")
+    expect(seen.page.locator("#shape")).to_have_text(
+        f"{after[1]} \N{MULTIPLICATION SIGN} {after[0]}"
+    )
     seen.screenshot("enlarged-light")
 
 
@@ -285,12 +288,13 @@ def test_a_clip_moves_on_is_there_after_a_reload_is_cancelled_and_resumed(
     seen.page.select_option("#model", "held")
     seen.page.fill("#budget", "2MiB")  # which takes few frames at once
     seen.page.click("#start")
-    expect(seen.job("clip.mp4")).to_contain_text(
-        re.compile(rf"\b[1-9]\d* of {FRAMES} frames, (about|less) .* left")
+    expect(seen.job("clip.mp4").locator(".told")).to_have_text(
+        re.compile(rf"[1-9]\d* of {FRAMES} frames, about .* left")
     )
     before = progress(seen.job("clip.mp4"))
     assert 0 < before < 1
-    expect(seen.page.locator("#sessions")).to_contain_text("1 job on the card, with")
+    expect(seen.page.locator("#sessions")).to_have_text("1 job on the card, with 64 KiB of models.")
+    expect(seen.page.locator("#peak")).to_have_text(re.compile("at most .*iB/s"))
     parts = "each => [...each.children].map(part => Number(part.style.flexGrow))"
     assert sum(seen.page.locator("#bar").evaluate(parts)) == pytest.approx(1)
     expect(seen.page.locator("#bar")).to_have_attribute(
@@ -302,20 +306,40 @@ def test_a_clip_moves_on_is_there_after_a_reload_is_cancelled_and_resumed(
     seen.page.reload()
     row = seen.state("clip.mp4", "running")
     assert before <= progress(row) < 1
-    row.get_by_text("Cancel").click()
+    row.get_by_role("button", name="Cancel").click()
     expect(row).to_contain_text("stopping")
     (folder / GATE).write_bytes(b"")
-    seen.state("clip.mp4", "cancelled").get_by_text("Resume").click()
+    seen.state("clip.mp4", "cancelled").get_by_role("button", name="Resume").click()
     (folder / GATE).write_bytes(b"")
     row = seen.state("clip.mp4", "done")
     assert row.bounding_box()["height"] == height
-    row.get_by_text("Show").click()
+    row.get_by_role("button", name="Show").click()
     for player, scale in ((0, 1), (1, 2)):
         video = seen.page.locator("#frame video").nth(player)
         expect(video).to_have_js_property("videoWidth", scale * 64)
-    row.get_by_text("Remove").click()
+    row.get_by_role("button", name="Remove").click()
     expect(seen.page.locator("#jobs .job", has_text="clip.mp4")).to_have_count(0)
     expect(seen.page.locator("#frame video")).to_have_count(0)
+
+
+def test_an_upload_stays_while_the_page_or_a_job_needs_it(visit: Any, small: Path) -> None:
+    seen = visit()
+
+    def made_and_removed(name: str) -> str:
+        row = seen.state(name, "done")
+        job = seen.page.request.get(f"{seen.address}/api/jobs/{row.get_attribute('data-job')}")
+        row.get_by_role("button", name="Remove").click()
+        expect(seen.page.locator("#jobs .job", has_text=name)).to_have_count(0)
+        return f"{seen.address}/api/files/{job.json()['request']['source']['file']}"
+
+    enlarge(seen, small, "doubling", "first.png")
+    first = made_and_removed("first.png")
+    seen.page.click("#start")  # the form still shows the file
+    assert made_and_removed("first.png") == first
+    with seen.page.expect_request(lambda request: request.method == "DELETE") as removing:
+        seen.drop("#target", small, name="second.png")
+    assert removing.value.url == first
+    assert removing.value.response().status == 204
 
 
 def test_names_of_files_are_text(visit: Any, small: Path) -> None:
@@ -364,7 +388,9 @@ def test_the_keyboard_alone_makes_and_sees_a_result(visit: Any, small: Path) -> 
     tab_to("#target input")
     with page.expect_file_chooser() as choosing:
         page.keyboard.press("Space")
-    choosing.value.set_files({"name": "keys.png", "mimeType": "image/png", "buffer": small.read_bytes()})
+    choosing.value.set_files(
+        {"name": "keys.png", "mimeType": "image/png", "buffer": small.read_bytes()}
+    )
     tab_to("#model")
     page.keyboard.type("doubling")
     tab_to("#start")
@@ -388,7 +414,12 @@ def test_text_stands_out_in_light_and_dark(visit: Any, small: Path, scheme: str)
 
 
 def test_a_phone_shows_all_without_scrolling_sideways(visit: Any, people: Path) -> None:
-    seen = visit(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True, device_scale_factor=2)
+    seen = visit(
+        viewport={"width": 360, "height": 740},
+        is_mobile=True,
+        has_touch=True,
+        device_scale_factor=2,
+    )
     seen.drop("#target", people / "pair.png", name=f"{'long' * 30}.png")
     seen.page.get_by_text("Swap faces", exact=True).click()
     expect(seen.page.locator("#people li")).to_have_count(2)
@@ -420,11 +451,10 @@ def test_a_simulated_card_and_no_card_are_told_plainly(visit: Any) -> None:
 
 
 def test_a_token_is_asked_for_once_and_an_end_of_the_service_is_told(
-    browser: Any, cache_home: Path, small: Path, tmp_path: Path
+    browser: Any, stocked: Path, small: Path, tmp_path: Path
 ) -> None:
-    browsing.write_models(tmp_path / "models")
-    (tmp_path / "token").write_text(TOKEN)
-    with browsing.server(tmp_path, cache_home, "--token-file", "token") as address:
+    asked = settings(stocked, data=tmp_path, token=TOKEN)
+    with browsing.server_here(asked) as address:
         seen = Visit(browser.new_page(), address)
         for given in (TOKEN[::-1], TOKEN):
             seen.page.wait_for_function("() => document.querySelector('#token').open")
@@ -435,7 +465,7 @@ def test_a_token_is_asked_for_once_and_an_end_of_the_service_is_told(
         assert seen.page.get_attribute(".compare .after", "src").startswith("blob:")
         assert digest(downloaded(seen)) == result
         seen.page.reload()
-        seen.state("small.png", "done").get_by_text("Show").click()
+        seen.state("small.png", "done").get_by_role("button", name="Show").click()
         assert shown(seen, "after") == result
         assert {text.partition("status of ")[2][:3] for text in seen.wrong} == {"401"}
     expect(seen.page.locator("#notice")).to_contain_text("does not answer")

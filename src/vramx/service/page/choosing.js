@@ -95,12 +95,17 @@ export class Choosing {
   }
 
   #take(zone, file) {
+    if (this.#target !== null) this.jobs.release(this.#target.id);
     this.#target = null;
     this.wrong();
     this.faces.forget();
     zone.querySelector(".thumb").replaceChildren(thumbnail(file));
     const sending = this.#sending = send(zone, file).then((stored) => {
-      if (sending !== this.#sending) return; // another was taken meanwhile
+      if (sending !== this.#sending) { // another was taken meanwhile
+        this.jobs.release(stored.id);
+        return;
+      }
+      this.jobs.hold(stored.id);
       this.#target = stored;
       this.#tellSize();
       this.#look();

@@ -1,6 +1,6 @@
 // Who is in a picture or a clip, who of them is replaced, and by whom.
 
-import { address, call } from "./api.js";
+import { address } from "./api.js";
 import { empty, send, takeFiles, thumbnail } from "./drop.js";
 import { find, make } from "./dom.js";
 import { several } from "./words.js";
@@ -97,6 +97,7 @@ export class Faces {
     const stored = await send(zone, file);
     empty(zone, "Drop more pictures of faces");
     if (stored.kind !== "picture") throw new Error(`${stored.name} is a clip: a face is shown by a picture.`);
+    this.jobs.hold(stored.id);
     const source = { id: stored.id, name: stored.name };
     const remove = make("button", { type: "button", textContent: "Remove" });
     remove.setAttribute("aria-label", `Remove the face of ${stored.name}`);
@@ -110,7 +111,7 @@ export class Faces {
       source.element.remove();
       find("source").querySelector("input").focus();
       this.#offer();
-      call("DELETE", `/api/files/${stored.id}`).catch(() => {}); // a job may still read it
+      this.jobs.release(stored.id);
     });
     this.#sources.push(source);
     find("sources").append(source.element);

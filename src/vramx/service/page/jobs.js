@@ -9,6 +9,7 @@ export const OPEN = ["queued", "running"];
 export class Jobs extends EventTarget {
   #jobs = new Map();
   #names = new Map();
+  #held = new Set();
   #stream = null;
   next = null;
 
@@ -97,12 +98,28 @@ export class Jobs extends EventTarget {
     this.#note(await call("POST", `/api/jobs/${job.id}/resume`));
   }
 
-  /** Remove a job, and the uploads that no other job reads. */
+  /** Remove a job, and the uploads that nothing else needs. */
   async remove(job) {
     await call("DELETE", `/api/jobs/${job.id}?forget=true`);
     this.#forget(job.id);
-    const used = new Set(this.all.flatMap(filesOf));
-    for (const file of filesOf(job)) {
+    await this.#removeUnused(filesOf(job));
+  }
+
+  /** Keep an upload for jobs that may be added. */
+  hold(file) {
+    this.#held.add(file);
+  }
+
+  /** Keep an upload no longer than jobs need it. */
+  release(file) {
+    this.#held.delete(file);
+    return this.#removeUnused([file]);
+  }
+
+  async #removeUnused(files) {
+    const used = new Set([...this.#held, ...this.all.flatMap(filesOf)]);
+    for (const file of new Set(files)) {
+      // Another page may have removed it, or have a job that reads it.
       if (!used.has(file)) await call("DELETE", `/api/files/${file}`).catch(() => {});
     }
   }
