@@ -209,6 +209,7 @@ def test_a_dropped_photograph_comes_back_four_times_larger_as_the_library_makes_
     expect(seen.page.locator("#shape")).to_have_text(
         f"{after[1]} \N{MULTIPLICATION SIGN} {after[0]}"
     )
+    seen.page.mouse.move(0, 0)
     seen.screenshot("enlarged-light")
 
 
@@ -376,6 +377,7 @@ def test_what_the_service_refuses_is_told_in_its_words(
 def test_the_keyboard_alone_makes_and_sees_a_result(visit: Any, small: Path) -> None:
     seen = visit()
     page = seen.page
+    page.on("filechooser", lambda _: None)  # has the browser hand it over before a key is pressed
     expect(page.locator("#model option")).not_to_have_count(0)
 
     def tab_to(selector: str) -> None:
