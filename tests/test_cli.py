@@ -259,6 +259,7 @@ MISSING = {
     "upscalers": {"spandrel"},
     "monitor": {"rich"},
     "plot": {"matplotlib"},
+    "service": {"fastapi", "prometheus-client", "uvicorn"},
     "demo": {"pillow", "scikit-image", "tqdm"},
 }
 

@@ -1,6 +1,6 @@
 """Whatever a client sends, the service answers by what was asked for or by a typed error.
 
-``VRAMX_TEST_INPUTS`` says how many requests, 300 unless set; `make fuzz` sends 10,000.
+``VRAMX_TEST_INPUTS`` says how many requests, 200 unless set; `make fuzz` sends 10,000.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hypothesis import strategies as st  # noqa: E402
 from service import serving  # noqa: E402
 from vramx.service import Limits  # noqa: E402
 
-INPUTS = int(os.environ.get("VRAMX_TEST_INPUTS", "300"))
+INPUTS = int(os.environ.get("VRAMX_TEST_INPUTS", "200"))
 #: What the service answers by itself. None of it is 500, and 503 says when to come again.
 FINE = {200, 201, 204, 206}
 TYPED = {400, 401, 403, 404, 405, 409, 413, 415, 416, 422, 429, 503}

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from vramx import VideoOptions
+from vramx.service.store import Store
 from vramx.session.options import SessionOptions
 from vramx.tasks import FaceModels, SwapTask, UpscalerSpec, UpscaleTask, run
 
@@ -75,7 +76,7 @@ def in_folder(name: str) -> dict[str, str]:
 def test_an_uploaded_picture_becomes_what_the_task_makes_of_it(
     client: Client, media: Path, made: Any
 ) -> None:
-    name = "Ünïcode/../pic ture.png"
+    name = "Ünïcode/../pic 1.png"
     content = (media / "small.png").read_bytes()
     told = client("POST", "/api/files", params={"name": name}, content=content).json()
     assert (told["kind"], told["width"], told["height"]) == ("picture", 64, 48)
@@ -208,6 +209,17 @@ def test_a_job_that_waits_is_cancelled_at_once_and_reads_its_file_no_more(
     networks.GATE.set()
     for job in running:
         client.done(job)
+
+
+def test_a_job_that_was_cancelled_while_it_was_taken_does_not_begin(tmp_path: Path) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    for id_ in ("one", "other"):
+        store.add_job(id_, {}, set(), 2)
+    store.ask_to_stop("one")
+    assert store.begin("one") is None
+    assert store.begin("other") is not None
+    assert store.begin("other") is None
+    store.close()
 
 
 def test_a_forgotten_job_leaves_nothing(shared: Any) -> None:

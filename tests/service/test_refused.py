@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import importlib.util
+import os
 import struct
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import save_file
 
 import vramx
-from vramx.service import Limits, ServiceSettings
+from vramx.service import Limits, ServiceSettings, limits
 from vramx.service.app import build
 from vramx.service.limits import Rates
 from vramx.service.models import Models
@@ -25,6 +30,7 @@ from .serving import Client, serving, settings
 
 TOKEN = "0123456789abcdef-a-token"
 UPLOAD = ("POST", "/api/files")
+JSON = "application/json"
 PLAIN = {"kind": "upscale", "source": {"folder": "media", "path": "tiny.png"}, "model": "doubling"}
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_open_session")
@@ -191,6 +197,38 @@ def test_uploads_are_no_larger_than_allowed_alone_and_together(
         assert len(kept) == 2
 
 
+def test_a_full_disk_is_told_and_leaves_nothing(
+    folder: Path, portal: Any, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with serving(settings(folder), portal) as (service, client):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            refused(client(*UPLOAD, content=b"x"), 503, "BusyError")
+        assert not [*(service.settings.data / "files").iterdir()]
+        client.upload(media / "tiny.png")
+
+
+async def stalled() -> AsyncIterator[bytes]:
+    yield b"x"
+    await anyio.sleep_forever()
+
+
+def test_who_sends_nothing_any_more_is_not_waited_for(
+    shared: tuple[Any, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, client = shared
+    monkeypatch.setattr(limits, "_PATIENCE", 0.05)
+    for path in ("/api/files", "/api/jobs", "/api/none"):
+        answer = client("POST", path, content=stalled(), headers={"Content-Type": JSON})
+        assert answer.status_code in (400, 404)
+        assert answer.json()["error"] in ("BadRequestError", "NotFoundError")
+    kept = {path.name for path in (service.settings.data / "files").iterdir()}
+    assert kept == service.store.file_ids()
+
+
 def test_a_body_that_is_no_upload_is_short(client: Client) -> None:
     long = b'{"kind": "' + bytes([65]) * 2**16 + b'"}'
     json = {"Content-Type": "application/json"}
@@ -224,11 +262,12 @@ def test_what_claims_too_much_or_names_other_files_is_refused_before_it_is_decod
     refused(client(*UPLOAD, content=content), status, error or "UnsupportedError")
 
 
-def test_packed_bodies_are_not_unpacked(client: Client) -> None:
-    packed = zlib.compress(bytes(10_000_000))
-    for path in ("/api/files", "/api/jobs"):
-        answer = client("POST", path, content=packed, headers={"Content-Encoding": "deflate"})
-        refused(answer, 415, "UnsupportedError")
+def test_packed_bodies_are_not_unpacked(client: Client, media: Path) -> None:
+    """They would be taken, if nothing said that they are packed."""
+    picture = (media / "tiny.png").read_bytes()
+    packed = {"Content-Encoding": "deflate"}
+    refused(client(*UPLOAD, content=picture, headers=packed), 415, "UnsupportedError")
+    refused(client("POST", "/api/jobs", json=PLAIN, headers=packed), 415, "UnsupportedError")
 
 
 def test_pictures_of_more_pixels_than_allowed_are_refused(
@@ -360,7 +399,9 @@ def test_what_is_not_allowed_is_told_before_any_work(
     assert sum(after.values()) == sum(before.values())
 
 
-def test_models_that_are_programs_or_run_what_they_hold_are_not_offered(tmp_path: Path) -> None:
+def test_programs_are_not_offered_and_checkpoints_do_not_run_what_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import pickle
 
     ran = tmp_path / "ran"
@@ -375,9 +416,17 @@ def test_models_that_are_programs_or_run_what_they_hold_are_not_offered(tmp_path
     torch.jit.script(torch.nn.Identity()).save(folder / "program.pt")
     (folder / "text.txt").write_text("x")
     save_file({"a": torch.ones(1)}, folder / "weights.safetensors")
-    with pytest.warns(RuntimeWarning, match=r"weights\.safetensors.* are not offered.*upscalers"):
-        offered = {each.name for each in Models(folder).listed()}
-    assert not {name for name in offered if "program" in name or "text" in name}
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda _: None)
+        with pytest.warns(RuntimeWarning, match="are not offered.*upscalers"):
+            listed = Models(folder).listed()
+        assert {each.origin for each in listed} <= {"trained"}
+        patch.setattr(importlib.util, "find_spec", lambda _: "it is there")
+        listed = [each for each in Models(folder).listed() if each.origin == "checkpoint"]
+    assert {each.name for each in listed} == {"runs.pth", "runs-too.pt", "weights.safetensors"}
+    for each in listed:
+        with contextlib.suppress(vramx.Error):
+            each.spec.load(None)  # as a job does
     assert not ran.exists()
 
 

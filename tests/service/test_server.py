@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -128,7 +129,14 @@ def test_a_server_that_is_killed_in_a_video_makes_the_same_bytes_when_it_starts_
         assert second.client.get(f"/api/jobs/{cancelled}").json()["state"] == "cancelled"
         walk(second, folder / "media")
         heads(second)
-        assert second.end(signal.SIGTERM) in (0, -signal.SIGTERM)
+        with second.client.stream("GET", "/api/card/events") as stream:
+            lines = stream.iter_lines()
+            seen = json.loads(next(each for each in lines if each.startswith("data: "))[6:])
+            assert seen["budget"] == 64 * 2**20
+            second.process.send_signal(signal.SIGTERM)
+            *_, last = lines  # the stream ends when the server does
+            assert last == ""
+        assert second.process.wait(PATIENCE) in (0, -signal.SIGTERM)
 
 
 def walk(running: Server, media: Path) -> None:

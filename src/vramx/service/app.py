@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import sqlite3
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,6 +21,8 @@ from vramx.service import page, routes
 from vramx.service.limits import Guard, answer
 from vramx.service.refusals import BusyError, RefusedError, told
 from vramx.service.service import Service
+
+_log = logging.getLogger(__name__)
 
 #: What is wrong with requests that no route sees, by their status.
 _NAMES = {
@@ -93,11 +97,17 @@ def _place(parts: tuple[Any, ...]) -> str:
     return ".".join(str(each)[:64] for each in parts)
 
 
-async def _full(_: Request, error: Exception) -> JSONResponse:
-    return answer(BusyError(f"the service's disk cannot be written: {error}", retry_after=60))
+async def _unwritten(request: Request, error: Exception) -> JSONResponse:
+    """Say that the disk is full, if that is what the system or SQLite said."""
+    is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if is_full or isinstance(error, sqlite3.OperationalError):
+        message = "the service's disk cannot be written: try again later"
+        return answer(BusyError(message, retry_after=60))
+    return await _failed(request, error)
 
 
 async def _failed(_: Request, error: Exception) -> JSONResponse:
+    _log.error("a request failed", exc_info=error)
     return JSONResponse(told("InternalError", f"{type(error).__name__}: see the log"), 500)
 
 
@@ -105,7 +115,7 @@ _HANDLERS: dict[type[Exception], Any] = {
     RefusedError: _refused,
     HTTPException: _of_http,
     RequestValidationError: _invalid,
-    sqlite3.OperationalError: _full,
-    OSError: _full,
+    sqlite3.OperationalError: _unwritten,
+    OSError: _unwritten,
     Exception: _failed,
 }

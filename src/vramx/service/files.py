@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
-import anyio
 from anyio.to_thread import run_sync
 
 from vramx.service.media import identify
@@ -20,8 +19,6 @@ from vramx.service.store import Store, StoredFile
 from vramx.units import format_size
 from vramx.writing import written_whole
 
-#: Seconds that a client may send nothing.
-_PATIENCE = 60
 #: The most characters of a name.
 _LONGEST_NAME = 200
 
@@ -75,7 +72,7 @@ class Files:
         BusyError
             If there is no room for it.
         BadRequestError
-            If it is empty, or nothing comes for a minute.
+            If it is empty.
         """
         shown = _shown(name)
         id_ = secrets.token_hex(16)
@@ -84,7 +81,7 @@ class Files:
         try:
             with contextlib.ExitStack() as writing:
                 file = await run_sync(writing.enter_context, written_whole(path))
-                async for chunk in _patiently(chunks):
+                async for chunk in chunks:
                     self._take(len(chunk))
                     taken += len(chunk)
                     if taken > self._limits.upload_bytes:
@@ -137,20 +134,6 @@ class Files:
         self._store.remove_file(id)
         (self._folder / file.id).unlink(missing_ok=True)
         self._take(-file.bytes)
-
-
-async def _patiently(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Go through what a client sends, unless it sends nothing for too long."""
-    while True:
-        try:
-            with anyio.fail_after(_PATIENCE):
-                chunk = await anext(chunks)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise BadRequestError(f"nothing came for {_PATIENCE} s") from None
-        if chunk:
-            yield chunk
 
 
 def _too_large(most: int) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hmac
 import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -32,6 +34,8 @@ from vramx.service.settings import ServiceSettings
 LONGEST_HEAD = 2**15
 #: The longest body that is no upload.
 _LONGEST = 2**16
+#: Seconds in which a client has to send something of its body.
+_PATIENCE = 60
 #: How much of a refused body is read.
 _DRAINED = 2**20
 #: How many addresses are remembered: others are taken for new ones.
@@ -228,12 +232,20 @@ class _Body:
     async def drain(self) -> None:
         """Read the rest, up to a limit."""
         most = self._taken + _DRAINED
-        while self._is_sent and not self._ended and self._taken < most:
-            await self._next()
+        with contextlib.suppress(HTTPException):  # it sends nothing any more
+            while self._is_sent and not self._ended and self._taken < most:
+                await self._next()
 
     async def _next(self) -> Message:
+        if self._ended:
+            return await self._receive()  # which comes when the client has gone
         self._is_sent = True
-        message = await self._receive()
+        try:
+            with anyio.fail_after(_PATIENCE):
+                message = await self._receive()
+        except TimeoutError:
+            self._ended = True
+            raise HTTPException(400, f"nothing came for {_PATIENCE} s") from None
         self._taken += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
         return message

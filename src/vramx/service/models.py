@@ -6,6 +6,7 @@ weights, which runs nothing. A description is the owner's own: it may name progr
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import warnings
@@ -104,9 +105,7 @@ class Models:
 
 
 def _trained() -> Iterator[Offered]:
-    import torch
-
-    from vramx.pipelines.pretrained import NAMES, build
+    from vramx.pipelines.pretrained import NAMES
     from vramx.pipelines.pretrained.models import PACKAGE
 
     try:
@@ -114,9 +113,18 @@ def _trained() -> Iterator[Offered]:
     except metadata.PackageNotFoundError:
         return
     for name in NAMES:
-        with torch.device("meta"):
-            scale = getattr(build(name), "scale", 4)
-        yield Offered(name, "upscale", "trained", UpscalerSpec(name), scale)
+        yield Offered(name, "upscale", "trained", UpscalerSpec(name), _scale(name))
+
+
+@functools.cache
+def _scale(name: str) -> int:
+    """Tell how much larger a network with trained weights makes pictures."""
+    import torch
+
+    from vramx.pipelines.pretrained import build
+
+    with torch.device("meta"):
+        return int(getattr(build(name), "scale", 4))  # Real-ESRGAN's large ones have no choice
 
 
 def _in_folder(folder: Path) -> Iterator[Offered]:
