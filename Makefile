@@ -155,6 +155,10 @@ pictures: $(READY)
 	$(BIN)/python examples/residency.py --picture docs/pictures/plan.png
 	$(BIN)/python examples/residency.py --unpack-rate 1TB/s --picture docs/pictures/packed.png
 	$(BIN)/python -m vramx.demo.super_resolution --simulated --output docs/pictures/enlarged.jpg
+	$(BIN)/python -m pytest -q tests/service/test_page.py -k four_times
+	$(BIN)/python -c 'from PIL import Image; \
+	  page = Image.open("build/screenshots/enlarged-light.png").convert("RGB"); \
+	  page.save("docs/pictures/page.jpg", quality=85)'
 
 clean:
 	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache enlarged.png residency.html

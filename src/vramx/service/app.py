@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 import vramx
-from vramx.service import routes
+from vramx.service import page, routes
 from vramx.service.limits import Guard, answer
 from vramx.service.refusals import BusyError, RefusedError, told
 from vramx.service.service import Service
@@ -69,6 +69,7 @@ def build(service: Service) -> fastapi.FastAPI:
     )
     app.state.service = service
     app.include_router(routes.router)
+    app.include_router(page.router)
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
     app.add_middleware(Guard, settings=service.settings, on_answer=service.metrics.answered)

@@ -12,6 +12,8 @@ from typing import Any
 
 from vramx.service.refusals import BusyError
 
+#: What waits for this is woken by every change.
+EVERYTHING = "*"
 #: Seconds after which a stream says that it is still there.
 _STILL_THERE = 15.0
 #: What a browser waits before it connects again, in milliseconds.
@@ -19,15 +21,26 @@ _AGAIN = 2000
 
 
 class _Waiter:
-    """A stream that waits: an event of the loop it runs on."""
+    """A stream that waits: an event of the loop it runs on, and what has changed by then."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._changed: set[str] = set()
         self.event = asyncio.Event()
 
-    def wake(self) -> None:
+    def wake(self, what: str | None = None) -> None:
         with contextlib.suppress(RuntimeError):  # its loop has ended, and the stream with it
-            self._loop.call_soon_threadsafe(self.event.set)
+            self._loop.call_soon_threadsafe(self._note, what)
+
+    def _note(self, what: str | None) -> None:
+        if what is not None:
+            self._changed.add(what)
+        self.event.set()
+
+    def take(self) -> set[str]:
+        changed, self._changed = self._changed, set()
+        self.event.clear()
+        return changed
 
 
 class Changes:
@@ -54,9 +67,9 @@ class Changes:
     def tell(self, what: str) -> None:
         """Wake those who wait for a change of something."""
         with self._lock:
-            waiters = [*self._waiters.get(what, ())]
+            waiters = [each for name in (what, EVERYTHING) for each in self._waiters.get(name, ())]
         for each in waiters:
-            each.wake()
+            each.wake(what)
 
     def close(self) -> None:
         """End all streams."""
@@ -86,17 +99,16 @@ class Changes:
         finally:
             self._streams -= 1
 
-    async def watch(self, what: str, every: float = _STILL_THERE) -> AsyncIterator[None]:
-        """Come back at once, at each change, and after `every` seconds without one."""
+    async def watch(self, what: str, every: float = _STILL_THERE) -> AsyncIterator[set[str]]:
+        """Tell what has changed: at once, at each change, and after `every` seconds without one."""
         waiter = _Waiter()
         with self._lock:
             self._waiters[what].add(waiter)
         try:
             while not self._closed:
-                yield
+                yield waiter.take()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(waiter.event.wait(), every)
-                waiter.event.clear()
         finally:
             with self._lock:
                 self._waiters[what].discard(waiter)
@@ -150,3 +162,41 @@ async def job_events(
                 yield STILL_THERE
             if job["state"] not in ("queued", "running"):
                 return
+
+
+async def all_events(
+    changes: Changes,
+    look_at_card: Callable[[], dict[str, Any]],
+    look_at_job: Callable[[str], dict[str, Any] | None],
+    every: float,
+) -> AsyncIterator[bytes]:
+    """Tell of the card and of all jobs in one stream: browsers open few of them to a server.
+
+    Parameters
+    ----------
+    changes : Changes
+        Tells when to look.
+    look_at_card, look_at_job : callable
+        Return what is told of the card, and of a job: None if it was removed.
+    every : float
+        Seconds between two looks at the card.
+
+    Yields
+    ------
+    bytes
+        Events ``card``, ``job``, and ``gone`` with the `id` of a job that was removed.
+    """
+    number, due = 0, 0.0
+    with changes.place():
+        yield BEGIN
+        async for changed in changes.watch(EVERYTHING, every):
+            for id_ in changed:
+                number += 1
+                job = await asyncio.to_thread(look_at_job, id_)
+                kind = "gone" if job is None else "job"
+                yield event(kind, number, {"id": id_} if job is None else job)
+            now = asyncio.get_running_loop().time()
+            if now >= due:
+                due = now + every / 2  # waits that a job's change cuts short put it off a little
+                number += 1
+                yield event("card", number, await asyncio.to_thread(look_at_card))

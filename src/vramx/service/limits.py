@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vramx.service import page
 from vramx.service.refusals import (
     BadRequestError,
     BusyError,
@@ -29,6 +30,8 @@ from vramx.service.refusals import (
 )
 from vramx.service.settings import ServiceSettings
 
+#: The most bytes of a request's head.
+LONGEST_HEAD = 2**15
 #: The longest body that is no upload.
 _LONGEST = 2**16
 #: Seconds in which a client has to send something of its body.
@@ -143,11 +146,14 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
+        if sum(len(name) + len(value) for name, value in headers.raw) > LONGEST_HEAD:
+            raise BadRequestError(f"a request's head has at most {LONGEST_HEAD} bytes here")
         if scope["path"] not in _OPEN:
             client = scope.get("client") or ("", 0)
             self._rates.take(_address(client[0]), time.monotonic())
             self._check_origin(headers)
-            self._check_token(headers)
+            if scope["path"] not in page.PATHS:
+                self._check_token(headers)
         self._check_body(scope, headers)
         if self._requests >= self._settings.limits.requests:
             raise BusyError(

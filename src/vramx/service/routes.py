@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import mimetypes
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -61,6 +62,16 @@ async def upload(
 def see_file(id: _Id, service: Of) -> dict[str, Any]:  # noqa: A002 - what clients see
     """Tell what an uploaded file is."""
     return vars(service.store.file(id))
+
+
+@router.get("/api/files/{id}/content", tags=["files"], response_class=FileResponse)
+def file_content(id: _Id, service: Of) -> FileResponse:  # noqa: A002
+    """Download an uploaded file; parts of it by Range."""
+    file = service.store.file(id)
+    guess = mimetypes.guess_type(file.name)[0] or ""  # only a guess: the name is its client's
+    is_shown = guess.startswith("video/" if file.kind == "video" else "image/")
+    media_type = guess if is_shown and "xml" not in guess else "application/octet-stream"
+    return FileResponse(service.files.path(id), media_type=media_type, filename=file.name)
 
 
 @router.delete("/api/files/{id}", status_code=204, tags=["files"])
@@ -159,6 +170,20 @@ def _file(service: Service, id: str, name: str) -> FileResponse:  # noqa: A002
 def _stream(content: AsyncIterator[bytes]) -> StreamingResponse:
     headers = {"X-Accel-Buffering": "no"}  # for proxies that would hold events back
     return StreamingResponse(content, media_type="text/event-stream", headers=headers)
+
+
+@router.get("/api/events", tags=["service"], response_class=StreamingResponse)
+async def watch_all(service: Of) -> Response:
+    """Stream how all jobs change, and once a second the card, as server-sent events."""
+    service.changes.check_place()
+
+    def job(id: str) -> dict[str, Any] | None:  # noqa: A002
+        try:
+            return _told(service, service.store.job(id))
+        except NotFoundError:
+            return None
+
+    return _stream(events.all_events(service.changes, service.card.look, job, _CARD))
 
 
 # Models, folders, the card

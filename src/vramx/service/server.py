@@ -11,11 +11,10 @@ import uvicorn
 from vramx.errors import ConfigError
 from vramx.service.app import build
 from vramx.service.events import Changes
+from vramx.service.limits import LONGEST_HEAD
 from vramx.service.service import Service
 from vramx.service.settings import ServiceSettings
 
-#: The most bytes of a request's head.
-_LONGEST_HEAD = 2**15
 #: Seconds that a connection may be idle: more than clients keep theirs, which see no break then.
 _IDLE = 75
 #: Seconds that answers may still take when the server ends.
@@ -57,7 +56,7 @@ def serve(settings: ServiceSettings, on_ready: Callable[[str], object]) -> None:
         config = uvicorn.Config(
             build(service),
             http="h11",  # which limits the length of heads
-            h11_max_incomplete_event_size=_LONGEST_HEAD,
+            h11_max_incomplete_event_size=LONGEST_HEAD,
             ws="none",
             log_level=logging.WARNING,
             access_log=False,

@@ -197,13 +197,14 @@ class Work:
 
     def _reporter(self, id: str) -> Any:  # noqa: A002
         """Return what notes a job's progress, not more often than people see."""
-        last = 0.0
+        last, done = 0.0, 0
 
         def report(progress: Progress) -> None:
-            nonlocal last
+            nonlocal last, done
             now = time.monotonic()
-            if now - last >= _REPORTS or progress.done == progress.total:
-                last = now
+            # That it has begun to move is told at once: the next report may be long in coming.
+            if now - last >= _REPORTS or done == 0 or progress.done == progress.total:
+                last, done = now, progress.done
                 self._store.report_progress(id, _told(progress))
                 self._changes.tell(id)
 
