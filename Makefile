@@ -30,7 +30,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .PHONY: help demo test thorough lint format types stubs bench pictures clean
-.PHONY: native sanitize sanitize-address sanitize-thread moments state-machine kills fuzz
+.PHONY: container native sanitize sanitize-address sanitize-thread moments state-machine kills fuzz
 
 help:
 	@echo 'make demo      enlarge a photograph in less memory than the weights of the network need'
@@ -42,6 +42,7 @@ help:
 	@echo 'make thorough  the tests with as much at random as before a release: minutes more'
 	@echo 'make moments   the tests of moves again, at fresh random moments'
 	@echo 'make state-machine PROGRAMS=10000  random programs against the core'
+	@echo 'make container  as root: the steps of the container, in a clean Debian root'
 	@echo 'make kills     videos and folders whose processes are killed at 50 moments each'
 	@echo 'make fuzz INPUTS=10000  so many damaged files of each kind to each reader'
 	@echo 'make sanitize  the native tests under address, undefined and thread sanitizers'
@@ -114,6 +115,9 @@ kills: $(READY)
 fuzz: $(READY)
 	VRAMX_TEST_INPUTS=$(or $(INPUTS),10000) $(BIN)/python -m pytest -q tests/fuzz
 
+container: $(READY)
+	container/check.sh build/container $(BIN)/python
+
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -151,6 +155,10 @@ pictures: $(READY)
 	$(BIN)/python examples/residency.py --picture docs/pictures/plan.png
 	$(BIN)/python examples/residency.py --unpack-rate 1TB/s --picture docs/pictures/packed.png
 	$(BIN)/python -m vramx.demo.super_resolution --simulated --output docs/pictures/enlarged.jpg
+	$(BIN)/python -m pytest -q tests/service/test_page.py -k four_times
+	$(BIN)/python -c 'from PIL import Image; \
+	  page = Image.open("build/screenshots/enlarged-light.png").convert("RGB"); \
+	  page.save("docs/pictures/page.jpg", quality=85)'
 
 clean:
 	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache enlarged.png residency.html

@@ -69,7 +69,7 @@ case $what in
       done
     done
     measure onnx onnx
-    measure onnx-faces onnx --models 5 --width 1024 --side 128 --budget 360MiB --runs 40
+    measure onnx-faces onnx --models 5 --width 1024 --side 128 --budget 360MiB --runs 200
     ;;
   soak) measure soak frames --batches 16 --seconds 1 --peers --watch 2000 ;;
   *) measure "$what" "${@:2}" ;;

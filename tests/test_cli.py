@@ -259,6 +259,7 @@ MISSING = {
     "upscalers": {"spandrel"},
     "monitor": {"rich"},
     "plot": {"matplotlib"},
+    "service": {"fastapi", "prometheus-client", "uvicorn"},
     "demo": {"pillow", "scikit-image", "tqdm"},
     "ray": {"ray"},
 }
@@ -275,3 +276,20 @@ def test_hints_name_extras_that_hold_what_was_missing() -> None:
                 if each.marker is not None and each.marker.evaluate({"extra": extra})
             }
             assert MISSING[extra] <= held, (file, extra)
+
+
+def test_shells_complete_subcommands_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    def completed(words: str) -> list[str]:
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        monkeypatch.setenv("_VRAMX_COMPLETE", "bash_complete")
+        done = CliRunner().invoke(main, prog_name="vramx")
+        return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+    assert completed("vramx ") == SUBCOMMANDS
+    for name, command in main.commands.items():
+        assert name in completed(f"vramx {name[:2]}")
+        options = {each for option in command.params for each in option.opts if each[:2] == "--"}
+        assert options <= {*completed(f"vramx {name} --")}
+    monkeypatch.setenv("_VRAMX_COMPLETE", "bash_source")
+    assert "complete -o nosort -F" in CliRunner().invoke(main, prog_name="vramx").stdout

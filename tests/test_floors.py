@@ -49,7 +49,7 @@ PYTHON = (
     {"forecast", "monitor"},
     {"bench"},
     {"__init__"},
-    {"demo"},
+    {"demo", "service"},
     {"cli", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(PYTHON) for room in rooms}
@@ -80,6 +80,12 @@ FRAMEWORKS = {
     "skimage": ("pipelines/faces.py",),
     "tqdm": (),
     "ray": ("integrations/ray/", "engines/actors.py"),
+    "anyio": ("service/",),
+    "fastapi": ("service/",),
+    "prometheus_client": ("service/",),
+    "pydantic": ("service/",),
+    "starlette": ("service/",),
+    "uvicorn": ("service/",),
 }
 
 ENVIRONMENT = re.compile(r"\b(environ|getenv)\b")

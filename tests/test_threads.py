@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 import vramx
 from vramx import _core
 from vramx.integrations.torch.bridge import in_a_session
+from vramx.integrations.torch.units import is_leased_with_parts
 
 BLOCK = 64 * 2**10
 LONG = 30.0  # seconds after which something is known to hang
@@ -563,3 +565,10 @@ def test_scopes_left_in_any_order_leave_no_mark_in_torch(
         leaves[number].set()
         threads[number].join()
     assert is_in_torch_dispatch_mode() == before
+
+
+def test_a_module_is_no_compiled_one_while_another_thread_imports_the_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch._dynamo", ModuleType("torch._dynamo"))
+    assert not is_leased_with_parts(nn.ReLU())

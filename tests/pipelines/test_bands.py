@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -360,3 +361,37 @@ def test_a_picture_beyond_the_budget_goes_band_by_band_while_weights_stream() ->
             assert session.stats().moved_in > 4 * sum(small)
             assert session.stats().unleased_accesses == 0
     assert (made - wanted).abs().max() <= ROUNDING
+
+
+class Meeting(nn.Module):
+    """Waits in its call, for a moment, until another network is called too."""
+
+    def __init__(self, comes: threading.Event, awaited: threading.Event) -> None:
+        super().__init__()
+        self.inside = nn.Conv2d(3, 3, 3, padding=1)
+        self.comes, self.awaited = comes, awaited
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.comes.set()
+        self.awaited.wait(0.2)
+        return self.inside(x)
+
+
+def test_traces_of_two_threads_leave_modules_as_they_were() -> None:
+    before = nn.Module.__call__, nn.Module.__getattr__
+    first, second, over = (threading.Event() for _ in range(3))
+
+    def trace_first() -> None:
+        trace(Meeting(first, second), 3, 8, 8)
+        over.set()
+
+    threads = [
+        threading.Thread(target=trace_first),
+        threading.Thread(target=trace, args=(Meeting(second, over), 3, 8, 8)),
+    ]
+    threads[0].start()
+    assert first.wait(60)
+    threads[1].start()
+    for each in threads:
+        each.join(60)
+    assert (nn.Module.__call__, nn.Module.__getattr__) == before

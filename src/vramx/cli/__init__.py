@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import vramx
-from vramx.cli import bench, demo, doctor, forecast, monitor, run, swap, upscale
+from vramx.cli import bench, demo, doctor, forecast, monitor, run, serve, swap, upscale
 from vramx.cli.output import stop_writing
 from vramx.cli.words import in_options, warnings_as_lines
 
@@ -73,5 +73,6 @@ main.add_command(demo.demo)
 main.add_command(monitor.monitor)
 main.add_command(forecast.forecast)
 main.add_command(run.run)
+main.add_command(serve.serve)
 main.add_command(swap.swap)
 main.add_command(upscale.upscale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vramx import _core
+from vramx.seeing.notebooks import preformatted
 from vramx.units import format_seconds, format_size
 
 
@@ -83,6 +84,9 @@ class Plan:
             f"{for_raw} and {format_size(self.moved_out)} out{unpacks}; the bound is "
             f"{format_seconds(self.bound_seconds)}",
         ]
+
+    def _repr_html_(self) -> str:
+        return preformatted("\n".join(self.lines()))
 
 
 def plan_of(native: _core.PlanUsage) -> Plan:

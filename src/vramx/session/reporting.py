@@ -9,6 +9,7 @@ from vramx import _core
 from vramx.cards.nvml import card_memory
 from vramx.cards.opening import confined, slowed, unpinned
 from vramx.cards.watcher import BudgetWatcher
+from vramx.seeing.notebooks import Report
 from vramx.seeing.plans import Plan
 from vramx.seeing.report import module_table
 from vramx.seeing.stats import Stats
@@ -40,7 +41,7 @@ def reported(
     watcher: BudgetWatcher | None,
     plan: Plan | None,
     modules: list[ModuleStats],
-) -> str:
+) -> Report:
     """Describe a session for people."""
     lines = [f"vramx on {device.name} ({device.kind})"]
     if device.uuid:
@@ -61,4 +62,4 @@ def reported(
         lines += ["", *plan.lines()]
     if modules:
         lines += ["", module_table(modules, the_rest(modules, stats, core.ungrouped()))]
-    return "\n".join(lines)
+    return Report("\n".join(lines))

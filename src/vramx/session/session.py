@@ -16,6 +16,7 @@ from vramx.cards.nvml import NvmlCard
 from vramx.cards.opening import unpinned
 from vramx.cards.watcher import BudgetWatcher, FreeMemory, checked_rule
 from vramx.errors import ConfigError, CorruptedError, Error, SessionClosedError
+from vramx.seeing.notebooks import Report
 from vramx.seeing.plans import Plan, plan_of
 from vramx.seeing.stats import Stats
 from vramx.seeing.trace import MOST_EVENTS, Trace
@@ -702,17 +703,18 @@ class Session:
         """
         return Trace(self._core, self._stream, self.device.name, path, most_events=most_events)
 
-    def report(self) -> str:
+    def report(self) -> Report:
         """Describe the session for people.
 
         Returns
         -------
-        str
-            The card, who else holds its memory, the managed modules, the counts, the plan in force
-            and, by module, how often its memory moved, why and what it cost.
+        Report
+            Text, which notebooks show as it is laid out: the card, who else holds its memory, the
+            managed modules, the counts, the plan in force and, by module, how often its memory
+            moved, why and what it cost.
         """
         if not self.active:
-            return "vramx is inactive: there is no usable card, and on_missing is 'cpu'"
+            return Report("vramx is inactive: there is no usable card, and on_missing is 'cpu'")
         if self._torch_bridge is not None and not self._closed:
             self._torch_bridge.follow()
         return reported(
@@ -723,6 +725,9 @@ class Session:
             self.plan(),
             self.modules(),
         )
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
 
     def _stream(self) -> int:
         return self._torch_bridge.stream() if self._torch_bridge is not None else 0

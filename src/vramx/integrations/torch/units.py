@@ -29,9 +29,9 @@ _USE_CHILDREN_UNCALLED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds
-    wraps = dynamo is not None and isinstance(module, dynamo.OptimizedModule)
-    return wraps or compiled_before(module) is not None
+    # Importing it takes seconds; while another thread does, its classes are not there yet.
+    wrapper = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", ())
+    return isinstance(module, wrapper) or compiled_before(module) is not None
 
 
 def _uses_children_uncalled(module: nn.Module) -> bool:

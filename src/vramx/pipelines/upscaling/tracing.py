@@ -16,6 +16,10 @@ from vramx.pipelines.upscaling.layers import (
     Rows,
 )
 
+#: While it traces, torch.fx has its own call in the place of all modules'. Of two traces at once
+#: the first to end would leave behind what the other one found there: a trace that is over.
+_alone = threading.Lock()
+
 
 class _Tracer(fx.Tracer):
     """Traces a module past its own and its parts' calls, so that nothing is leased meanwhile."""
@@ -64,7 +68,8 @@ def trace(network: nn.Module, channels: int, height: int, width: int) -> RowGrap
     if network._forward_hooks or network._forward_pre_hooks:
         raise NotByRowsError("the network has hooks")
     try:
-        graph = _Tracer().trace(network)
+        with _alone:
+            graph = _Tracer().trace(network)
     except NotByRowsError:
         raise
     except Exception as error:  # whatever a network's own code meets with a proxy
