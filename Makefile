@@ -82,8 +82,10 @@ demo: $(DEMO_READY)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 CTEST := $(BIN)/ctest -j 2 --output-on-failure --no-tests=error
 
+# Those of a Ray cluster apart, which they share.
 test: native
-	$(PYTEST) $(ARGS)
+	$(PYTEST) $(or $(ARGS),--ignore=tests/ray_cluster)
+	$(if $(ARGS),,$(BIN)/python -m pytest -q tests/ray_cluster)
 
 thorough: export VRAMX_TEST_PROGRAMS := 500
 thorough: native
