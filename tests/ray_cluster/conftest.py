@@ -34,7 +34,7 @@ def simulate_cards() -> None:
 @pytest.fixture(scope="session")
 def cluster(runtime_dir: None) -> Iterator[Any]:  # noqa: ARG001
     """The cluster, and this process connected to it."""
-    ray = pytest.importorskip("ray", reason="Ray has no wheels for this version of Python")
+    ray = pytest.importorskip("ray", reason="tests of a cluster need Ray: make ray")
     pytest.importorskip("ray.data")
     from ray.cluster_utils import Cluster
 

@@ -94,7 +94,7 @@ class Actors:
             "max_restarts": 0,
             "scheduling_strategy": "SPREAD",
         }
-        remote: Any = ray.remote(**options)  # type: ignore[call-overload]
+        remote: Any = ray.remote(**options)
         handle = remote(Worker).remote(type(self._task), self._task.to_dict(), version("vramx"))
         self._busy[handle.about.remote()] = _Busy(Member(handle))
 
@@ -209,7 +209,7 @@ def started(task: MediaTask[Any], gpus: float) -> Iterator[Actors]:
 
 
 def _nodes() -> list[dict[str, float]]:
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes: list[dict[str, Any]] = ray.nodes()
     return [each["Resources"] for each in nodes if each["Alive"]]
 
 

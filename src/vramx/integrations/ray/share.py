@@ -61,7 +61,7 @@ def share_of(options: SessionOptions) -> Share:
         a budget is asked for that is larger than the fraction.
     """
     context = ray.get_runtime_context()
-    assigned = context.get_assigned_resources()  # type: ignore[no-untyped-call]
+    assigned = context.get_assigned_resources()
     fraction = float(assigned.get("GPU", 0))
     is_simulated = options.backend == "simulated"
     if fraction == 0 and not is_simulated:
