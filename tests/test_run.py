@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -209,8 +210,13 @@ def test_interrupted_and_killed_programs_leave_no_process_and_no_file(
     process = start(busy, folder=folder, env=environment, start_new_session=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(how)
-    _, said = process.communicate(timeout=120)
+    said = None
+    for _ in range(6):  # Python loses an interrupt that comes while it runs a finalizer
+        process.send_signal(how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _, said = process.communicate(timeout=20)
+            break
+    assert said is not None
     assert process.returncode == -how
     assert ("KeyboardInterrupt" in said and REPORT in said) == (how == signal.SIGINT)
     assert [*temporary.iterdir()] == its_own

@@ -129,8 +129,11 @@ def _scale(name: str) -> int:
         return int(getattr(build(name), "scale", 4))  # Real-ESRGAN's large ones have no choice
 
 
-#: What tells the networks of files, and the extra that holds it.
-_READERS = {"spandrel": "upscalers", "onnx": "onnx"}
+#: What tells the networks of files, and how it is installed.
+_READERS = {
+    "spandrel": "pip install 'vramx[upscalers]'",
+    "onnx": "pip install 'vramx[onnx]'",
+}
 
 
 def _in_folder(folder: Path) -> Iterator[Offered]:
@@ -154,7 +157,7 @@ def _in_folder(folder: Path) -> Iterator[Offered]:
     for reader, names in unread.items():
         warnings.warn(
             f"{', '.join(names)} in {folder} are not offered, since {reader}, which tells their "
-            f"networks, is not installed: pip install 'vramx[{_READERS[reader]}]'",
+            f"networks, is not installed: {_READERS[reader]}",
             RuntimeWarning,
             stacklevel=4,
         )
