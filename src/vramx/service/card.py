@@ -10,11 +10,11 @@ from typing import Any
 
 from vramx import config
 from vramx.cards.nvml import card_memory
-from vramx.cards.opening import card_ordinal, open_card
 from vramx.errors import Error
 from vramx.monitor.snapshot import rates_between
 from vramx.queue import Queue
 from vramx.seeing.stats import Stats
+from vramx.session.cores import open_device
 from vramx.session.options import SessionOptions
 from vramx.session.session import Session, open_sessions
 
@@ -40,14 +40,7 @@ class Card:
 
     def __init__(self, queue: Queue, options: SessionOptions) -> None:
         self._queue = queue
-        device = open_card(
-            options.backend,
-            card_ordinal(options.device),
-            options.block_bytes,
-            config.from_environment(),
-            accept_unpinned=True,
-            keeps_raw=True,
-        )
+        device = open_device(options, config.from_environment())
         self._uuid = device.uuid
         self._facts = {
             "name": device.name,

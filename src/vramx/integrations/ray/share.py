@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import ray
 
 from vramx import config
-from vramx.cards.opening import card_ordinal, open_card
 from vramx.errors import ConfigError, NoDeviceError
+from vramx.session.cores import open_device
 from vramx.session.options import SessionOptions
 from vramx.units import format_size
 
@@ -73,14 +73,7 @@ def share_of(options: SessionOptions) -> Share:
         raise ConfigError(
             f"num_gpus={fraction:g}, but a session is of one card: give up to 1, and more actors"
         )
-    device = open_card(
-        options.backend,
-        card_ordinal(options.device),
-        options.block_bytes,
-        config.from_environment(),
-        accept_unpinned=True,
-        keeps_raw=True,
-    )
+    device = open_device(options, config.from_environment())
     capacity, reserve = device.capacity, options.reserve_bytes
     most = int((fraction or 1) * capacity) - reserve
     told = f"{fraction or 1:g} of {device.name}'s {format_size(capacity)}"
