@@ -301,6 +301,8 @@ def test_a_clip_moves_on_is_there_after_a_reload_is_cancelled_and_resumed(
     expect(seen.page.locator("#bar")).to_have_attribute(
         "aria-label", re.compile(r"^Of 64 MiB, .*free: 62 MiB$")
     )
+    long = f"each => each.textContent = '{10**6} of {10**6} frames, about 59 minutes left'"
+    seen.job("clip.mp4").locator(".told").evaluate(long)
     height = seen.job("clip.mp4").bounding_box()["height"]
     seen.screenshot("running-light")
 
