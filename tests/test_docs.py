@@ -138,8 +138,11 @@ def expressions(tree: ast.AST) -> Iterator[ast.expr]:
 def attribute_of(owner: Any, name: str) -> Any:
     """Look an attribute up, of a class also one that its objects get as they are made."""
     if inspect.ismodule(owner):
-        with contextlib.suppress(ImportError):
+        try:
             return importlib.import_module(f"{owner.__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if not str(error.name).startswith("vramx"):
+                return None  # a package that it needs is not installed
     if hasattr(owner, name) or not inspect.isclass(owner):
         return getattr(owner, name)
     written = any(f"self.{name}" in inspect.getsource(each) for each in owner.__mro__[:-1])

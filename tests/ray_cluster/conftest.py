@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from . import nodes
 
 TESTS = Path(__file__).resolve().parents[1]
 #: Of each node. Ray believes what it is told of cards.
@@ -19,16 +22,6 @@ NODE = {
     "object_store_memory": 100 * 2**20,
     "include_dashboard": False,
 }
-
-
-def simulate_cards() -> None:
-    """Runs in each of Ray's workers, as it starts: what the simulated cards are."""
-    import torch
-
-    import vramx
-
-    torch.set_num_threads(1)
-    vramx.simulate(capacity="2GiB", granule="4KiB")
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +36,11 @@ def cluster(runtime_dir: None) -> Iterator[Any]:  # noqa: ARG001
     set_here = {
         "RAY_TMPDIR": folder,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_enable_worker_prestart": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_health_check_initial_delay_ms": "0",
-        "RAY_health_check_period_ms": "500",
-        "RAY_health_check_failure_threshold": "3",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "5",
         "PYTHONPATH": str(TESTS),
         "OMP_NUM_THREADS": "1",
     }
@@ -60,7 +54,7 @@ def cluster(runtime_dir: None) -> Iterator[Any]:  # noqa: ARG001
             address=made.address,
             log_to_driver=False,
             logging_level="ERROR",
-            runtime_env={"worker_process_setup_hook": simulate_cards},
+            runtime_env={"worker_process_setup_hook": nodes.set_up},
         )
         data = ray.data.DataContext.get_current()
         data.enable_progress_bars = False
@@ -75,3 +69,30 @@ def cluster(runtime_dir: None) -> Iterator[Any]:  # noqa: ARG001
             else:
                 os.environ[name] = value
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def another(cluster: Any) -> Callable[..., AbstractContextManager[Any]]:
+    """Open a third node, whose workers have something of their own in the environment."""
+    import ray
+
+    class Holder:
+        def ready(self) -> None:
+            pass
+
+    @contextmanager
+    def opened(*, alone: bool = False, **environment: str) -> Iterator[Any]:
+        """Have the node for a scope; alone, others have no card left meanwhile."""
+        holders = [ray.remote(num_gpus=1)(Holder).remote() for _ in range(2 * alone)]
+        ray.get([each.ready.remote() for each in holders])
+        node = cluster.add_node(**NODE, env_vars=environment)
+        cluster.wait_for_nodes()
+        try:
+            yield node
+        finally:
+            if node in cluster.list_all_nodes():
+                cluster.remove_node(node, allow_graceful=False)
+            for each in holders:
+                ray.kill(each)
+
+    return opened

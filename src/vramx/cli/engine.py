@@ -16,9 +16,9 @@ _OPTIONS = (
         type=click.Choice(["local", "ray"]),
         default="local",
         show_default=True,
-        help="ray makes a video's segments on all machines of a Ray cluster.",
+        help="ray makes a video's segments, or pictures, on all machines of a Ray cluster.",
     ),
-    click.option("--address", help="The Ray cluster's; by default RAY_ADDRESS, or this machine."),
+    click.option("--address", help="The Ray cluster's; by default RAY_ADDRESS, or this machine's."),
     click.option(
         "--gpus",
         type=click.FloatRange(min=0, max=1, min_open=True),
@@ -45,10 +45,10 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def write_actors(told: dict[str, Any]) -> None:
     """Write who did what as a table."""
-    rows = [("frames", "seconds", "machine", "card")]
+    rows = [("made", "seconds", "machine", "card")]
     for each in told["actors"]:
-        rows.append((str(each["frames"]), f"{each['seconds']:.1f}", each["machine"], each["card"]))
+        rows.append((str(each["made"]), f"{each['seconds']:.1f}", each["machine"], each["card"]))
     widths = [max(map(len, column)) for column in zip(*rows)]
-    for frames, seconds, machine, card in rows:
-        line = f"{frames:>{widths[0]}}  {seconds:>{widths[1]}}  {machine:<{widths[2]}}  {card}"
+    for made, seconds, machine, card in rows:
+        line = f"{made:>{widths[0]}}  {seconds:>{widths[1]}}  {machine:<{widths[2]}}  {card}"
         click.echo(line)

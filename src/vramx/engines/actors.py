@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import queue
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from vramx.engines.worker import About, Worker
+from vramx.engines.worker import About, Done, Worker
 from vramx.errors import ConfigError, DeviceError, Error, NoDeviceError
 from vramx.pipelines.video.running import check_stop
 from vramx.stopping import Stop
@@ -26,31 +29,35 @@ _TRIES = 3
 
 @dataclass
 class Member:
-    """An actor.
+    """An actor that is ready, or was.
 
     Attributes
     ----------
     handle : ray.actor.ActorHandle
         The actor.
-    about : About or None
-        What it said of itself; None until it is ready.
-    frames : int
-        How many it has made.
+    about : About
+        What it said of itself.
+    made : int
+        How many frames or pictures it has made.
     seconds : float
         How long it worked.
+    peak : int
+        The most bytes of the card that it has had.
     """
 
     handle: Any
-    about: About | None = None
-    frames: int = 0
+    about: About
+    made: int = 0
     seconds: float = 0.0
+    peak: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Busy:
-    """What an actor is at: a piece, or with a number of -1 its own beginning."""
+    """What an actor is at: a piece, or without a member and with a number of -1 its beginning."""
 
-    member: Member
+    handle: Any
+    member: Member | None = None
     piece: Any = None
     number: int = -1
 
@@ -61,23 +68,25 @@ class Actors:
     Attributes
     ----------
     members : list of Member
-        All that became ready, those that died since included.
+        Those that became ready, also those that died since.
     """
 
-    def __init__(self, task: MediaTask[Any], gpus: float) -> None:
+    def __init__(self, task: MediaTask[Any], gpus: float, *, of_video: bool, most: int) -> None:
         self._task = task
+        self._of_video = of_video
         nodes = _nodes()
         has_gpus = any(each.get("GPU", 0) for each in nodes)
         on_cpu = task.session.backend == "simulated" and not has_gpus
         self._gpus = 0.0 if on_cpu else gpus
         self._check_room()
         by_cards = sum(int(each.get("GPU", 0) / gpus) for each in nodes)
-        self._count = len(nodes) if on_cpu else by_cards
+        self._count = min(len(nodes) if on_cpu else by_cards, most)
         self.members: list[Member] = []
         self._waiting: deque[tuple[int, Any]] = deque()
         self._deaths: Counter[int] = Counter()
         self._idle: list[Member] = []
-        self._busy: dict[Any, _Busy] = {}
+        self._busy: set[_Busy] = set()
+        self._ended: queue.SimpleQueue[tuple[_Busy, Future[Any]]] = queue.SimpleQueue()
 
     def _check_room(self) -> None:
         """Refuse a cluster in which no node can have an actor."""
@@ -95,37 +104,55 @@ class Actors:
             "scheduling_strategy": "SPREAD",
         }
         remote: Any = ray.remote(**options)
-        handle = remote(Worker).remote(type(self._task), self._task.to_dict(), version("vramx"))
-        self._busy[handle.about.remote()] = _Busy(Member(handle))
+        handle = remote(Worker).remote(
+            type(self._task), self._task.to_dict(), version("vramx"), of_video=self._of_video
+        )
+        self._await(_Busy(handle), handle.about.remote())
 
-    def first(self, stop: Stop) -> Member:
-        """Start the actors, and return the first that is ready."""
+    def _await(self, busy: _Busy, call: Any) -> None:
+        """Have it told when a call ends, however many others there are."""
+        self._busy.add(busy)
+        call.future().add_done_callback(lambda ended: self._ended.put((busy, ended)))
+
+    def first(self, stop: Stop) -> About:
+        """Start the actors, and return what the first that is ready says of itself."""
         for _ in range(self._count):
             self._start()
         while not self.members:
-            self._look(stop, lambda *_: None)
-        return self.members[0]
+            for _ in self._look(stop):
+                pass
+        return self.members[0].about
 
-    def call(self, member: Member, method: str, *args: Any) -> Any:
-        """Call an actor that is ready, and wait."""
-        try:
-            return _result(getattr(member.handle, method).remote(*args))
-        except RayActorError as error:
-            raise DeviceError(f"an actor died before the work began: {error}") from error
+    def target_size(self, width: int, height: int) -> tuple[int, int]:
+        """Have the first actor tell what size frames become."""
+        result: Any = _result(self.members[0].handle.target_size.remote(width, height).future())
+        if isinstance(result, RayActorError):
+            raise DeviceError(f"an actor died before the work began: {result}") from result
+        if isinstance(result, Exception):
+            raise result
+        width, height = result
+        return width, height
 
     def share_out(
-        self, pieces: Sequence[Any], on_made: Callable[[Any], object], stop: Stop
+        self,
+        pieces: Sequence[Any],
+        on_made: Callable[[Any, Any], object],
+        stop: Stop,
+        *,
+        on_failed: Callable[[Any, Exception], object] | None = None,
     ) -> None:
         """Have pieces made, each by an actor that is free; those of actors that die once more.
 
         Parameters
         ----------
         pieces : sequence
-            What `Worker.make` takes.
+            What `Worker.make_segment` takes, or `Worker.make_picture`.
         on_made : callable
-            Called with what it returned of each, in the order in which they are made.
+            Called with each piece and what was made of it, in the order in which they are made.
         stop : Stop
             Ends it at once.
+        on_failed : callable, optional
+            Called with a piece that cannot be made, and why, which otherwise ends it.
 
         Raises
         ------
@@ -136,72 +163,102 @@ class Actors:
             end of several actors.
         """
         self._waiting.extend(enumerate(pieces))
-        left = len(pieces)
-        while left:
+        while self._waiting or self._works():
             while self._waiting and self._idle:
                 member = self._idle.pop()
                 number, piece = self._waiting.popleft()
-                self._busy[member.handle.make.remote(piece)] = _Busy(member, piece, number)
+                make = member.handle.make_segment if self._of_video else member.handle.make_picture
+                self._await(_Busy(member.handle, member, piece, number), make.remote(piece))
+            for piece, result in self._look(stop):
+                if not isinstance(result, Exception):
+                    on_made(piece, result)
+                elif on_failed is None:
+                    raise result
+                else:
+                    on_failed(piece, result)
 
-            def made(value: Any) -> None:
-                nonlocal left
-                left -= 1
-                on_made(value)
+    def _works(self) -> bool:
+        """Tell whether a piece is being made."""
+        return any(each.member is not None for each in self._busy)
 
-            self._look(stop, made)
-
-    def _look(self, stop: Stop, on_made: Callable[[Any], object]) -> None:
+    def _look(self, stop: Stop) -> Iterator[tuple[Any, Any]]:
+        """Wait a little for what actors are at; yield pieces, and what was made or an error."""
         check_stop(stop)
-        ready, _ = ray.wait([*self._busy], timeout=_LOOK)
-        for ref in ready:
-            busy = self._busy.pop(ref)
-            try:
-                value = _result(ref)
-            except RayActorError as error:
-                self._bury(busy, error)
-                continue
-            member = busy.member
-            self._idle.append(member)
-            if busy.number < 0:
-                self._welcome(member, value)
-                continue
-            made, seconds = value
-            member.frames += made.frames
-            member.seconds += seconds
-            on_made(made)
-        if not ready and not any(each.number >= 0 for each in self._busy.values()):
-            self._check_room()
+        try:
+            busy, ended = self._ended.get(timeout=_LOOK)
+        except queue.Empty:
+            if not self._works():
+                self._check_room()
+            return
+        self._busy.remove(busy)
+        result = _result(ended)
+        if isinstance(result, RayActorError):
+            failure = self._bury(busy, result)
+            if failure is not None:
+                yield busy.piece, failure
+        elif busy.member is None:
+            self._welcome(busy.handle, result)
+        else:
+            self._idle.append(busy.member)
+            if isinstance(result, Done):
+                busy.member.made += result.count
+                busy.member.seconds += result.seconds
+                busy.member.peak = result.peak
+                result = result.made
+            yield busy.piece, result
 
-    def _welcome(self, member: Member, about: About) -> None:
-        first = self.members[0].about if self.members else None
-        if first is not None and about.identity != first.identity:
+    def _welcome(self, handle: Any, about: About | Exception) -> None:
+        if isinstance(about, Exception):
+            raise about
+        first = self.members[0].about if self.members else about
+        if about.identity != first.identity:
             raise ConfigError(
                 f"{about.machine} has other models than {first.machine}: all machines need the "
                 "same files"
             )
-        member.about = about
+        self._deaths[-1] = 0
+        member = Member(handle, about)
         self.members.append(member)
+        self._idle.append(member)
 
-    def _bury(self, busy: _Busy, error: RayActorError) -> None:
-        """Put an actor's piece back, and start another actor in its place."""
+    def _bury(self, busy: _Busy, error: RayActorError) -> DeviceError | None:
+        """Start an actor in place of one, and put its piece back or say that it cannot be made."""
         self._deaths[busy.number] += 1
-        if self._deaths[busy.number] >= _TRIES:
-            what = "as they began" if busy.number < 0 else f"of piece {busy.number}"
-            raise DeviceError(f"{_TRIES} actors died {what}, the last one so: {error}") from error
+        is_its_doing = self._deaths[busy.number] >= _TRIES
+        if busy.number < 0 and is_its_doing:
+            raise DeviceError(f"{_TRIES} actors died as they began, the last one so: {error}")
         self._start()
+        if is_its_doing:
+            return DeviceError(f"{_TRIES} actors died of piece {busy.number}, the last so: {error}")
         if busy.number >= 0:
             self._waiting.appendleft((busy.number, busy.piece))
+        return None
 
     def end(self) -> None:
         """Kill the actors."""
-        for each in [*self.members, *(busy.member for busy in self._busy.values())]:
-            ray.kill(each.handle)
+        started = [each.handle for each in self._busy]
+        for handle in [*started, *(each.handle for each in self.members)]:
+            ray.kill(handle)
 
 
 @contextmanager
-def started(task: MediaTask[Any], gpus: float) -> Iterator[Actors]:
-    """Have actors for a scope, and none after it."""
-    actors = Actors(task, gpus)
+def started(
+    task: MediaTask[Any], gpus: float, *, of_video: bool, most: int = sys.maxsize
+) -> Iterator[Actors]:
+    """Have actors for a scope, and none after it.
+
+    Parameters
+    ----------
+    task : MediaTask
+        What they open.
+    gpus : float
+        The part of a card that each has.
+    of_video : bool
+        Whether they make segments of a video, or pictures.
+    most : int
+        The most actors that there is work for.
+    """
+    actors = Actors(task, gpus, of_video=of_video, most=most)
     try:
         yield actors
     finally:
@@ -213,10 +270,11 @@ def _nodes() -> list[dict[str, float]]:
     return [each["Resources"] for each in nodes if each["Alive"]]
 
 
-def _result(ref: Any) -> Any:
-    """Wait for a call; its own error is raised as it was, without Ray's words around it."""
+def _result(call: Future[Any]) -> Any:
+    """Wait for a call; return what it did, or its error, vramx's without Ray's words around it."""
     try:
-        return ray.get(ref)
+        return call.result()
+    except RayActorError as error:
+        return error
     except RayTaskError as error:
-        cause = error.cause
-        raise cause if isinstance(cause, Error) else error from None
+        return error.cause if isinstance(error.cause, Error) else error

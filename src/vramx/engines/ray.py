@@ -1,17 +1,19 @@
-"""Tasks on a Ray cluster: a video's segments made by actors on many machines."""
+"""Tasks on a Ray cluster: a video's segments, or pictures, made by actors on many machines."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from vramx.errors import ConfigError, StoppedError
-from vramx.pipelines.folders import FolderResult
+from vramx.errors import ConfigError, MediaError, StoppedError
+from vramx.pipelines.folders import FolderResult, FolderWork, Picture
 from vramx.progress import Meter, OnProgress
 from vramx.settings import Settings
 from vramx.stopping import Stop
@@ -19,7 +21,17 @@ from vramx.tasks.models import ModelSpec
 from vramx.tasks.results import rest_to_dict
 from vramx.tasks.task import MediaTask, Task, TaskError
 
+if TYPE_CHECKING:
+    from vramx.engines.actors import Member
+    from vramx.pipelines.video.encoding import Encoding
+    from vramx.pipelines.video.manifest import Segment
+    from vramx.pipelines.video.pieces import Piece
+    from vramx.pipelines.video.work_folder import WorkFolder
+
 S = TypeVar("S", bound=Settings)
+
+#: Seconds in which a cluster's head accepts a connection.
+_PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -29,8 +41,8 @@ class RayOptions(Settings):
     Attributes
     ----------
     address : str, optional
-        The cluster's, as `ray.init` takes it; by default that of ``RAY_ADDRESS``, else a cluster is
-        started on this machine.
+        The cluster's, as `ray.init` takes it; by default that of ``RAY_ADDRESS``, else one that
+        runs on this machine, else one is started here.
     gpus : float
         The part of a card that an actor has, up to 1. There are as many actors as that gives.
 
@@ -57,19 +69,20 @@ class ActorShare:
     ----------
     machine, card : str
         Where.
-    frames : int
-        How many it made.
+    made : int
+        How many frames or pictures it made.
     seconds : float
         How long it worked.
-    budget : int
-        Bytes of the card that it might have.
+    budget, peak : int
+        Bytes of the card that it might have, and the most that it had.
     """
 
     machine: str
     card: str
-    frames: int
+    made: int
     seconds: float
     budget: int
+    peak: int
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,7 @@ class RayDone:
     result : FolderResult
         The files.
     actors : tuple of ActorShare
-        Who did what; the frames of a job that was resumed are those since.
+        Who did what; of a job that was resumed, what was made since.
     seconds : float
         How long it took.
     """
@@ -112,20 +125,21 @@ def run(
 ) -> RayDone:
     """Run a task on a Ray cluster, with the bytes that `vramx.tasks.run` makes.
 
-    Each segment of a video is made by an actor, which decodes from the key frame before it. Paths
-    must lead to the same files on all machines. A segment whose actor or machine dies is made by
-    another; the same call, or `vramx.tasks.run`, resumes what was stopped.
+    Each segment of a video is made by an actor, which decodes from the key frame before it; so is
+    each picture of a folder. Paths must lead to the same files on all machines. What an actor or a
+    machine that dies was at is made by another; the same call, or `vramx.tasks.run`, resumes what
+    was stopped.
 
     Parameters
     ----------
     task : UpscaleTask or SwapTask
-        Of a video.
+        Of a video, a folder of pictures or a picture; not of a preview.
     options : RayOptions
         Where.
     on_progress : callable, optional
         Called with a `vramx.Progress` of all actors together.
     stop : Stop, optional
-        Ends it; segments that are finished stay.
+        Ends it; segments and pictures that are finished stay.
 
     Returns
     -------
@@ -135,7 +149,7 @@ def run(
     Raises
     ------
     TaskError
-        If it is no task of a video, or its fields do not go together.
+        If it is a preview or a search for faces, or its fields do not go together.
     ConfigError
         If Ray is not installed, no cluster is at the address, or machines differ in vramx or in
         the models.
@@ -154,69 +168,139 @@ def run(
     if token.stopped:
         raise StoppedError("the task was stopped before it began")
     begun = time.perf_counter()
+    make = _make_video if media.is_of_video else _make_pictures
     with _connected(options.address):
-        from vramx.engines.actors import started
-
-        with started(media, options.gpus) as actors:
-            made = _make_video(media, actors, on_progress, token)
-            shares = tuple(
-                ActorShare(
-                    each.about.machine,
-                    each.about.card,
-                    each.frames,
-                    each.seconds,
-                    each.about.budget,
-                )
-                for each in actors.members
-                if each.about is not None
-            )
-    files = (media.file_to_dict(made),)
-    return RayDone(files, FolderResult([made]), shares, time.perf_counter() - begun)
+        result, members = make(media, options.gpus, on_progress, token)
+    shares = tuple(
+        ActorShare(
+            each.about.machine,
+            each.about.card,
+            each.made,
+            each.seconds,
+            each.about.budget,
+            each.peak,
+        )
+        for each in members
+    )
+    files = tuple(map(media.file_to_dict, result.made))
+    return RayDone(files, result, shares, time.perf_counter() - begun)
 
 
 def _check(task: MediaTask[Any]) -> None:
-    from vramx.pipelines.files import check_paths, is_video
+    from vramx.pipelines.files import check_paths
 
     task.check()
+    if task.preview:
+        raise TaskError("preview=True is of one frame: use the local engine")
     source, target = task.paths
-    if source.is_dir() or task.preview or not is_video(target):
-        raise TaskError("Ray makes videos: use the local engine for pictures and previews")
-    check_paths(source, target, overwrite=task.overwrite)
+    if not source.is_dir():
+        check_paths(source, target, overwrite=task.overwrite)
+
+
+def _make_pictures(
+    task: MediaTask[Any], gpus: float, on_progress: OnProgress | None, stop: Stop
+) -> tuple[FolderResult[Any], list[Member]]:
+    from vramx.engines.actors import started
+    from vramx.pipelines.video.running import Stopped
+
+    source, target = task.paths
+    if not source.is_dir():
+        return _make_picture(task, gpus, on_progress, stop)
+    work: FolderWork[Any] = FolderWork(
+        source, target, task.picture, overwrite=task.overwrite, on_progress=on_progress
+    )
+
+    def made(picture: Picture, made: Any) -> None:
+        _check_is_shared(picture.target)
+        work.made(made)
+
+    if not (left := [*work.left()]):
+        return work.result, []
+    with started(task, gpus, of_video=False, most=len(left)) as actors:
+        try:
+            actors.first(stop)
+            actors.share_out(left, made, stop, on_failed=work.failed)
+        except Stopped:
+            raise work.stopped() from None
+        return work.result, actors.members
+
+
+def _make_picture(
+    task: MediaTask[Any], gpus: float, on_progress: OnProgress | None, stop: Stop
+) -> tuple[FolderResult[Any], list[Member]]:
+    from vramx.engines.actors import started
+    from vramx.pipelines.video.running import Stopped
+
+    source, target = task.paths
+    meter = Meter(on_progress, source.name, "picture", 1)
+    result: FolderResult[Any] = FolderResult()
+
+    def made(_: Picture, made: Any) -> None:
+        _check_is_shared(target)
+        result.made.append(made)
+        meter.add(1)
+
+    with started(task, gpus, of_video=False, most=1) as actors:
+        try:
+            actors.first(stop)
+            actors.share_out([Picture(source, target, task.picture)], made, stop)
+        except Stopped:
+            raise StoppedError(f"{target} was stopped before it was made") from None
+        return result, actors.members
+
+
+def _check_is_shared(made: Path) -> None:
+    """Refuse what an actor has made in a folder of its own machine's.
+
+    Raises
+    ------
+    MediaError
+        If it is not there.
+    """
+    if not made.is_file():
+        raise MediaError(
+            f"{made} was made on another machine, and is not here: all machines need the same "
+            "folder at that path, such as one on a network file system"
+        )
 
 
 def _make_video(
-    task: MediaTask[Any], actors: Any, on_progress: OnProgress | None, stop: Stop
-) -> Any:
+    task: MediaTask[Any], gpus: float, on_progress: OnProgress | None, stop: Stop
+) -> tuple[FolderResult[Any], list[Member]]:
+    from vramx.engines.actors import started
     from vramx.pipelines.video.job import make_video
     from vramx.pipelines.video.pieces import pieces_of
     from vramx.pipelines.video.running import Stopped
 
     source, target = task.paths
     begun = time.perf_counter()
-    try:
-        first = actors.first(stop)
-    except Stopped:
-        raise StoppedError(f"{target} was stopped before it began") from None
 
-    def make(work: Any, encoding: Any, meter: Meter, stop: Stop) -> None:
-        def made(segment: Any) -> None:
+    def make(work: WorkFolder, encoding: Encoding, meter: Meter, stop: Stop) -> None:
+        def made(_: Piece, segment: Segment) -> None:
+            _check_is_shared(work.path / segment.file)
             work.add(segment)
             meter.add(segment.frames)
 
         actors.share_out(pieces_of(work, encoding, task.video), made, stop)
 
-    result = make_video(
-        source,
-        target,
-        make,
-        identity=first.about.identity,
-        options=task.video,
-        size=lambda width, height: actors.call(first, "target_size", width, height),
-        overwrite=task.overwrite,
-        on_progress=on_progress,
-        stop=stop,
-    )
-    return task.video_made(result, time.perf_counter() - begun)
+    with started(task, gpus, of_video=True) as actors:
+        try:
+            about = actors.first(stop)
+        except Stopped:
+            raise StoppedError(f"{target} was stopped before it began") from None
+        result = make_video(
+            source,
+            target,
+            make,
+            identity=about.identity,
+            options=task.video,
+            size=actors.target_size,
+            overwrite=task.overwrite,
+            on_progress=on_progress,
+            stop=stop,
+        )
+        made = task.video_made(result, time.perf_counter() - begun)
+        return FolderResult([made]), actors.members
 
 
 @contextlib.contextmanager
@@ -234,6 +318,8 @@ def _connected(address: str | None) -> Iterator[None]:
             )
         yield
         return
+    if address is not None:
+        _check_is_listened_at(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError) as error:
@@ -242,6 +328,20 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_is_listened_at(address: str) -> None:
+    """Refuse an address of a host and a port at which nobody is, for which Ray waits minutes."""
+    host, _, port = address.rpartition(":")
+    if not re.fullmatch(r"[^:/]+:\d+", address):
+        return
+    try:
+        socket.create_connection((host, int(port)), _PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"address {address!r}: there is no Ray cluster ({error}); give that of its head, as "
+            "`ray start --head` says it"
+        ) from error
 
 
 def _absolute(settings: S) -> S:

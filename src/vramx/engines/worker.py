@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 from vramx.errors import ConfigError, Error
 from vramx.integrations.ray import Seat
+from vramx.pipelines.files import TakenError, check_are_there
+from vramx.pipelines.folders import Picture, wait_for_other
 from vramx.pipelines.video.manifest import Segment
 from vramx.pipelines.video.pieces import Piece, make_piece
+from vramx.session import Session, current_session
 from vramx.stopping import Stop
 from vramx.tasks.task import MediaTask
 
@@ -38,6 +41,28 @@ class About:
     identity: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Done:
+    """What an actor made of a piece.
+
+    Attributes
+    ----------
+    made : object
+        What is to be noted of it.
+    count : int
+        How many frames or pictures it is.
+    seconds : float
+        How long it took.
+    peak : int
+        The most bytes of the card that the actor has had.
+    """
+
+    made: Any
+    count: int
+    seconds: float
+    peak: int
+
+
 class Worker:
     """A task, opened in a session within the actor's share of its card.
 
@@ -52,18 +77,32 @@ class Worker:
         What its `to_dict` returned.
     version : str
         The driver's vramx.
+    of_video : bool
+        Whether it makes segments of a video, or pictures.
     """
 
-    def __init__(self, kind: type[MediaTask[Any]], content: dict[str, Any], version: str) -> None:
+    def __init__(
+        self, kind: type[MediaTask[Any]], content: dict[str, Any], version: str, *, of_video: bool
+    ) -> None:
         self._machine = platform.node()
         self._failure: Exception | None = None
+        self._of_video = of_video
         try:
             if version != (own := metadata.version("vramx")):
                 raise ConfigError(f"vramx is {own} there and {version} here: install the same")
             self._task = kind.from_dict(content)
-            self._seat: Seat[Any] = Seat(self._task.session, self._task.opened)
+            source, target = self._task.paths
+            check_are_there(source, target.parent)
+            self._seat: Seat[Any] = Seat(self._task.session, self._opened)
         except Exception as error:
             self._failure = error
+
+    @contextlib.contextmanager
+    def _opened(self, session: Session) -> Iterator[Any]:
+        """Open the task, for what becomes of its frames or pictures."""
+        with self._task.opened(session) as opened:
+            change = self._task.video_change if self._of_video else self._task.picture_change
+            yield change(opened)
 
     @contextlib.contextmanager
     def _naming_the_machine(self) -> Iterator[None]:
@@ -78,21 +117,44 @@ class Worker:
         with self._naming_the_machine():
             if self._failure is not None:
                 raise self._failure
-            identity = self._seat.do(lambda opened: self._task.video_change(opened).identity)
+            identity = self._seat.do(lambda change: dict(change.identity))
         share = self._seat.share
-        return About(self._machine, share.device, share.budget, dict(identity))
+        return About(self._machine, share.device, share.budget, identity)
 
     def target_size(self, width: int, height: int) -> tuple[int, int]:
         """Return what size frames become."""
-        return self._seat.do(lambda opened: self._task.video_change(opened).size(width, height))
+        size: tuple[int, int] = self._seat.do(lambda change: change.size(width, height))
+        return size
 
-    def make(self, piece: Piece) -> tuple[Segment, float]:
-        """Make a segment; return what is to be noted of it, and the seconds that it took."""
+    def make_segment(self, piece: Piece) -> Done:
+        """Make a segment."""
+
+        def make(change: Any) -> tuple[Segment, int]:
+            segment = make_piece(piece, change.transform, Stop())
+            return segment, segment.frames
+
+        return self._done(make)
+
+    def make_picture(self, picture: Picture) -> Done:
+        """Make a picture, after another process that makes the same one."""
+
+        def make(change: Any) -> tuple[Any, int]:
+            check_are_there(picture.source, picture.target.parent)
+            while True:
+                try:
+                    return change.make(*picture), 1
+                except TakenError:
+                    wait_for_other(picture)
+
+        return self._done(make)
+
+    def _done(self, make: Callable[[Any], tuple[Any, int]]) -> Done:
+        """Do some work, which returns what it made and how many that are."""
         begun = time.perf_counter()
 
-        def make(opened: Any) -> Segment:
-            return make_piece(piece, self._task.video_change(opened).transform, Stop())
+        def work(change: Any) -> tuple[Any, int, int]:
+            return *make(change), current_session().stats().peak_resident
 
         with self._naming_the_machine():
-            made = self._seat.do(make)
-        return made, time.perf_counter() - begun
+            made, count, peak = self._seat.do(work)
+        return Done(made, count, time.perf_counter() - begun, peak)

@@ -168,14 +168,11 @@ class SuperResolution(Enlarger):
         """
         from vramx.pipelines.video import transform_video
 
-        change = self.video_change()
         return transform_video(
             source,
             target,
-            change.transform,
-            identity=change.identity,
             options=options,
-            size=change.size,
+            **self.video_change()._asdict(),
             overwrite=overwrite,
             on_progress=on_progress,
             stop=stop,
@@ -191,9 +188,14 @@ class SuperResolution(Enlarger):
         """
         from vramx.pipelines.video import VideoChange
 
+        return VideoChange(self._ready.run, self.identity, self.target_size)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What results depend on."""
         # What is chosen by the memory that happens to be free is no part of it.
         asked = self._options
-        identity = {
+        return {
             "model": self._network.identity(self.session),
             "scale": str(self.scale),
             "size": f"scale {asked.scale}, height {asked.height}, width {asked.width}",
@@ -201,7 +203,6 @@ class SuperResolution(Enlarger):
             "overlap": _named(asked.overlap),
             "multiple": _named(asked.multiple),
         }
-        return VideoChange(self._ready.run, identity, self.target_size)
 
     def preview_video(
         self,

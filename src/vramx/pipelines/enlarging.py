@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vramx.errors import ConfigError, MediaError
-from vramx.pipelines.folders import FolderResult, change_folder
+from vramx.pipelines.folders import FolderResult, PictureChange, change_folder
 from vramx.pipelines.options import PictureOptions, VideoOptions
 from vramx.progress import OnProgress
 from vramx.stopping import Stop
@@ -160,6 +160,28 @@ def _enlarge_picture(
     return Enlarged(source, target, "picture", frames, size, seconds, way)
 
 
+def picture_change(enlarger: SuperResolution, *, overwrite: bool) -> PictureChange[Enlarged]:
+    """Return what becomes of pictures, for whoever makes them.
+
+    Parameters
+    ----------
+    enlarger : SuperResolution
+        Inside its scope.
+    overwrite : bool
+        Whether targets may exist.
+
+    Returns
+    -------
+    PictureChange
+        As `change_folder` takes it.
+    """
+
+    def enlarge(picture: Path, place: Path, how: PictureOptions) -> Enlarged:
+        return _enlarge_picture(enlarger, picture, place, how, overwrite=overwrite)
+
+    return PictureChange(enlarge, enlarger.identity)
+
+
 def enlarge_folder(
     enlarger: SuperResolution,
     source: Path,
@@ -171,12 +193,8 @@ def enlarge_folder(
     stop: Stop | None = None,
 ) -> FolderResult[Enlarged]:
     """Enlarge the pictures of a folder into another folder; see `change_folder`."""
-
-    def enlarge(picture: Path, place: Path, how: PictureOptions) -> Enlarged:
-        return _enlarge_picture(enlarger, picture, place, how, overwrite=overwrite)
-
     return change_folder(
-        enlarge,
+        picture_change(enlarger, overwrite=overwrite).make,
         source,
         target,
         options,

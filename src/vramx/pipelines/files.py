@@ -94,6 +94,24 @@ def _check_folder(target: Path) -> None:
         )
 
 
+def check_are_there(*paths: Path) -> None:
+    """Refuse work for several machines on one that lacks what they share.
+
+    Parameters
+    ----------
+    paths : Path
+        What is read, and where is written.
+
+    Raises
+    ------
+    MediaError
+        If one is not there.
+    """
+    for path in paths:
+        if not path.exists():
+            raise MediaError(f"{path} is not there: all machines need it at that path")
+
+
 def check_room(target: Path, least: int) -> None:
     """Refuse a target for which the disk has no room.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from vramx.errors import Error, MediaError, StoppedError
 from vramx.pipelines.options import PictureOptions
@@ -16,8 +16,27 @@ from vramx.stopping import Stop
 
 T = TypeVar("T")
 
+#: Makes a picture: takes what to read, what to write and how, with a quality where the format has
+#: one.
+MakePicture = Callable[[Path, Path, PictureOptions], T]
+
 #: Seconds between two looks at whether to stop, while another process makes a picture.
 _LOOK = 0.5
+
+
+class PictureChange(NamedTuple, Generic[T]):
+    """What becomes of pictures.
+
+    Attributes
+    ----------
+    make : callable
+        What makes one, as of `change_folder`.
+    identity : mapping of str to str
+        What its results depend on.
+    """
+
+    make: MakePicture[T]
+    identity: Mapping[str, str]
 
 
 @dataclass
@@ -42,8 +61,120 @@ class FolderResult(Generic[T]):
     passed_by: list[tuple[Path, str]] = field(default_factory=list)
 
 
+class Picture(NamedTuple):
+    """A picture that is to be made.
+
+    Attributes
+    ----------
+    source, target : Path
+        What to read and to write.
+    options : PictureOptions
+        How it is written.
+    """
+
+    source: Path
+    target: Path
+    options: PictureOptions
+
+
+class FolderWork(Generic[T]):
+    """A folder's pictures that are to be made, for whoever makes them, and what became of them.
+
+    Parameters
+    ----------
+    source, target, options, overwrite, on_progress
+        As of `change_folder`, which also says what is raised.
+
+    Attributes
+    ----------
+    pictures : list of Picture
+        In the order of their names.
+    result : FolderResult
+        What was noted.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        target: Path,
+        options: PictureOptions,
+        *,
+        overwrite: bool,
+        on_progress: OnProgress | None,
+    ) -> None:
+        from vramx.pipelines.pictures.formats import check_quality, format_named, has_quality
+
+        if target.exists() and (not target.is_dir() or target.samefile(source)):
+            raise MediaError(f"{target} must be another folder than {source}, or not exist yet")
+        check_quality(
+            options.quality, None if options.format is None else format_named(options.format)
+        )
+        self._source, self._target, self._overwrite = source, target, overwrite
+        self.result: FolderResult[T] = FolderResult()
+        pictures = []
+        for path in _inside(source):
+            if (why := _why_no_picture(path)) is None:
+                pictures.append(path)
+            else:
+                self.result.passed_by.append((path, why))
+        if not pictures:
+            raise MediaError(f"{source} holds no pictures")
+        self.pictures = [
+            Picture(
+                picture,
+                place,
+                PictureOptions(quality=options.quality if has_quality(place) else None),
+            )
+            for picture, place in _places(pictures, target, options.format)
+        ]
+        try:
+            target.mkdir(exist_ok=True)
+        except OSError as error:
+            raise MediaError(f"{target} cannot be made: {error}") from error
+        self._meter = Meter(on_progress, source.name, "picture", len(self.pictures))
+
+    def left(self) -> Iterator[Picture]:
+        """Yield the pictures that are to be made, and note those that are there already."""
+        for picture in self.pictures:
+            if self._is_there(picture):
+                self._skip(picture)
+            else:
+                yield picture
+
+    def made(self, made: T) -> None:
+        """Note what was made of a picture."""
+        self.result.made.append(made)
+        self._meter.add(1)
+
+    def failed(self, picture: Picture, error: Exception) -> None:
+        """Note that a picture was not made: another made it meanwhile, or there is an error."""
+        if self._is_there(picture):
+            self._skip(picture)
+            return
+        kind = "" if isinstance(error, Error) else f"{type(error).__name__}: "
+        self.result.failed.append((picture.source, f"{kind}{error}"))
+        self._meter.add(1)
+
+    def _is_there(self, picture: Picture) -> bool:
+        return picture.target.is_file() and not self._overwrite
+
+    def _skip(self, picture: Picture) -> None:
+        self.result.skipped.append(picture.target)
+        self._meter.add(1)
+
+    def stopped(self) -> StoppedError:
+        """Return the error for a stop."""
+        done = len(self.result.made) + len(self.result.skipped)
+        error = StoppedError(
+            f"{self._source} was stopped: {done} of its {len(self.pictures)} pictures are in "
+            f"{self._target}, where the same call makes the others"
+        )
+        error.done, error.kept = done, self._target
+        return error
+
+
 def change_folder(
-    change: Callable[[Path, Path, PictureOptions], T],
+    make: MakePicture[T],
     source: Path,
     target: Path,
     options: PictureOptions = PictureOptions(),
@@ -60,7 +191,7 @@ def change_folder(
 
     Parameters
     ----------
-    change : callable
+    make : callable
         Takes what to read, what to write and how: with a quality where the format has one.
     source, target : Path
         The folders; the target is made if need be. Names stay the same, unless a format is asked
@@ -87,70 +218,41 @@ def change_folder(
     StoppedError
         If it was asked to stop. What was made stays.
     """
-    from vramx.pipelines.files import TakenError, claimed
-    from vramx.pipelines.pictures.formats import check_quality, format_named, has_quality
+    from vramx.pipelines.files import TakenError
 
-    if target.exists() and (not target.is_dir() or target.samefile(source)):
-        raise MediaError(f"{target} must be another folder than {source}, or not exist yet")
-    check_quality(options.quality, None if options.format is None else format_named(options.format))
-    result: FolderResult[T] = FolderResult()
-    pictures = []
-    for path in _inside(source):
-        if (why := _why_no_picture(path)) is None:
-            pictures.append(path)
-        else:
-            result.passed_by.append((path, why))
-    if not pictures:
-        raise MediaError(f"{source} holds no pictures")
-    places = _places(pictures, target, options.format)
-    try:
-        target.mkdir(exist_ok=True)
-    except OSError as error:
-        raise MediaError(f"{target} cannot be made: {error}") from error
-    later: list[tuple[Path, Path]] = []
-    meter = Meter(on_progress, source.name, "picture", len(places))
-
-    def make(picture: Path, place: Path) -> None:
-        """Make one picture, or put it off where another process makes it."""
-        try:
-            how = PictureOptions(quality=options.quality if has_quality(place) else None)
-            made = change(picture, place, how)
-        except TakenError:
-            later.append((picture, place))
-            return
-        except Exception as error:  # whatever one picture brings, the others are made
-            if place.is_file() and not overwrite:
-                result.skipped.append(place)
-            else:
-                kind = "" if isinstance(error, Error) else f"{type(error).__name__}: "
-                result.failed.append((picture, f"{kind}{error}"))
-        else:
-            result.made.append(made)
-        meter.add(1)
-
-    def check_stop() -> None:
-        if stop is not None and stop.stopped:
-            raise _stopped(source, target, len(result.made) + len(result.skipped), len(places))
-
-    for picture, place in places:
-        check_stop()
-        make(picture, place)
-    while later:
-        check_stop()
-        picture, place = later.pop()
-        with contextlib.suppress(MediaError), claimed(place, _LOOK):
-            pass  # whoever makes it has done so, or was killed
-        make(picture, place)
-    return result
-
-
-def _stopped(source: Path, target: Path, done: int, total: int) -> StoppedError:
-    error = StoppedError(
-        f"{source} was stopped: {done} of its {total} pictures are in {target}, where the same "
-        "call makes the others"
+    work: FolderWork[T] = FolderWork(
+        source, target, options, overwrite=overwrite, on_progress=on_progress
     )
-    error.done, error.kept = done, target
-    return error
+    later: list[Picture] = []
+
+    def make_one(picture: Picture) -> None:
+        """Make one picture, or put it off where another process makes it."""
+        if stop is not None and stop.stopped:
+            raise work.stopped()
+        try:
+            made = make(*picture)
+        except TakenError:
+            later.append(picture)
+        except Exception as error:  # whatever one picture brings, the others are made
+            work.failed(picture, error)
+        else:
+            work.made(made)
+
+    for picture in work.left():
+        make_one(picture)
+    while later:
+        picture = later.pop()
+        wait_for_other(picture)
+        make_one(picture)
+    return work.result
+
+
+def wait_for_other(picture: Picture) -> None:
+    """Wait a little for another process that makes a picture."""
+    from vramx.pipelines.files import claimed
+
+    with contextlib.suppress(MediaError), claimed(picture.target, _LOOK):
+        pass  # whoever makes it has done so, or was killed
 
 
 def _places(

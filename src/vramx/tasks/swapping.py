@@ -19,7 +19,7 @@ from vramx.tasks.results import rest_to_dict
 from vramx.tasks.task import MediaTask, TaskError
 
 if TYPE_CHECKING:
-    from vramx.pipelines.folders import FolderResult
+    from vramx.pipelines.folders import FolderResult, PictureChange
     from vramx.pipelines.swapping.frame import SwappedFile
     from vramx.pipelines.swapping.swap import FaceSwap
     from vramx.pipelines.video import VideoChange, VideoResult
@@ -113,6 +113,10 @@ class SwapTask(MediaTask[SwapDone]):
     def video_change(self, opened: FaceSwap) -> VideoChange:
         """Return what becomes of a video's frames."""
         return opened.video_change(self._source, self.target)
+
+    def picture_change(self, opened: FaceSwap) -> PictureChange[SwappedFile]:
+        """Return what becomes of pictures."""
+        return opened.picture_change(self._source, overwrite=self.overwrite)
 
     def video_made(self, made: VideoResult, seconds: float) -> SwappedFile:  # noqa: ARG002
         """Return what is told of a video."""

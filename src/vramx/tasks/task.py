@@ -18,6 +18,7 @@ from vramx.settings import Settings
 from vramx.stopping import Stop
 
 if TYPE_CHECKING:
+    from vramx.pipelines.folders import PictureChange
     from vramx.pipelines.video import VideoChange, VideoResult
 
 R = TypeVar("R")
@@ -112,10 +113,22 @@ class MediaTask(Task[R]):
     def video_change(self, opened: Any) -> VideoChange:
         """Return what becomes of a video's frames, by what `opened` gave."""
 
+    @abstractmethod
+    def picture_change(self, opened: Any) -> PictureChange[Any]:
+        """Return what becomes of pictures, by what `opened` gave."""
+
     @property
     @abstractmethod
     def paths(self) -> tuple[Path, Path]:
         """What is read and what is written."""
+
+    @property
+    def is_of_video(self) -> bool:
+        """Whether it writes a video."""
+        from vramx.pipelines.files import is_video
+
+        source, target = self.paths
+        return is_video(target) and not source.is_dir()
 
     @abstractmethod
     def video_made(self, made: VideoResult, seconds: float) -> Any:

@@ -22,7 +22,7 @@ from vramx.tasks.task import MediaTask, TaskError
 if TYPE_CHECKING:
     from vramx.pipelines.enlarger import SuperResolution
     from vramx.pipelines.enlarging import Enlarged
-    from vramx.pipelines.folders import FolderResult
+    from vramx.pipelines.folders import FolderResult, PictureChange
     from vramx.pipelines.video import VideoChange, VideoResult
 
 
@@ -131,6 +131,12 @@ class UpscaleTask(MediaTask[UpscaleDone]):
     def video_change(self, opened: SuperResolution) -> VideoChange:
         """Return what becomes of a video's frames."""
         return opened.video_change()
+
+    def picture_change(self, opened: SuperResolution) -> PictureChange[Enlarged]:
+        """Return what becomes of pictures."""
+        from vramx.pipelines.enlarging import picture_change
+
+        return picture_change(opened, overwrite=self.overwrite)
 
     def video_made(self, made: VideoResult, seconds: float) -> Enlarged:
         """Return what is told of a video."""

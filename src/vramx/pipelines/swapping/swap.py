@@ -17,7 +17,7 @@ from vramx.progress import Meter, OnProgress
 from vramx.stopping import Stop
 
 if TYPE_CHECKING:
-    from vramx.pipelines.folders import FolderResult
+    from vramx.pipelines.folders import FolderResult, PictureChange
     from vramx.pipelines.swapping.thumbnails import Thumbnail
     from vramx.pipelines.video import Counted, SegmentFrames, VideoChange
 
@@ -194,14 +194,11 @@ class FaceSwap(FaceChain):
 
         target, out = Path(target), Path(out)
         check_out(source, target, out, overwrite=overwrite)
-        change = self.video_change(source, target)
         done = transform_video(
             target,
             out,
-            change.transform,
-            identity=change.identity,
             options=options,
-            size=change.size,
+            **self.video_change(source, target)._asdict(),
             overwrite=overwrite,
             on_progress=on_progress,
             stop=stop,
@@ -331,14 +328,8 @@ class FaceSwap(FaceChain):
         """
         from vramx.pipelines.folders import change_folder
 
-        faces = self._sources(source)
-
-        def swap(picture: Path, place: Path, how: PictureOptions) -> SwappedFile:
-            done = self._swap_picture(faces, picture, place, how, overwrite=overwrite)
-            return SwappedFile(place, done)
-
         return change_folder(
-            swap,
+            self.picture_change(source, overwrite=overwrite).make,
             Path(target),
             Path(out),
             options,
@@ -346,6 +337,37 @@ class FaceSwap(FaceChain):
             on_progress=on_progress,
             stop=stop,
         )
+
+    def picture_change(self, source: Any, *, overwrite: bool) -> PictureChange[SwappedFile]:
+        """Return what becomes of pictures, for whoever makes them.
+
+        Parameters
+        ----------
+        source : str, Path, PIL.Image.Image, numpy.ndarray or torch.Tensor
+            The face, as when calling.
+        overwrite : bool
+            Whether targets may exist.
+
+        Returns
+        -------
+        PictureChange
+            As `change_folder` takes it.
+
+        Raises
+        ------
+        NoFaceError, ConfigError, MediaError
+            As when calling, of the source.
+        """
+        from vramx.pipelines.folders import PictureChange
+
+        faces = self._sources(source)
+
+        def swap(picture: Path, place: Path, how: PictureOptions) -> SwappedFile:
+            check_out(source, picture, place, overwrite=overwrite)
+            done = self._swap_picture(faces, picture, place, how, overwrite=overwrite)
+            return SwappedFile(place, done)
+
+        return PictureChange(swap, self._identity(faces))
 
     def write_thumbnails(
         self,

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from vramx.errors import ConfigError, MediaError
+from vramx.pipelines.files import check_are_there
 from vramx.pipelines.options import VideoOptions
 from vramx.pipelines.span import Span
 from vramx.pipelines.video.encoding import Encoding
@@ -149,9 +150,7 @@ def make_piece(piece: Piece, transform: Transform, stop: Stop) -> Segment:
         If a file cannot be read or written, or the source's frames are not those that the file
         says.
     """
-    for path in (piece.source, piece.folder):
-        if not path.exists():
-            raise MediaError(f"{path} is not there: all machines need it at that path")
+    check_are_there(piece.source, piece.folder)
     options = piece.options
     source = VideoSource(piece.source, options.deinterlace, options.on_corrupt, options.span)
     encoding = Encoding(
