@@ -93,7 +93,7 @@ ray: $(READY)
 
 thorough: export VRAMX_TEST_PROGRAMS := 500
 thorough: native
-	VRAMX_TEST_KILLS=10 VRAMX_TEST_INPUTS=400 $(PYTEST) $(ARGS)
+	VRAMX_TEST_KILLS=10 VRAMX_TEST_INPUTS=400 VRAMX_TEST_CLIENTS=200 $(PYTEST) $(ARGS)
 
 # Seeds are printed, and chosen with SEED=.
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
