@@ -30,7 +30,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .PHONY: help demo test thorough lint format types stubs bench pictures clean
-.PHONY: container native ray sanitize sanitize-address sanitize-thread moments state-machine kills fuzz
+.PHONY: container native sanitize sanitize-address sanitize-thread moments state-machine kills fuzz
 
 help:
 	@echo 'make demo      enlarge a photograph in less memory than the weights of the network need'
@@ -43,7 +43,6 @@ help:
 	@echo 'make moments   the tests of moves again, at fresh random moments'
 	@echo 'make state-machine PROGRAMS=10000  random programs against the core'
 	@echo 'make container  as root: the steps of the container, in a clean Debian root'
-	@echo 'make ray       the tests of a Ray cluster, which it installs'
 	@echo 'make kills     videos and folders whose processes are killed at 50 moments each'
 	@echo 'make fuzz INPUTS=10000  so many damaged files of each kind to each reader'
 	@echo 'make sanitize  the native tests under address, undefined and thread sanitizers'
@@ -83,17 +82,18 @@ demo: $(DEMO_READY)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 CTEST := $(BIN)/ctest -j 2 --output-on-failure --no-tests=error
 
-test: native
-	$(PYTEST) $(ARGS)
+# Ray's tests are apart from the others: one cluster, of many processes, serves them all.
+RAY_TESTS := $(BIN)/python -m pytest -q tests/ray_cluster
 
-# Minutes, and Ray is large: apart from the others, which skip them without Ray.
-ray: $(READY)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
-	$(BIN)/python -m pytest -q tests/ray_cluster
+test: native
+	$(PYTEST) --ignore=tests/ray_cluster $(ARGS)
+	$(RAY_TESTS)
 
 thorough: export VRAMX_TEST_PROGRAMS := 500
 thorough: native
-	VRAMX_TEST_KILLS=10 VRAMX_TEST_INPUTS=400 VRAMX_TEST_CLIENTS=200 $(PYTEST) $(ARGS)
+	VRAMX_TEST_KILLS=10 VRAMX_TEST_INPUTS=400 VRAMX_TEST_CLIENTS=200 \
+	$(PYTEST) --ignore=tests/ray_cluster $(ARGS)
+	VRAMX_TEST_PICTURES=10000 $(RAY_TESTS)
 
 # Seeds are printed, and chosen with SEED=.
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')

@@ -27,7 +27,7 @@ NODE = {
 @pytest.fixture(scope="session")
 def cluster(runtime_dir: None) -> Iterator[Any]:  # noqa: ARG001
     """The cluster, and this process connected to it."""
-    ray = pytest.importorskip("ray", reason="tests of a cluster need Ray: make ray")
+    ray = pytest.importorskip("ray", reason="tests of a cluster need Ray")
     pytest.importorskip("ray.data")
     from ray.cluster_utils import Cluster
 
