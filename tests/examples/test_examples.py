@@ -123,7 +123,8 @@ def test_the_demo_says_which_device_it_uses_and_what_it_does(demo: SimpleNamespa
     assert [line.split()[0] for line in demo.said[1:4]] == ["setting", "enlarging", "trying"]
 
 
-def test_stock_completes_where_the_budget_suffices() -> None:
+def test_stock_completes_where_the_budget_suffices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(super_resolution, "MODEL", "realesr-animevideov3-x4")  # soon loaded
     small = Image.new("RGB", (8, 8))
     with vramx.simulate("8GiB"):
         assert super_resolution.run_stock(small, 128 * MIB, on_gpu=False) is None
