@@ -26,7 +26,7 @@ processes.set_forkserver_preload(
 
 
 def run_forked(code: str, *arguments: str, timeout: float = 120) -> str:
-    """Run code as `child.run_child` does, where it need be no fresh interpreter's and torch is used.
+    """Run code as `child.run_child` does, where it uses torch and no fresh interpreter.
 
     Such a child ends as one of multiprocessing does, without the end of an interpreter.
     """

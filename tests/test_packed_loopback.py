@@ -21,7 +21,7 @@ needs_kernels = pytest.mark.skipif(
 
 
 def normal_weights(count: int) -> np.ndarray:
-    """Draw bfloat16 weights as they are trained, as bytes; what comes again is in no block alike."""
+    """Draw bfloat16 weights as they are trained, as bytes, other ones in each block."""
     words = np.random.default_rng(1).normal(0, 0.02, 300_007).astype(np.float32).view(np.uint32)
     return np.resize((words >> 16).astype(np.uint16), count).view(np.uint8)
 

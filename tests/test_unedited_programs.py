@@ -84,7 +84,7 @@ np.savez("told.npz", texts=found.txts, scores=found.scores)
 
 @needs("rapidocr")
 def test_rapidocr_reads_the_same(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (640, 260), "white")
+    picture = Image.new("RGB", (440, 260), "white")
     draw = ImageDraw.Draw(picture)
     for number, line in enumerate(LINES):
         place = (20, 20 + 70 * number)
