@@ -18,6 +18,8 @@ processes.set_forkserver_preload(
         "av",
         "PIL.Image",
         "skimage.data",
+        "skimage.io._plugins.imageio_plugin",  # which the first of its pictures loads
+        "hypothesis",
         "vramx.pipelines.enlarger",
         "vramx.pipelines.video",
         "vramx.queue",
