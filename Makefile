@@ -78,8 +78,9 @@ $(DEMO_READY): $(SOURCES)
 demo: $(DEMO_READY)
 	$(BIN)/python -m vramx.demo.super_resolution $(ARGS)
 
-# Two processes share the tests, each of which computes on one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+# Two processes share the tests, each of which computes on one thread. Many tests start processes, for
+# all of which modules are compiled once, also where the environment says that nothing is kept.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 CTEST := $(BIN)/ctest -j 2 --output-on-failure --no-tests=error
 
 # Ray's tests are apart from the others: one cluster, of many processes, serves them all.

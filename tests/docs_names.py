@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 import vramx.cards.watcher
 import vramx.queue.line
 from pipelines import stand_ins
-from pipelines.clips import write_clip
+from pipelines.clips import picture, write_clip
 from pipelines.face_networks import (
     Brightener,
     MeanColour,
@@ -115,6 +115,10 @@ def _clip_frame(number: int) -> np.ndarray[Any, Any]:
     return draw_face(background(), "green", 20, 20 + number)
 
 
+def _small_frame(number: int) -> np.ndarray[Any, Any]:
+    return picture(number, 24, 32)
+
+
 def write_files(folder: Path) -> None:
     """Write the files that the pages name."""
     torch.manual_seed(0)
@@ -124,7 +128,7 @@ def write_files(folder: Path) -> None:
     Image.fromarray(background(24, 32)).save(folder / "small.jpg")
     Image.fromarray(portrait("red")).save(folder / "me.jpg", quality=95)
     Image.fromarray(_clip_frame(0)).save(folder / "group.jpg", quality=95)
-    write_clip(folder / "small.mp4", FRAMES, audio=False)
+    write_clip(folder / "small.mp4", FRAMES, audio=False, draw=_small_frame)
     write_clip(folder / "clip.mp4", FRAMES, audio=False, draw=_clip_frame)
 
 

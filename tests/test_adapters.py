@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import peft
 import pytest
 import torch
 from torch import nn
@@ -33,6 +32,8 @@ class Block(nn.Module):
 
 
 def build() -> Any:
+    import peft  # takes seconds, of which processes with other tests need none
+
     torch.manual_seed(0)
     model = peft.get_peft_model(
         nn.Sequential(*(Block() for _ in range(4))), peft.LoraConfig(**CONFIG), adapter_name="one"
@@ -42,6 +43,8 @@ def build() -> Any:
 
 
 def add(model: Any, name: str) -> None:
+    import peft
+
     torch.manual_seed(len(name))
     model.add_adapter(name, peft.LoraConfig(**CONFIG))
 

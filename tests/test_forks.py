@@ -10,6 +10,7 @@ import textwrap
 import pytest
 
 from child import run_child
+from forkserver import run_forked
 
 FORKED = """
     import gc, os, signal, sys
@@ -44,7 +45,7 @@ FORKED = """
 
 
 def test_a_forked_child_that_uses_a_session_gets_a_clear_error() -> None:
-    run_child(
+    run_forked(
         textwrap.dedent(FORKED)
         + textwrap.dedent("""
         vramx.simulate(capacity=64 * BLOCK, memory="managed")
@@ -79,7 +80,7 @@ def test_a_forked_child_that_uses_a_session_gets_a_clear_error() -> None:
 
 
 def test_a_forked_child_s_own_work_goes_on() -> None:
-    run_child(
+    run_forked(
         textwrap.dedent(FORKED)
         + textwrap.dedent("""
         vramx.simulate(capacity=64 * BLOCK)
@@ -99,7 +100,7 @@ def test_a_forked_child_s_own_work_goes_on() -> None:
 
 @pytest.mark.parametrize("threaded", [False, True], ids=["no mover thread", "a mover thread"])
 def test_a_forked_child_lets_go_of_a_session_and_ends(threaded: bool) -> None:
-    run_child(
+    run_forked(
         textwrap.dedent(FORKED)
         + textwrap.dedent(f"""
         device = _core.SimulatedDevice(capacity=64 * BLOCK, link_up=1e9, link_down=1e9, latency=0,

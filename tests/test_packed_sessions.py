@@ -20,7 +20,7 @@ from vramx.seeing.timeline import bytes_on_card, requests
 pytestmark = pytest.mark.usefixtures("no_open_session", "one_thread")
 
 MIB = 2**20
-WIDTH, LAYERS = 1024, 24
+WIDTH, LAYERS = 512, 24
 #: A layer's bytes in bfloat16: a block.
 BLOCK = 2 * WIDTH * WIDTH
 X = torch.ones(1, WIDTH, dtype=torch.bfloat16)
@@ -233,7 +233,7 @@ def test_a_picture_without_packed_copies_does_not_name_them(open_one: OpenOne) -
 
 def test_a_benchmark_compares_with_what_packed_copies_reach() -> None:
     with vramx.simulate(capacity="1GiB", link="10GB/s", latency=0.0, unpack_rate="400GB/s"):
-        found = bench(["simulated"], weights="64MiB", ratios=(1.5,))
+        found = bench(["simulated"], weights="32MiB", ratios=(1.5,))
     (row,) = found.rows
     assert found.right
     assert row.t_packed < row.t_fluid
@@ -273,7 +273,7 @@ def test_where_the_host_runs_out_while_packing_it_is_told_once_and_the_rest_stay
     open_one: OpenOne,
 ) -> None:
     plain = layers()
-    room = LAYERS * BLOCK + 4 * BLOCK
+    room = LAYERS * BLOCK + 17 * BLOCK // 4  # the last quarter is too little for a packed copy
     with open_one(LAYERS / 2, compress="always", host_memory=room) as session:
         with pytest.warns(RuntimeWarning, match="of weights get no packed copies: the sim") as told:
             model = session.manage(layers())

@@ -214,12 +214,28 @@ def test_a_way_that_fails_has_a_row_and_the_others_follow(
     assert run(lambda *_: {"error": "no card"}) == [("stock", True)]
 
 
-def test_ways_run_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_ways_run_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    apart = frames.measure_apart
+    asked_for = []
+
+    def one_apart(module: str, asked: dict[str, Any], timeout: float) -> dict[str, Any]:
+        asked_for.append(asked["peer"])
+        if asked["peer"] == "vramx-simulated":
+            return apart(module, asked, timeout)
+        found: list[dict[str, Any]] = []  # seconds sooner
+        frames.measure(asked, found.append)
+        return found[0]
+
+    monkeypatch.setattr(frames, "measure_apart", one_apart)
     path = tmp_path / "frames.json"
     given = "--weights 2MiB --depth 1 --smaller 16 --size 64 48 --seconds 0 --peers one-at-a-time"
     assert main(["frames", "--backend", "simulated", *given.split(), "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
     assert [row["peer"] for row in rows] == ["stock", "one-at-a-time", "vramx-simulated"]
+    assert asked_for == [row["peer"] for row in rows]
     assert all(row["same_bits"] for row in rows)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+from forkserver import run_forked
 
 pytest_plugins = ("loopback.fixture",)
 
@@ -36,16 +34,14 @@ PROGRAM = """
 
 @pytest.mark.parametrize("attached", [True, False])
 def test_leases_and_moves_are_ranges_that_nest_while_a_profiler_is_attached(
-    loopback_build: Path, tmp_path: Path, attached: bool
+    loopback_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attached: bool
 ) -> None:
     written = tmp_path / "ranges.txt"
-    environment = {**os.environ, "VRAMX_TEST_RANGES": str(written)}
-    environment.pop("NVTX_INJECTION64_PATH", None)
+    monkeypatch.setenv("VRAMX_TEST_RANGES", str(written))
+    monkeypatch.delenv("NVTX_INJECTION64_PATH", raising=False)
     if attached:
-        environment["NVTX_INJECTION64_PATH"] = str(loopback_build / "libprofiler.so")
-    subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM)], env=environment, check=True, timeout=120
-    )
+        monkeypatch.setenv("NVTX_INJECTION64_PATH", str(loopback_build / "libprofiler.so"))
+    assert run_forked(PROGRAM) == ""
     assert written.exists() == attached
     if not attached:
         return

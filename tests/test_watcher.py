@@ -22,6 +22,7 @@ from torch import nn
 
 import vramx
 from child import run_child
+from forkserver import run_forked
 from loopback.control import Loopback
 from vramx.cards.nvml import NvmlCard
 from vramx.cards.watcher import BudgetRule, BudgetWatcher
@@ -429,7 +430,7 @@ def test_an_interpreter_ends_while_it_watches() -> None:
 
 
 def test_a_forked_child_has_no_watcher_and_ends() -> None:
-    out = run_child("""
+    out = run_forked("""
         import os, signal, threading, vramx
         asked = threading.Event()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
+import resource
+import signal
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ av = pytest.importorskip("av")
 PIL_Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("skimage.data")
 
+from forkserver import processes  # noqa: E402
 from vramx.pipelines import files  # noqa: E402
 
 from .clips import X264, Clip, read_clip, write_clip  # noqa: E402
@@ -35,6 +38,8 @@ from .face_networks import (  # noqa: E402
     portrait,
 )
 
+#: How often jobs are stopped at random: twice for each of these, of which `make thorough` has 10.
+KILLS = int(os.environ.get("VRAMX_TEST_KILLS", "2"))
 COUNT = 20
 SEGMENT = 6
 #: Frames of the clip: without a face, and with two.
@@ -159,7 +164,9 @@ def test_the_result_counts_just_the_faces_that_are_meant(folder: Path) -> None:
 
 
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=2 * KILLS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(calls=st.lists(st.integers(0, 5), min_size=1, max_size=3), batch=st.integers(1, 4))
 def test_a_job_that_was_stopped_ends_as_one_that_was_not_in_frames_and_counts(
@@ -183,57 +190,35 @@ def test_a_job_that_was_stopped_ends_as_one_that_was_not_in_frames_and_counts(
     assert same(read_clip(folder / "out.mp4"), wanted)
 
 
-KILLED = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from pipelines import test_face_swap_files as tests
+def run_until_killed(folder: Path) -> None:
+    """Run in a process that is killed once two segments are there."""
 
-folder = Path(sys.argv[2])
+    class Dying(Painter):
+        def forward(self, *given: Any) -> Any:
+            if len(list((folder / "out.mp4.parts").glob("*.mp4"))) == 2:
+                os._exit(9)
+            return super().forward(*given)
 
-class Dying(tests.Painter):
-    def forward(self, *given):
-        if len(list((folder / "out.mp4.parts").glob("*.mp4"))) == 2:
-            os._exit(9)
-        return super().forward(*given)
-
-Dying.__qualname__ = tests.Painter.__qualname__
-tests.run(folder, swapper=Dying())
-"""
-
-FULL = """
-import resource, signal, sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import vramx
-from pipelines import test_face_swap_files as tests
-
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
-try:
-    tests.run(Path(sys.argv[2]))
-except vramx.MediaError as error:
-    print(error)
-    sys.exit(7)
-"""
+    Dying.__qualname__ = Painter.__qualname__
+    run(folder, swapper=Dying())
 
 
-def in_a_process(code: str, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    tests = Path(__file__).resolve().parents[1]
-    return subprocess.run(
-        [sys.executable, "-c", code, str(tests), str(folder), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def run_on_a_full_disk(folder: Path, told: Connection) -> None:
+    """Run in a process that may write no larger files; tell what it ends with."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY))
+    with pytest.raises(vramx.MediaError) as caught:
+        run(folder)
+    told.send(str(caught.value))
 
 
 def test_a_job_whose_process_was_killed_goes_on(
     folder: Path, uninterrupted: tuple[Path, Clip]
 ) -> None:
-    done = in_a_process(KILLED, folder)
-    assert done.returncode == 9, done.stderr
+    process = processes.Process(target=run_until_killed, args=(folder,))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
     assert finished(folder) in (6, 12)  # the kill may come before the manifest
     assert asdict(run(folder)) == WANTED
     assert same(read_clip(folder / "out.mp4"), uninterrupted[1])
@@ -246,9 +231,13 @@ def test_a_full_disk_is_a_media_error_and_loses_no_finished_frame(
         run(folder, swapper=Stopping(4, KeyboardInterrupt()))
     before = {p.name: p.read_bytes() for p in (folder / "out.mp4.parts").glob("*.mp4")}
     assert before
-    done = in_a_process(FULL, folder, 6000)
-    assert done.returncode == 7, done.stdout + done.stderr
-    assert "run again to go on" in done.stdout
+    heard, told = processes.Pipe(duplex=False)
+    process = processes.Process(target=run_on_a_full_disk, args=(folder, told))
+    process.start()
+    told.close()
+    assert "run again to go on" in heard.recv()
+    process.join()
+    assert process.exitcode == 0
     after = {p.name: p.read_bytes() for p in (folder / "out.mp4.parts").glob("*.mp4")}
     assert after == before
     assert asdict(run(folder)) == WANTED

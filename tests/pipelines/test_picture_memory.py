@@ -20,7 +20,7 @@ M_MMAP_THRESHOLD = -3  # of malloc.h
 
 #: Widths and heights of sources, neither of which is enlarged whole; the network makes them four
 #: times as large.
-SMALL, LARGE = (400, 200), (400, 1000)
+SMALL, LARGE = (400, 200), (400, 600)
 #: The most bytes of memory that come with each byte that the network makes, as one of 256 steps;
 #: those of the source included.
 #: Pillow gathers a picture for JPEG, with four bytes for three.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import signal
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 import vramx
+from forkserver import processes
 from vramx.cli import main
 
 pytest.importorskip("av")
@@ -191,38 +193,34 @@ def test_a_missing_package_is_named_with_what_to_install(
     assert "pip install 'vramx[torch,video,faces]'" in done.stderr
 
 
-INTERRUPTED = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
-from pipelines.face_networks import Painter
-from vramx.cli import main
+def interrupted(given: list[str], told: Connection) -> None:
+    """Run a command in a process that is interrupted; tell its exit code and what it says."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
+    os.chdir(TESTS)
+    forward, left = Painter.forward, [10]
 
-forward, left = Painter.forward, [10]
+    def stopping(self: Painter, *given: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return forward(self, *given)
 
-def stopping(self, *given):
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGINT)
-    return forward(self, *given)
-
-Painter.forward = stopping
-main(sys.argv[1:])
-"""
+    Painter.forward = stopping
+    done = CliRunner().invoke(main, given)
+    told.send((done.exit_code, done.stderr))
 
 
 def test_an_interrupted_job_says_how_to_go_on_and_ends_as_one_that_was_not(folder: Path) -> None:
     more = ("--segment", 6, "--batch", 1, *CODEC)
     given = command(folder, "in.mp4", "out.mp4", "--json", *more)
-    path = os.pathsep.join([str(TESTS), *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, *given],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 130, done.stderr
-    assert "goes on" in done.stderr
+    heard, told = processes.Pipe(duplex=False)
+    process = processes.Process(target=interrupted, args=(given, told))
+    process.start()
+    told.close()
+    code, said = heard.recv()
+    process.join()
+    assert code == 130, said
+    assert "goes on" in said
     assert not (folder / "out.mp4").exists()
     assert (folder / "out.mp4.parts").is_dir()
     told = json.loads(CliRunner().invoke(main, given).stdout)

@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import struct
-import subprocess
 import sys
 import termios
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ av = pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from forkserver import run_forked  # noqa: E402
 from pipelines import networks, stand_ins  # noqa: E402
 from pipelines.clips import picture, read_clip, write_clip  # noqa: E402
 from vramx.pipelines import pretrained  # noqa: E402
@@ -301,24 +301,24 @@ def test_without_a_card_the_simulated_one_is_not_used_unasked(
     assert not (tmp_path / "a.png").exists()
 
 
+AT_TERMINAL = """
+    import os, runpy, sys
+
+    os.dup2(os.open(sys.argv.pop(1), os.O_WRONLY | os.O_NOCTTY), 2)
+    runpy.run_module("vramx", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_a_bar_is_shown_at_a_terminal_only(small: Path, tmp_path: Path) -> None:
     assert upscale(small, tmp_path / "a.png").stderr == ""
     arguments = ["upscale", str(small), str(tmp_path / "b.png"), "--model", NETWORK, *CARD]
-    folders = os.pathsep.join(each for each in sys.path if each)
     reader, writer = pty.openpty()
     fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    done = subprocess.run(
-        [sys.executable, "-m", "vramx", *arguments, "--json"],
-        stdout=subprocess.PIPE,
-        stderr=writer,
-        env={**os.environ, "PYTHONPATH": folders},
-        timeout=120,
-    )
+    done = run_forked(AT_TERMINAL, os.ttyname(writer), *arguments, "--json")
     os.close(writer)
     shown = os.read(reader, 2**16)
     os.close(reader)
-    assert done.returncode == 0, shown
-    assert json.loads(done.stdout)["files"]
+    assert json.loads(done)["files"]
     assert b"small.png" in shown
     assert b"px/s, whole]" in shown
 
