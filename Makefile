@@ -5,12 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.ready-for-the-demo
 
-# What to install when the pins have changed, and when only native sources have: the latter builds
-# with what is in the environment already, so that only what has changed is compiled.
-PINS := pyproject.toml constraints.txt
-EVERYTHING := -c constraints.txt -e '.[dev]'
+PIP := $(BIN)/python -m pip install --no-compile -c constraints.txt
+# Builds with what is in the environment, so that only what has changed is compiled.
 NATIVE_MODULE := -q --no-deps --no-build-isolation -e .
-WHAT_THE_DEMO_NEEDS := -c constraints.txt -e '.[demo]'
 # Of the first weights alone are read, and it asks for an old torch; the second asks for an OpenCV
 # that needs libGL, beside the one that others ask for.
 WITHOUT_WHAT_THEY_ASK_FOR := --no-deps facenet-pytorch==2.6.0 'insightface>=2.1'
@@ -52,19 +49,22 @@ help:
 
 # Directories are prerequisites too, so that a removed file counts as a change; a stamp has the
 # time of the start, so that a change made meanwhile counts as well.
+PINS := pyproject.toml constraints.txt
 SOURCES := $(PINS) CMakeLists.txt $(shell find cmake csrc)
 
+# With a pip that knows groups, and takes a third of the time of the one that comes with Python 3.11.
 define begin_environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo '$(PYTHON) is not Python 3.10 or newer; try make PYTHON=python3.12' >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@touch $(VENV)/.started
+	$(if $(filter $(PINS),$?),$(PIP) -q 'pip>=25.1' --upgrade && $(PIP) -q --group build)
+	$(PIP) $(NATIVE_MODULE)
 endef
 
 $(READY): $(SOURCES)
 	$(begin_environment)
-	$(BIN)/python -m pip install $(if $(filter $(PINS),$?),$(EVERYTHING),$(NATIVE_MODULE))
-	$(BIN)/python -m pip install -q $(WITHOUT_WHAT_THEY_ASK_FOR)
+	$(if $(filter $(PINS),$?),$(PIP) 'vramx[dev]' && $(PIP) -q $(WITHOUT_WHAT_THEY_ASK_FOR))
 	@cp -p $(VENV)/.started $(DEMO_READY)
 	@mv $(VENV)/.started $@
 
@@ -72,19 +72,20 @@ $(READY): $(SOURCES)
 $(DEMO_READY): $(SOURCES)
 	$(begin_environment)
 	@echo 'installing torch, the weights and what else the demo needs; this is done once'
-	$(BIN)/python -m pip install $(WHAT_THE_DEMO_NEEDS)
+	$(PIP) 'vramx[demo]'
 	@mv $(VENV)/.started $@
 
 demo: $(DEMO_READY)
 	$(BIN)/python -m vramx.demo.super_resolution $(ARGS)
 
-# Two processes share the tests, each of which computes on one thread. Many tests start processes, for
-# all of which modules are compiled once, also where the environment says that nothing is kept.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+# Each process computes on one thread. Many tests start processes, for all of which modules are
+# compiled once, also where the environment says that nothing is kept.
+ONE_PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+PYTEST := $(ONE_PYTEST) -n 2 --dist worksteal
 CTEST := $(BIN)/ctest -j 2 --output-on-failure --no-tests=error
 
 # Ray's tests are apart from the others: one cluster, of many processes, serves them all.
-RAY_TESTS := $(BIN)/python -m pytest -q tests/ray_cluster
+RAY_TESTS := $(ONE_PYTEST) tests/ray_cluster
 
 test: native
 	$(PYTEST) --ignore=tests/ray_cluster $(ARGS)
@@ -107,7 +108,7 @@ moments: $(READY)
 	$(BIN)/cmake -S tests/native -B build/native -G Ninja
 	$(BIN)/cmake --build build/native
 	$(CTEST) --test-dir build/native \
-	  -R 'conformance|omissions|residency|mapped|managed|scratch|faults|orders'
+	  -R 'conformance|omissions|residency|mapped_test|managed|scratch|faults|orders'
 	$(RANDOM_PROGRAMS) tests/test_state_machine.py tests/test_pointers.py \
 	  tests/test_same_bits.py tests/test_writes.py tests/test_threads.py tests/test_cuda_loopback.py
 

@@ -8,16 +8,17 @@
 
 #include "device/packing.hpp"
 #include "held.hpp"
+#include "normal.hpp"
 
 namespace rig {
 
 /// Words of bf16 with a normal distribution: they shrink.
 inline std::vector<unsigned char> normal(vramx::Bytes size, unsigned seed) {
   std::mt19937 random(seed);
-  std::normal_distribution<float> words(0, 0.02F);
   std::vector<unsigned char> bytes(size);
   for (std::size_t i = 0; i < size; i += 2) {
-    const auto word = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(words(random)) >> 16);
+    const float weight = vramx::testing::normal_weight(random);
+    const auto word = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(weight) >> 16);
     std::memcpy(bytes.data() + i, &word, sizeof(word));
   }
   return bytes;

@@ -14,6 +14,7 @@
 #include "base/pages.hpp"
 #include "check.hpp"
 #include "forms/host_codec.hpp"
+#include "normal.hpp"
 
 namespace vramx::testing {
 
@@ -77,9 +78,9 @@ inline std::uint32_t as_word(Type type, float value) {
 
 inline Content normal(Type type, std::size_t number, std::uint32_t dropped = 0) {
   std::mt19937 random(3);
-  std::normal_distribution<float> weights(0, 0.02F);
-  return words(type, number,
-               [&](std::size_t) { return as_word(type, weights(random)) >> dropped << dropped; });
+  return words(type, number, [&](std::size_t) {
+    return as_word(type, normal_weight(random)) >> dropped << dropped;
+  });
 }
 
 inline std::vector<TypedRange> all_of(Type type, const Content& content) {
