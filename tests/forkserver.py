@@ -41,8 +41,8 @@ def run_forked(code: str, *arguments: str, timeout: float = 120) -> str:
         process.kill()
         process.join()
         out, error = (Path(folder, name).read_text() for name in ("out", "error"))
-    assert not hangs, out + error
-    assert (process.exitcode, error) == (0, ""), out + error
+    ended = "it hangs" if hangs else f"exit code {process.exitcode}"
+    assert not hangs and process.exitcode == 0 and error == "", f"{ended}\n{out}{error}"  # noqa: PT018
     return out
 
 
