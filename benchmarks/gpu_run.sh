@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds vramx on a machine with a card, runs the GPU tests and the benchmarks, and writes JSON.
-# Usage: benchmarks/gpu_run.sh OUT [all|tests|bench|peers|pipelines|forecast|turns|libraries|soak]
+# Usage: benchmarks/gpu_run.sh OUT [all|tests|bench|peers|pipelines|forecast|turns|libraries|services|soak]
 #        benchmarks/gpu_run.sh OUT NAME [OPTIONS], to run one scenario: python -m benchmarks --help
 #
 # Each takes less than ten minutes, but peers some for each model. Needs python3 with torch (CUDA),
@@ -70,6 +70,10 @@ case $what in
     done
     measure onnx onnx
     measure onnx-faces onnx --models 5 --width 1024 --side 128 --budget 360MiB --runs 200
+    ;;
+  services) # needs vramx[service,video,models,ray] beside what the others need
+    measure service service
+    measure cluster cluster
     ;;
   soak) measure soak frames --batches 16 --seconds 1 --peers --watch 2000 ;;
   *) measure "$what" "${@:2}" ;;
