@@ -87,6 +87,7 @@ CTEST := $(BIN)/ctest -j 2 --output-on-failure --no-tests=error
 # Ray's tests are apart from the others: one cluster, of many processes, serves them all.
 RAY_TESTS := $(ONE_PYTEST) tests/ray_cluster
 
+test: export VRAMX_TEST_PROGRAMS := 100
 test: native
 	$(PYTEST) --ignore=tests/ray_cluster $(ARGS)
 	$(RAY_TESTS)

@@ -64,7 +64,6 @@ def ends(act: Callable[[], Any]) -> Any:
 
 @settings(
     max_examples=8,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(branches=st.integers(1, 3), depth=st.integers(0, 1), budget=st.integers(2, 4))

@@ -113,9 +113,7 @@ def free(allocation: tuple[dict[int, bool], int]) -> None:
     live[address] = False
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(st.sampled_from(["allocate", "free", "renew", "enter", "leave"]), max_size=60)
 )

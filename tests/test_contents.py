@@ -156,7 +156,6 @@ def live_bytes(model: nn.Module) -> int:
 
 @settings(
     max_examples=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=steps, budget=st.sampled_from([2, 3, 32]), policy=st.sampled_from(["lru", "adaptive"]))

@@ -86,7 +86,7 @@ views = st.lists(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(views=views, dtype=st.sampled_from([torch.uint8, torch.float16, torch.complex128]))
 def test_parts_cover_their_tensors_and_do_not_overlap(
     views: list[tuple[int, tuple[int, int], tuple[int, int]]], dtype: torch.dtype
@@ -116,7 +116,6 @@ def test_parts_cover_their_tensors_and_do_not_overlap(
 
 @settings(
     max_examples=20,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(views=views)

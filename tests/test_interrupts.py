@@ -72,7 +72,6 @@ ENDLESS = 10**6
 # A trace of Hypothesis' own, to explain failures, would be in the way.
 @settings(
     max_examples=12,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=set(Phase) - {Phase.explain},
 )

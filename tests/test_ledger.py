@@ -142,7 +142,7 @@ class Members(RuleBasedStateMachine):
 
 
 TestMembers = Members.TestCase
-TestMembers.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestMembers.settings = settings(max_examples=60, stateful_step_count=30)
 
 HOLD = """
     import sys
@@ -263,7 +263,7 @@ CHANGED = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.binary(max_size=200) | (JSON | CHANGED).map(lambda x: json.dumps(x).encode()))
 def test_whatever_a_member_s_file_says_claims_are_within_the_budget_or_refused(
     text: bytes,

@@ -29,7 +29,6 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 DTYPES = (*FLOATS, torch.int64, torch.uint8, torch.bool)
 #: Each example opens a session of its own, on machines that may be slow.
 RELAXED = settings(
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 #: In files whose lengths differ from one writing to the next.

@@ -146,9 +146,7 @@ class Runs:
                 self.held -= node.nbytes
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     trees=st.lists(st.recursive(nodes(), nodes, max_leaves=6), min_size=1, max_size=3),
     workers=st.integers(1, 3),
@@ -503,7 +501,7 @@ def test_a_claim_for_whose_sake_others_are_kept_goes_ahead_of_the_line(tmp_path:
         st.tuples(st.integers(0, 6), st.integers(1, 10), st.booleans()), min_size=1, max_size=4
     )
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_members_that_wait_end_by_giving_back_or_by_giving_up_one_at_a_time(
     members: list[tuple[int, int, bool]],
 ) -> None:

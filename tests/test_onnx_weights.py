@@ -63,7 +63,7 @@ KINDS = st.fixed_dictionaries({name: st.booleans() for name in ("external", "inp
 CHOSEN = st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=4)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(layers=CHOSEN, others=CHOSEN, how=KINDS)
 def test_any_models_that_take_turns_in_too_small_a_budget_give_the_same_bits(
     layers: list[str],

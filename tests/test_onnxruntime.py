@@ -73,7 +73,7 @@ CONFLICTS = [
 ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(own=st.fixed_dictionaries({}, optional=OWN), conflict=st.sampled_from([{}, *CONFLICTS]))
 def test_the_provider_takes_all_options_that_are_given_or_a_conflict_is_named(
     on_card: OpenSession, own: dict[str, Any], conflict: dict[str, Any]

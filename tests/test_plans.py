@@ -21,7 +21,6 @@ IN_FLIGHT = 4  # blocks, in DESIGN's T_plan
 
 of_random_models = settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -192,7 +192,6 @@ STEPS = st.tuples(
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # nothing is left in the driver
 )
 @given(steps=st.lists(STEPS, max_size=40), budget=st.integers(1, 4))

@@ -149,7 +149,7 @@ class Jobs(RuleBasedStateMachine):
 
 
 TestJobs = Jobs.TestCase
-TestJobs.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestJobs.settings = settings(max_examples=40, stateful_step_count=25)
 
 # Order
 

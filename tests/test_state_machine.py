@@ -620,7 +620,6 @@ class TestProgramOnACard(ProgramOnACard.TestCase):
     settings = settings(
         max_examples=int(PROGRAMS or 200),
         stateful_step_count=30,
-        deadline=None,
         derandomize=PROGRAMS is None,
         print_blob=True,
         report_multiple_bugs=False,

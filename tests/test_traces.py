@@ -33,7 +33,6 @@ Linears = Callable[..., nn.Sequential]
 
 many = settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -170,7 +170,6 @@ changes = st.lists(
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(changes=changes, budget=st.sampled_from([2, 4, 16]))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vramx import _core
@@ -58,7 +58,6 @@ def test_this_torch_keeps_counts_where_they_are_found() -> None:
     assert layout.find_layout()
 
 
-@settings(deadline=None)
 @given(
     steps=st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, COUNT - 1)), max_size=12),
     looks=st.sets(st.integers(0, 12)),

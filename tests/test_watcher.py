@@ -217,9 +217,7 @@ def test_it_shrinks_when_others_need_memory_and_grows_back_when_they_end(
     pressure=st.lists(st.integers(0, 40), min_size=3, max_size=8),
     policy=st.sampled_from(["adaptive", "lru", "mru"]),
 )
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.usefixtures("one_thread")
 def test_outputs_are_the_same_bits_while_the_budget_shrinks_and_grows(
     pressure: list[int], policy: str

@@ -124,7 +124,7 @@ def test_the_demo_says_which_device_it_uses_and_what_it_does(demo: SimpleNamespa
 
 
 def test_stock_completes_where_the_budget_suffices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(super_resolution, "MODEL", "realesr-animevideov3-x4")  # soon loaded
+    monkeypatch.setattr(super_resolution, "MODEL", "realesr-animevideov3")  # soon loaded
     small = Image.new("RGB", (8, 8))
     with vramx.simulate("8GiB"):
         assert super_resolution.run_stock(small, 128 * MIB, on_gpu=False) is None

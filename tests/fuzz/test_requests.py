@@ -145,7 +145,6 @@ def job(client: serving.Client) -> str:
 @pytest.mark.timeout(120 + INPUTS)
 @settings(
     max_examples=INPUTS,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(method=METHOD, path=PATH, query=QUERY, headers=HEADER, body=BODY)

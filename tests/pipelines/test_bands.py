@@ -180,9 +180,7 @@ def by_bands(network: nn.Module, picture: torch.Tensor, heights: list[int]) -> t
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=SIZES, heights=HEIGHTS)
 def test_bands_of_any_height_give_what_the_network_gives_and_compute_each_value_once(
     name: str, size: tuple[int, int, int], heights: list[int]
@@ -203,9 +201,7 @@ def test_bands_of_any_height_give_what_the_network_gives_and_compute_each_value_
     assert torch.equal(picture, before)
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(["esrgan", "nearest base", "folding", "strided", "tanh"]),
     height=st.integers(4, 60),
@@ -310,7 +306,7 @@ def test_a_network_whose_layers_give_something_else_than_it_does_not_go_by_bands
             assert sr.forecast(torch.rand(3, 600, 600)).figures()["way"] == "tiles"
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(height=st.integers(150, 170), width=st.integers(20, 40), colours=st.sampled_from([1, 3]))
 def test_sides_that_are_no_multiples_and_grey_pictures_go_by_bands_too(
     height: int, width: int, colours: int

@@ -85,9 +85,7 @@ def covered(
     return (x >= 0) & (x <= size - 1) & (y >= 0) & (y <= size - 1)
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     person=st.sampled_from(PERSONS),
     top=st.integers(0, 56),
@@ -141,9 +139,7 @@ class Middle(nn.Module):
         return made
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     places=st.lists(
         st.tuples(st.integers(0, 90), st.integers(0, 150), st.integers(24, 60)),

@@ -165,7 +165,6 @@ def test_the_result_counts_just_the_faces_that_are_meant(folder: Path) -> None:
 
 @settings(
     max_examples=2 * KILLS,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(calls=st.lists(st.integers(0, 5), min_size=1, max_size=3), batch=st.integers(1, 4))

@@ -45,7 +45,6 @@ def astronaut() -> np.ndarray[Any, Any]:
     return data.astronaut()
 
 
-@settings(deadline=None)
 @given(matrix=transforms, size=st.sampled_from(SIZES))
 def test_landmarks_that_a_similarity_moved_give_that_similarity_back(
     matrix: np.ndarray[Any, Any], size: int
@@ -54,7 +53,6 @@ def test_landmarks_that_a_similarity_moved_give_that_similarity_back(
     assert np.allclose(align(moved, size).matrix, matrix, rtol=1e-6, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(
     matrix=transforms,
     size=st.sampled_from(SIZES),
@@ -97,7 +95,7 @@ def test_what_lies_at_a_landmark_lies_at_the_templates_place_in_the_crop(size: i
         assert np.allclose((corners * weights[..., None]).sum((0, 1)), wanted, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     turn=st.floats(-math.pi, math.pi),
     scale=st.floats(0.5, 1.5),
@@ -162,7 +160,6 @@ def test_tensors_and_arrays_are_cut_and_pasted_to_the_same_bits(dtype: type, siz
         face.paste(planes, turned(changed[1:]))
 
 
-@settings(deadline=None)
 @given(size=st.integers(2, 200), feather=st.floats(0, 0.5))
 def test_a_mask_is_symmetric_and_falls_smoothly_from_the_middle_to_the_edges(
     size: int, feather: float

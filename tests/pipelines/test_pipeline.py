@@ -99,9 +99,7 @@ def test_a_stage_that_frames_skip_leaves_first(open_session: OpenSession, linear
             assert "stage second: ran 1, skipped 4" in chain.report()
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     takes=st.lists(st.booleans(), max_size=9),
     batch=st.integers(1, 5),

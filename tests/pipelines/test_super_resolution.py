@@ -62,7 +62,6 @@ def whole(model: nn.Module, picture: torch.Tensor, scale: int, multiple: int = 1
 @pytest.mark.filterwarnings("ignore:.*which computes")
 @settings(
     max_examples=trials(30),
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
@@ -90,7 +89,7 @@ def test_tiles_equal_the_whole_where_the_overlap_covers_what_the_network_sees(
         assert sr.seam_error(picture) <= 2 * ROUNDING
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     length=st.integers(1, 300),
     overlap=st.integers(0, 20),
@@ -118,7 +117,7 @@ def test_tiles_cover_a_side_and_count_one_in_sum_and_nothing_near_their_inner_ed
     assert torch.allclose(total, torch.ones_like(total), atol=1e-6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     height=st.integers(1, 3000),
     width=st.integers(1, 3000),
@@ -150,7 +149,7 @@ def test_chosen_tiles_fit_and_no_even_grid_of_those_that_fit_computes_less(
                 assert grid.count * grid.area <= other.count * other.area + rounding
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     size=st.tuples(st.integers(100, 2000), st.integers(100, 2000)),
     overlap=st.integers(0, 40),
@@ -167,7 +166,7 @@ def test_where_launches_take_the_time_fewer_tiles_are_chosen(
     assert by_tiles.count * by_tiles.area >= by_pixels.count * by_pixels.area
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     size=st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
     overlap=st.integers(0, 96),

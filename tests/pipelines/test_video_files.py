@@ -342,9 +342,7 @@ def test_a_list_of_videos_is_not_taken_for_one(
 # Stopping and going on
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stops=st.lists(st.integers(0, COUNT - 1), min_size=1, max_size=3))
 def test_a_job_that_was_stopped_ends_as_one_that_was_not(
     uninterrupted: tuple[Path, Clip], stops: list[int]
