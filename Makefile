@@ -70,8 +70,8 @@ $(READY): $(SOURCES)
 
 # A part of what all else needs, in the same environment.
 $(DEMO_READY): $(SOURCES)
-	$(begin_environment)
 	@echo 'installing torch, the weights and what else the demo needs; this is done once'
+	$(begin_environment)
 	$(PIP) 'vramx[demo]'
 	@mv $(VENV)/.started $@
 
