@@ -25,6 +25,8 @@ endef
 
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
+# pip compiles nothing below: what is used is compiled once, also where Python is told to keep nothing.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test thorough lint format types stubs bench pictures clean
 .PHONY: container native sanitize sanitize-address sanitize-thread moments state-machine kills fuzz
@@ -78,9 +80,8 @@ $(DEMO_READY): $(SOURCES)
 demo: $(DEMO_READY)
 	$(BIN)/python -m vramx.demo.super_resolution $(ARGS)
 
-# Each process computes on one thread. Many tests start processes, for all of which modules are
-# compiled once, also where the environment says that nothing is kept.
-ONE_PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+# Each process computes on one thread.
+ONE_PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PYTEST := $(ONE_PYTEST) -n 2 --dist worksteal
 CTEST := $(BIN)/ctest -j 2 --output-on-failure --no-tests=error
 
