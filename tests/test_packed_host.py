@@ -356,7 +356,7 @@ STEPS = [
 ]
 
 
-@settings(max_examples=trials(40))
+@settings(max_examples=trials(80))
 @given(st.integers(6, 20), st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, LAYERS - 1))))
 def test_any_program_has_the_same_bits(budget: int, steps: list[tuple[str, int]]) -> None:
     pair = Pair(budget)

@@ -61,7 +61,7 @@ def whole(model: nn.Module, picture: torch.Tensor, scale: int, multiple: int = 1
 
 @pytest.mark.filterwarnings("ignore:.*which computes")
 @settings(
-    max_examples=trials(30),
+    max_examples=trials(60),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
