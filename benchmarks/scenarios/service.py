@@ -29,7 +29,7 @@ from benchmarks.scenarios.clips import pan, write
 #: The most that the service may take more than the command, of a clip.
 MOST = 0.03
 #: Layers of the two models of weights, and how wide they are on a card and without one.
-LAYERS, WIDE, NARROW = 8, 4096, 256
+LAYERS, WIDE, NARROW = 8, 4096, 1024
 NAMES = ("one", "other")
 
 COLUMNS = """
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, report: Report) -> None:
         width, height = args.size
         frames = pan(photograph(width + 2 * args.frames, height + args.frames), args.frames)
         write(frames, folder / "in.mp4", {"preset": "veryfast", "crf": "18"})
-        Image.fromarray(photograph(64, 64)).save(folder / "in.png")
+        Image.fromarray(photograph(16, 16)).save(folder / "in.png")
         (folder / "models").mkdir()
         for each in NAMES:
             told = {"upscale": {"name": f"benchmarks.scenarios.service:{each}"}}
