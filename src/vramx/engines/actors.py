@@ -119,8 +119,7 @@ class Actors:
         for _ in range(self._count):
             self._start()
         while not self.members:
-            for _ in self._look(stop):
-                pass
+            self._look(stop)
         return self.members[0].about
 
     def target_size(self, width: int, height: int) -> tuple[int, int]:
@@ -169,43 +168,44 @@ class Actors:
                 number, piece = self._waiting.popleft()
                 make = member.handle.make_segment if self._of_video else member.handle.make_picture
                 self._await(_Busy(member.handle, member, piece, number), make.remote(piece))
-            for piece, result in self._look(stop):
-                if not isinstance(result, Exception):
-                    on_made(piece, result)
-                elif on_failed is None:
-                    raise result
-                else:
-                    on_failed(piece, result)
+            if (ended := self._look(stop)) is None:
+                continue
+            piece, result = ended
+            if not isinstance(result, Exception):
+                on_made(piece, result)
+            elif on_failed is None:
+                raise result
+            else:
+                on_failed(piece, result)
 
     def _works(self) -> bool:
         """Tell whether a piece is being made."""
         return any(each.member is not None for each in self._busy)
 
-    def _look(self, stop: Stop) -> Iterator[tuple[Any, Any]]:
-        """Wait a little for what actors are at; yield pieces, and what was made or an error."""
+    def _look(self, stop: Stop) -> tuple[Any, Any] | None:
+        """Wait a little for what an actor is at; return a piece, and what was made or an error."""
         check_stop(stop)
         try:
             busy, ended = self._ended.get(timeout=_LOOK)
         except queue.Empty:
             if not self._works():
                 self._check_room()
-            return
+            return None
         self._busy.remove(busy)
         result = _result(ended)
         if isinstance(result, RayActorError):
             failure = self._bury(busy, result)
-            if failure is not None:
-                yield busy.piece, failure
-        elif busy.member is None:
+            return None if failure is None else (busy.piece, failure)
+        if busy.member is None:
             self._welcome(busy.handle, result)
-        else:
-            self._idle.append(busy.member)
-            if isinstance(result, Done):
-                busy.member.made += result.count
-                busy.member.seconds += result.seconds
-                busy.member.peak = result.peak
-                result = result.made
-            yield busy.piece, result
+            return None
+        self._idle.append(busy.member)
+        if isinstance(result, Done):
+            busy.member.made += result.count
+            busy.member.seconds += result.seconds
+            busy.member.peak = result.peak
+            result = result.made
+        return busy.piece, result
 
     def _welcome(self, handle: Any, about: About | Exception) -> None:
         if isinstance(about, Exception):
@@ -226,7 +226,9 @@ class Actors:
         self._deaths[busy.number] += 1
         is_its_doing = self._deaths[busy.number] >= _TRIES
         if busy.number < 0 and is_its_doing:
-            raise DeviceError(f"{_TRIES} actors died as they began, the last one so: {error}")
+            raise DeviceError(
+                f"{_TRIES} actors died as they began, the last one so: {error}"
+            ) from error
         self._start()
         if is_its_doing:
             return DeviceError(f"{_TRIES} actors died of piece {busy.number}, the last so: {error}")
