@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections import defaultdict
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -83,17 +84,33 @@ def test_a_video_whose_process_is_killed_becomes_the_same_bytes(tmp_path: Path) 
         assert target.read_bytes() == wanted
 
 
-@pytest.mark.timeout(60 + 20 * KILLS)
-def test_a_folder_by_two_processes_of_which_some_are_killed_is_made_once_and_the_same(
-    tmp_path: Path,
-) -> None:
-    moments = random.Random(21)
-    sources = tmp_path / "in"
-    sources.mkdir()
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A folder of pictures."""
+    (folder := tmp_path / "in").mkdir()
     generator = np.random.default_rng(0)
     for number in range(PICTURES):
         pixels = generator.integers(0, 256, (48, 64, 3), np.uint8)
-        Image.fromarray(pixels).save(sources / f"{number:02}.png")
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    return folder
+
+
+def test_a_process_that_is_killed_when_a_picture_is_there_leaves_nothing_beside_it_for_good(
+    sources: Path,
+) -> None:
+    child = Child(killed.pictures_until_one_is_there, sources.parent)
+    child.process.join(PATIENCE)
+    assert child.process.exitcode == -signal.SIGKILL
+    assert "00.png" in names(made := sources.with_name("out"))
+    Child(killed.pictures, sources.parent).end()
+    assert names(made) == names(sources)
+
+
+@pytest.mark.timeout(60 + 20 * KILLS)
+def test_a_folder_by_two_processes_of_which_some_are_killed_is_made_once_and_the_same(
+    tmp_path: Path, sources: Path
+) -> None:
+    moments = random.Random(21)
 
     def folder_of(name: str) -> Path:
         (tmp_path / name).mkdir()

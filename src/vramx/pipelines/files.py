@@ -180,7 +180,7 @@ def claimed(target: Path, patience: float = 0.0) -> Iterator[None]:
         If the target's folder is not there, or cannot be written.
     """
     _check_folder(target)
-    path = beside(target, ".lock")
+    path = _claim_of(target)
     try:
         lock = lock_file(path, patience)
     except TimeoutError:
@@ -193,3 +193,22 @@ def claimed(target: Path, patience: float = 0.0) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink()
         unlock_file(lock)
+
+
+def wait_for_claim(target: Path, patience: float) -> None:
+    """Wait for another process that makes a target, and end the claim of one that was killed.
+
+    Parameters
+    ----------
+    target : Path
+        What it writes.
+    patience : float
+        Seconds to wait.
+    """
+    if _claim_of(target).exists():
+        with contextlib.suppress(MediaError), claimed(target, patience):
+            pass
+
+
+def _claim_of(target: Path) -> Path:
+    return beside(target, ".lock")

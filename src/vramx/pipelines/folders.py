@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from vramx.errors import Error, MediaError, StoppedError
+from vramx.pipelines.files import TakenError, wait_for_claim
 from vramx.pipelines.options import PictureOptions
 from vramx.progress import Meter, OnProgress
 from vramx.stopping import Stop
@@ -159,6 +159,7 @@ class FolderWork(Generic[T]):
         return picture.target.is_file() and not self._overwrite
 
     def _skip(self, picture: Picture) -> None:
+        wait_for_claim(picture.target, _LOOK)  # whose holder may have been killed just now
         self.result.skipped.append(picture.target)
         self._meter.add(1)
 
@@ -218,8 +219,6 @@ def change_folder(
     StoppedError
         If it was asked to stop. What was made stays.
     """
-    from vramx.pipelines.files import TakenError
-
     work: FolderWork[T] = FolderWork(
         source, target, options, overwrite=overwrite, on_progress=on_progress
     )
@@ -249,10 +248,7 @@ def change_folder(
 
 def wait_for_other(picture: Picture) -> None:
     """Wait a little for another process that makes a picture."""
-    from vramx.pipelines.files import claimed
-
-    with contextlib.suppress(MediaError), claimed(picture.target, _LOOK):
-        pass  # whoever makes it has done so, or was killed
+    wait_for_claim(picture.target, _LOOK)
 
 
 def _places(
