@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from vramx.pipelines.video.scheduling import kept_scheduling
+
 from .clips import moving_times, picture
 
 FRAMES = 5
@@ -96,6 +98,8 @@ class Tried:
                 context.sample_aspect_ratio = Fraction(4, 3)
             if self.metadata == "turned":
                 stream.set_display_rotation(90)
+            with kept_scheduling():
+                context.open()
             sound = container.add_stream(self.sound, rate=48000, layout="mono") if self.sound else 0
             for number, time in enumerate(self.times):
                 given = av.VideoFrame.from_ndarray(self._draw(number), format="rgb48le")

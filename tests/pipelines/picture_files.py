@@ -12,6 +12,8 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
+from vramx.pipelines.video.scheduling import kept_scheduling
+
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><title>a cat</title></x:xmpmeta>'
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 CAMERA, MAKE, ORIENTATION, XMP_TAG, ICC_TAG = "a camera", 0x010F, 0x0112, 700, 34675
@@ -67,6 +69,8 @@ def deep_avif(path: Path) -> None:
     with av.open(str(path), "w", format="avif") as container:
         stream: Any = container.add_stream("libsvtav1", rate=1)
         stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p10le"
+        with kept_scheduling():
+            stream.codec_context.open()
         frame = av.VideoFrame.from_ndarray(picture, format="rgb48le")
         frame = frame.reformat(format="yuv420p10le")
         frame.pts = 0

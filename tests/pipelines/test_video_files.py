@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -143,6 +145,25 @@ def test_other_codecs_are_written(
     assert all(
         abs(a - b) <= Fraction(1, 1000) for a, b in zip(before.times, after.times, strict=True)
     )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SVT-AV1 takes priority for root alone")
+def test_an_encoder_gives_no_thread_priority_over_others(tmp_path: Path) -> None:
+    def look() -> None:
+        for thread in map(int, os.listdir("/proc/self/task")):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                seen.add(os.sched_getscheduler(thread))
+
+    def watched(frames: Any) -> Iterator[Any]:
+        for frame in frames:
+            look()
+            yield frame.repeat(2, axis=0).repeat(2, axis=1)
+
+    write_clip(tmp_path / "in.mp4", COUNT, audio=False)
+    seen: set[int] = set()
+    run(tmp_path, watched, codec="libsvtav1", codec_options={"preset": "10"})
+    look()
+    assert seen == {os.SCHED_OTHER}
 
 
 @pytest.mark.parametrize("source", ["in.mkv", "in.avi", "in.ts"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterator
-from typing import Any, cast
+import functools
+from collections.abc import Hashable
+from typing import cast
 
 import torch
 from torch import nn
@@ -254,9 +255,20 @@ class Placement:
             can = data.is_floating_point() or data.is_complex()
             made = nn.Parameter(data, requires_grad=tensor.requires_grad and can)
         made.__dict__.update(tensor.__dict__)
-        for owner, name in [*_places(self._module, tensor)]:
+        for owner, name in self._slots[id(tensor)]:
             self._undo.callback(setattr, owner, name, tensor)
             setattr(owner, name, made)
+
+    @functools.cached_property
+    def _slots(self) -> dict[int, list[tuple[nn.Module, str]]]:
+        """Where the module has its meta tensors, by `id`: none dies before `settle`."""
+        found: dict[int, list[tuple[nn.Module, str]]] = {}
+        for owner in self._module.modules():
+            for tensors in (owner._parameters, owner._buffers):
+                for name, tensor in cast("dict[str, torch.Tensor | None]", tensors).items():
+                    if tensor is not None and tensor.is_meta:
+                        found.setdefault(id(tensor), []).append((owner, name))
+        return found
 
     def settle(self) -> None:
         """Let go of what was there before."""
@@ -265,11 +277,3 @@ class Placement:
     def revoke(self) -> None:
         """Put everything back as it was."""
         self._undo.close()
-
-
-def _places(module: nn.Module, tensor: torch.Tensor) -> Iterator[tuple[nn.Module, str]]:
-    for owner in module.modules():
-        for tensors in (owner._parameters, owner._buffers):
-            for name, each in cast("dict[str, Any]", tensors).items():
-                if each is tensor:
-                    yield owner, name

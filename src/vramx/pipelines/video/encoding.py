@@ -14,6 +14,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from vramx.errors import ConfigError
 from vramx.pipelines.video.colours import Pixels, from_rgb
 from vramx.pipelines.video.pixel_formats import PixelFormat, choose, describe
+from vramx.pipelines.video.scheduling import kept_scheduling
 from vramx.pipelines.video.source import VideoSource
 
 #: An encoder's output depends on how many threads it has: as many for frames of a height, whatever
@@ -77,7 +78,7 @@ class Encoding:
         return ColorRange.JPEG if full or pixels.name.startswith("yuvj") else ColorRange.MPEG
 
     def add_stream(self, container: Any, height: int, width: int) -> Any:
-        """Add a stream for frames of a size.
+        """Add a stream for frames of a size, and open its encoder.
 
         Without frames that refer to later ones, frames are stored in the order of their times, so
         that segments can be put behind each other whatever the times are.
@@ -98,6 +99,8 @@ class Encoding:
         context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
         if source.aspect:
             context.sample_aspect_ratio = source.aspect
+        with kept_scheduling():
+            context.open()
         return stream
 
     def frame(self, rgb: Pixels, stream: Any) -> Any:
