@@ -214,16 +214,54 @@ Escapes before_tile(const Run& run, const std::byte* packed, std::uint32_t tile)
 
 using Codes = std::array<std::uint64_t, warp_lanes>;
 
+/// A bit for each word of a lane that has a second code.
+std::uint64_t escapes_in(std::uint64_t codes) { return codes & codes >> 1 & 0x5555555555555555U; }
+
 std::uint32_t second_codes(const Codes& codes) {
   std::uint32_t all = 0;
   for (const std::uint64_t lane : codes) {
-    all += static_cast<std::uint32_t>(std::popcount(lane & lane >> 1 & 0x5555555555555555U));
+    all += static_cast<std::uint32_t>(std::popcount(escapes_in(lane)));
   }
   return all;
 }
 
+/// Four exponents, by four codes of two bits in a byte.
+using Fours = std::array<std::uint32_t, 256>;
+
+Fours frequent_exponents_of(const Run& run) {
+  Fours fours{};
+  for (std::uint32_t codes = 0; codes < fours.size(); ++codes) {
+    for (std::uint32_t i = 0; i < 4; ++i) {
+      fours[codes] |= byte_of(run.frequent, codes >> (2 * i) & 3) << (8 * i);
+    }
+  }
+  return fours;
+}
+
+/// The exponents of a tile's words by lane, but of exceptions.
+using Exponents = std::array<std::uint8_t, tile_words>;
+
+Exponents exponents_by(const Run& run, const Codes& codes, const Fours& fours,
+                       const std::byte* packed, std::uint64_t second) {
+  Exponents exponents;
+  std::uint64_t bit = 3 * second;
+  for (std::uint32_t lane = 0; lane < warp_lanes; ++lane) {
+    std::uint8_t* const its = exponents.data() + lane * lane_words;
+    for (std::uint32_t i = 0; i < sizeof(codes[lane]); ++i) {
+      std::memcpy(its + 4 * i, &fours[codes[lane] >> (8 * i) & 0xff], 4);
+    }
+    for (std::uint64_t left = escapes_in(codes[lane]); left != 0; left &= left - 1) {
+      const auto bits = load<std::uint16_t>(packed + run.second + bit / 8);
+      its[std::countr_zero(left) / 2] =
+          static_cast<std::uint8_t>(second_exponent(run, bits >> (bit % 8) & 7));
+      bit += 3;
+    }
+  }
+  return exponents;
+}
+
 template <typename Kind>
-void unpack_tile(const Run& run, std::uint32_t tile, const std::byte* packed,
+void unpack_tile(const Run& run, std::uint32_t tile, const Fours& fours, const std::byte* packed,
                  typename Kind::Tile& words) {
   constexpr Shape shape = Kind::shape;
   using Word = typename Kind::Word;
@@ -238,25 +276,26 @@ void unpack_tile(const Run& run, std::uint32_t tile, const std::byte* packed,
   if (from.second + second_codes(codes) > room.second || to.exceptions > room.exceptions) {
     corrupted("a tile's exponents lie outside their part");
   }
-  std::uint64_t bit = 3 * from.second;
-  for (std::uint32_t lane = 0; lane < warp_lanes; ++lane) {
-    for (std::uint32_t number = 0; number < lane_words; ++number) {
-      const auto code = static_cast<std::uint32_t>(codes[lane] >> (2 * number)) & 3;
-      std::uint32_t exponent = byte_of(run.frequent, code);
-      if (code == escape) {
-        const auto bits = load<std::uint16_t>(packed + run.second + bit / 8);
-        exponent = second_exponent(run, bits >> (bit % 8) & 7);
-        bit += 3;
-      }
-      const auto byte = static_cast<std::uint32_t>(first[first_in_tile(lane, number)]);
-      std::uint32_t rest = 0;
+  const Exponents exponents = exponents_by(run, codes, fours, packed, from.second);
+  // Words that are stored beside each other have their parts beside each other.
+  constexpr std::uint32_t stored = 16 / shape.bytes;
+  for (std::uint32_t number = 0; number < lane_words; number += stored) {
+    for (std::uint32_t lane = 0; lane < warp_lanes; ++lane) {
+      const auto bytes =
+          load<std::array<std::uint8_t, stored>>(first + first_in_tile(lane, number));
+      std::array<std::uint16_t, stored> rest{};
       if constexpr (shape.low_bits == 16) {
-        rest = load<std::uint16_t>(low + low_in_tile(lane, number));
+        rest = load<decltype(rest)>(low + low_in_tile(lane, number));
       } else if constexpr (shape.low_bits == 3) {
-        rest = get_low(planes, lane, number);
+        for (std::uint32_t i = 0; i < stored; ++i) {
+          rest[i] = static_cast<std::uint16_t>(get_low(planes, lane, number + i));
+        }
       }
-      words[word_in_tile(shape, lane, number)] =
-          static_cast<Word>(join(shape, exponent, byte, rest));
+      Word* const made = words.data() + word_in_tile(shape, lane, number);
+      for (std::uint32_t i = 0; i < stored; ++i) {
+        made[i] = static_cast<Word>(
+            join(shape, exponents[lane * lane_words + number + i], bytes[i], rest[i]));
+      }
     }
   }
   constexpr std::uint32_t exponent_mask = ((1U << shape.exponent_bits) - 1) << shape.exponent_at;
@@ -321,9 +360,10 @@ void unpack(const Run& run, const void* packed, void* block) {
     return;
   }
   by_kind(run.words, [&](auto kind) {
+    const Fours fours = frequent_exponents_of(run);
     typename decltype(kind)::Tile words;
     for (std::uint32_t tile = 0; tile < run.tiles; ++tile) {
-      unpack_tile<decltype(kind)>(run, tile, from, words);
+      unpack_tile<decltype(kind)>(run, tile, fours, from, words);
       std::memcpy(to + tile * Bytes{sizeof(words)}, words.data(),
                   tile_bytes<decltype(kind)>(run, tile));
     }
