@@ -92,7 +92,7 @@ thorough: export VRAMX_TEST_INPUTS := 400
 thorough: export VRAMX_TEST_CLIENTS := 200
 thorough: export VRAMX_TEST_PICTURES := 10000
 test thorough: native
-	@$(MAKE) --jobs=2 test-python test-ray
+	@$(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,--jobs=2) test-python test-ray
 
 test-python:
 	$(PYTEST) --ignore=tests/ray_cluster $(ARGS)
