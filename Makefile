@@ -28,7 +28,7 @@ export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 # pip compiles nothing below: what is used is compiled once, also where Python is told to keep nothing.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-python test-ray thorough lint format types stubs bench pictures clean
+.PHONY: help demo test thorough lint format types stubs bench pictures clean
 .PHONY: container native sanitize sanitize-address sanitize-thread moments state-machine kills fuzz
 
 help:
@@ -85,6 +85,10 @@ ONE_PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PYTEST := $(ONE_PYTEST) -n 2 --dist worksteal
 CTEST := $(BIN)/ctest -j 2 --output-on-failure --no-tests=error
 
+# Ray's tests are apart from the others: one cluster, of many processes, serves them all, and
+# needs both cores.
+RAY_TESTS := $(ONE_PYTEST) tests/ray_cluster
+
 test: export VRAMX_TEST_PROGRAMS := 100
 thorough: export VRAMX_TEST_PROGRAMS := 500
 thorough: export VRAMX_TEST_KILLS := 10
@@ -92,14 +96,8 @@ thorough: export VRAMX_TEST_INPUTS := 400
 thorough: export VRAMX_TEST_CLIENTS := 200
 thorough: export VRAMX_TEST_PICTURES := 10000
 test thorough: native
-	@$(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,--jobs=2) test-python test-ray
-
-test-python:
 	$(PYTEST) --ignore=tests/ray_cluster $(ARGS)
-
-# One cluster serves them all, of many processes that wait for each other, beside the other tests.
-test-ray:
-	@$(ONE_PYTEST) tests/ray_cluster >build/test-ray.txt 2>&1; ended=$$?; cat build/test-ray.txt; exit $$ended
+	$(RAY_TESTS)
 
 # Seeds are printed, and chosen with SEED=.
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
@@ -107,7 +105,7 @@ PROGRAMS ?= 10000
 RANDOM_PROGRAMS := $(PYTEST) --hypothesis-seed=$$VRAMX_TEST_SEED
 
 moments: export VRAMX_TEST_SEED := $(SEED)
-moments: export VRAMX_TEST_PROGRAMS := 100
+moments: export VRAMX_TEST_PROGRAMS := 50
 moments: $(READY)
 	$(BIN)/cmake -S tests/native -B build/native -G Ninja
 	$(BIN)/cmake --build build/native

@@ -195,8 +195,9 @@ def test_interrupted_and_killed_programs_leave_no_process_and_no_file(
     busy = program(
         folder,
         """
-        import onnxruntime
+        import onnxruntime, tempfile
         options = onnxruntime.SessionOptions()
+        tempfile.gettempdir()  # Python tries it once, with a file that a kill can leave
         print("ready", flush=True)
         while True:
             onnxruntime.InferenceSession("0.onnx", options, providers=["CPUExecutionProvider"])
