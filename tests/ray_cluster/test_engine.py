@@ -150,7 +150,7 @@ def test_machines_with_other_models_are_told_of_and_nothing_is_mixed(
     another: Any, tmp_path: Path
 ) -> None:
     write_clip(tmp_path / "in.mp4", SEGMENT, draw=lambda _: np.full((48, 64, 3), 255, np.uint8))
-    task = upscaling(tmp_path, "never.mp4", model=UpscalerSpec("ray_cluster.nodes:Held"))
+    task = upscaling(tmp_path, "never.mp4", model=UpscalerSpec("ray_cluster.whiteness:Held"))
     with another(**{nodes.SEED: "1"}):
         with pytest.raises(
             vramx.ConfigError, match=r"has other models than .* need the same files"

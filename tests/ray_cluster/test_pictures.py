@@ -117,7 +117,7 @@ def test_a_picture_that_kills_its_actors_fails_alone(cluster: Any, tmp_path: Pat
     assert cluster.address
     source = write_pictures(tmp_path / "in", 4)
     Image.new("RGB", (16, 16), "white").save(source / "00002.png")
-    model = UpscalerSpec("ray_cluster.nodes:Fatal")
+    model = UpscalerSpec("ray_cluster.whiteness:Fatal")
     done = engine.run(enlarging(source, tmp_path / "out", model=model))
     assert {each.source.name for each in done.result.made} == {
         "00000.png",

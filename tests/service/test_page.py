@@ -450,6 +450,7 @@ def test_a_simulated_card_and_no_card_are_told_plainly(visit: Any) -> None:
     seen.page.route("**/health", lambda route: route.fulfill(status=503, body=lost))
     seen.page.reload()
     expect(badge).to_have_text("The card H200 does not answer: it fell off the bus")
+    seen.page.close()  # which looks again every few seconds
     assert all("503" in text for text in seen.wrong)
     seen.wrong.clear()
 
