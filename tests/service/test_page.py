@@ -417,6 +417,29 @@ def test_text_stands_out_in_light_and_dark(visit: Any, small: Path, scheme: str)
     seen.screenshot(f"all-{scheme}")
 
 
+def test_what_is_chosen_before_the_service_has_told_its_models_stays(
+    visit: Any, people: Path
+) -> None:
+    seen = visit()
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    seen.page.route("**/api/models", hold)
+    with seen.page.expect_request("**/api/models"):
+        seen.page.reload()
+    seen.drop("#target", people / "pair.png")
+    seen.page.get_by_text("Swap faces", exact=True).click()
+    seen.page.fill("#budget", "32MiB")
+    expect(seen.page.locator("#target .thumb img")).to_have_count(1)
+    expect(seen.page.locator("#model option")).to_have_count(0)
+    held[0].continue_()
+    expect(seen.page.locator("#people li")).to_have_count(2)
+    expect(seen.page.locator("#budget")).to_have_value("32MiB")
+    expect(seen.page.locator("#wrong")).to_have_text("")
+
+
 def test_a_phone_shows_all_without_scrolling_sideways(visit: Any, people: Path) -> None:
     seen = visit(
         viewport={"width": 360, "height": 740},

@@ -9,7 +9,7 @@ import { size } from "./words.js";
 const KEY = "vramx-choices";
 
 export class Choosing {
-  #models = [];
+  #models = null; // until the service has told
   #target = null;
   #sending = null;
   #uses = { upscale: "upscale", swap: "faces" };
@@ -32,14 +32,16 @@ export class Choosing {
     jobs.addEventListener("card", ({ detail: { budget } }) => {
       write(find("whole"), `e.g. ${size(budget / 4).replace(" ", "")} of ${size(budget)}`);
     });
+    const { kind, budget, scale } = this.choices;
+    if (kind !== undefined) this.form.elements.kind.value = kind;
+    find("budget").value = budget ?? "";
+    find("scale").value = scale ?? "";
+    this.#changed();
   }
 
   /** Offer the service's models. */
   offer(models) {
     this.#models = models;
-    const { kind, budget } = this.choices;
-    if (kind !== undefined) this.form.elements.kind.value = kind;
-    find("budget").value = budget ?? "";
     this.#changed();
   }
 
@@ -48,7 +50,7 @@ export class Choosing {
   }
 
   get #model() {
-    return this.#models.find((each) => each.name === find("model").value);
+    return this.#models?.find((each) => each.name === find("model").value);
   }
 
   wrong(error) {
@@ -57,6 +59,9 @@ export class Choosing {
 
   #changed() {
     const kind = this.#kind;
+    find("swap").hidden = kind !== "swap";
+    find("scale-field").hidden = kind !== "upscale";
+    if (this.#models === null) return;
     const select = find("model");
     if (select.dataset.kind !== kind) {
       select.dataset.kind = kind;
@@ -69,10 +74,7 @@ export class Choosing {
       this.wrong(fitting.length > 0 ? undefined : new Error(
         "The service has no model for this: start it as vramx serve --models FOLDER, with one in it.",
       ));
-      find("scale").value = this.choices.scale ?? "";
     }
-    find("swap").hidden = kind !== "swap";
-    find("scale-field").hidden = kind !== "upscale";
     this.choices = {
       kind,
       models: { ...this.choices.models, [kind]: select.value },
