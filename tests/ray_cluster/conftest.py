@@ -24,6 +24,11 @@ NODE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def quick(one_thread: None) -> None:
+    """Small tensors are no faster on more threads."""
+
+
 @pytest.fixture(scope="session")
 def cluster(runtime_dir: None) -> Iterator[Any]:  # noqa: ARG001
     """The cluster, and this process connected to it."""

@@ -28,18 +28,13 @@ from pipelines.face_networks import (
 )
 from pipelines.networks import enlarger
 from vramx.queue.ledger import Ledger, folder_of_card
-from vramx.tasks import FaceModels, FaceModelSpec, SessionOptions
+from vramx.tasks import SessionOptions
+
+from .jobs import FACE_MODELS, SESSION
 
 MIB = 2**20
 CAPACITY, RESERVE = 2048 * MIB, 4 * MIB
-SESSION = SessionOptions(backend="simulated", reserve=RESERVE, block=2**16)
 TIGHT = SessionOptions(backend="simulated", reserve=CAPACITY // 2 - 6 * MIB, block=2**16)
-FACES = "pipelines.face_networks"
-
-
-@pytest.fixture(autouse=True)
-def quick(one_thread: None) -> None:
-    """Small tensors are no faster on more threads."""
 
 
 def mapped(cluster: Any, rows: list[dict[str, Any]], actor: type, **given: Any) -> list[Any]:
@@ -89,11 +84,8 @@ def test_faces_are_swapped_as_without_ray(cluster: Any, tmp_path: Path) -> None:
 
     Image.fromarray(portrait("blue")).save(tmp_path / "me.png")
     pictures = [draw_face(background(), "red", 20 + n, 50) for n in range(3)]
-    models = FaceModels(
-        *(FaceModelSpec(f"{FACES}:{each}") for each in ("PatchDetector", "MeanColour", "Painter"))
-    )
     rows = [{"frame": each} for each in pictures]
-    given = {"source": str(tmp_path / "me.png"), "models": models, "column": "frame"}
+    given = {"source": str(tmp_path / "me.png"), "models": FACE_MODELS, "column": "frame"}
     made = mapped(cluster, rows, FaceSwapper, **given)
     networks = (PatchDetector(), MeanColour(), Painter())
     with vramx.face_swap(*networks, budget="64MiB", backend="simulated") as fs:

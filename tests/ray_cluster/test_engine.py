@@ -27,9 +27,6 @@ from vramx.cli import main
 from vramx.engines import ray as engine
 from vramx.engines.ray import RayOptions
 from vramx.tasks import (
-    FaceModels,
-    FaceModelSpec,
-    SessionOptions,
     SwapTask,
     TaskError,
     UpscalerSpec,
@@ -39,18 +36,12 @@ from vramx.tasks import (
 
 from . import nodes
 from .conftest import TESTS
+from .jobs import FACE_MODELS, FACE_NETWORKS, LOCAL, SESSION
 
 FRAMES, SEGMENT = 40, 4
 VIDEO = vramx.VideoOptions(segment=SEGMENT, codec_options=X264)
-SESSION = SessionOptions(backend="simulated", reserve="4MiB", block=2**16)
-LOCAL = SessionOptions(backend="simulated", budget="64MiB", block=2**16)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(autouse=True)
-def quick(one_thread: None) -> None:
-    """Small tensors are no faster on more threads."""
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +81,11 @@ def test_a_swap_goes_on_after_the_local_engine_and_the_command_writes_a_table(
 
     write_clip(tmp_path / "in.mp4", FRAMES, draw=frame, options={"g": "6"})
     Image.fromarray(portrait("blue")).save(tmp_path / "me.png")
-    names = ("PatchDetector", "MeanColour", "Painter")
     task = SwapTask(
         source=tmp_path / "me.png",
         target=tmp_path / "in.mp4",
         out=tmp_path / "wanted.mp4",
-        models=FaceModels(*(FaceModelSpec(f"pipelines.face_networks:{name}") for name in names)),
+        models=FACE_MODELS,
         video=VIDEO,
         session=LOCAL,
     )
@@ -105,8 +95,8 @@ def test_a_swap_goes_on_after_the_local_engine_and_the_command_writes_a_table(
     with pytest.raises(vramx.StoppedError):
         run(begun, on_progress=lambda told: told.done < 9 or stop.stop(), stop=stop)
     command = ["swap", *map(str, (tmp_path / "me.png", tmp_path / "in.mp4", begun.out))]
-    for role, name in zip(("detector", "recognizer", "swapper"), names):
-        command += [f"--{role}", f"pipelines.face_networks:{name}"]
+    for role, name in FACE_NETWORKS.items():
+        command += [f"--{role}", name]
     command += ["--backend", "simulated", "--block", "64KiB", "--segment", str(SEGMENT)]
     command += [word for name in X264 for word in ("--codec-option", f"{name}={X264[name]}")]
     ended = CliRunner().invoke(main, [*command, "--engine", "ray"])

@@ -16,9 +16,6 @@ import vramx
 from pipelines.face_networks import background, draw_face, portrait
 from vramx.engines import ray as engine
 from vramx.tasks import (
-    FaceModels,
-    FaceModelSpec,
-    SessionOptions,
     SwapTask,
     UpscalerSpec,
     UpscaleTask,
@@ -26,20 +23,14 @@ from vramx.tasks import (
 )
 
 from . import nodes
+from .jobs import FACE_MODELS, LOCAL, SESSION
 
-SESSION = SessionOptions(backend="simulated", reserve="4MiB", block=2**16)
-LOCAL = SessionOptions(backend="simulated", budget="64MiB", block=2**16)
 #: 10000 before a release.
 COUNT = int(os.environ.get("VRAMX_TEST_PICTURES", "60"))
 #: What may be sent about a picture, which itself has 27 KiB, and 108 when it is made.
 LITTLE = 8 * 2**10
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(autouse=True)
-def quick(one_thread: None) -> None:
-    """Small tensors are no faster on more threads."""
 
 
 def write_pictures(folder: Path, count: int, side: int = 16) -> Path:
@@ -93,12 +84,11 @@ def test_a_picture_is_swapped_as_by_one_machine_or_its_error_has_its_type(
     assert cluster.address
     Image.fromarray(portrait("blue")).save(tmp_path / "me.png")
     Image.fromarray(draw_face(background(), "red", 20, 50)).save(tmp_path / "in.png")
-    names = ("PatchDetector", "MeanColour", "Painter")
     task = SwapTask(
         source=tmp_path / "me.png",
         target=tmp_path / "in.png",
         out=tmp_path / "wanted.png",
-        models=FaceModels(*(FaceModelSpec(f"pipelines.face_networks:{name}") for name in names)),
+        models=FACE_MODELS,
         session=LOCAL,
     )
     run(task)

@@ -7,7 +7,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -200,53 +200,62 @@ def _check(task: MediaTask[Any]) -> None:
 def _make_pictures(
     task: MediaTask[Any], gpus: float, on_progress: OnProgress | None, stop: Stop
 ) -> tuple[FolderResult[Any], list[Member]]:
-    from vramx.engines.actors import started
-    from vramx.pipelines.video.running import Stopped
-
     source, target = task.paths
     if not source.is_dir():
         return _make_picture(task, gpus, on_progress, stop)
     work: FolderWork[Any] = FolderWork(
         source, target, task.picture, overwrite=task.overwrite, on_progress=on_progress
     )
-
-    def made(picture: Picture, made: Any) -> None:
-        _check_is_shared(picture.target)
-        work.made(made)
-
-    if not (left := [*work.left()]):
+    left = [*work.left()]
+    if not left:
         return work.result, []
-    with started(task, gpus, of_video=False, most=len(left)) as actors:
-        try:
-            actors.first(stop)
-            actors.share_out(left, made, stop, on_failed=work.failed)
-        except Stopped:
-            raise work.stopped() from None
-        return work.result, actors.members
+    members = _share_out(task, gpus, left, work.made, stop, work.stopped, on_failed=work.failed)
+    return work.result, members
 
 
 def _make_picture(
     task: MediaTask[Any], gpus: float, on_progress: OnProgress | None, stop: Stop
 ) -> tuple[FolderResult[Any], list[Member]]:
-    from vramx.engines.actors import started
-    from vramx.pipelines.video.running import Stopped
-
     source, target = task.paths
     meter = Meter(on_progress, source.name, "picture", 1)
     result: FolderResult[Any] = FolderResult()
 
-    def made(_: Picture, made: Any) -> None:
-        _check_is_shared(target)
+    def note(made: Any) -> None:
         result.made.append(made)
         meter.add(1)
 
-    with started(task, gpus, of_video=False, most=1) as actors:
+    def stopped() -> StoppedError:
+        return StoppedError(f"{target} was stopped before it was made")
+
+    picture = Picture(source, target, task.picture)
+    return result, _share_out(task, gpus, [picture], note, stop, stopped)
+
+
+def _share_out(
+    task: MediaTask[Any],
+    gpus: float,
+    pictures: list[Picture],
+    note: Callable[[Any], None],
+    stop: Stop,
+    stopped: Callable[[], StoppedError],
+    *,
+    on_failed: Callable[[Picture, Exception], None] | None = None,
+) -> list[Member]:
+    """Have pictures made by actors of their own; return those."""
+    from vramx.engines.actors import started
+    from vramx.pipelines.video.running import Stopped
+
+    def made(picture: Picture, made: Any) -> None:
+        _check_is_shared(picture.target)
+        note(made)
+
+    with started(task, gpus, of_video=False, most=len(pictures)) as actors:
         try:
             actors.first(stop)
-            actors.share_out([Picture(source, target, task.picture)], made, stop)
+            actors.share_out(pictures, made, stop, on_failed=on_failed)
         except Stopped:
-            raise StoppedError(f"{target} was stopped before it was made") from None
-        return result, actors.members
+            raise stopped() from None
+        return actors.members
 
 
 def _check_is_shared(made: Path) -> None:
