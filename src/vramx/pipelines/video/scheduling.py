@@ -30,7 +30,8 @@ def kept_scheduling() -> Iterator[None]:
 def _scheduling() -> dict[int, tuple[int, int]]:
     """Return the policy and the priority of each thread of this process."""
     found = {}
-    for thread in map(int, os.listdir("/proc/self/task")):
+    # While threads end, the system may pass others by as it lists them.
+    for thread in {threading.get_native_id(), *map(int, os.listdir("/proc/self/task"))}:
         with contextlib.suppress(ProcessLookupError):
             found[thread] = os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority
     return found
