@@ -33,13 +33,17 @@ def negative(frames: Any) -> Iterator[Any]:
         yield 255 - frame
 
 
-def piecewise(order: int, transform: Any = negative) -> Any:
+def compute(work: Any) -> None:
+    work(negative)
+
+
+def piecewise(order: int) -> Any:
     """Make pieces in a shuffled order."""
 
     def make(work: Any, encoding: Any, meter: Any, stop: Stop) -> None:
         pieces = pieces_of(work, encoding, OPTIONS)
         for number in np.random.default_rng(order).permutation(len(pieces)):
-            segment = make_piece(pieces[number], transform, stop)
+            segment = make_piece(pieces[number], compute, stop)
             work.add(segment)
             meter.add(segment.frames)
 
@@ -96,7 +100,7 @@ def test_a_part_of_a_video_is_cut_into_the_same_pieces(tmp_path: Path) -> None:
         tmp_path / "in.mp4",
         tmp_path / "out.mp4",
         lambda work, encoding, _, stop: [
-            work.add(make_piece(each, negative, stop))
+            work.add(make_piece(each, compute, stop))
             for each in pieces_of(work, encoding, options)[::-1]
         ],
         identity={"model": "negative"},
@@ -132,7 +136,7 @@ def test_what_was_made_out_of_order_before_a_stop_is_gone_on_from(
     def some(work: Any, encoding: Any, _: Any, stop: Stop) -> None:
         pieces = pieces_of(work, encoding, OPTIONS)
         for number in (4, 0, 2):
-            work.add(make_piece(pieces[number], negative, stop))
+            work.add(make_piece(pieces[number], compute, stop))
         raise KilledError
 
     more = {"identity": {"model": "negative"}, "options": OPTIONS, "size": None}
@@ -191,7 +195,7 @@ def test_a_source_that_says_other_frames_than_it_has_is_an_error(tmp_path: Path)
     def make(work: Any, encoding: Any, _: Any, stop: Stop) -> None:
         piece = pieces_of(work, encoding, OPTIONS)[3]
         wrong = tuple(time + (number == 2) for number, time in enumerate(piece.times))
-        make_piece(piece.__class__(**{**vars(piece), "times": wrong}), negative, stop)
+        make_piece(piece.__class__(**{**vars(piece), "times": wrong}), compute, stop)
 
     with pytest.raises(MediaError, match="from frame 20 on"):
         make_video(

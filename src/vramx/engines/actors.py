@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +25,8 @@ from vramx.tasks.task import MediaTask
 _LOOK = 0.5
 #: How many actors may die of one piece before that is taken for its doing.
 _TRIES = 3
+#: How many segments an actor has at once: it decodes of the second while the first is made.
+_SEGMENTS = 2
 
 
 @dataclass
@@ -43,6 +45,10 @@ class Member:
         How long it worked.
     peak : int
         The most bytes of the card that it has had.
+    numbers : set of int
+        The pieces that it is at.
+    dead : bool
+        Whether it died.
     """
 
     handle: Any
@@ -50,6 +56,8 @@ class Member:
     made: int = 0
     seconds: float = 0.0
     peak: int = 0
+    numbers: set[int] = field(default_factory=set)
+    dead: bool = False
 
 
 @dataclass(eq=False)
@@ -84,7 +92,6 @@ class Actors:
         self.members: list[Member] = []
         self._waiting: deque[tuple[int, Any]] = deque()
         self._deaths: Counter[int] = Counter()
-        self._idle: list[Member] = []
         self._busy: set[_Busy] = set()
         self._ended: queue.SimpleQueue[tuple[_Busy, Future[Any]]] = queue.SimpleQueue()
 
@@ -101,6 +108,7 @@ class Actors:
             "num_gpus": self._gpus,
             "num_cpus": 1,
             "max_restarts": 0,
+            "max_concurrency": _SEGMENTS if self._of_video else 1,
             "scheduling_strategy": "SPREAD",
         }
         remote: Any = ray.remote(**options)
@@ -142,6 +150,8 @@ class Actors:
     ) -> None:
         """Have pieces made, each by an actor that is free; those of actors that die once more.
 
+        While there is enough for all, an actor has the next segment before it has ended one.
+
         Parameters
         ----------
         pieces : sequence
@@ -163,9 +173,9 @@ class Actors:
         """
         self._waiting.extend(enumerate(pieces))
         while self._waiting or self._works():
-            while self._waiting and self._idle:
-                member = self._idle.pop()
+            while self._waiting and (member := self._free()) is not None:
                 number, piece = self._waiting.popleft()
+                member.numbers.add(number)
                 make = member.handle.make_segment if self._of_video else member.handle.make_picture
                 self._await(_Busy(member.handle, member, piece, number), make.remote(piece))
             if (ended := self._look(stop)) is None:
@@ -177,6 +187,20 @@ class Actors:
                 raise result
             else:
                 on_failed(piece, result)
+
+    def _free(self) -> Member | None:
+        """Return an actor for the next piece; what an actor died of is made by itself alone."""
+        alive = [each for each in self.members if not each.dead]
+        idle = [each for each in alive if not each.numbers]
+        if idle:
+            return idle[0]
+        number, _ = self._waiting[0]
+        if not self._of_video or self._deaths[number] or len(self._waiting) < len(alive):
+            return None
+        for member in alive:
+            if len(member.numbers) < _SEGMENTS and not any(map(self._deaths.get, member.numbers)):
+                return member
+        return None
 
     def _works(self) -> bool:
         """Tell whether a piece is being made."""
@@ -199,7 +223,7 @@ class Actors:
         if busy.member is None:
             self._welcome(busy.handle, result)
             return None
-        self._idle.append(busy.member)
+        busy.member.numbers.remove(busy.number)
         if isinstance(result, Done):
             busy.member.made += result.count
             busy.member.seconds += result.seconds
@@ -217,9 +241,7 @@ class Actors:
                 "same files"
             )
         self._deaths[-1] = 0
-        member = Member(handle, about)
-        self.members.append(member)
-        self._idle.append(member)
+        self.members.append(Member(handle, about))
 
     def _bury(self, busy: _Busy, error: RayActorError) -> DeviceError | None:
         """Start an actor in place of one, and put its piece back or say that it cannot be made."""
@@ -229,7 +251,10 @@ class Actors:
             raise DeviceError(
                 f"{_TRIES} actors died as they began, the last one so: {error}"
             ) from error
-        self._start()
+        if busy.member is None or not busy.member.dead:
+            self._start()
+        if busy.member is not None:
+            busy.member.dead = True
         if is_its_doing:
             return DeviceError(f"{_TRIES} actors died of piece {busy.number}, the last so: {error}")
         if busy.number >= 0:

@@ -8,17 +8,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 from vramx.errors import ConfigError, Error
 from vramx.integrations.ray import Seat
 from vramx.pipelines.files import TakenError, check_are_there
 from vramx.pipelines.folders import Picture, wait_for_other
-from vramx.pipelines.video.manifest import Segment
 from vramx.pipelines.video.pieces import Piece, make_piece
+from vramx.pipelines.video.running import Transform
 from vramx.session import Session, current_session
 from vramx.stopping import Stop
 from vramx.tasks.task import MediaTask
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Done:
     count : int
         How many frames or pictures it is.
     seconds : float
-        How long it took.
+        How long the session was at it.
     peak : int
         The most bytes of the card that the actor has had.
     """
@@ -127,34 +129,39 @@ class Worker:
         return size
 
     def make_segment(self, piece: Piece) -> Done:
-        """Make a segment."""
+        """Make a segment; its first frames are decoded while the session is at another."""
+        seconds, peak = 0.0, 0
 
-        def make(change: Any) -> tuple[Segment, int]:
-            segment = make_piece(piece, change.transform, Stop())
-            return segment, segment.frames
+        def compute(work: Callable[[Transform], None]) -> None:
+            nonlocal seconds, peak
+            _, seconds, peak = self._in_session(lambda change: work(change.transform))
 
-        return self._done(make)
+        with self._naming_the_machine():
+            segment = make_piece(piece, compute, Stop())
+        return Done(segment, segment.frames, seconds, peak)
 
     def make_picture(self, picture: Picture) -> Done:
         """Make a picture, after another process that makes the same one."""
 
-        def make(change: Any) -> tuple[Any, int]:
+        def make(change: Any) -> Any:
             check_are_there(picture.source, picture.target.parent)
             while True:
                 try:
-                    return change.make(*picture), 1
+                    return change.make(*picture)
                 except TakenError:
                     wait_for_other(picture)
 
-        return self._done(make)
-
-    def _done(self, make: Callable[[Any], tuple[Any, int]]) -> Done:
-        """Do some work, which returns what it made and how many that are."""
-        begun = time.perf_counter()
-
-        def work(change: Any) -> tuple[Any, int, int]:
-            return *make(change), current_session().stats().peak_resident
-
         with self._naming_the_machine():
-            made, count, peak = self._seat.do(work)
-        return Done(made, count, time.perf_counter() - begun, peak)
+            made, seconds, peak = self._in_session(make)
+        return Done(made, 1, seconds, peak)
+
+    def _in_session(self, work: Callable[[Any], T]) -> tuple[T, float, int]:
+        """Do some work; return what it returned, how long it took, and the session's peak."""
+
+        def timed(change: Any) -> tuple[T, float, int]:
+            begun = time.perf_counter()
+            made = work(change)
+            seconds = time.perf_counter() - begun
+            return made, seconds, current_session().stats().peak_resident
+
+        return self._seat.do(timed)

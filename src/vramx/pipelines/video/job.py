@@ -145,7 +145,7 @@ def transform_video(
             work.add,
             lambda: meter.add(1),
             stop,
-        ).through(transform)
+        ).through(lambda compute: compute(transform))
 
     return make_video(
         Path(source),

@@ -15,7 +15,7 @@ from vramx.pipelines.span import Span
 from vramx.pipelines.video.encoding import Encoding
 from vramx.pipelines.video.index import read_index
 from vramx.pipelines.video.manifest import Segment
-from vramx.pipelines.video.running import Frame, Run, Transform
+from vramx.pipelines.video.running import Compute, Frame, Run
 from vramx.pipelines.video.source import UnindexedError, VideoSource
 from vramx.pipelines.video.work_folder import WorkFolder
 from vramx.stopping import Stop
@@ -125,15 +125,15 @@ def pieces_of(work: WorkFolder, encoding: Encoding, options: VideoOptions) -> li
     return left
 
 
-def make_piece(piece: Piece, transform: Transform, stop: Stop) -> Segment:
+def make_piece(piece: Piece, compute: Compute, stop: Stop) -> Segment:
     """Make one segment: decode from the key frame before it, compute, and encode.
 
     Parameters
     ----------
     piece : Piece
         The segment.
-    transform : callable
-        As of `transform_video`.
+    compute : callable
+        As of `Run.through`.
     stop : Stop
         Ends it between two frames.
 
@@ -166,7 +166,7 @@ def make_piece(piece: Piece, transform: Transform, stop: Stop) -> Segment:
         made.append,
         lambda: None,
         stop,
-    ).through(transform)
+    ).through(compute)
     return made[0]
 
 

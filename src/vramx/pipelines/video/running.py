@@ -57,6 +57,8 @@ class SegmentFrames:
 
 
 Transform = Callable[[SegmentFrames], Iterable[Pixels | Counted]]
+#: Calls what it is given with the function that frames go through, where and when that may run.
+Compute = Callable[[Callable[[Transform], None]], object]
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -113,13 +115,14 @@ class Run:
         self._made: Channel[tuple[FrameTime, Counted]] = Channel(_WAITING)
         self._failure: BaseException | None = None
 
-    def through(self, transform: Transform) -> None:
+    def through(self, compute: Compute) -> None:
         """Run the frames through a function.
 
         Parameters
         ----------
-        transform : callable
-            As of `transform_video`.
+        compute : callable
+            Brings the function, which is as of `transform_video`. The first frames are decoded
+            before it does.
 
         Raises
         ------
@@ -135,7 +138,7 @@ class Run:
         try:
             for thread in threads:
                 thread.start()
-            self._compute(transform)
+            compute(self._compute)
             self._made.end()
         except BaseException:
             self._made.end(Stopped())
