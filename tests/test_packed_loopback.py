@@ -12,7 +12,7 @@ pytest_plugins = ("loopback.fixture",)
 
 #: What the card maps at least.
 GRANULE = 2 * 2**20
-PASSES = 12
+PASSES = 10
 
 needs_kernels = pytest.mark.skipif(
     not _core.packing_kernels()[0], reason="this build has no kernels that pack"

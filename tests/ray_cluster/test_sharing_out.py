@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,10 @@ from hypothesis import strategies as st
 ray = pytest.importorskip("ray")
 from ray.exceptions import RayActorError  # noqa: E402
 
-from vramx import Stop  # noqa: E402
+from vramx import NoDeviceError, Stop  # noqa: E402
 from vramx.engines import actors  # noqa: E402
 from vramx.engines.worker import About, Done  # noqa: E402
-from vramx.tasks import UpscalerSpec, UpscaleTask  # noqa: E402
+from vramx.tasks import SessionOptions, UpscalerSpec, UpscaleTask  # noqa: E402
 
 ABOUT = About("machine", "card", 1, {})
 TASK = UpscaleTask(source=Path("in.mp4"), target=Path("out.mp4"), model=UpscalerSpec("m:n"))
@@ -120,3 +121,17 @@ def test_each_piece_is_made_once_or_was_the_end_of_three_actors(
     # As those that died with one beside them may have died of either.
     assert all(cluster.deaths[piece] == 3 for piece in failed)
     assert all(cluster.deaths[piece] <= 1 for piece, _ in made)
+
+
+def test_machines_without_a_card_make_what_is_for_the_simulated_one_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster(None, 0, set(), 2)
+    monkeypatch.setattr(actors, "ray", cluster)
+    with pytest.raises(NoDeviceError, match="no node of the Ray cluster has 1 of a GPU"):
+        actors.Actors(TASK, 1.0, of_video=True, most=1)
+    simulated = replace(TASK, session=SessionOptions(backend="simulated"))
+    shared = actors.Actors(simulated, 1.0, of_video=True, most=1)
+    monkeypatch.setattr(shared, "_ended", cluster)
+    monkeypatch.setattr(cluster, "data", SimpleNamespace(draw=lambda _: cluster.actors[0]))
+    assert shared.first(Stop()) == ABOUT
