@@ -25,7 +25,7 @@ from vramx.tasks.task import MediaTask
 _LOOK = 0.5
 #: How many actors may die of one piece before that is taken for its doing.
 _TRIES = 3
-#: How many segments an actor has at once: it decodes of the second while the first is made.
+#: How many segments an actor has at once: it decodes the second while it makes the first.
 _SEGMENTS = 2
 
 
