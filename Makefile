@@ -89,7 +89,7 @@ CTEST := $(BIN)/ctest -j 2 --output-on-failure --no-tests=error
 # needs both cores.
 RAY_TESTS := $(ONE_PYTEST) tests/ray_cluster
 
-test: export VRAMX_TEST_PROGRAMS := 100
+test: export VRAMX_TEST_PROGRAMS := 60
 thorough: export VRAMX_TEST_PROGRAMS := 500
 thorough: export VRAMX_TEST_KILLS := 10
 thorough: export VRAMX_TEST_INPUTS := 400
@@ -105,7 +105,7 @@ PROGRAMS ?= 10000
 RANDOM_PROGRAMS := $(PYTEST) --hypothesis-seed=$$VRAMX_TEST_SEED
 
 moments: export VRAMX_TEST_SEED := $(SEED)
-moments: export VRAMX_TEST_PROGRAMS := 50
+moments: export VRAMX_TEST_PROGRAMS := 30
 moments: $(READY)
 	$(BIN)/cmake -S tests/native -B build/native -G Ninja
 	$(BIN)/cmake --build build/native
