@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import vramx
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx", reason="vramx reads models with onnx: pip install 'vramx[onnx]'")
-data = pytest.importorskip("skimage.data")
+pytest.importorskip("skimage.data")
 from onnx_networks import (  # noqa: E402
     write_detector,
     write_enhancer,
@@ -21,6 +20,7 @@ from onnx_networks import (  # noqa: E402
     write_swapper,
     write_upscaler,
 )
+from pipelines.onnx_running import SIDE, photograph  # noqa: E402
 
 CUDA = "CUDAExecutionProvider"
 if CUDA not in onnxruntime.get_available_providers():
@@ -28,7 +28,6 @@ if CUDA not in onnxruntime.get_available_providers():
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*what the detector took for a face")
 
-SIDE = 128
 WRITERS = {
     "detector": write_detector,
     "recognizer": write_recognizer,
@@ -37,16 +36,12 @@ WRITERS = {
 }
 
 
-def photograph(seed: int = 0) -> Any:
-    return np.ascontiguousarray(data.astronaut()[20 * seed :, 100:][:SIDE, :SIDE])
-
-
 def test_faces_are_swapped_by_files_as_on_the_cpu_and_in_a_small_budget(tmp_path: Path) -> None:
     paths = {role: tmp_path / f"{role}.onnx" for role in WRITERS}
     for role, write in WRITERS.items():
         write(paths[role])
     models = {**paths, "detector": vramx.FaceModel(paths["detector"], size=SIDE)}
-    pictures = [photograph(seed) for seed in range(3)]
+    pictures = [photograph(seed=seed) for seed in range(3)]
     made = {}
     cards = {"cpu": {"budget": "64MiB", "backend": "simulated"}}
     cards |= {budget: {"budget": budget} for budget in ("64MiB", "6MiB")}

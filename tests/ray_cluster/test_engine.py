@@ -187,6 +187,19 @@ def test_a_command_on_this_machine_alone_computes_on_the_simulated_card(folder: 
     assert (folder / "alone.mp4").read_bytes() == (folder / "wanted.mp4").read_bytes()
 
 
+def test_a_command_without_a_card_is_refused(
+    cluster: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vramx.engines import actors
+
+    assert cluster.address
+    monkeypatch.setattr(actors, "_nodes", lambda: [{"CPU": 4.0}])
+    words = ["upscale", str(folder / "in.mp4"), str(folder / "never.mp4"), "--engine", "ray"]
+    refused = CliRunner().invoke(main, [*words, "--model", "pipelines.networks:enlarger"])
+    assert refused.exit_code == 1
+    assert "no node of the Ray cluster has 1 of a GPU" in refused.stderr
+
+
 def test_an_address_is_that_of_a_cluster_or_a_typed_error(cluster: Any, folder: Path) -> None:
     simulated = ("--backend", "simulated", "--address")
     made = command(folder, "there.mp4", *simulated, cluster.address)

@@ -101,7 +101,7 @@ def test_each_piece_is_made_once_or_was_the_end_of_three_actors(
 ) -> None:
     cluster = Cluster(data, cards, fatal, 2 if of_video else 1)
     made: list[tuple[int, int]] = []
-    failed: list[int] = []
+    failed: dict[int, str] = {}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(actors, "ray", cluster)
         shared = actors.Actors(TASK, 1.0, of_video=of_video, most=cards)
@@ -111,11 +111,12 @@ def test_each_piece_is_made_once_or_was_the_end_of_three_actors(
             range(count),
             lambda *each: made.append(each),
             Stop(),
-            on_failed=lambda piece, _: failed.append(piece),
+            on_failed=lambda piece, error: failed.update({piece: str(error)}),
         )
     wanted = set(range(count))
     assert sorted(made) == [(piece, -piece) for piece in sorted(wanted - fatal)]
     assert sorted(failed) == sorted(wanted & fatal)
+    assert all(f"3 actors died of piece {piece}," in why for piece, why in failed.items())
     assert sum(each.made for each in shared.members) == len(made)
     assert len(cluster.actors) == cards
     # As those that died with one beside them may have died of either.
